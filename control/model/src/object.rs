@@ -1,0 +1,371 @@
+//! The Kubernetes objects that Caracal reads, decoded strictly and validated as the Kubernetes API server validates them.
+
+use std::fmt;
+
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::validate;
+
+/// The kinds of objects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// v1 Namespace.
+    Namespace,
+    /// v1 ServiceAccount.
+    ServiceAccount,
+    /// v1 Node.
+    Node,
+    /// v1 Pod.
+    Pod,
+    /// networking.k8s.io/v1 NetworkPolicy.
+    NetworkPolicy,
+}
+
+impl Kind {
+    /// All of them, in an order in which they can be created.
+    pub const ALL: [Self; 5] =
+        [Self::Namespace, Self::ServiceAccount, Self::Node, Self::Pod, Self::NetworkPolicy];
+
+    /// As manifests name it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Namespace => "Namespace",
+            Self::ServiceAccount => "ServiceAccount",
+            Self::Node => "Node",
+            Self::Pod => "Pod",
+            Self::NetworkPolicy => "NetworkPolicy",
+        }
+    }
+
+    /// Its API group and version, as manifests name them.
+    pub fn api_version(self) -> &'static str {
+        match self {
+            Self::NetworkPolicy => "networking.k8s.io/v1",
+            Self::Namespace | Self::ServiceAccount | Self::Node | Self::Pod => "v1",
+        }
+    }
+
+    /// As URLs name it.
+    pub fn plural(self) -> &'static str {
+        match self {
+            Self::Namespace => "namespaces",
+            Self::ServiceAccount => "serviceaccounts",
+            Self::Node => "nodes",
+            Self::Pod => "pods",
+            Self::NetworkPolicy => "networkpolicies",
+        }
+    }
+
+    /// Whether its objects live in namespaces.
+    pub fn is_namespaced(self) -> bool {
+        match self {
+            Self::Namespace | Self::Node => false,
+            Self::ServiceAccount | Self::Pod | Self::NetworkPolicy => true,
+        }
+    }
+
+    /// The kind that a manifest names.
+    pub fn from_manifest(api_version: &str, kind: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|known| known.as_str() == kind && known.api_version() == api_version)
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Which object.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectKey {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its namespace; `None` for kinds without.
+    pub namespace: Option<String>,
+    /// Its name.
+    pub name: String,
+}
+
+impl ObjectKey {
+    /// The key of an object in a namespace, or of one of a kind without when `namespace` is `None`.
+    pub fn new(kind: Kind, namespace: Option<&str>, name: &str) -> Self {
+        Self { kind, namespace: namespace.map(str::to_owned), name: name.to_owned() }
+    }
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.namespace {
+            Some(namespace) => write!(f, "{} {namespace}/{}", self.kind, self.name),
+            None => write!(f, "{} {}", self.kind, self.name),
+        }
+    }
+}
+
+/// A Kubernetes object of one of the kinds that matter here.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Object {
+    /// A Namespace.
+    Namespace(Box<Namespace>),
+    /// A ServiceAccount.
+    ServiceAccount(Box<ServiceAccount>),
+    /// A Node.
+    Node(Box<Node>),
+    /// A Pod.
+    Pod(Box<Pod>),
+    /// A NetworkPolicy.
+    NetworkPolicy(Box<NetworkPolicy>),
+}
+
+/// Why a value is no [`Object`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ObjectError {
+    /// Not a map, or without `apiVersion` or `kind`.
+    #[error("{field}: {message}")]
+    NoKind {
+        /// The field that is missing or wrong.
+        field: &'static str,
+        /// What is wrong with it.
+        message: &'static str,
+    },
+    /// A kind that Caracal does not know.
+    #[error("kind: {api_version} {kind} is not known here; known are {}", known_kinds())]
+    UnknownKind {
+        /// What the object said.
+        api_version: String,
+        /// What the object said.
+        kind: String,
+    },
+    /// A value of the wrong type.
+    #[error("{field}: {message}")]
+    Type {
+        /// Where.
+        field: String,
+        /// What was found and what was expected.
+        message: String,
+    },
+    /// Fields that the kind does not have.
+    #[error("{}: unknown field{}", .0.join(", "), if .0.len() == 1 { "" } else { "s" })]
+    UnknownFields(Vec<String>),
+}
+
+impl ObjectError {
+    /// The fields that the error is about.
+    pub fn fields(&self) -> Vec<&str> {
+        match self {
+            Self::NoKind { field, .. } => vec![field],
+            Self::UnknownKind { .. } => vec!["kind"],
+            Self::Type { field, .. } => vec![field],
+            Self::UnknownFields(fields) => fields.iter().map(String::as_str).collect(),
+        }
+    }
+}
+
+fn known_kinds() -> String {
+    let names: Vec<String> = Kind::ALL.iter().map(|kind| format!("{} {kind}", kind.api_version())).collect();
+    names.join(", ")
+}
+
+/// What is wrong with one field of an object, in the words of Kubernetes' API server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FieldError {
+    /// Which field, in Kubernetes' syntax: `spec.ingress[0].ports[0].endPort`.
+    pub field: String,
+    /// The kind of mistake.
+    pub reason: FieldErrorReason,
+    /// What is wrong, without the field's name: `Invalid value: 70000: must be between 1 and 65535, inclusive`.
+    pub message: String,
+}
+
+impl fmt::Display for FieldError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.field, self.message)
+    }
+}
+
+/// The kinds of mistakes, as the causes of a Kubernetes Status name them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FieldErrorReason {
+    /// Must be given.
+    Required,
+    /// Given twice.
+    Duplicate,
+    /// Malformed or out of range.
+    Invalid,
+    /// Not one of the values that there are.
+    NotSupported,
+    /// Must not be given, here or together with another.
+    Forbidden,
+}
+
+impl FieldErrorReason {
+    /// As `details.causes[].reason` of a Status says it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Required => "FieldValueRequired",
+            Self::Duplicate => "FieldValueDuplicate",
+            Self::Invalid => "FieldValueInvalid",
+            Self::NotSupported => "FieldValueNotSupported",
+            Self::Forbidden => "FieldValueForbidden",
+        }
+    }
+}
+
+impl Object {
+    /// Decodes a manifest strictly: fields that the kind does not have are an error, naming each.
+    pub fn from_value(value: Value) -> Result<Self, ObjectError> {
+        let (object, unknown) = Self::from_value_lenient(value)?;
+        if unknown.is_empty() { Ok(object) } else { Err(ObjectError::UnknownFields(unknown)) }
+    }
+
+    /// Decodes a manifest; fields that the kind does not have are left out and returned.
+    pub fn from_value_lenient(value: Value) -> Result<(Self, Vec<String>), ObjectError> {
+        match kind_of(&value)? {
+            Kind::Namespace => decode(value, Object::Namespace),
+            Kind::ServiceAccount => decode(value, Object::ServiceAccount),
+            Kind::Node => decode(value, Object::Node),
+            Kind::Pod => decode(value, Object::Pod),
+            Kind::NetworkPolicy => decode(value, Object::NetworkPolicy),
+        }
+    }
+
+    /// The manifest, with `apiVersion` and `kind`.
+    pub fn to_value(&self) -> Value {
+        match self {
+            Self::Namespace(object) => encode(object),
+            Self::ServiceAccount(object) => encode(object),
+            Self::Node(object) => encode(object),
+            Self::Pod(object) => encode(object),
+            Self::NetworkPolicy(object) => encode(object),
+        }
+    }
+
+    /// Its kind.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Namespace(_) => Kind::Namespace,
+            Self::ServiceAccount(_) => Kind::ServiceAccount,
+            Self::Node(_) => Kind::Node,
+            Self::Pod(_) => Kind::Pod,
+            Self::NetworkPolicy(_) => Kind::NetworkPolicy,
+        }
+    }
+
+    /// Its metadata.
+    pub fn metadata(&self) -> &ObjectMeta {
+        match self {
+            Self::Namespace(object) => &object.metadata,
+            Self::ServiceAccount(object) => &object.metadata,
+            Self::Node(object) => &object.metadata,
+            Self::Pod(object) => &object.metadata,
+            Self::NetworkPolicy(object) => &object.metadata,
+        }
+    }
+
+    /// Its metadata, to be changed.
+    pub fn metadata_mut(&mut self) -> &mut ObjectMeta {
+        match self {
+            Self::Namespace(object) => &mut object.metadata,
+            Self::ServiceAccount(object) => &mut object.metadata,
+            Self::Node(object) => &mut object.metadata,
+            Self::Pod(object) => &mut object.metadata,
+            Self::NetworkPolicy(object) => &mut object.metadata,
+        }
+    }
+
+    /// Which object it is. A namespaced object that names no namespace is in `default`.
+    pub fn key(&self) -> ObjectKey {
+        let metadata = self.metadata();
+        let namespace = metadata.namespace.as_deref().unwrap_or("default");
+        ObjectKey {
+            kind: self.kind(),
+            namespace: self.kind().is_namespaced().then(|| namespace.to_owned()),
+            name: metadata.name.clone().unwrap_or_default(),
+        }
+    }
+
+    /// Everything that Kubernetes' API server would refuse the object for; empty when it would take it.
+    pub fn validate(&self) -> Vec<FieldError> {
+        validate::object(self)
+    }
+
+    /// Fills what Kubernetes' API server fills when an object is created: the policy types of a NetworkPolicy, the
+    /// protocols of ports, a Namespace's own name as a label.
+    pub fn set_defaults(&mut self) {
+        validate::defaults::set(self);
+    }
+}
+
+/// The kind that a manifest says it is of.
+pub fn kind_of(value: &Value) -> Result<Kind, ObjectError> {
+    let no = |field, message| ObjectError::NoKind { field, message };
+    let map =
+        value.as_object().ok_or(no("(object)", "an object is a map with apiVersion, kind and metadata"))?;
+    let text = |field| match map.get(field) {
+        None | Some(Value::Null) => Err(no(field, "Required value")),
+        Some(Value::String(text)) if !text.is_empty() => Ok(text.as_str()),
+        Some(_) => Err(no(field, "must be a non-empty string")),
+    };
+    let (kind, api_version) = (text("kind")?, text("apiVersion")?);
+    Kind::from_manifest(api_version, kind).ok_or_else(|| ObjectError::UnknownKind {
+        api_version: api_version.to_owned(),
+        kind: kind.to_owned(),
+    })
+}
+
+fn decode<T: DeserializeOwned>(
+    value: Value,
+    wrap: impl Fn(Box<T>) -> Object,
+) -> Result<(Object, Vec<String>), ObjectError> {
+    let mut track = serde_path_to_error::Track::new();
+    let mut unknown = Vec::new();
+    let decoded = {
+        let value = serde_path_to_error::Deserializer::new(value, &mut track);
+        serde_ignored::deserialize(value, |path: serde_ignored::Path<'_>| unknown.push(field_path(&path)))
+    };
+    match decoded {
+        Ok(object) => Ok((wrap(Box::new(object)), unknown)),
+        Err(error) => Err(ObjectError::Type {
+            field: track.path().to_string(),
+            message: serde_json::Error::to_string(&error),
+        }),
+    }
+}
+
+/// Kubernetes' syntax for a path: fields joined by dots, indices in brackets.
+fn field_path(path: &serde_ignored::Path<'_>) -> String {
+    use serde_ignored::Path;
+    match path {
+        Path::Root => String::new(),
+        Path::Seq { parent, index } => format!("{}[{index}]", field_path(parent)),
+        Path::Map { parent, key } => {
+            let parent = field_path(parent);
+            if parent.is_empty() { key.clone() } else { format!("{parent}.{key}") }
+        }
+        Path::Some { parent } | Path::NewtypeStruct { parent } | Path::NewtypeVariant { parent } => {
+            field_path(parent)
+        }
+    }
+}
+
+fn encode<T: Serialize>(object: &T) -> Value {
+    // Serialising these generated types into a Value cannot fail: their map keys are strings and they hold no floats.
+    serde_json::to_value(object).unwrap_or_default()
+}
+
+macro_rules! from_typed {
+    ($($kind:ident),*) => {$(
+        impl From<$kind> for Object {
+            fn from(object: $kind) -> Self {
+                Self::$kind(Box::new(object))
+            }
+        }
+    )*};
+}
+from_typed!(Namespace, ServiceAccount, Node, Pod, NetworkPolicy);

@@ -1,0 +1,196 @@
+//! Policies and profiles as the control plane keeps them: what a user's object says once every implied namespace,
+//! default and range has been spelled out (calico-style tiers, orders and actions included).
+
+use std::cmp::Ordering;
+use std::fmt;
+
+use crate::cidr::Cidr;
+use crate::labels::Labels;
+use crate::protocol::Protocol;
+use crate::selector::Selector;
+
+/// The tier of Kubernetes policies.
+pub const DEFAULT_TIER: &str = "default";
+/// The order of Kubernetes policies within their tier.
+pub const KUBERNETES_POLICY_ORDER: f64 = 1000.0;
+
+/// What kind of object a policy was written as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PolicyKind {
+    /// networking.k8s.io/v1 NetworkPolicy.
+    KubernetesNetworkPolicy,
+}
+
+impl PolicyKind {
+    /// As users name it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::KubernetesNetworkPolicy => "NetworkPolicy",
+        }
+    }
+}
+
+/// Which policy.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PolicyKey {
+    /// Its kind.
+    pub kind: PolicyKind,
+    /// Its namespace; `None` for kinds without.
+    pub namespace: Option<String>,
+    /// Its name.
+    pub name: String,
+}
+
+impl fmt::Display for PolicyKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.namespace {
+            Some(namespace) => write!(f, "{} {namespace}/{}", self.kind.as_str(), self.name),
+            None => write!(f, "{} {}", self.kind.as_str(), self.name),
+        }
+    }
+}
+
+/// Where a policy stands in its tier: by order, then by `name/namespace/kind`; no order comes last.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PolicyPosition {
+    /// Ascending; `None` is last.
+    pub order: Option<f64>,
+    /// Breaks ties.
+    pub key: PolicyKey,
+}
+
+impl Eq for PolicyPosition {}
+
+impl PartialOrd for PolicyPosition {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for PolicyPosition {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let order = |position: &Self| position.order.unwrap_or(f64::INFINITY);
+        let tie = |position: &Self| {
+            let namespace = position.key.namespace.as_deref().unwrap_or("");
+            format!("{}/{namespace}/{}", position.key.name, position.key.kind.as_str())
+        };
+        order(self).total_cmp(&order(other)).then_with(|| tie(self).cmp(&tie(other)))
+    }
+}
+
+/// A policy: which endpoints, in which directions, with which rules.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Policy {
+    /// Which.
+    pub key: PolicyKey,
+    /// The tier it stands in.
+    pub tier: String,
+    /// Its place in the tier; `None` is last.
+    pub order: Option<f64>,
+    /// Whether it speaks for traffic to the endpoints it selects.
+    pub applies_to_ingress: bool,
+    /// Whether it speaks for traffic from the endpoints it selects.
+    pub applies_to_egress: bool,
+    /// The endpoints it applies to, its namespace included.
+    pub selector: Selector,
+    /// In order; the first match other than Log decides.
+    pub ingress: Vec<Rule>,
+    /// In order; the first match other than Log decides.
+    pub egress: Vec<Rule>,
+}
+
+impl Policy {
+    /// Its place in its tier.
+    pub fn position(&self) -> PolicyPosition {
+        PolicyPosition { order: self.order, key: self.key.clone() }
+    }
+}
+
+/// Rules that apply to the endpoints that name the profile, after all tiers, and labels that they inherit.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Profile {
+    /// `kns.<namespace>` or `ksa.<namespace>.<service account>`.
+    pub name: String,
+    /// For traffic to the endpoint.
+    pub ingress: Vec<Rule>,
+    /// For traffic from the endpoint.
+    pub egress: Vec<Rule>,
+    /// Inherited by the endpoints that name the profile.
+    pub labels: Labels,
+}
+
+/// What a rule does with what it matches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Action {
+    /// Accept; no further policy, tier or profile is asked.
+    Allow,
+    /// Drop.
+    Deny,
+    /// Leave this tier, go on with the next.
+    Pass,
+    /// Log and go on with the next rule.
+    Log,
+}
+
+/// An IP version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum IpVersion {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+/// A rule. Everything given must hold; everything not given always holds.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Rule {
+    /// What to do.
+    pub action: Action,
+    /// Only this IP version.
+    pub ip_version: Option<IpVersion>,
+    /// Only this protocol.
+    pub protocol: Option<Protocol>,
+    /// Who sends.
+    pub source: PeerMatch,
+    /// Who receives.
+    pub destination: PeerMatch,
+}
+
+impl Rule {
+    /// A rule for any packet.
+    pub fn any(action: Action) -> Self {
+        Self {
+            action,
+            ip_version: None,
+            protocol: None,
+            source: PeerMatch::default(),
+            destination: PeerMatch::default(),
+        }
+    }
+}
+
+/// One side of a packet. Each list is ORed within, and what is given must hold together; an empty list or `None` is not given.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct PeerMatch {
+    /// The address is in one of these.
+    pub nets: Vec<Cidr>,
+    /// The address is in none of these.
+    pub not_nets: Vec<Cidr>,
+    /// The address belongs to an endpoint that this selects.
+    pub selector: Option<Selector>,
+    /// The address belongs to no endpoint that this selects. With `selector`, both are about the same endpoint.
+    pub not_selector: Option<Selector>,
+    /// The port is in one of these ranges, or …
+    pub ports: Vec<PortRange>,
+    /// … is one that the endpoint calls by one of these names (an endpoint that `selector` selects, if given).
+    pub named_ports: Vec<String>,
+}
+
+/// Ports from `first` to `last`, both included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PortRange {
+    /// The lowest.
+    pub first: u16,
+    /// The highest.
+    pub last: u16,
+}

@@ -1,0 +1,200 @@
+//! Calico's selector language as a tree: which labels a selector matches, and the text that stands for it.
+//!
+//! The text is canonical: two selectors with the same text are the same selector. Single spaces, `&&` and `||` groups
+//! always in parentheses, sets sorted and without duplicates, values in double quotes unless they contain one, `!`
+//! directly before its operand. It is what sets of addresses are named after, so it must not depend on how a selector was made.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use crate::labels::Labels;
+
+/// A selector. Build `&&`, `||` and `!` with [`Selector::and`], [`Selector::or`] and [`Selector::negate`], which keep the tree canonical.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Selector {
+    /// `all()`: everything.
+    All,
+    /// `has(key)`: the key is there, with whatever value.
+    Has(String),
+    /// `key == "value"`.
+    Equal(String, String),
+    /// `key != "value"`: true also when the key is missing.
+    NotEqual(String, String),
+    /// `key in {…}`.
+    In(String, BTreeSet<String>),
+    /// `key not in {…}`: true also when the key is missing.
+    NotIn(String, BTreeSet<String>),
+    /// `(a && b && …)`: two or more.
+    And(Vec<Selector>),
+    /// `(a || b || …)`: two or more.
+    Or(Vec<Selector>),
+    /// `!a`.
+    Not(Box<Selector>),
+}
+
+impl Selector {
+    /// `key == "value"`.
+    pub fn equal(key: impl Into<String>, value: impl Into<String>) -> Self {
+        Self::Equal(key.into(), value.into())
+    }
+
+    /// `has(key)`.
+    pub fn has(key: impl Into<String>) -> Self {
+        Self::Has(key.into())
+    }
+
+    /// All of `terms` hold. Nested conjunctions are flattened and `all()` terms left out; none left is `all()`.
+    pub fn and(terms: impl IntoIterator<Item = Selector>) -> Self {
+        let mut flat = Vec::new();
+        for term in terms {
+            match term {
+                Self::All => {}
+                Self::And(inner) => flat.extend(inner),
+                other => flat.push(other),
+            }
+        }
+        match (flat.pop(), flat.is_empty()) {
+            (None, _) => Self::All,
+            (Some(only), true) => only,
+            (Some(last), false) => {
+                flat.push(last);
+                Self::And(flat)
+            }
+        }
+    }
+
+    /// At least one of `terms` holds. Nested disjunctions are flattened; no terms at all match nothing.
+    pub fn or(terms: impl IntoIterator<Item = Selector>) -> Self {
+        let mut flat = Vec::new();
+        for term in terms {
+            match term {
+                Self::Or(inner) => flat.extend(inner),
+                other => flat.push(other),
+            }
+        }
+        match (flat.pop(), flat.is_empty()) {
+            (None, _) => Self::Not(Box::new(Self::All)),
+            (Some(only), true) => only,
+            (Some(last), false) => {
+                flat.push(last);
+                Self::Or(flat)
+            }
+        }
+    }
+
+    /// The opposite; a pair of `!` cancels.
+    pub fn negate(self) -> Self {
+        match self {
+            Self::Not(inner) => *inner,
+            other => Self::Not(Box::new(other)),
+        }
+    }
+
+    /// Whether `labels` are selected.
+    pub fn matches(&self, labels: &Labels) -> bool {
+        match self {
+            Self::All => true,
+            Self::Has(key) => labels.has(key),
+            Self::Equal(key, value) => labels.get(key) == Some(value),
+            Self::NotEqual(key, value) => labels.get(key) != Some(value),
+            Self::In(key, values) => labels.get(key).is_some_and(|value| values.contains(value)),
+            Self::NotIn(key, values) => labels.get(key).is_none_or(|value| !values.contains(value)),
+            Self::And(terms) => terms.iter().all(|term| term.matches(labels)),
+            Self::Or(terms) => terms.iter().any(|term| term.matches(labels)),
+            Self::Not(term) => !term.matches(labels),
+        }
+    }
+
+    /// What every label map that matches must hold, for indices: the most telling requirement that can be read off.
+    pub fn requirement(&self) -> Requirement<'_> {
+        match self {
+            Self::Equal(key, value) => Requirement::Values(key, vec![value]),
+            Self::In(key, values) => Requirement::Values(key, values.iter().map(String::as_str).collect()),
+            Self::Has(key) => Requirement::Key(key),
+            Self::And(terms) => {
+                terms.iter().map(Self::requirement).fold(Requirement::None, Requirement::better)
+            }
+            Self::All | Self::NotEqual(..) | Self::NotIn(..) | Self::Or(_) | Self::Not(_) => {
+                Requirement::None
+            }
+        }
+    }
+}
+
+/// What a selector requires of every label map that it matches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Requirement<'a> {
+    /// The key with one of these values.
+    Values(&'a str, Vec<&'a str>),
+    /// The key, with whatever value.
+    Key(&'a str),
+    /// Nothing that can be read off.
+    None,
+}
+
+impl Requirement<'_> {
+    /// How many label maps the requirement is likely to let through; less is better.
+    fn breadth(&self) -> (usize, usize) {
+        match self {
+            // Every pod has the orchestrator's label, and a namespace holds many pods.
+            Self::Values(crate::labels::key::ORCHESTRATOR, _) => (3, 0),
+            Self::Values(crate::labels::key::NAMESPACE, values) => (1, values.len()),
+            Self::Values(_, values) => (0, values.len()),
+            Self::Key(_) => (2, 0),
+            Self::None => (4, 0),
+        }
+    }
+
+    fn better(self, other: Self) -> Self {
+        if other.breadth() < self.breadth() { other } else { self }
+    }
+}
+
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("all()"),
+            Self::Has(key) => write!(f, "has({key})"),
+            Self::Equal(key, value) => write!(f, "{key} == {}", Quoted(value)),
+            Self::NotEqual(key, value) => write!(f, "{key} != {}", Quoted(value)),
+            Self::In(key, values) => write!(f, "{key} in {}", Set(values)),
+            Self::NotIn(key, values) => write!(f, "{key} not in {}", Set(values)),
+            Self::And(terms) => group(f, terms, " && "),
+            Self::Or(terms) => group(f, terms, " || "),
+            Self::Not(term) => write!(f, "!{term}"),
+        }
+    }
+}
+
+fn group(f: &mut fmt::Formatter<'_>, terms: &[Selector], between: &str) -> fmt::Result {
+    f.write_str("(")?;
+    for (index, term) in terms.iter().enumerate() {
+        if index > 0 {
+            f.write_str(between)?;
+        }
+        write!(f, "{term}")?;
+    }
+    f.write_str(")")
+}
+
+struct Quoted<'a>(&'a str);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let quote = if self.0.contains('"') { '\'' } else { '"' };
+        write!(f, "{quote}{}{quote}", self.0)
+    }
+}
+
+struct Set<'a>(&'a BTreeSet<String>);
+
+impl fmt::Display for Set<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("{")?;
+        for (index, value) in self.0.iter().enumerate() {
+            let comma = if index == 0 { "" } else { ", " };
+            write!(f, "{comma}{}", Quoted(value))?;
+        }
+        f.write_str("}")
+    }
+}
