@@ -1,0 +1,89 @@
+//! Workload endpoints of this node.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::paged::Paged;
+use super::policy::PolicyListId;
+
+/// Names an endpoint of this node. Given once in a process: an endpoint that comes back gets another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EndpointIndex(pub u32);
+
+/// Addresses an endpoint may have.
+pub const MAX_ADDRESSES: usize = 4;
+
+/// A pod and its link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Its own addresses.
+    pub addresses: Addresses,
+    /// The worker that owns it: its flows, its policy, its transmit ring.
+    pub worker: u16,
+    /// What judges packets to it.
+    pub policy_in: PolicyListId,
+    /// What judges packets from it.
+    pub policy_out: PolicyListId,
+    /// "namespace/pod".
+    pub id: Arc<str>,
+    /// The host's side of its veth.
+    pub interface: Arc<str>,
+}
+
+/// A few addresses, in place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Addresses {
+    list: [Option<IpAddr>; MAX_ADDRESSES],
+}
+
+impl Addresses {
+    /// The addresses, in the order that the control plane gave.
+    pub fn iter(&self) -> impl Iterator<Item = IpAddr> {
+        self.list.iter().map_while(|address| *address)
+    }
+
+    /// Whether `address` is one of them.
+    #[inline]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.iter().any(|own| own == address)
+    }
+
+    /// None if there are more than [`MAX_ADDRESSES`].
+    pub fn new(addresses: &[IpAddr]) -> Option<Addresses> {
+        let mut list = [None; MAX_ADDRESSES];
+        for (place, address) in list.get_mut(..addresses.len())?.iter_mut().zip(addresses) {
+            *place = Some(*address);
+        }
+        Some(Addresses { list })
+    }
+}
+
+impl Endpoint {
+    /// Whether `address` is the endpoint's own: a packet from it with another source is spoofed.
+    #[inline]
+    pub fn owns(&self, address: IpAddr) -> bool {
+        self.addresses.contains(address)
+    }
+}
+
+pub(super) const PAGE: usize = 64;
+
+/// All endpoints of this node.
+#[derive(Debug, Clone, Default)]
+pub struct EndpointTable {
+    pub(super) endpoints: Paged<Option<Arc<Endpoint>>, PAGE>,
+}
+
+impl EndpointTable {
+    /// The endpoint of this index, unless it has gone.
+    #[inline]
+    pub fn get(&self, index: EndpointIndex) -> Option<&Endpoint> {
+        self.endpoints.get(index.0 as usize)?.as_deref()
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = (EndpointIndex, &Endpoint)> {
+        let present = self.endpoints.iter();
+        present.filter_map(|(i, endpoint)| Some((EndpointIndex(i as u32), endpoint.as_deref()?)))
+    }
+}

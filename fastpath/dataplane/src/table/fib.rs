@@ -1,0 +1,101 @@
+//! The forwarding table: destination → what to do with the packet.
+//!
+//! One table of four sources. The most specific prefix wins; at equal length the sources rank endpoint, plane route,
+//! address of the host itself, kernel route.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use caracal_plane_api::Encapsulation;
+
+use super::lpm::Lpm;
+use super::paged::Paged;
+use super::{EndpointIndex, NeighborIndex, TunnelIndex};
+
+/// What a destination's packets are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FibEntry {
+    /// An endpoint of this node.
+    Endpoint(EndpointIndex),
+    /// An address behind another node.
+    Tunnel {
+        /// That node.
+        tunnel: TunnelIndex,
+        /// How packets travel to it; `None` means as they are, to the node's address.
+        encapsulation: Encapsulation,
+    },
+    /// Outside, by one of the host's interfaces.
+    Via {
+        /// The interface.
+        ifindex: u32,
+        /// The neighbour there.
+        next_hop: NextHop,
+        /// Largest IP packet that fits.
+        mtu: u16,
+    },
+    /// The host itself.
+    LocalHost,
+    /// Nobody: an address of ours that no endpoint has.
+    Blackhole,
+}
+
+/// Who is asked to take a packet on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum NextHop {
+    /// A gateway.
+    Gateway {
+        /// Its address.
+        address: IpAddr,
+        /// Where its link-layer address is found.
+        neighbor: NeighborIndex,
+    },
+    /// The destination itself is on the link.
+    OnLink,
+}
+
+/// Where an entry came from; earlier ones win at equal prefix length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Origin {
+    /// An endpoint's own address.
+    Endpoint,
+    /// A route of the control plane.
+    Plane,
+    /// An address of the host.
+    KernelLocal,
+    /// A kernel route.
+    Kernel,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Origin::Endpoint => "endpoint",
+            Origin::Plane => "plane",
+            Origin::KernelLocal | Origin::Kernel => "kernel",
+        })
+    }
+}
+
+/// Entries a page. Entries that many routes share (one next hop) are one.
+pub(super) const ENTRIES_PAGE: usize = 64;
+
+/// The forwarding table.
+#[derive(Debug, Clone, Default)]
+pub struct Fib {
+    pub(super) lpm: Lpm,
+    pub(super) entries: Paged<Option<FibEntry>, ENTRIES_PAGE>,
+}
+
+impl Fib {
+    /// The entry of the longest prefix that contains `destination`.
+    #[inline]
+    pub fn lookup(&self, destination: IpAddr) -> Option<&FibEntry> {
+        let entry = self.lpm.lookup(destination)?;
+        self.entries.get(entry as usize)?.as_ref()
+    }
+
+    /// Bytes that the longest-match table takes.
+    pub fn bytes(&self) -> usize {
+        self.lpm.bytes()
+    }
+}

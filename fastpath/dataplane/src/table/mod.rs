@@ -1,0 +1,57 @@
+//! What decisions are looked up in: one immutable root a generation.
+//!
+//! ```text
+//!  plane transactions ─┐                                        Tables (generation g)
+//!  kernel routes ──────┼─► TableBuilder ── build() ──► Arc ──►  node · fib · endpoints · policy · tunnels · neighbors
+//!  neighbours ─────────┘   (controller thread)                  shared with generation g−1 except what changed
+//! ```
+//!
+//! Readers hold an `Arc<Tables>`, look up without locks or allocation, and see a transaction whole or not at all.
+//! Indexes that readers may keep beyond a generation — in flow entries, say — are never reused for another thing within a
+//! process: [`EndpointIndex`], [`TunnelIndex`], [`NeighborIndex`], [`policy::PolicyListId`], [`policy::ClassId`],
+//! [`policy::RuleId`]. An index whose thing is gone looks up as None.
+
+pub mod builder;
+pub mod endpoint;
+pub mod fib;
+pub mod lpm;
+pub mod neighbor;
+pub mod node;
+pub mod paged;
+pub mod policy;
+pub mod prefix;
+pub mod rule_counters;
+pub mod tunnel;
+
+pub use builder::{ApplyError, KernelRoute, TableBuilder};
+pub use endpoint::{Endpoint, EndpointIndex, EndpointTable};
+pub use fib::{Fib, FibEntry, NextHop};
+pub use neighbor::{NeighborIndex, NeighborTable};
+pub use node::{NodeConfig, NodeTable};
+pub use policy::{ClassId, FlowDirection, FlowTuple, Judgement, PolicyListId, PolicyTable, RuleId, RuleName};
+pub use prefix::Prefix;
+pub use rule_counters::RuleCounters;
+pub use tunnel::{Tunnel, TunnelIndex, TunnelTable, Underlay};
+
+/// A version of the tables. Grows by one with every publication.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Generation(pub u64);
+
+/// One immutable root. Everything is shared with the former root except what changed.
+#[derive(Debug, Clone, Default)]
+pub struct Tables {
+    /// Which version this is.
+    pub generation: Generation,
+    /// This node itself.
+    pub node: NodeTable,
+    /// Where packets go, by destination.
+    pub fib: Fib,
+    /// Workload endpoints of this node.
+    pub endpoints: EndpointTable,
+    /// Who may talk to them, and to whom they may.
+    pub policy: PolicyTable,
+    /// Other nodes, as ends of tunnels.
+    pub tunnels: TunnelTable,
+    /// Link-layer addresses of next hops.
+    pub neighbors: NeighborTable,
+}

@@ -1,0 +1,45 @@
+//! What the fastpath knows of its own node.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use caracal_wire::MacAddr;
+
+/// This node's configuration, if the control plane has sent one.
+#[derive(Debug, Clone, Default)]
+pub struct NodeTable {
+    config: Option<Arc<NodeConfig>>,
+}
+
+/// See `NodeConfig` in plane.proto.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeConfig {
+    /// The node's name.
+    pub name: Arc<str>,
+    /// Its address on the fabric; the uplink is the interface that holds it.
+    pub address: IpAddr,
+    /// Its own VXLAN tunnel address.
+    pub tunnel_address: Option<IpAddr>,
+    /// Its VTEP's MAC.
+    pub tunnel_mac: MacAddr,
+    /// The VXLAN network identifier, 24 bits.
+    pub vni: u32,
+    /// VXLAN's UDP port.
+    pub vxlan_port: u16,
+    /// The tap device for what the host originates.
+    pub host_port: Arc<str>,
+    /// The tap device for what the host forwards.
+    pub forward_port: Arc<str>,
+}
+
+impl NodeTable {
+    pub(super) fn new(config: Option<Arc<NodeConfig>>) -> NodeTable {
+        NodeTable { config }
+    }
+
+    /// The configuration; None before the control plane has sent it.
+    #[inline]
+    pub fn config(&self) -> Option<&NodeConfig> {
+        self.config.as_deref()
+    }
+}

@@ -1,0 +1,139 @@
+//! What decided, as people read it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::FlowDirection;
+
+/// What can decide about a flow.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum RuleName {
+    /// A rule of a policy.
+    Rule {
+        /// The tier that the policy was reached in.
+        tier: Arc<str>,
+        /// The policy.
+        policy: RuleOwner,
+        /// Which of its lists of rules.
+        direction: FlowDirection,
+        /// Counted from 0.
+        index: u32,
+        /// What it says.
+        action: RuleAction,
+    },
+    /// No rule of a tier's policies matched, and the tier denies.
+    TierDefault {
+        /// The tier.
+        tier: Arc<str>,
+        /// To or from the endpoint.
+        direction: FlowDirection,
+    },
+    /// A rule of a profile.
+    Profile {
+        /// The profile.
+        name: Arc<str>,
+        /// Which of its lists of rules.
+        direction: FlowDirection,
+        /// Counted from 0.
+        index: u32,
+        /// What it says.
+        action: RuleAction,
+    },
+    /// Nothing matched: no tier decided and no profile allows.
+    NoProfileMatch,
+}
+
+/// A policy's name: kind, namespace (empty for cluster-wide ones), name.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RuleOwner {
+    /// As users name it: "NetworkPolicy".
+    pub kind: Arc<str>,
+    /// Empty for cluster-wide kinds.
+    pub namespace: Arc<str>,
+    /// The policy's name.
+    pub name: Arc<str>,
+}
+
+/// What a deciding rule says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum RuleAction {
+    /// The flow may be.
+    Allow,
+    /// It may not.
+    Deny,
+}
+
+impl RuleName {
+    /// What it says.
+    pub fn action(&self) -> RuleAction {
+        match self {
+            RuleName::Rule { action, .. } | RuleName::Profile { action, .. } => *action,
+            RuleName::TierDefault { .. } | RuleName::NoProfileMatch => RuleAction::Deny,
+        }
+    }
+}
+
+impl fmt::Display for RuleName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RuleName::Rule { tier, policy, direction, index, .. } => {
+                write!(f, "tier {tier} · {policy} · {direction} rule {index}")
+            }
+            RuleName::TierDefault { tier, direction } => write!(f, "tier {tier} · {direction} default"),
+            RuleName::Profile { name, direction, index, .. } => {
+                write!(f, "profile {name} · {direction} rule {index}")
+            }
+            RuleName::NoProfileMatch => f.write_str("no policy or profile matched"),
+        }
+    }
+}
+
+impl fmt::Display for RuleOwner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.namespace.is_empty() {
+            write!(f, "{} {}", self.kind, self.name)
+        } else {
+            write!(f, "{} {}/{}", self.kind, self.namespace, self.name)
+        }
+    }
+}
+
+impl fmt::Display for FlowDirection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            FlowDirection::Ingress => "ingress",
+            FlowDirection::Egress => "egress",
+        })
+    }
+}
+
+impl fmt::Display for RuleAction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            RuleAction::Allow => "allow",
+            RuleAction::Deny => "deny",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rule_reads_as_tier_policy_direction_and_index() {
+        let policy = RuleOwner {
+            kind: "NetworkPolicy".into(),
+            namespace: "production".into(),
+            name: "allow-web".into(),
+        };
+        let rule = RuleName::Rule {
+            tier: "default".into(),
+            policy,
+            direction: FlowDirection::Ingress,
+            index: 0,
+            action: RuleAction::Allow,
+        };
+        assert_eq!(rule.to_string(), "tier default · NetworkPolicy production/allow-web · ingress rule 0");
+    }
+}
