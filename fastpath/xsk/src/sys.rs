@@ -1,0 +1,184 @@
+//! The system calls of AF_XDP, each wrapped once. Everything above speaks `std::io::Result` and owned file descriptors.
+
+use std::io::{Error, Result};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr::NonNull;
+
+/// `SOL_XDP` option: how many packets one `sendto` may send in copy mode (Linux 6.17; the default is 32).
+const XDP_MAX_TX_SKB_BUDGET: libc::c_int = 9;
+
+/// `struct xdp_umem_reg` with the field that says how many bytes of transmit metadata precede the data (Linux 6.8).
+#[repr(C)]
+#[derive(Debug, Default)]
+pub(crate) struct UmemRegistration {
+    pub(crate) address: u64,
+    pub(crate) bytes: u64,
+    pub(crate) chunk_size: u32,
+    pub(crate) headroom: u32,
+    pub(crate) flags: u32,
+    pub(crate) tx_metadata_len: u32,
+}
+
+/// A new AF_XDP socket, of the calling thread's network namespace.
+pub(crate) fn xdp_socket() -> Result<OwnedFd> {
+    // SAFETY: no pointers.
+    let fd = unsafe { libc::socket(libc::AF_XDP, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
+    owned(fd)
+}
+
+/// Takes ownership of what a system call returned.
+pub(crate) fn owned(fd: libc::c_int) -> Result<OwnedFd> {
+    if fd < 0 {
+        return Err(Error::last_os_error());
+    }
+    // SAFETY: the kernel just gave us this descriptor, so nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+pub(crate) fn register_umem(socket: BorrowedFd<'_>, registration: &UmemRegistration) -> Result<()> {
+    set_option(socket, libc::SOL_XDP, libc::XDP_UMEM_REG, registration)
+}
+
+/// Sets the size of one of the four rings.
+pub(crate) fn set_ring(socket: BorrowedFd<'_>, option: libc::c_int, entries: u32) -> Result<()> {
+    set_option(socket, libc::SOL_XDP, option, &entries)
+}
+
+pub(crate) fn set_tx_budget(socket: BorrowedFd<'_>, packets: u32) -> Result<()> {
+    set_option(socket, libc::SOL_XDP, XDP_MAX_TX_SKB_BUDGET, &packets)
+}
+
+/// In copy mode each packet in flight counts against the socket's send buffer, and the default holds fewer than a hundred.
+pub(crate) fn set_send_buffer(socket: BorrowedFd<'_>, bytes: u32) -> Result<()> {
+    set_option(socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, &bytes)
+}
+
+pub(crate) fn ring_offsets(socket: BorrowedFd<'_>) -> Result<libc::xdp_mmap_offsets> {
+    // SAFETY: plain integers; all-zero is valid.
+    get_option(socket, libc::XDP_MMAP_OFFSETS, unsafe { std::mem::zeroed() })
+}
+
+pub(crate) fn statistics(socket: BorrowedFd<'_>) -> Result<libc::xdp_statistics> {
+    // SAFETY: plain integers; all-zero is valid.
+    get_option(socket, libc::XDP_STATISTICS, unsafe { std::mem::zeroed() })
+}
+
+/// Whether a bound socket is in zero-copy mode.
+pub(crate) fn is_zero_copy(socket: BorrowedFd<'_>) -> Result<bool> {
+    let options = get_option(socket, libc::XDP_OPTIONS, libc::xdp_options { flags: 0 })?;
+    Ok(options.flags & libc::XDP_OPTIONS_ZEROCOPY != 0)
+}
+
+pub(crate) fn bind(
+    socket: BorrowedFd<'_>,
+    ifindex: u32,
+    queue: u32,
+    flags: u16,
+    umem: Option<BorrowedFd<'_>>,
+) -> Result<()> {
+    let address = libc::sockaddr_xdp {
+        sxdp_family: libc::AF_XDP as u16,
+        sxdp_flags: flags,
+        sxdp_ifindex: ifindex,
+        sxdp_queue_id: queue,
+        sxdp_shared_umem_fd: umem.map_or(0, |fd| fd.as_raw_fd() as u32),
+    };
+    // SAFETY: pointer and length of a live sockaddr_xdp.
+    check(unsafe {
+        libc::bind(
+            socket.as_raw_fd(),
+            std::ptr::from_ref(&address).cast(),
+            size_of::<libc::sockaddr_xdp>() as libc::socklen_t,
+        )
+    })
+}
+
+/// Makes the kernel look at the TX ring.
+pub(crate) fn kick_tx(socket: BorrowedFd<'_>) -> Result<()> {
+    // SAFETY: no buffer, no address.
+    let sent = unsafe {
+        libc::sendto(socket.as_raw_fd(), std::ptr::null(), 0, libc::MSG_DONTWAIT, std::ptr::null(), 0)
+    };
+    check(sent.min(0) as libc::c_int)
+}
+
+/// Makes the kernel look at the fill ring.
+pub(crate) fn kick_rx(socket: BorrowedFd<'_>) -> Result<()> {
+    // SAFETY: no buffer, no address.
+    let received = unsafe {
+        libc::recvfrom(
+            socket.as_raw_fd(),
+            std::ptr::null_mut(),
+            0,
+            libc::MSG_DONTWAIT,
+            std::ptr::null_mut(),
+            std::ptr::null_mut(),
+        )
+    };
+    check(received.min(0) as libc::c_int)
+}
+
+pub(crate) fn map_ring(
+    socket: BorrowedFd<'_>,
+    bytes: usize,
+    page_offset: i64,
+) -> Result<NonNull<libc::c_void>> {
+    // SAFETY: a new mapping at an address of the kernel's choice touches no existing memory.
+    let address = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            bytes,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_SHARED | libc::MAP_POPULATE,
+            socket.as_raw_fd(),
+            page_offset,
+        )
+    };
+    match NonNull::new(address) {
+        Some(base) if address != libc::MAP_FAILED => Ok(base),
+        _ => Err(Error::last_os_error()),
+    }
+}
+
+/// Unmaps what [`map_ring`] mapped. The caller has no pointer into it any more.
+pub(crate) fn unmap(base: NonNull<libc::c_void>, bytes: usize) {
+    // SAFETY: called once, by the owner of the mapping, with its length.
+    unsafe { libc::munmap(base.as_ptr(), bytes) };
+}
+
+pub(crate) fn check(result: libc::c_int) -> Result<()> {
+    if result < 0 { Err(Error::last_os_error()) } else { Ok(()) }
+}
+
+fn set_option<T>(socket: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int, value: &T) -> Result<()> {
+    // SAFETY: pointer and length of a live value; every T here is a plain C struct or integer without padding.
+    check(unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            std::ptr::from_ref(value).cast(),
+            size_of::<T>() as libc::socklen_t,
+        )
+    })
+}
+
+fn get_option<T: Copy>(socket: BorrowedFd<'_>, option: libc::c_int, mut value: T) -> Result<T> {
+    let mut len = size_of::<T>() as libc::socklen_t;
+    // SAFETY: pointer and length of a live value whose every bit pattern is valid (integers); the kernel writes at most `len` bytes.
+    check(unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_XDP,
+            option,
+            std::ptr::from_mut(&mut value).cast(),
+            std::ptr::from_mut(&mut len),
+        )
+    })?;
+    if len as usize != size_of::<T>() {
+        return Err(Error::other(format!(
+            "the kernel's answer to AF_XDP option {option} has {len} bytes; Linux 5.9 or later is needed"
+        )));
+    }
+    Ok(value)
+}
