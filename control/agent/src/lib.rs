@@ -1,1 +1,4 @@
-//! (being written)
+//! wip
+mod backoff;
+pub mod programmer;
+pub mod plane;

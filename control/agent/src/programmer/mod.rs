@@ -1,0 +1,154 @@
+//! Kernel work: the host ports, the routes that lead to them, and the rule (design decision 7).
+//!
+//! [`Inputs`] follow from what the calc graph says; [`KernelState::desired`] says what the kernel must hold for them;
+//! the task here observes, compares and changes, at every change of the inputs, after a failure, and now and then in
+//! case somebody else has changed something.
+
+mod inputs;
+mod kernel;
+mod state;
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until};
+use tracing::{debug, error, info, warn};
+
+pub use inputs::Inputs;
+pub use kernel::{Kernel, KernelError};
+pub use state::{Change, KernelState, MAIN, ROUTE_PROTOCOL, RULE_PRIORITY, Route, Rule, TABLE, Tap, Via};
+
+use crate::backoff::Backoff;
+
+/// How often the kernel is looked at though nothing has happened.
+const INTERVAL: Duration = Duration::from_secs(10);
+const RETRY_FIRST: Duration = Duration::from_millis(200);
+const RETRY_LIMIT: Duration = Duration::from_secs(10);
+
+/// The names of the host ports, as the calc graph tells the fastpath.
+pub const HOST_PORTS: [&str; 2] = ["caracal0", "caracal1"];
+
+/// Brings the kernel to what `inputs` ask for; returns the changes made, none when all was so.
+///
+/// # Errors
+/// What could not be done. What else could be done has been.
+pub async fn reconcile(kernel: &Kernel, inputs: &Inputs) -> Result<Vec<Change>, Vec<KernelError>> {
+    let Some(node) = &inputs.node else { return Ok(Vec::new()) };
+    let uplink_mtu = kernel.mtu_of(node.address).await.map_err(|e| vec![e])?;
+    if uplink_mtu.is_none() {
+        warn!(address = %node.address, "no interface here holds the node's address; taking an MTU of 1500 for the uplink's");
+    }
+    let mut desired = KernelState::desired(inputs, uplink_mtu);
+    desired.sysctls.retain(|path, _| kernel::sysctl_exists(path));
+    let ports: Vec<String> = desired.taps.keys().cloned().collect();
+    let observed = kernel.observe(&ports, desired.sysctls.keys()).await.map_err(|e| vec![e])?;
+    make(kernel, observed.changes_to(&desired)).await
+}
+
+/// Removes everything that [`reconcile`] ever made in this network namespace; returns the changes made.
+///
+/// # Errors
+/// What could not be removed. What else could be has been.
+pub async fn clean_up(kernel: &Kernel) -> Result<Vec<Change>, Vec<KernelError>> {
+    let observed = kernel.observe(&HOST_PORTS.map(str::to_owned), std::iter::empty()).await.map_err(|e| vec![e])?;
+    make(kernel, observed.changes_to(&KernelState::default())).await
+}
+
+async fn make(kernel: &Kernel, changes: Vec<Change>) -> Result<Vec<Change>, Vec<KernelError>> {
+    let mut failures = Vec::new();
+    for change in &changes {
+        debug!("{change}");
+        if let Err(failure) = kernel.make(change).await {
+            failures.push(failure);
+        }
+    }
+    if failures.is_empty() { Ok(changes) } else { Err(failures) }
+}
+
+/// The task that keeps the kernel right.
+#[derive(Debug)]
+pub struct Programmer {
+    inputs: watch::Sender<Inputs>,
+    attempts: watch::Receiver<u64>,
+    task: JoinHandle<()>,
+}
+
+impl Programmer {
+    /// Starts it, for the network namespace of this thread. It does nothing before it is told the node.
+    ///
+    /// # Errors
+    /// The kernel has no netlink socket for us.
+    pub fn start() -> Result<Self, KernelError> {
+        let kernel = Kernel::open()?;
+        let (inputs, to_make) = watch::channel(Inputs::default());
+        let (count, attempts) = watch::channel(0);
+        let task = tokio::spawn(run(kernel, to_make, count));
+        Ok(Self { inputs, attempts, task })
+    }
+
+    /// What the kernel's state is to follow from, from now on.
+    pub fn set(&self, inputs: &Inputs) {
+        self.inputs.send_if_modified(|current| {
+            let differs = current != inputs;
+            if differs {
+                current.clone_from(inputs);
+            }
+            differs
+        });
+    }
+
+    /// Tells when the kernel's state has been worked on for the first time, whether or not all of it could be done.
+    pub fn attempted(&self) -> impl Future<Output = ()> + use<> {
+        let mut attempts = self.attempts.clone();
+        async move {
+            // Fails when the task is gone: nothing to wait for.
+            let _ = attempts.wait_for(|count| *count > 0).await;
+        }
+    }
+}
+
+impl Drop for Programmer {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn run(kernel: Kernel, mut inputs: watch::Receiver<Inputs>, attempts: watch::Sender<u64>) {
+    let mut backoff = Backoff::new(RETRY_FIRST, RETRY_LIMIT);
+    let mut said = Vec::new();
+    let mut again = Instant::now() + INTERVAL;
+    loop {
+        tokio::select! {
+            changed = inputs.changed() => if changed.is_err() { return },
+            () = sleep_until(again) => {}
+        }
+        let current = inputs.borrow_and_update().clone();
+        if current.node.is_none() {
+            again = Instant::now() + INTERVAL;
+            continue;
+        }
+        match reconcile(&kernel, &current).await {
+            Ok(changes) => {
+                if !changes.is_empty() {
+                    info!(changes = changes.len(), "the kernel's host ports, routes and rules are as they must be");
+                }
+                said.clear();
+                backoff.succeeded();
+                again = Instant::now() + INTERVAL;
+            }
+            Err(failures) => {
+                // Said when they change, not at every attempt.
+                let failures: Vec<String> = failures.iter().map(ToString::to_string).collect();
+                if failures != said {
+                    for failure in &failures {
+                        error!("kernel: {failure}; trying again until it works");
+                    }
+                    said = failures;
+                }
+                again = Instant::now() + backoff.failed();
+            }
+        }
+        attempts.send_modify(|count| *count += 1);
+    }
+}

@@ -1,0 +1,263 @@
+//! What the kernel must hold for this node, and the steps from what it holds to that. Pure.
+//!
+//! ```text
+//!   host originates ──► rule 90: iif lo ──► table 4096:  10.244.1.0/24 dev caracal0 src 10.244.1.0
+//!                                                        blackhole 10.244.1.0/24 metric 1
+//!   host forwards ────► main table:                      10.244.1.0/24 dev caracal1
+//!                                                        blackhole 10.244.1.0/24 metric 1
+//! ```
+//!
+//! The invariant: a packet to a pod leaves the kernel through a host port or not at all. The blackhole behind each route
+//! takes over when the port is gone, so that no default route carries the packet away unjudged; and routes are added
+//! before others are removed, so that there is no moment without one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
+
+use caracal_model::cidr::Cidr;
+
+use super::inputs::Inputs;
+
+/// The routing table of what this host originates.
+pub const TABLE: u32 = 4096;
+/// The kernel's main table.
+pub const MAIN: u32 = 254;
+/// The rule's priority: after the local table (0), before the main table (32766).
+pub const RULE_PRIORITY: u32 = 90;
+/// Marks routes as ours (`proto 80`).
+pub const ROUTE_PROTOCOL: u8 = 80;
+/// What VXLAN over IPv4 adds to a packet.
+const VXLAN_OVERHEAD: u32 = 50;
+/// The uplink's MTU, when there is no telling.
+const UPLINK_MTU: u32 = 1500;
+
+/// What of the kernel's state is ours. Observed and desired have the same shape.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct KernelState {
+    /// The host ports, by name.
+    pub taps: BTreeMap<String, Tap>,
+    /// Addresses on them.
+    pub addresses: BTreeSet<(String, Cidr)>,
+    /// Rules that lead to our table; a multiset, since the kernel may hold one twice.
+    pub rules: Vec<Rule>,
+    /// Routes with our mark.
+    pub routes: BTreeSet<Route>,
+    /// Files under /proc/sys/net and what they hold.
+    pub sysctls: BTreeMap<String, String>,
+}
+
+/// A host port: a tap device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tap {
+    /// Its MTU.
+    pub mtu: u32,
+    /// Whether it is up.
+    pub up: bool,
+    /// Whether it asks for neighbours.
+    pub arp: bool,
+}
+
+/// A rule for what comes in by `input`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    /// Of IPv6, or of IPv4.
+    pub ipv6: bool,
+    /// Its priority.
+    pub priority: u32,
+    /// The device; `lo`: what this host originates.
+    pub input: String,
+    /// The table it leads to.
+    pub table: u32,
+    /// Whether it asks for more than that, which ours never does.
+    pub narrower: bool,
+}
+
+/// A route.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Route {
+    /// Its table.
+    pub table: u32,
+    /// Where to.
+    pub destination: Cidr,
+    /// Lower wins.
+    pub metric: u32,
+    /// By what way.
+    pub via: Via,
+}
+
+/// The way of a route.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Via {
+    /// Through a device.
+    Device {
+        /// Its name.
+        name: String,
+        /// The source address that the host takes for packets of its own.
+        source: Option<IpAddr>,
+    },
+    /// To nowhere.
+    Blackhole,
+    /// Something that we never make; to be removed when it has our mark.
+    Other(String),
+}
+
+/// One step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// Make a persistent tap device.
+    CreateTap(String),
+    /// Set its MTU and flags.
+    SetTap(String, Tap),
+    /// Write a file under /proc/sys/net.
+    SetSysctl(String, String),
+    /// Give a device an address.
+    AddAddress(String, Cidr),
+    /// Add a route, before any other of its kind.
+    AddRoute(Route),
+    /// Add a rule.
+    AddRule(Rule),
+    /// Remove a rule.
+    RemoveRule(Rule),
+    /// Remove a route with our mark.
+    RemoveRoute(Route),
+    /// Take an address from a device.
+    RemoveAddress(String, Cidr),
+    /// Remove a tap device.
+    RemoveTap(String),
+}
+
+impl KernelState {
+    /// What the kernel must hold for `inputs`; nothing as long as the node is not known. `uplink_mtu` is the MTU of the
+    /// interface that holds the node's address.
+    #[must_use]
+    pub fn desired(inputs: &Inputs, uplink_mtu: Option<u32>) -> Self {
+        let Some(node) = &inputs.node else { return Self::default() };
+        let tap = Tap { mtu: uplink_mtu.unwrap_or(UPLINK_MTU).saturating_sub(VXLAN_OVERHEAD), up: true, arp: false };
+        let ports = [&node.host_port, &node.forward_port];
+        let destinations = inputs.destinations();
+        let mut routes = BTreeSet::new();
+        for destination in &destinations {
+            let source = node.tunnel_address.filter(|a| a.is_ipv4() == destination.is_ipv4());
+            let by = |name: &String, source| Via::Device { name: name.clone(), source };
+            for (table, via) in [(TABLE, by(&node.host_port, source)), (MAIN, by(&node.forward_port, None))] {
+                // The kernel turns an IPv6 metric of 0 into 1024.
+                let metric = u32::from(!destination.is_ipv4());
+                let destination = *destination;
+                routes.insert(Route { table, destination, metric, via });
+                routes.insert(Route { table, destination, metric: metric + 1, via: Via::Blackhole });
+            }
+        }
+        let families = BTreeSet::from_iter(destinations.iter().map(|d| !d.is_ipv4()));
+        let rule =
+            |ipv6| Rule { ipv6, priority: RULE_PRIORITY, input: "lo".to_owned(), table: TABLE, narrower: false };
+        Self {
+            taps: ports.iter().map(|name| ((*name).clone(), tap.clone())).collect(),
+            addresses: node.tunnel_address.map(|a| (node.host_port.clone(), Cidr::host(a))).into_iter().collect(),
+            rules: families.into_iter().map(rule).collect(),
+            routes,
+            sysctls: sysctls(&node.host_port, false).into_iter().chain(sysctls(&node.forward_port, true)).collect(),
+        }
+    }
+
+    /// The steps from `self`, which was observed, to `desired`; none when they are the same.
+    #[must_use]
+    pub fn changes_to(&self, desired: &Self) -> Vec<Change> {
+        let mut changes = Vec::new();
+        let new_taps = desired.taps.keys().filter(|name| !self.taps.contains_key(*name));
+        changes.extend(new_taps.cloned().map(Change::CreateTap));
+        // Before it is up: an interface that comes up makes IPv6 addresses and asks for routers, unless told not to.
+        let sysctls = desired.sysctls.iter().filter(|(path, value)| self.sysctls.get(*path) != Some(*value));
+        changes.extend(sysctls.map(|(path, value)| Change::SetSysctl(path.clone(), value.clone())));
+        let taps = desired.taps.iter().filter(|(name, tap)| self.taps.get(*name) != Some(*tap));
+        changes.extend(taps.map(|(name, tap)| Change::SetTap(name.clone(), tap.clone())));
+        let (new, stale) = difference(&self.addresses, &desired.addresses);
+        changes.extend(new.map(|(name, address)| Change::AddAddress(name.clone(), *address)));
+        let (new_routes, stale_routes) = difference(&self.routes, &desired.routes);
+        // Blackholes (a higher metric) first: what is cut off stays cut off until the way through a port is there.
+        let mut new_routes: Vec<_> = new_routes.cloned().collect();
+        new_routes.sort_by_key(|route| route.via != Via::Blackhole);
+        changes.extend(new_routes.into_iter().map(Change::AddRoute));
+        let mut stale_rules = self.rules.clone();
+        for rule in &desired.rules {
+            match stale_rules.iter().position(|observed| observed == rule) {
+                Some(at) => drop(stale_rules.swap_remove(at)),
+                None => changes.push(Change::AddRule(rule.clone())),
+            }
+        }
+        changes.extend(stale_rules.into_iter().map(Change::RemoveRule));
+        changes.extend(stale_routes.cloned().map(Change::RemoveRoute));
+        changes.extend(stale.map(|(name, address)| Change::RemoveAddress(name.clone(), *address)));
+        let gone = self.taps.keys().filter(|name| !desired.taps.contains_key(*name));
+        changes.extend(gone.cloned().map(Change::RemoveTap));
+        changes
+    }
+}
+
+/// What is only in `desired`, and what is only in `observed`.
+fn difference<'a, T: Ord>(
+    observed: &'a BTreeSet<T>,
+    desired: &'a BTreeSet<T>,
+) -> (impl Iterator<Item = &'a T>, impl Iterator<Item = &'a T>) {
+    (desired.difference(observed), observed.difference(desired))
+}
+
+/// What a host port needs, as paths under /proc/sys/net. Answers to what the host forwarded come in by the forward port
+/// and go on; what comes in by the host port is for the host itself, and goes no further. Sources are pods, to which the
+/// way back may be another port's route: reverse-path filtering is loose.
+fn sysctls(port: &str, forwards: bool) -> BTreeMap<String, String> {
+    [
+        (format!("ipv4/conf/{port}/rp_filter"), "2"),
+        (format!("ipv4/conf/{port}/forwarding"), if forwards { "1" } else { "0" }),
+        (format!("ipv6/conf/{port}/accept_ra"), "0"),
+        (format!("ipv6/conf/{port}/addr_gen_mode"), "1"),
+    ]
+    .into_iter()
+    .map(|(path, value)| (path, value.to_owned()))
+    .collect()
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { table, destination, metric, via } = self;
+        write!(f, "route {destination} {via} metric {metric} in table {table}")
+    }
+}
+
+impl fmt::Display for Via {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Device { name, source: Some(source) } => write!(f, "dev {name} src {source}"),
+            Self::Device { name, source: None } => write!(f, "dev {name}"),
+            Self::Blackhole => f.write_str("blackhole"),
+            Self::Other(what) => f.write_str(what),
+        }
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { ipv6, priority, input, table, .. } = self;
+        write!(f, "IPv{} rule {priority}: iif {input} lookup {table}", if *ipv6 { 6 } else { 4 })
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CreateTap(name) => write!(f, "make the tap device {name}"),
+            Self::SetTap(name, tap) => write!(f, "set {name} up with MTU {} and without ARP", tap.mtu),
+            Self::SetSysctl(path, value) => write!(f, "write {value} to /proc/sys/net/{path}"),
+            Self::AddAddress(name, address) => write!(f, "give {name} the address {address}"),
+            Self::AddRoute(route) => write!(f, "add {route}"),
+            Self::AddRule(rule) => write!(f, "add {rule}"),
+            Self::RemoveRule(rule) => write!(f, "remove {rule}"),
+            Self::RemoveRoute(route) => write!(f, "remove {route}"),
+            Self::RemoveAddress(name, address) => write!(f, "take the address {address} from {name}"),
+            Self::RemoveTap(name) => write!(f, "remove the tap device {name}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
