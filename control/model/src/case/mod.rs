@@ -5,6 +5,7 @@
 
 mod flow;
 mod parse;
+pub mod report;
 mod world;
 
 use std::net::IpAddr;
