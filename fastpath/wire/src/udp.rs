@@ -43,12 +43,19 @@ impl<T: AsRef<[u8]>> Udp<T> {
     /// Checks the lengths.
     #[inline]
     pub fn new_checked(bytes: T) -> Result<Self, Malformed> {
+        let udp = Udp::new_quoted(bytes)?;
+        if usize::from(udp.len()) > udp.bytes.as_ref().len() { Err(Malformed::UdpLength) } else { Ok(udp) }
+    }
+
+    /// As [`new_checked`](Udp::new_checked) for a datagram of which only the beginning is here: an ICMP error quotes it, or
+    /// the rest is in another buffer.
+    #[inline]
+    pub fn new_quoted(bytes: T) -> Result<Self, Malformed> {
         if bytes.as_ref().len() < HEADER_LEN {
             return Err(Malformed::UdpTooShort);
         }
         let udp = Udp { bytes };
-        let len = usize::from(udp.len());
-        if len < HEADER_LEN || len > udp.bytes.as_ref().len() { Err(Malformed::UdpLength) } else { Ok(udp) }
+        if usize::from(udp.len()) < HEADER_LEN { Err(Malformed::UdpLength) } else { Ok(udp) }
     }
 
     /// The bytes, given back.
