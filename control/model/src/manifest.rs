@@ -2,7 +2,8 @@
 
 use serde_json::Value;
 
-use crate::yaml::{self, YamlError};
+use crate::yaml;
+pub use crate::yaml::YamlError;
 
 /// Reads a manifest: any number of documents, empty ones left out, `kind: List` flattened.
 pub fn parse(text: &str) -> Result<Vec<Value>, YamlError> {

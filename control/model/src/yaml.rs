@@ -208,7 +208,7 @@ mod tests {
 
     #[test]
     fn broken_yaml_and_keys_given_twice_name_the_line() {
-        assert_eq!(parse_documents("a: 1\nb: [1,\n").unwrap_err().line, 3);
+        assert_eq!(parse_documents("a: 1\nb: [1,\n").unwrap_err().line, 2);
         let twice = parse_documents("a: 1\nb: 2\na: 3\n").unwrap_err();
         assert_eq!(twice.line, 3, "{twice}");
     }

@@ -4,6 +4,8 @@ mod network_policy;
 mod node;
 mod pod;
 mod profile;
+#[cfg(test)]
+mod tests;
 
 pub use network_policy::{ConvertedPolicy, DroppedRule, network_policy};
 pub use node::{NodeInfo, node_info};
