@@ -1,4 +1,88 @@
-//! wip
+//! The agent: one on each node. It follows the cluster in the Kubernetes API, works out what this node must do, and sees
+//! that the fastpath and the kernel do it.
+//!
+//! ```text
+//!   Kubernetes API ──list, watch──► Syncer ──Update──► CalcGraph ──Op──┬──► Session ──Link──► caracal-fastpath
+//!                                                                      └──► Inputs ─► Programmer ──netlink──► kernel
+//!                                   └──────────────── Agent, one task ────────────────┘
+//! ```
+//!
+//! The rules that hold throughout: nothing is told or removed before everything is known once; an API server, a fastpath
+//! or a kernel that fails is tried again, with what is known kept; and when the agent ends, however it ends, everything
+//! it made stays, because the data plane outlives the control plane. [`clean_up`] removes it.
+
+mod agent;
 mod backoff;
-pub mod programmer;
 pub mod plane;
+pub mod programmer;
+pub mod syncer;
+
+use std::path::PathBuf;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::info;
+
+pub use agent::Agent;
+use programmer::{Kernel, KernelError, Programmer};
+use syncer::ClientError;
+
+/// What the agent must be told.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The name of this node's Node object.
+    pub node: String,
+    /// How to reach the API server; `None`: as the pod that this process is in.
+    pub kubeconfig: Option<PathBuf>,
+    /// The fastpath's socket.
+    pub fastpath: PathBuf,
+    /// Where pod programs are pinned.
+    pub bpf_dir: PathBuf,
+}
+
+/// Why the agent cannot start, or clean up.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// There is no way to the API server.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The kernel cannot be spoken to.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// Signals cannot be caught.
+    #[error("cannot catch signals: {0}")]
+    Signals(#[source] std::io::Error),
+    /// Something could not be removed.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    CleanUp(Vec<KernelError>),
+}
+
+/// Runs the agent in this network namespace until SIGTERM or SIGINT.
+///
+/// # Errors
+/// [`AgentError`], before anything has been done. A server or fastpath that cannot be reached is waited for.
+pub async fn run(config: Config) -> Result<(), AgentError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(AgentError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(AgentError::Signals)?;
+    let client = syncer::client(config.kubeconfig.as_deref()).await?;
+    let programmer = Programmer::start()?;
+    info!(node = config.node, fastpath = %config.fastpath.display(), "starting");
+    let stop = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    Agent::new(config.node, &client, config.fastpath, Some(programmer)).run(stop).await;
+    Ok(())
+}
+
+/// Removes everything that agents have made in this network namespace: host ports, routes and rules. Returns what was
+/// removed.
+///
+/// # Errors
+/// What could not be removed; what could be has been.
+pub async fn clean_up() -> Result<Vec<String>, AgentError> {
+    let kernel = Kernel::open()?;
+    let changes = programmer::clean_up(&kernel).await.map_err(AgentError::CleanUp)?;
+    Ok(changes.iter().map(ToString::to_string).collect())
+}

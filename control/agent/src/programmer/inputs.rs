@@ -37,9 +37,12 @@ enum Target {
 }
 
 impl Inputs {
-    /// Takes operations, as they come from the calc graph. What makes no sense is said and left out.
-    pub fn apply(&mut self, ops: &[Op]) {
+    /// Takes operations, as they come from the calc graph; returns whether any was of interest here. What makes no sense
+    /// is left out.
+    pub fn apply(&mut self, ops: &[Op]) -> bool {
+        let mut any = false;
         for op in ops.iter().filter_map(|op| op.op.as_ref()) {
+            let before = std::mem::replace(&mut any, true);
             match op {
                 op::Op::NodeConfig(config) => {
                     let Some(address) = address(&config.address) else {
@@ -76,20 +79,20 @@ impl Inputs {
                 op::Op::EndpointRemove(id) => {
                     self.endpoints.remove(id);
                 }
-                _ => {}
+                _ => any = before,
             }
         }
+        any
     }
 
     /// Where packets for pods go to: local and remote blocks, and local pods' addresses from elsewhere (borrowed).
     #[must_use]
     pub fn destinations(&self) -> BTreeSet<Cidr> {
-        let blocks = || self.routes.iter().filter(|(_, target)| **target != Target::LocalHost);
-        let is_ours = |address: IpAddr| {
-            blocks().any(|(prefix, target)| *target == Target::LocalBlock && prefix.contains(address))
-        };
-        let borrowed = self.endpoints.values().flatten().copied().filter(|address| !is_ours(*address));
-        blocks().map(|(prefix, _)| *prefix).chain(borrowed.map(Cidr::host)).collect()
+        let of = |wanted| self.routes.iter().filter(move |(_, target)| **target == wanted).map(|(prefix, _)| *prefix);
+        let ours: Vec<Cidr> = of(Target::LocalBlock).collect();
+        let addresses = self.endpoints.values().flatten().copied();
+        let borrowed = addresses.filter(|address| !ours.iter().any(|block| block.contains(*address))).map(Cidr::host);
+        ours.iter().copied().chain(of(Target::Remote)).chain(borrowed).collect()
     }
 }
 

@@ -1,0 +1,211 @@
+//! The task that owns the calc graph and everything that is decided from it.
+
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::time::{Duration, Instant};
+
+use caracal_calc::{CalcGraph, Update};
+use caracal_model::object::{Kind, Object};
+use kube::Client;
+use tokio::time::sleep_until;
+use tracing::{info, warn};
+
+use crate::plane::{Action, Event, Link, LinkEvent, Session};
+use crate::programmer::{Inputs, Programmer};
+use crate::syncer::{SyncEvent, Syncer};
+
+/// Changes that come within this time of the last flush wait and go together; the first after a pause goes at once.
+const FLUSH_INTERVAL: Duration = Duration::from_millis(5);
+
+/// One node's agent.
+#[derive(Debug)]
+pub struct Agent {
+    node: String,
+    socket: PathBuf,
+    syncer: Syncer,
+    graph: CalcGraph,
+    session: Session,
+    link: Option<Link>,
+    programmer: Option<Programmer>,
+    inputs: Inputs,
+    progress: Progress,
+    /// Whether the API has this node's object.
+    node_exists: bool,
+    said_waiting: Option<bool>,
+    /// Updates that have not been flushed.
+    dirty: bool,
+    flushed: Instant,
+}
+
+/// How far the start has come. Nothing goes back: once the state has been whole, an API server that is away changes
+/// nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    /// The first lists are still coming in.
+    Listing,
+    /// All objects are known, but for this node's own.
+    NodeMissing,
+    /// The kernel is being prepared; the fastpath wants to open the host ports when it hears of them.
+    Preparing,
+    /// The fastpath is told everything.
+    Running,
+}
+
+impl Agent {
+    /// An agent for `node`, which follows the cluster of `client` and feeds the fastpath at `socket`. Without a
+    /// programmer the kernel is left as it is.
+    #[must_use]
+    pub fn new(node: String, client: &Client, socket: PathBuf, programmer: Option<Programmer>) -> Self {
+        let now = Instant::now();
+        Self {
+            syncer: Syncer::start(client),
+            graph: CalcGraph::new(node.clone()),
+            session: Session::new(format!("caracal agent on {node}"), now),
+            link: None,
+            programmer,
+            inputs: Inputs::default(),
+            progress: Progress::Listing,
+            node_exists: false,
+            said_waiting: None,
+            dirty: false,
+            flushed: now,
+            node,
+            socket,
+        }
+    }
+
+    /// Runs until `stop` is done. Nothing is removed then: the data plane outlives the control plane.
+    pub async fn run(mut self, stop: impl Future<Output = ()>) {
+        tokio::pin!(stop);
+        let mut prepared: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(std::future::pending());
+        loop {
+            let flush_at = self.flushed + FLUSH_INTERVAL;
+            let listing = self.progress == Progress::Listing;
+            let wake = self.session.wake();
+            tokio::select! {
+                biased;
+                () = &mut stop => {
+                    info!("stopping; the data plane goes on with what it has");
+                    return;
+                }
+                event = next(self.link.as_mut()) => self.link_event(event),
+                () = at(wake) => self.session_event(Event::Timer),
+                () = &mut prepared => {
+                    prepared = Box::pin(std::future::pending());
+                    self.progress = Progress::Running;
+                    self.session_event(Event::Whole);
+                }
+                () = sleep_until(flush_at.into()), if self.dirty && !listing => self.flush(),
+                event = self.syncer.next() => match event {
+                    Some(SyncEvent::Updates(updates)) => updates.into_iter().for_each(|update| self.update(update)),
+                    Some(SyncEvent::InSync) if listing => {
+                        info!("everything in the API has been read");
+                        self.progress = Progress::NodeMissing;
+                        self.dirty = true;
+                    }
+                    Some(SyncEvent::InSync) => {}
+                    None => {
+                        // The tasks run for ever; should they not, what is known stays in force.
+                        warn!("following the API server has ended");
+                        return stop.await;
+                    }
+                },
+            }
+            if self.progress == Progress::NodeMissing && self.inputs.node.is_some() {
+                self.progress = Progress::Preparing;
+                if let Some(programmer) = &self.programmer {
+                    programmer.set(&self.inputs);
+                    prepared = Box::pin(programmer.attempted());
+                } else {
+                    prepared = Box::pin(std::future::ready(()));
+                }
+            }
+        }
+    }
+
+    fn update(&mut self, update: Update) {
+        match &update {
+            Update::Upsert(Object::Node(node)) if node.metadata.name.as_ref() == Some(&self.node) => {
+                self.node_exists = true;
+            }
+            Update::Delete(key) if key.kind == Kind::Node && key.name == self.node => self.node_exists = false,
+            _ => {}
+        }
+        self.graph.apply(update);
+        self.dirty = true;
+    }
+
+    fn flush(&mut self) {
+        self.dirty = false;
+        self.flushed = Instant::now();
+        let ops = self.graph.flush();
+        let of_interest = self.inputs.apply(&ops);
+        if let Some(programmer) = &self.programmer
+            && of_interest
+        {
+            programmer.set(&self.inputs);
+        }
+        if self.inputs.node.is_none() && self.said_waiting != Some(self.node_exists) {
+            self.said_waiting = Some(self.node_exists);
+            if self.node_exists {
+                warn!(node = self.node, "the Node object has no address to use (InternalIP, or the annotation projectcalico.org/IPv4Address); waiting for it to get one");
+            } else {
+                warn!(node = self.node, "there is no Node object of this name; waiting for it (is --node right?)");
+            }
+        }
+        if !ops.is_empty() {
+            self.session_event(Event::Changed(ops));
+        }
+    }
+
+    fn link_event(&mut self, event: LinkEvent) {
+        let event = match event {
+            LinkEvent::Connected => Event::Connected,
+            LinkEvent::Received(message) => Event::Received(message),
+            LinkEvent::Lost(why) => {
+                self.link = None;
+                Event::Lost(why)
+            }
+        };
+        self.session_event(event);
+    }
+
+    fn session_event(&mut self, event: Event) {
+        let now = Instant::now();
+        let actions = self.session.on(event, now);
+        self.act(actions, now);
+    }
+
+    fn act(&mut self, actions: Vec<Action>, now: Instant) {
+        for action in actions {
+            match action {
+                Action::Connect => self.link = Some(Link::open(&self.socket)),
+                Action::Disconnect => self.link = None,
+                Action::Send(message) => {
+                    if let Some(link) = &self.link {
+                        link.send(message);
+                    }
+                }
+                Action::TakeState => {
+                    // What is not flushed yet is not in the state, and comes with the next flush.
+                    let actions = self.session.state(self.graph.state(), now);
+                    self.act(actions, now);
+                }
+            }
+        }
+    }
+}
+
+async fn next(link: Option<&mut Link>) -> LinkEvent {
+    match link {
+        Some(link) => link.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time.into()).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,187 @@
+//! What the cluster holds, kept up to date over list and watch of the Kubernetes API.
+//!
+//! One task for each kind follows the API server; what it says becomes [`Update`]s. The invariant: an object is deleted
+//! here only when the API server says so, by a DELETED event or by leaving it out of a complete list. While the server
+//! is away, answers nonsense or forgets (410), everything known stays, and a new list is compared with it.
+
+mod follow;
+mod raw;
+
+use std::path::Path;
+use std::time::Duration;
+
+use caracal_calc::Update;
+use caracal_model::object::Kind;
+use futures::StreamExt;
+use kube::core::{ApiResource, GroupVersionKind};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client, Config};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tracing::{info, warn};
+
+use crate::backoff::Backoff;
+use follow::Follower;
+use raw::Raw;
+
+/// Changes that are taken from the API server's stream at once.
+const BATCH: usize = 256;
+/// Batches under way to the calc graph.
+const QUEUE: usize = 64;
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+const RETRY_LIMIT: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why there is no way to the API server.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The kubeconfig cannot be used.
+    #[error("kubeconfig {path}: {source}")]
+    Kubeconfig {
+        /// Its path.
+        path: String,
+        /// What is wrong with it.
+        source: kube::config::KubeconfigError,
+    },
+    /// No kubeconfig, and this is no pod.
+    #[error("no --kubeconfig is given, and this is not a pod with a service account: {0}")]
+    InCluster(#[from] kube::config::InClusterError),
+    /// The certificates or the address in the configuration cannot be used.
+    #[error("cannot make a client from {from}: {source}")]
+    Client {
+        /// Where the configuration came from.
+        from: String,
+        /// What is wrong with it.
+        source: Box<kube::Error>,
+    },
+}
+
+/// A client for the cluster that the file names, or for the one that this process is a pod of.
+///
+/// # Errors
+/// [`ClientError`]; not when the server cannot be reached, which may change.
+pub async fn client(kubeconfig: Option<&Path>) -> Result<Client, ClientError> {
+    let (mut config, from) = match kubeconfig {
+        Some(file) => {
+            let path = file.display().to_string();
+            let wrong = |source| ClientError::Kubeconfig { path: path.clone(), source };
+            let kubeconfig = kube::config::Kubeconfig::read_from(file).map_err(wrong)?;
+            let config = Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await.map_err(wrong)?;
+            (config, format!("kubeconfig {path}"))
+        }
+        None => (Config::incluster()?, "the pod's service account".to_owned()),
+    };
+    config.connect_timeout = Some(CONNECT_TIMEOUT);
+    Client::try_from(config).map_err(|source| ClientError::Client { from, source: Box::new(source) })
+}
+
+/// What the syncer tells.
+#[derive(Debug)]
+pub enum SyncEvent {
+    /// Objects have come, changed or gone.
+    Updates(Vec<Update>),
+    /// Every object of every kind has been told; from now on `Updates` are changes.
+    InSync,
+}
+
+/// The tasks that follow the API server; dropped, they end.
+#[derive(Debug)]
+pub struct Syncer {
+    events: mpsc::Receiver<Message>,
+    /// Kinds whose first list is still to come.
+    missing: Vec<Kind>,
+    _tasks: JoinSet<()>,
+}
+
+#[derive(Debug)]
+enum Message {
+    Updates(Vec<Update>),
+    Listed(Kind),
+}
+
+impl Syncer {
+    /// Starts to follow every kind.
+    #[must_use]
+    pub fn start(client: &Client) -> Self {
+        let (report, events) = mpsc::channel(QUEUE);
+        let mut tasks = JoinSet::new();
+        for kind in Kind::ALL {
+            tasks.spawn(follow_kind(client.clone(), kind, report.clone()));
+        }
+        Self { events, missing: Kind::ALL.to_vec(), _tasks: tasks }
+    }
+
+    /// What comes next; `None` never comes while the syncer lives. Safe to cancel.
+    pub async fn next(&mut self) -> Option<SyncEvent> {
+        loop {
+            match self.events.recv().await? {
+                Message::Updates(updates) => return Some(SyncEvent::Updates(updates)),
+                Message::Listed(kind) => {
+                    self.missing.retain(|missing| *missing != kind);
+                    if self.missing.is_empty() {
+                        return Some(SyncEvent::InSync);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Follows one kind for ever.
+async fn follow_kind(client: Client, kind: Kind, report: mpsc::Sender<Message>) {
+    let (group, version) = kind.api_version().split_once('/').unwrap_or(("", kind.api_version()));
+    let resource =
+        ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind.as_str()), kind.plural());
+    let api: Api<Raw> = Api::all_with(client, &resource);
+    let mut follower = Follower::new(kind);
+    let mut failure = String::new();
+    let mut stream = watcher(api, watcher::Config::default())
+        .backoff(Backoff::new(RETRY_FIRST, RETRY_LIMIT))
+        .ready_chunks(BATCH)
+        .boxed();
+    while let Some(events) = stream.next().await {
+        let mut updates = Vec::new();
+        let mut listed = false;
+        for event in events {
+            match event {
+                Ok(event) => {
+                    if !failure.is_empty() {
+                        info!("following {}: the API server answers again", kind.plural());
+                        failure.clear();
+                    }
+                    let (more, complete) = follower.on(event);
+                    updates.extend(more);
+                    listed |= complete;
+                }
+                Err(error) => {
+                    // Said when it changes, not at every attempt.
+                    let text = causes(&error);
+                    if text != failure {
+                        warn!("following {}: {text}; keeping what is known, trying again", kind.plural());
+                        failure = text;
+                    }
+                }
+            }
+        }
+        if !updates.is_empty() && report.send(Message::Updates(updates)).await.is_err() {
+            return;
+        }
+        if listed && report.send(Message::Listed(kind)).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// An error and what caused it, in one line; causes that the error's own text tells already are left out.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,195 @@
+//! An object as the API server sent it, whatever it is.
+//!
+//! kube-rs gives up a whole list when one object of it does not decode. [`Raw`] always decodes; what it means is looked
+//! at afterwards, one object at a time, so that a bad one never stops the others.
+
+use std::borrow::Cow;
+
+use caracal_calc::Update;
+use caracal_model::object::{Kind, Object, ObjectKey};
+use k8s_openapi::api::networking::v1::{NetworkPolicy, NetworkPolicySpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::core::{ApiResource, DynamicResourceScope, Resource};
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+
+/// A JSON object and as much of its metadata as makes sense.
+#[derive(Debug, Clone)]
+pub struct Raw {
+    metadata: ObjectMeta,
+    value: Value,
+}
+
+impl<'de> Deserialize<'de> for Raw {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut value = Value::deserialize(deserializer)?;
+        if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
+            // Large, and of no interest.
+            metadata.remove("managedFields");
+        }
+        let metadata = value.get("metadata").cloned().unwrap_or_default();
+        let metadata = ObjectMeta::deserialize(&metadata).unwrap_or_else(|_| {
+            let text = |field: &str| metadata.get(field).and_then(Value::as_str).map(str::to_owned);
+            ObjectMeta {
+                name: text("name"),
+                namespace: text("namespace"),
+                uid: text("uid"),
+                resource_version: text("resourceVersion"),
+                ..ObjectMeta::default()
+            }
+        });
+        Ok(Self { metadata, value })
+    }
+}
+
+impl Resource for Raw {
+    type DynamicType = ApiResource;
+    type Scope = DynamicResourceScope;
+
+    fn kind(resource: &ApiResource) -> Cow<'_, str> {
+        resource.kind.as_str().into()
+    }
+
+    fn group(resource: &ApiResource) -> Cow<'_, str> {
+        resource.group.as_str().into()
+    }
+
+    fn version(resource: &ApiResource) -> Cow<'_, str> {
+        resource.version.as_str().into()
+    }
+
+    fn plural(resource: &ApiResource) -> Cow<'_, str> {
+        resource.plural.as_str().into()
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+}
+
+impl Raw {
+    /// Which object it is, if it has a name.
+    pub fn key(&self, kind: Kind) -> Option<ObjectKey> {
+        let name = self.metadata.name.as_deref().filter(|name| !name.is_empty())?;
+        let namespace = self.metadata.namespace.as_deref().unwrap_or("default");
+        Some(ObjectKey::new(kind, kind.is_namespaced().then_some(namespace), name))
+    }
+
+    /// What tells two versions of an object apart; `None` when the server did not say.
+    pub fn version(&self) -> Option<String> {
+        let version = self.metadata.resource_version.as_deref().filter(|version| !version.is_empty())?;
+        Some(format!("{} {version}", self.metadata.uid.as_deref().unwrap_or_default()))
+    }
+
+    /// What the object means, and what was wrong with it. One that cannot be decoded counts as absent, except that a
+    /// policy must not fail open: it isolates the pods it selects, or its whole namespace when that is not to be read.
+    pub fn update(self, kind: Kind, key: ObjectKey) -> (Update, Option<String>) {
+        let mut value = self.value;
+        if let Some(map) = value.as_object_mut() {
+            // The items of a list do not say what they are.
+            map.insert("apiVersion".to_owned(), kind.api_version().into());
+            map.insert("kind".to_owned(), kind.as_str().into());
+        }
+        let spec = if kind == Kind::NetworkPolicy { value.get("spec").cloned() } else { None };
+        match Object::from_value_lenient(value) {
+            // Fields that are unknown here are a newer cluster's.
+            Ok((object, _)) => (Update::Upsert(object), None),
+            Err(error) if kind == Kind::NetworkPolicy => {
+                let policy = isolating(&key, spec.unwrap_or_default());
+                (Update::Upsert(policy), Some(format!("{error}; it isolates the pods it selects and allows nothing")))
+            }
+            Err(error) => (Update::Delete(key), Some(format!("{error}; it counts as absent"))),
+        }
+    }
+}
+
+/// A policy that allows nothing to the pods that `spec` selects; to all when that cannot be read.
+fn isolating(key: &ObjectKey, spec: Value) -> Object {
+    let pod_selector = spec.get("podSelector").cloned().and_then(|s| serde_json::from_value(s).ok());
+    let types = ["Ingress", "Egress"].map(str::to_owned).to_vec();
+    Object::NetworkPolicy(Box::new(NetworkPolicy {
+        metadata: ObjectMeta {
+            name: Some(key.name.clone()),
+            namespace: key.namespace.clone(),
+            ..ObjectMeta::default()
+        },
+        spec: Some(NetworkPolicySpec { pod_selector, policy_types: Some(types), ..NetworkPolicySpec::default() }),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn update(kind: Kind, value: Value) -> (Update, Option<String>) {
+        let raw: Raw = serde_json::from_value(value).unwrap();
+        let key = raw.key(kind).unwrap();
+        raw.update(kind, key)
+    }
+
+    #[test]
+    fn an_item_of_a_list_is_known_by_what_was_asked_for() {
+        let value = json!({"metadata": {"name": "a", "namespace": "b", "managedFields": [{}]}, "spec": {}});
+        let (Update::Upsert(Object::Pod(pod)), None) = update(Kind::Pod, value) else { panic!() };
+        assert_eq!(pod.metadata.name.as_deref(), Some("a"));
+        assert_eq!(pod.metadata.managed_fields, None);
+    }
+
+    #[test]
+    fn fields_of_a_newer_cluster_do_no_harm() {
+        let (update, problem) =
+            update(Kind::Node, json!({"metadata": {"name": "n"}, "spec": {"podCIDR": "10.0.0.0/24", "newer": 1}}));
+        assert!(matches!(update, Update::Upsert(Object::Node(_))));
+        assert_eq!(problem, None);
+    }
+
+    #[test]
+    fn a_pod_that_makes_no_sense_counts_as_absent() {
+        let (update, problem) =
+            update(Kind::Pod, json!({"metadata": {"name": "a", "namespace": "b", "labels": 7}, "spec": []}));
+        assert!(matches!(update, Update::Delete(key) if key.to_string() == "Pod b/a"));
+        assert!(problem.is_some());
+    }
+
+    #[test]
+    fn a_policy_that_makes_no_sense_isolates_what_it_selects() {
+        let (update, problem) = update(
+            Kind::NetworkPolicy,
+            json!({"metadata": {"name": "p", "namespace": "b"},
+                   "spec": {"podSelector": {"matchLabels": {"app": "db"}}, "ingress": "all"}}),
+        );
+        let Update::Upsert(Object::NetworkPolicy(policy)) = update else { panic!() };
+        let spec = policy.spec.unwrap();
+        let labels = spec.pod_selector.unwrap().match_labels.unwrap();
+        assert_eq!(labels["app"], "db");
+        assert_eq!((spec.ingress, spec.egress), (None, None));
+        assert_eq!(spec.policy_types.unwrap(), ["Ingress", "Egress"]);
+        assert!(problem.unwrap().contains("spec.ingress"));
+    }
+
+    #[test]
+    fn a_policy_whose_selector_makes_no_sense_isolates_its_namespace() {
+        for spec in [json!({"podSelector": "all"}), json!("nonsense"), json!({"podSelector": {"matchLabels": [1]}})] {
+            let value = json!({"metadata": {"name": "p", "namespace": "b"}, "spec": spec});
+            let (Update::Upsert(Object::NetworkPolicy(policy)), Some(_)) = update(Kind::NetworkPolicy, value) else {
+                panic!()
+            };
+            assert_eq!(policy.metadata.namespace.as_deref(), Some("b"));
+            let selector = policy.spec.unwrap().pod_selector.unwrap_or_default();
+            assert_eq!((selector.match_labels, selector.match_expressions), (None, None));
+        }
+    }
+
+    #[test]
+    fn an_object_without_a_name_has_no_key() {
+        for value in [json!({}), json!({"metadata": {"name": 7}}), json!({"metadata": []}), json!([1])] {
+            let raw: Raw = serde_json::from_value(value).unwrap();
+            assert_eq!(raw.key(Kind::Pod), None);
+        }
+    }
+}
