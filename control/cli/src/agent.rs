@@ -1,0 +1,58 @@
+//! `caracal agent`: the control plane of one node.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use caracal_agent::{Config, clean_up};
+use tracing_subscriber::EnvFilter;
+
+/// The environment variable that sets what is logged: `info`, `debug`, `caracal_agent=debug,warn`, …
+const LOG: &str = "CARACAL_LOG";
+
+/// Run a node's agent: follow the Kubernetes API, feed the fastpath, keep the kernel's routes to the host ports.
+///
+/// Runs in the network namespace it is started in, as root, until SIGTERM or SIGINT. What it has made stays when it ends.
+/// Logs to stderr; CARACAL_LOG sets the level.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The name of this node's Node object
+    #[arg(long, value_name = "NAME", required_unless_present = "cleanup", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    node: Option<String>,
+    /// How to reach the API server [default: as the pod that this process is in]
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// The fastpath's socket
+    #[arg(long, value_name = "SOCKET", default_value = "/var/run/caracal/fastpath.sock")]
+    fastpath: PathBuf,
+    /// Where the pods' programs are pinned
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/caracal")]
+    bpf_dir: PathBuf,
+    /// Remove the host ports, routes and rules that agents have made in this network namespace, and end
+    #[arg(long)]
+    cleanup: bool,
+}
+
+/// Runs it.
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let filter = match std::env::var(LOG) {
+        Ok(text) => EnvFilter::try_new(&text).with_context(|| format!("{LOG}={text}"))?,
+        Err(_) => EnvFilter::new("info"),
+    };
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the tokio runtime")?;
+    if args.cleanup {
+        for change in runtime.block_on(clean_up())? {
+            println!("{change}");
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let node = args.node.context("--node NAME is required")?;
+    let config = Config { node, kubeconfig: args.kubeconfig, fastpath: args.fastpath, bpf_dir: args.bpf_dir };
+    runtime.block_on(caracal_agent::run(config))?;
+    Ok(ExitCode::SUCCESS)
+}
