@@ -182,3 +182,15 @@ fn get_option<T: Copy>(socket: BorrowedFd<'_>, option: libc::c_int, mut value: T
     }
     Ok(value)
 }
+
+pub(crate) const BPF_OBJ_GET: libc::c_int = 7;
+pub(crate) const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+
+/// `bpf(2)` with the part of its attributes that the command wants. Private to this crate, whose callers pass the right struct for the
+/// command, with live pointers in it.
+pub(crate) fn bpf<T>(command: libc::c_int, attributes: &mut T) -> Result<libc::c_int> {
+    // SAFETY: pointer and length of a live struct; see above.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), size_of::<T>()) };
+    if result < 0 { Err(Error::last_os_error()) } else { Ok(result as libc::c_int) }
+}
