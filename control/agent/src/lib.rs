@@ -64,7 +64,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(AgentError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(AgentError::Signals)?;
     let client = syncer::client(config.kubeconfig.as_deref()).await?;
-    let programmer = Programmer::start()?;
+    let programmer = Programmer::start(config.bpf_dir)?;
     info!(node = config.node, fastpath = %config.fastpath.display(), "starting");
     let stop = async move {
         tokio::select! {

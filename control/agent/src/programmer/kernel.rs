@@ -398,7 +398,8 @@ fn route_address(address: IpAddr) -> RouteAddress {
 }
 
 fn create_tap(name: &str) -> io::Result<()> {
-    Err(io::Error::other(name.to_owned()))
+    // The fastpath takes packets from it with virtio-net headers.
+    caracal_xsk::tap::create_persistent(name, true).map_err(io::Error::other)
 }
 
 fn to_io(error: rtnetlink::Error) -> io::Error {

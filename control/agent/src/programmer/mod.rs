@@ -6,8 +6,10 @@
 
 mod inputs;
 mod kernel;
+mod orphans;
 mod state;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -20,9 +22,12 @@ pub use kernel::{Kernel, KernelError};
 pub use state::{Change, KernelState, MAIN, ROUTE_PROTOCOL, RULE_PRIORITY, Route, Rule, TABLE, Tap, Via};
 
 use crate::backoff::Backoff;
+use orphans::Orphans;
 
 /// How often the kernel is looked at though nothing has happened.
 const INTERVAL: Duration = Duration::from_secs(10);
+/// How often in a row it is looked at, as long as something is changed each time.
+const ROUNDS: usize = 3;
 const RETRY_FIRST: Duration = Duration::from_millis(200);
 const RETRY_LIMIT: Duration = Duration::from_secs(10);
 
@@ -42,8 +47,18 @@ pub async fn reconcile(kernel: &Kernel, inputs: &Inputs) -> Result<Vec<Change>, 
     let mut desired = KernelState::desired(inputs, uplink_mtu);
     desired.sysctls.retain(|path, _| kernel::sysctl_exists(path));
     let ports: Vec<String> = desired.taps.keys().cloned().collect();
-    let observed = kernel.observe(&ports, desired.sysctls.keys()).await.map_err(|e| vec![e])?;
-    make(kernel, observed.changes_to(&desired)).await
+    let mut made = Vec::new();
+    // The kernel does more than it is asked: with a device's last address, for one, it removes the device's routes. So
+    // look again after changing something.
+    for _ in 0..ROUNDS {
+        let observed = kernel.observe(&ports, desired.sysctls.keys()).await.map_err(|e| vec![e])?;
+        let changes = observed.changes_to(&desired);
+        if changes.is_empty() {
+            break;
+        }
+        made.extend(make(kernel, changes).await?);
+    }
+    Ok(made)
 }
 
 /// Removes everything that [`reconcile`] ever made in this network namespace; returns the changes made.
@@ -75,15 +90,16 @@ pub struct Programmer {
 }
 
 impl Programmer {
-    /// Starts it, for the network namespace of this thread. It does nothing before it is told the node.
+    /// Starts it, for the network namespace of this thread. It does nothing before it is told the node, but to sweep
+    /// `bpf_dir` of the pinned programs of pods that are gone.
     ///
     /// # Errors
     /// The kernel has no netlink socket for us.
-    pub fn start() -> Result<Self, KernelError> {
+    pub fn start(bpf_dir: PathBuf) -> Result<Self, KernelError> {
         let kernel = Kernel::open()?;
         let (inputs, to_make) = watch::channel(Inputs::default());
         let (count, attempts) = watch::channel(0);
-        let task = tokio::spawn(run(kernel, to_make, count));
+        let task = tokio::spawn(run(kernel, Orphans::new(bpf_dir), to_make, count));
         Ok(Self { inputs, attempts, task })
     }
 
@@ -114,7 +130,7 @@ impl Drop for Programmer {
     }
 }
 
-async fn run(kernel: Kernel, mut inputs: watch::Receiver<Inputs>, attempts: watch::Sender<u64>) {
+async fn run(kernel: Kernel, mut orphans: Orphans, mut inputs: watch::Receiver<Inputs>, attempts: watch::Sender<u64>) {
     let mut backoff = Backoff::new(RETRY_FIRST, RETRY_LIMIT);
     let mut said = Vec::new();
     let mut again = Instant::now() + INTERVAL;
@@ -122,6 +138,9 @@ async fn run(kernel: Kernel, mut inputs: watch::Receiver<Inputs>, attempts: watc
         tokio::select! {
             changed = inputs.changed() => if changed.is_err() { return },
             () = sleep_until(again) => {}
+        }
+        if again <= Instant::now() {
+            orphans.sweep();
         }
         let current = inputs.borrow_and_update().clone();
         if current.node.is_none() {
