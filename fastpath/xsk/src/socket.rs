@@ -13,6 +13,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Whether the kernel copies packets between the device's memory and ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -171,8 +172,13 @@ pub struct Socket {
 /// `sendto` calls of one [`Socket::flush`], at most. One is enough unless the kernel's budget is smaller than what waits.
 const KICKS_MAX: usize = 64;
 
+/// How often, and after what pause, to try again for a queue that is taken.
+const BUSY_RETRIES: u32 = 100;
+const BUSY_PAUSE: Duration = Duration::from_millis(2);
+
 impl Socket {
-    /// Binds to a queue of a device of the calling thread's network namespace. The socket stays in that namespace.
+    /// Binds to a queue of a device of the calling thread's network namespace. The socket stays in that namespace. Takes
+    /// milliseconds, and a fifth of a second to find that the queue is taken: not for a worker.
     pub fn bind(domain: &Domain, ifindex: u32, queue: u32, config: Config) -> Result<Self, BindError> {
         let rings =
             [("RX", config.rx), ("TX", config.tx), ("fill", config.fill), ("completion", config.completion)];
@@ -469,11 +475,19 @@ impl Target<'_> {
         let completion = place(libc::XDP_UMEM_PGOFF_COMPLETION_RING as i64, offsets.cr);
         let completion = KernelRing::map(fd, config.completion, &completion).map_err(map_failed)?;
 
-        let bound = if zero_copy {
-            sys::bind(fd, ifindex, queue, domain::bind_flags(domain.config()) | libc::XDP_ZEROCOPY, None)
-        } else {
-            sys::bind(fd, ifindex, queue, libc::XDP_SHARED_UMEM, Some(domain.anchor()))
+        let bind = || match zero_copy {
+            true => sys::bind(fd, ifindex, queue, domain::bind_flags(domain.config()) | libc::XDP_ZEROCOPY, None),
+            false => sys::bind(fd, ifindex, queue, libc::XDP_SHARED_UMEM, Some(domain.anchor())),
         };
+        let mut bound = bind();
+        // The kernel gives up a closed socket's queue in the background: a moment later it may be free.
+        for _ in 0..BUSY_RETRIES {
+            match &bound {
+                Err(error) if error.raw_os_error() == Some(libc::EBUSY) => std::thread::sleep(BUSY_PAUSE),
+                _ => break,
+            }
+            bound = bind();
+        }
         bound.map_err(|source| match source.raw_os_error() {
             Some(libc::EBUSY) => BindError::Busy { ifindex, queue },
             Some(libc::ENODEV) => BindError::NoDevice { ifindex },
