@@ -1,0 +1,2 @@
+//! The production judge.
+mod packet;

@@ -1,0 +1,306 @@
+//! What the two ends of a flow say to each other: whole IPv4 datagrams, as kernels would send them.
+
+use std::net::Ipv4Addr;
+
+use caracal_model::case::Icmp;
+use caracal_wire::tcp::Flags;
+use caracal_wire::{EtherType, Ethernet, Icmpv4, Ipv4, L4Port, MacAddr, Malformed, Protocol, Sctp, Tcp, Udp};
+use caracal_wire::{ethernet, icmpv4, ipv4, sctp, tcp, udp};
+
+/// The byte that is to be echoed.
+const SAID: &[u8] = b"?";
+/// Length of an SCTP INIT chunk without parameters (RFC 9260 §3.3.2).
+const SCTP_INIT_LEN: usize = 20;
+
+/// Who talks to whom, about what.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Talk {
+    pub(super) source: Ipv4Addr,
+    pub(super) destination: Ipv4Addr,
+    pub(super) protocol: Protocol,
+    pub(super) source_port: u16,
+    pub(super) destination_port: u16,
+    /// For ICMP.
+    pub(super) icmp: Icmp,
+}
+
+impl Talk {
+    /// What the opener says, each after the answer to the one before.
+    pub(super) fn questions(&self) -> Result<Vec<Vec<u8>>, Malformed> {
+        match self.protocol {
+            Protocol::TCP => {
+                let opening = self.tcp(Flags::SYN, 1000, 0, &[])?;
+                let byte = self.tcp(Flags(Flags::ACK.0 | Flags::PSH.0), 1001, ANSWER_SEQUENCE + 1, SAID)?;
+                Ok(vec![opening, byte])
+            }
+            Protocol::UDP => Ok(vec![self.udp(SAID)?]),
+            Protocol::SCTP => Ok(vec![self.sctp(sctp::ChunkKind::INIT, 0)?]),
+            Protocol::ICMPV4 => Ok(vec![self.icmp(self.icmp.kind, self.icmp.code)?]),
+            _ => Ok(vec![self.datagram(SAID)?]),
+        }
+    }
+
+    fn reversed(&self) -> Self {
+        Self {
+            source: self.destination,
+            destination: self.source,
+            source_port: self.destination_port,
+            destination_port: self.source_port,
+            ..*self
+        }
+    }
+
+    fn datagram(&self, payload: &[u8]) -> Result<Vec<u8>, Malformed> {
+        let header = ipv4::Repr {
+            tos: 0,
+            identification: 0,
+            fragment_word: 0x4000,
+            ttl: 64,
+            protocol: self.protocol,
+            source: self.source,
+            destination: self.destination,
+            payload_len: payload.len() as u16,
+        };
+        let mut datagram = vec![0; header.buffer_len()];
+        header.emit(&mut datagram)?;
+        datagram.extend_from_slice(payload);
+        Ok(datagram)
+    }
+
+    fn tcp(
+        &self,
+        flags: Flags,
+        sequence: u32,
+        acknowledgement: u32,
+        data: &[u8],
+    ) -> Result<Vec<u8>, Malformed> {
+        let header = tcp::Repr {
+            source_port: L4Port(self.source_port),
+            destination_port: L4Port(self.destination_port),
+            sequence,
+            acknowledgement,
+            flags,
+            window: 65_535,
+        };
+        let mut segment = vec![0; header.buffer_len()];
+        header.emit(&mut segment)?;
+        segment.extend_from_slice(data);
+        let mut datagram = self.datagram(&segment)?;
+        let mut ip = Ipv4::new_checked(&mut datagram[..])?;
+        let pseudo = ip.pseudo_sum();
+        Tcp::new_checked(ip.payload_mut())?.update_checksum(pseudo);
+        Ok(datagram)
+    }
+
+    fn udp(&self, data: &[u8]) -> Result<Vec<u8>, Malformed> {
+        let header = udp::Repr {
+            source_port: L4Port(self.source_port),
+            destination_port: L4Port(self.destination_port),
+            payload_len: data.len() as u16,
+        };
+        let mut message = vec![0; header.buffer_len()];
+        header.emit(&mut message)?;
+        message.extend_from_slice(data);
+        let mut datagram = self.datagram(&message)?;
+        let mut ip = Ipv4::new_checked(&mut datagram[..])?;
+        let pseudo = ip.pseudo_sum();
+        Udp::new_checked(ip.payload_mut())?.update_checksum(pseudo);
+        Ok(datagram)
+    }
+
+    fn sctp(&self, chunk: sctp::ChunkKind, verification_tag: u32) -> Result<Vec<u8>, Malformed> {
+        let header = sctp::Repr {
+            source_port: L4Port(self.source_port),
+            destination_port: L4Port(self.destination_port),
+            verification_tag,
+        };
+        let mut packet = vec![0; header.buffer_len() + SCTP_INIT_LEN];
+        let body = &mut packet[header.buffer_len()..];
+        body[0] = chunk.0;
+        body[3] = SCTP_INIT_LEN as u8;
+        // The initiate tag: whatever is not 0.
+        body[7] = 1;
+        header.emit(&mut packet)?;
+        self.datagram(&packet)
+    }
+
+    fn icmp(&self, kind: u8, code: u8) -> Result<Vec<u8>, Malformed> {
+        let mut message = vec![0; 8];
+        message.extend_from_slice(SAID);
+        let mut icmp = Icmpv4::new_checked(&mut message[..])?;
+        icmp.set_kind(icmpv4::Kind(kind), code);
+        icmp.set_identifier(self.source_port);
+        icmp.update_checksum();
+        self.datagram(&message)
+    }
+}
+
+/// Where an answering TCP begins to count.
+const ANSWER_SEQUENCE: u32 = 5000;
+
+/// What a host that listens everywhere answers; nothing to what needs no answer.
+pub(super) fn answer(datagram: &[u8]) -> Result<Option<Vec<u8>>, Malformed> {
+    let ip = Ipv4::new_checked(datagram)?;
+    let asked = Talk {
+        source: ip.source(),
+        destination: ip.destination(),
+        protocol: ip.protocol(),
+        source_port: 0,
+        destination_port: 0,
+        icmp: Icmp { kind: 0, code: 0 },
+    };
+    let with_ports = |source: L4Port, destination: L4Port| Talk {
+        source_port: source.0,
+        destination_port: destination.0,
+        ..asked
+    };
+    match ip.protocol() {
+        Protocol::TCP => {
+            let tcp = Tcp::new_checked(ip.payload())?;
+            let talk = with_ports(tcp.source_port(), tcp.destination_port()).reversed();
+            if tcp.flags().contains(Flags::SYN) {
+                let flags = Flags(Flags::SYN.0 | Flags::ACK.0);
+                return talk.tcp(flags, ANSWER_SEQUENCE, tcp.sequence().wrapping_add(1), &[]).map(Some);
+            }
+            let flags = Flags(Flags::PSH.0 | Flags::ACK.0);
+            let acknowledgement = tcp.sequence().wrapping_add(tcp.payload().len() as u32);
+            talk.tcp(flags, tcp.acknowledgement(), acknowledgement, tcp.payload()).map(Some)
+        }
+        Protocol::UDP => {
+            let udp = Udp::new_checked(ip.payload())?;
+            with_ports(udp.source_port(), udp.destination_port()).reversed().udp(udp.payload()).map(Some)
+        }
+        Protocol::SCTP => {
+            let sctp = Sctp::new_checked(ip.payload())?;
+            let talk = with_ports(sctp.source_port(), sctp.destination_port()).reversed();
+            talk.sctp(sctp::ChunkKind::INIT_ACK, 1).map(Some)
+        }
+        Protocol::ICMPV4 => {
+            let icmp = Icmpv4::new_checked(ip.payload())?;
+            if icmp.kind() != icmpv4::Kind::ECHO_REQUEST {
+                return Ok(None);
+            }
+            let talk = Talk { source_port: icmp.identifier(), ..asked }.reversed();
+            let talk = Talk { source_port: talk.destination_port, ..talk };
+            talk.icmp(icmpv4::Kind::ECHO_REPLY.0, 0).map(Some)
+        }
+        _ => asked.reversed().datagram(ip.payload()).map(Some),
+    }
+}
+
+/// Whether what arrived is what was sent: everything but the time to live.
+pub(super) fn is_same(sent: &[u8], arrived: &[u8]) -> bool {
+    match (Ipv4::new_checked(sent), Ipv4::new_checked(arrived)) {
+        (Ok(sent), Ok(arrived)) => {
+            let essence =
+                |ip: &Ipv4<&[u8]>| (ip.source(), ip.destination(), ip.protocol(), ip.fragment_word());
+            essence(&sent) == essence(&arrived)
+                && sent.payload() == arrived.payload()
+                && arrived.checksum_is_correct()
+        }
+        _ => false,
+    }
+}
+
+/// Puts a datagram into an Ethernet frame.
+pub(super) fn frame(source: MacAddr, destination: MacAddr, datagram: &[u8]) -> Result<Vec<u8>, Malformed> {
+    let header = ethernet::Repr { destination, source, ether_type: EtherType::IPV4 };
+    let mut frame = vec![0; header.buffer_len()];
+    header.emit(&mut frame)?;
+    frame.extend_from_slice(datagram);
+    Ok(frame)
+}
+
+/// The datagram of a frame; nothing when it carries something else.
+pub(super) fn datagram_of(frame: &[u8]) -> Option<&[u8]> {
+    let ethernet = Ethernet::new_checked(frame).ok()?;
+    if ethernet.ether_type() != EtherType::IPV4 {
+        return None;
+    }
+    let payload = &frame[ethernet::HEADER_LEN..];
+    let length = usize::from(Ipv4::new_checked(payload).ok()?.total_len());
+    payload.get(..length)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn talk(protocol: Protocol) -> Talk {
+        Talk {
+            source: Ipv4Addr::new(10, 244, 1, 2),
+            destination: Ipv4Addr::new(10, 244, 2, 2),
+            protocol,
+            source_port: 40_000,
+            destination_port: 80,
+            icmp: Icmp { kind: 8, code: 0 },
+        }
+    }
+
+    #[test]
+    fn every_question_has_an_answer_the_other_way() {
+        for protocol in [Protocol::TCP, Protocol::UDP, Protocol::SCTP, Protocol::ICMPV4, Protocol::GRE] {
+            for question in talk(protocol).questions().unwrap() {
+                let answer = answer(&question).unwrap().unwrap();
+                let (question, answer) =
+                    (Ipv4::new_checked(&question[..]).unwrap(), Ipv4::new_checked(&answer[..]).unwrap());
+                assert_eq!(
+                    (answer.source(), answer.destination()),
+                    (question.destination(), question.source()),
+                    "{protocol}"
+                );
+                assert!(answer.checksum_is_correct());
+            }
+        }
+    }
+
+    #[test]
+    fn tcp_opens_and_echoes_a_byte() {
+        let questions = talk(Protocol::TCP).questions().unwrap();
+        let reply = |question: &[u8]| {
+            let answer = answer(question).unwrap().unwrap();
+            let ip = Ipv4::new_checked(&answer[..]).unwrap();
+            let tcp = Tcp::new_checked(ip.payload()).unwrap();
+            assert!(tcp.checksum_is_correct(ip.pseudo_sum()));
+            assert_eq!((tcp.source_port(), tcp.destination_port()), (L4Port(80), L4Port(40_000)));
+            (tcp.flags(), tcp.acknowledgement(), tcp.payload().to_vec())
+        };
+        assert_eq!(reply(&questions[0]), (Flags(Flags::SYN.0 | Flags::ACK.0), 1001, vec![]));
+        assert_eq!(reply(&questions[1]), (Flags(Flags::PSH.0 | Flags::ACK.0), 1002, SAID.to_vec()));
+    }
+
+    #[test]
+    fn an_echo_reply_keeps_the_identifier_and_gets_no_answer() {
+        let question = talk(Protocol::ICMPV4).questions().unwrap().remove(0);
+        let reply = answer(&question).unwrap().unwrap();
+        let ip = Ipv4::new_checked(&reply[..]).unwrap();
+        let icmp = Icmpv4::new_checked(ip.payload()).unwrap();
+        assert_eq!((icmp.kind(), icmp.identifier()), (icmpv4::Kind::ECHO_REPLY, 40_000));
+        assert!(icmp.checksum_is_correct());
+        assert_eq!(answer(&reply), Ok(None));
+    }
+
+    #[test]
+    fn only_the_time_to_live_may_differ() {
+        let sent = talk(Protocol::UDP).questions().unwrap().remove(0);
+        let mut hopped = sent.clone();
+        Ipv4::new_checked(&mut hopped[..]).unwrap().decrement_ttl();
+        assert!(is_same(&sent, &hopped));
+        let mut changed = sent.clone();
+        *changed.last_mut().unwrap() ^= 1;
+        assert!(!is_same(&sent, &changed));
+        let mut redirected = sent.clone();
+        Ipv4::new_checked(&mut redirected[..]).unwrap().translate_source(Ipv4Addr::new(192, 0, 2, 1));
+        assert!(!is_same(&sent, &redirected));
+    }
+
+    #[test]
+    fn a_frame_gives_its_datagram_back_without_padding() {
+        let datagram = talk(Protocol::UDP).questions().unwrap().remove(0);
+        let mut frame = frame(MacAddr([2, 0, 0, 0, 0, 1]), MacAddr([2, 0, 0, 0, 0, 2]), &datagram).unwrap();
+        frame.resize(64, 0);
+        assert_eq!(datagram_of(&frame), Some(&datagram[..]));
+        frame[12..14].copy_from_slice(&[0x08, 0x06]);
+        assert_eq!(datagram_of(&frame), None);
+    }
+}
