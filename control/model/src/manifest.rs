@@ -28,3 +28,26 @@ fn flatten(value: Value, objects: &mut Vec<Value>) {
         other => objects.push(other),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(text: &str) -> Vec<String> {
+        let name = |value: &Value| value["metadata"]["name"].as_str().unwrap_or("?").to_owned();
+        parse(text).unwrap().iter().map(name).collect()
+    }
+
+    #[test]
+    fn documents_and_lists_are_one_sequence_of_objects() {
+        let text = "---\nmetadata: {name: a}\n---\n---\nkind: List\nitems:\n- metadata: {name: b}\n- {kind: List, items: [{metadata: {name: c}}]}\n---\nmetadata: {name: d}\n";
+        assert_eq!(names(text), ["a", "b", "c", "d"]);
+        assert!(names("").is_empty());
+        assert!(names("# nothing\n").is_empty());
+    }
+
+    #[test]
+    fn json_is_read_too() {
+        assert_eq!(names(r#"{"metadata": {"name": "a"}}"#), ["a"]);
+    }
+}

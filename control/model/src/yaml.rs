@@ -92,9 +92,12 @@ impl Tree {
     }
 }
 
-/// Reads every document of a text; a key given twice in a map is an error.
+/// Reads every document of a text; a key given twice in a map is an error. Only `true` and `false` are booleans, so
+/// that `name: n` is a name.
 pub(crate) fn parse_documents(text: &str) -> Result<Vec<Tree>, YamlError> {
-    let documents: Vec<Spanned<TreeValue>> = serde_saphyr::from_multiple(text).map_err(located)?;
+    let options = serde_saphyr::options! { strict_booleans: true };
+    let documents: Vec<Spanned<TreeValue>> =
+        serde_saphyr::from_multiple_with_options(text, options).map_err(located)?;
     Ok(documents.into_iter().map(Tree::from).collect())
 }
 
@@ -211,6 +214,12 @@ mod tests {
         assert_eq!(parse_documents("a: 1\nb: [1,\n").unwrap_err().line, 2);
         let twice = parse_documents("a: 1\nb: 2\na: 3\n").unwrap_err();
         assert_eq!(twice.line, 3, "{twice}");
+    }
+
+    #[test]
+    fn only_true_and_false_are_booleans() {
+        let tree = &parse_documents("[n, no, on, yes, true, 1e3, ~, \"1\"]").unwrap()[0];
+        assert_eq!(tree.to_json(), serde_json::json!(["n", "no", "on", "yes", true, 1000.0, null, "1"]));
     }
 
     #[test]

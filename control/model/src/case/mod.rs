@@ -3,9 +3,15 @@
 //! [`Case::parse`] reads what the file says and nothing more; [`Case::world`] fills in every default, so that all who
 //! run cases start from the same completed objects and the same resolved flows.
 
+mod fields;
 mod flow;
+mod nodes;
 mod parse;
+mod pods;
 pub mod report;
+mod resolve;
+#[cfg(test)]
+mod tests;
 mod world;
 
 use std::net::IpAddr;

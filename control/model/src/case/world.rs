@@ -1,11 +1,17 @@
 //! The default world: a case with everything filled in that its file leaves open.
+//!
+//! Objects are decoded strictly, given Kubernetes' defaults and validated; one that the API would refuse makes the
+//! case an error unless `rejects` lists it. Then come nodes ([`super::nodes`]), pods ([`super::pods`]), what both of
+//! them name, and the flows ([`super::resolve`]).
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::{Case, External, LabOptions, WorldFlow};
+use super::fields::join;
+use super::{Case, CaseObject, External, LabOptions, WorldFlow, nodes, pods, resolve};
 use crate::cidr::Cidr;
 use crate::convert::NamedPort;
-use crate::object::{FieldError, Object, ObjectKey};
+use crate::object::{FieldError, FieldErrorReason, Kind, Object, ObjectError, ObjectKey};
 
 /// A case completed.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,9 +40,9 @@ pub struct WorldNode {
     pub name: String,
     /// Its address on the fabric.
     pub address: Ipv4Addr,
-    /// The subnet it is in; its router is at the last usable address (`.254` of a /24).
+    /// The subnet it is in.
     pub subnet: Cidr,
-    /// Its router in that subnet.
+    /// Its router: the last usable address of the subnet (`.254` of a /24).
     pub router: Ipv4Addr,
     /// Its block of pod addresses.
     pub pod_cidr: Cidr,
@@ -97,9 +103,146 @@ pub struct WorldError {
     pub message: String,
 }
 
+impl CaseObject {
+    /// An error about a field of this object.
+    pub(super) fn error(&self, field: &str, message: impl Into<String>) -> WorldError {
+        WorldError {
+            line: self.tree.line_of(field),
+            field: join(&format!("objects[{}]", self.index), field),
+            message: format!("{}: {}", self.key, message.into()),
+        }
+    }
+}
+
+/// An object of the case, decoded, and where it was written.
+#[derive(Clone)]
+pub(super) struct Given<'a, T> {
+    pub object: T,
+    pub origin: &'a CaseObject,
+}
+
 impl Case {
     /// Fills in every default and resolves every name.
     pub fn world(&self) -> Result<World, WorldError> {
-        Err(WorldError { line: 1, field: String::new(), message: format!("{}: being written", self.name) })
+        let refused = self.refused()?;
+        let mut given_nodes = Vec::new();
+        let mut given_pods = Vec::new();
+        let mut namespaces = Vec::new();
+        let mut service_accounts = Vec::new();
+        let mut policies = Vec::new();
+        for origin in
+            self.objects.iter().filter(|object| !refused.iter().any(|other| other.key == object.key))
+        {
+            match accepted(origin)? {
+                Object::Node(node) => given_nodes.push(Given { object: *node, origin }),
+                Object::Pod(pod) => given_pods.push(Given { object: *pod, origin }),
+                namespace @ Object::Namespace(_) => namespaces.push(namespace),
+                account @ Object::ServiceAccount(_) => service_accounts.push(account),
+                policy @ Object::NetworkPolicy(_) => policies.push(policy),
+            }
+        }
+
+        let (nodes, node_objects) = nodes::complete(self, &given_nodes, &given_pods)?;
+        let (pods, pod_objects) = pods::complete(&nodes, given_pods)?;
+        let in_namespaces = pod_objects.iter().chain(&service_accounts).chain(&policies).map(Object::key);
+        let named = in_namespaces.chain(refused.iter().map(|object| object.key.clone()));
+        add_named_namespaces(named.collect(), &mut namespaces);
+        add_named_service_accounts(&pod_objects, &mut service_accounts);
+        let (flows, externals) = resolve::flows(self, &nodes, &pods)?;
+
+        let objects = [namespaces, service_accounts, node_objects, pod_objects, policies].concat();
+        Ok(World { objects, nodes, pods, externals, flows, refused, lab: self.lab.clone() })
+    }
+
+    fn refused(&self) -> Result<Vec<RefusedObject>, WorldError> {
+        let refused = self.rejects.iter().enumerate().map(|(index, reject)| {
+            let object = self.objects.iter().find(|object| object.key == reject.key).ok_or(WorldError {
+                line: reject.line,
+                field: format!("rejects[{index}]"),
+                message: format!("{} is none of the case's objects", reject.key),
+            })?;
+            let errors = match Object::from_value(object.value.clone()) {
+                Ok(mut decoded) => {
+                    decoded.set_defaults();
+                    decoded.validate()
+                }
+                Err(error) => decoding_errors(&error),
+            };
+            let (key, value) = (object.key.clone(), object.value.clone());
+            Ok(RefusedObject { key, value, field: reject.field.clone(), errors })
+        });
+        refused.collect()
+    }
+}
+
+/// Decodes and validates an object that the API must take.
+fn accepted(origin: &CaseObject) -> Result<Object, WorldError> {
+    let (errors, object) = match Object::from_value(origin.value.clone()) {
+        Ok(mut object) => {
+            object.set_defaults();
+            (object.validate(), Some(object))
+        }
+        Err(error) => (decoding_errors(&error), None),
+    };
+    match (errors.split_first(), object) {
+        (None, Some(object)) => Ok(object),
+        (Some((first, rest)), _) => {
+            let also: Vec<String> = rest.iter().map(|error| format!("; also {error}")).collect();
+            Err(origin.error(&first.field, format!("{}{}", first.message, also.concat())))
+        }
+        (None, None) => Err(origin.error("", "cannot be decoded")),
+    }
+}
+
+fn decoding_errors(error: &ObjectError) -> Vec<FieldError> {
+    let message = match error {
+        ObjectError::Type { message, .. } => message.clone(),
+        ObjectError::UnknownFields(_) => "unknown field".to_owned(),
+        ObjectError::NoKind { .. } | ObjectError::UnknownKind { .. } => error.to_string(),
+    };
+    let fields = error.fields().into_iter();
+    fields
+        .map(|field| FieldError {
+            field: field.to_owned(),
+            reason: FieldErrorReason::Invalid,
+            message: message.clone(),
+        })
+        .collect()
+}
+
+/// Namespaces that are named but not given, with default contents.
+fn add_named_namespaces(named: Vec<ObjectKey>, namespaces: &mut Vec<Object>) {
+    let mut known: BTreeSet<String> = namespaces.iter().map(|object| object.key().name).collect();
+    for name in named.into_iter().filter_map(|key| key.namespace) {
+        if known.insert(name.clone()) {
+            let mut namespace = Object::from(k8s_openapi::api::core::v1::Namespace::default());
+            namespace.metadata_mut().name = Some(name);
+            namespace.set_defaults();
+            // What a refused object names may itself be no name; then the API refuses both.
+            if namespace.validate().is_empty() {
+                namespaces.push(namespace);
+            }
+        }
+    }
+}
+
+/// Service accounts that pods name but the case does not give.
+fn add_named_service_accounts(pods: &[Object], service_accounts: &mut Vec<Object>) {
+    let mut known: BTreeSet<ObjectKey> = service_accounts.iter().map(Object::key).collect();
+    for pod in pods {
+        let Object::Pod(pod_object) = pod else { continue };
+        let spec = pod_object.spec.as_ref();
+        let Some(name) =
+            spec.and_then(|spec| spec.service_account_name.as_deref()).filter(|name| !name.is_empty())
+        else {
+            continue;
+        };
+        let namespace = pod.key().namespace.unwrap_or_default();
+        if known.insert(ObjectKey::new(Kind::ServiceAccount, Some(&namespace), name)) {
+            let mut account = Object::from(k8s_openapi::api::core::v1::ServiceAccount::default());
+            account.metadata_mut().name = Some(name.to_owned());
+            account.metadata_mut().namespace = Some(namespace);
+            service_accounts.push(account);
+        }
     }
 }

@@ -9,5 +9,6 @@ mod tests;
 
 pub use network_policy::{ConvertedPolicy, DroppedRule, network_policy};
 pub use node::{NodeInfo, node_info};
+pub(crate) use pod::container_ports;
 pub use pod::{NamedPort, PodEndpoint, is_finished, pod_addresses, pod_endpoint};
 pub use profile::{namespace_profile, service_account_profile};

@@ -1,0 +1,226 @@
+//! The flows of the default world: every name an address, every port a number.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use super::{
+    Case, CaseFlow, External, Icmp, Party, Place, PortReference, WorldError, WorldFlow, WorldNode, WorldPod,
+};
+use crate::policy::IpVersion;
+use crate::protocol::Protocol;
+
+/// The resolved flows, and all hosts outside the cluster: the named ones and those that flows name by address.
+pub(super) fn flows(
+    case: &Case,
+    nodes: &[WorldNode],
+    pods: &[WorldPod],
+) -> Result<(Vec<WorldFlow>, Vec<External>), WorldError> {
+    let world = Resolver { case, nodes, pods };
+    let mut externals = Vec::new();
+    for (index, external) in case.externals.iter().enumerate() {
+        if world.place_of(external.ip) != Place::External {
+            return Err(WorldError {
+                line: 1,
+                field: format!("externals[{index}].ip"),
+                message: format!("{} belongs to a node or a pod", external.ip),
+            });
+        }
+        externals.push(external.clone());
+    }
+    let mut flows = Vec::new();
+    for (index, flow) in case.flows.iter().enumerate() {
+        let flow = world.flow(flow).map_err(|(field, message)| WorldError {
+            line: flow.line,
+            field: format!("flows[{index}].{field}"),
+            message,
+        })?;
+        let ends = [(flow.source, flow.source_address), (flow.destination, flow.destination_address)];
+        for (_, ip) in ends.into_iter().filter(|(place, _)| *place == Place::External) {
+            if flow.unsupported.is_none() && !externals.iter().any(|known| known.ip == ip) {
+                externals.push(External { name: ip.to_string(), ip });
+            }
+        }
+        flows.push(flow);
+    }
+    Ok((flows, externals))
+}
+
+struct Resolver<'a> {
+    case: &'a Case,
+    nodes: &'a [WorldNode],
+    pods: &'a [WorldPod],
+}
+
+/// A field of the flow and what is wrong with it.
+type FlowError = (&'static str, String);
+
+/// An end of a flow: where it is and its address, or why it cannot be an end here.
+type End = Result<(Place, IpAddr), String>;
+
+impl Resolver<'_> {
+    fn flow(&self, flow: &CaseFlow) -> Result<WorldFlow, FlowError> {
+        let mut resolved = WorldFlow {
+            line: flow.line,
+            from: flow.from.to_string(),
+            to: flow.to.to_string(),
+            source: Place::External,
+            destination: Place::External,
+            source_address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            destination_address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            protocol: flow.protocol,
+            source_port: flow.source_port,
+            destination_port: None,
+            icmp: icmp(flow),
+            ip_version: flow.ip_version,
+            timeout_ms: flow.timeout_ms,
+            expect: flow.expect,
+            unsupported: None,
+        };
+        let from = self.end("from", &flow.from, flow.ip_version)?;
+        let to = self.end("to", &flow.to, flow.ip_version)?;
+        let ((source, source_address), (destination, destination_address)) = match (from, to) {
+            (Ok(from), Ok(to)) => (from, to),
+            (Err(why), _) | (_, Err(why)) => {
+                resolved.unsupported = Some(why);
+                return Ok(resolved);
+            }
+        };
+        self.not_its_own_node("from", &flow.from, source, destination)?;
+        self.not_its_own_node("to", &flow.to, destination, source)?;
+        resolved.source = source;
+        resolved.destination = destination;
+        resolved.source_address = self.chosen_source(source, source_address, destination);
+        resolved.destination_address = destination_address;
+        resolved.destination_port =
+            flow.port.as_ref().map(|port| self.port(port, flow, destination)).transpose()?;
+        resolved.unsupported = unsupported(flow, source, destination);
+        Ok(resolved)
+    }
+
+    fn end(&self, field: &'static str, party: &Party, version: IpVersion) -> Result<End, FlowError> {
+        let of_version = |address: IpAddr| address.is_ipv6() == (version == IpVersion::V6);
+        let number = if version == IpVersion::V6 { 6 } else { 4 };
+        let without = || format!("{party} has no IPv{number} address");
+        match party {
+            Party::Pod { namespace, name } => {
+                let index = self.pods.iter().position(|pod| pod.namespace == *namespace && pod.name == *name);
+                let index = index.ok_or_else(|| (field, format!("there is no pod {namespace}/{name}")))?;
+                let Some(pod) = self.pods.get(index) else { return Err((field, without())) };
+                if pod.addresses.is_empty() {
+                    return Ok(Err(format!("pod {party} has finished and has no address")));
+                }
+                let address = pod.addresses.iter().copied().find(|address| of_version(*address));
+                let address = address.ok_or_else(|| (field, without()))?;
+                let place = if pod.host_network { Place::Node(pod.node) } else { Place::Pod(index) };
+                Ok(Ok((place, address)))
+            }
+            Party::Node(name) => {
+                let index = self.nodes.iter().position(|node| node.name == *name);
+                let index = index.ok_or_else(|| (field, format!("there is no node {name}")))?;
+                let address = self.nodes.get(index).map(|node| IpAddr::V4(node.address));
+                let address =
+                    address.filter(|address| of_version(*address)).ok_or_else(|| (field, without()))?;
+                Ok(Ok((Place::Node(index), address)))
+            }
+            Party::External(name) => {
+                let external = self.case.externals.iter().find(|external| external.name == *name);
+                let external = external.ok_or_else(|| {
+                    (field, format!("there is no external {name}; name it under externals, with its ip"))
+                })?;
+                if of_version(external.ip) {
+                    Ok(Ok((Place::External, external.ip)))
+                } else {
+                    Err((field, without()))
+                }
+            }
+            Party::Address(address) => {
+                if of_version(*address) {
+                    Ok(Ok((self.place_of(*address), *address)))
+                } else {
+                    Err((field, format!("{address} is no IPv{number} address")))
+                }
+            }
+            Party::Service { .. } => Ok(Err("services are not translated yet".to_owned())),
+        }
+    }
+
+    /// Whose address it is.
+    fn place_of(&self, address: IpAddr) -> Place {
+        let pod = self.pods.iter().position(|pod| !pod.host_network && pod.addresses.contains(&address));
+        let node = || {
+            let own = |node: &WorldNode| address == node.address || address == node.tunnel_address;
+            self.nodes.iter().position(own)
+        };
+        pod.map(Place::Pod).or_else(|| node().map(Place::Node)).unwrap_or(Place::External)
+    }
+
+    /// An address literal is a host outside, and never the node of the pod at the other end: that is `node/NAME`.
+    fn not_its_own_node(
+        &self,
+        field: &'static str,
+        party: &Party,
+        here: Place,
+        there: Place,
+    ) -> Result<(), FlowError> {
+        let (Party::Address(address), Place::Node(node), Place::Pod(pod)) = (party, here, there) else {
+            return Ok(());
+        };
+        let is_own = self.pods.get(pod).is_some_and(|pod| pod.node == node);
+        match self.nodes.get(node) {
+            Some(node) if is_own => Err((
+                field,
+                format!("{address} is the pod's own node; say node/{} if you mean it", node.name),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// A node sends to pods from its tunnel address, whatever address it is known by.
+    fn chosen_source(&self, source: Place, address: IpAddr, destination: Place) -> IpAddr {
+        match (source, destination) {
+            (Place::Node(node), Place::Pod(_)) => {
+                self.nodes.get(node).map_or(address, |node| node.tunnel_address.into())
+            }
+            _ => address,
+        }
+    }
+
+    fn port(&self, port: &PortReference, flow: &CaseFlow, destination: Place) -> Result<u16, FlowError> {
+        let name = match port {
+            PortReference::Number(number) => return Ok(*number),
+            PortReference::Name(name) => name,
+        };
+        let pod = match (&flow.to, destination) {
+            // Named as a pod, it has its ports even where its place is its node.
+            (Party::Pod { namespace, name }, _) => {
+                self.pods.iter().find(|pod| pod.namespace == *namespace && pod.name == *name)
+            }
+            (_, Place::Pod(pod)) => self.pods.get(pod),
+            _ => None,
+        };
+        let pod =
+            pod.ok_or_else(|| ("port", format!("{name:?} is a name, but the destination is no pod")))?;
+        let found = pod.ports.iter().find(|known| known.name == *name && known.protocol == flow.protocol);
+        found.map(|known| known.port).ok_or_else(|| {
+            ("port", format!("the pod has no {} container port called {name:?}", flow.protocol))
+        })
+    }
+}
+
+fn icmp(flow: &CaseFlow) -> Option<Icmp> {
+    match flow.protocol {
+        Protocol::ICMP => Some(flow.icmp.unwrap_or(Icmp { kind: 8, code: 0 })),
+        Protocol::ICMPV6 => Some(flow.icmp.unwrap_or(Icmp { kind: 128, code: 0 })),
+        _ => None,
+    }
+}
+
+fn unsupported(flow: &CaseFlow, source: Place, destination: Place) -> Option<String> {
+    if flow.ip_version == IpVersion::V6 {
+        return Some("IPv6 is not forwarded yet".to_owned());
+    }
+    if source == destination {
+        return Some("packets to oneself stay inside".to_owned());
+    }
+    let is_pod = |place| matches!(place, Place::Pod(_));
+    (!is_pod(source) && !is_pod(destination)).then(|| "neither end is a pod with its own network".to_owned())
+}
