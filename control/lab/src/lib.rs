@@ -1,1 +1,39 @@
-//! (being written)
+//! Clusters of network namespaces from case files: real packets of real kernel sockets through our data plane, objects through the
+//! Kubernetes API, and nothing that stays behind.
+//!
+//! [`Cluster::up`] brings a [`World`](caracal_model::case::World) up; [`run_case`] also sends every flow of a case and judges what came
+//! back; [`sweep`] removes what a crashed run left. `caracal lab` is these, as a command.
+
+mod api;
+mod children;
+mod cluster;
+mod door;
+mod drive;
+mod error;
+mod evidence;
+mod exec;
+mod kernel_node;
+mod name;
+mod network;
+mod plane;
+mod probe;
+mod process;
+mod ready;
+mod responder;
+mod run;
+mod sctp;
+mod state;
+mod stop;
+mod wire;
+
+pub use api::ApiError;
+pub use cluster::{Cluster, Progress, check_root};
+pub use error::LabError;
+pub use exec::{Target, exec};
+pub use name::{DIRECTORY, LabName};
+pub use plane::{PlaneError, Reader};
+pub use process::{MARK, Process};
+pub use ready::{interfaces_of, missing, status};
+pub use run::run_case;
+pub use state::{NodeState, Phase, PodState, ProcessState, State, names, sweep};
+pub use stop::Stop;

@@ -1,0 +1,266 @@
+//! Sends a case's flows through a cluster that is up, and judges what came back.
+//!
+//! Flows start one after the other, so that whatever counter moves is moved by the one that has just started; but who waits for an answer
+//! that does not come waits in the background:
+//!
+//! ```text
+//!   flow 1  ▐▌ answered, counters read
+//!   flow 2    ▐▌ a rule that denies moved ░░░░░░░░░░░░░░░░░░░░░░░░ still waiting for an answer ░░▌ none
+//!   flow 3       ▐▌ answered                                                                     ▌
+//!   flow 4         ▐▌ denied ░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░▐▌
+//!                    └─ within GROUP of flow 2's start; what starts later waits until all are done, because TCP sends again after 1 s
+//! ```
+
+use std::{
+    collections::BTreeSet,
+    sync::mpsc::{self, Receiver, RecvTimeoutError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use caracal_model::case::{
+    Expect, Place, World, WorldFlow,
+    report::{Observation, Observed},
+};
+use nix::sys::signal::Signal;
+
+use crate::{
+    children::lock,
+    cluster::Cluster,
+    error::LabError,
+    evidence::{Evidence, Watchers},
+    probe::{Answer, Probe},
+    process::Process,
+    stop::Stop,
+};
+
+/// How long a flow may keep others from starting.
+const ATTENTION: Duration = Duration::from_millis(250);
+const POLL: Duration = Duration::from_millis(4);
+/// How long flows may start after the first one of them that is still waiting.
+const GROUP: Duration = Duration::from_millis(700);
+/// How long an allowed flow may take to come through while the fastpaths are stopped.
+const STOPPED_TIMEOUT: Duration = Duration::from_millis(300);
+const STOP_LIMIT: Duration = Duration::from_secs(2);
+
+/// A flow that has started.
+struct Started {
+    evidence: Evidence,
+    outcome: Outcome,
+}
+
+enum Outcome {
+    Known(Observation),
+    Answered(Answer),
+    Waiting(Receiver<Answer>),
+}
+
+/// Sends every flow; what was observed of each, in their order.
+pub(crate) fn flows(cluster: &Cluster, world: &World, stop: &Stop) -> Result<Vec<Observation>, LabError> {
+    let mut watchers = Watchers::connect(&cluster.state())?;
+    let mut started = Vec::new();
+    let mut waiting_since: Option<Instant> = None;
+    for flow in &world.flows {
+        stop.check()?;
+        if waiting_since.is_some_and(|since| since.elapsed() > GROUP) {
+            started.iter_mut().for_each(finish);
+            waiting_since = None;
+        }
+        let next = start(cluster, world, flow, &mut watchers)?;
+        if matches!(next.outcome, Outcome::Waiting(_)) {
+            waiting_since = waiting_since.or_else(|| Some(Instant::now()));
+        }
+        started.push(next);
+    }
+    started.iter_mut().for_each(finish);
+    Ok(world.flows.iter().zip(started).map(|(flow, started)| judge(world, flow, started)).collect())
+}
+
+/// Stops every fastpath, tries again every flow that was allowed and that we must carry, and tells which came through nevertheless.
+pub(crate) fn flows_without_us(
+    cluster: &Cluster,
+    world: &World,
+    observations: &[Observation],
+    stop: &Stop,
+) -> Result<Vec<String>, LabError> {
+    let state = lock(cluster.shared_state()).clone();
+    let fastpaths: Vec<Process> = state
+        .processes
+        .iter()
+        .filter(|process| process.name.starts_with("fastpath-"))
+        .filter_map(|process| process.process)
+        .collect();
+    let _continued = Stopped::all(fastpaths);
+    let tried = world
+        .flows
+        .iter()
+        .zip(observations)
+        .filter(|(flow, seen)| flow.expect == Expect::Allow && seen.observed == Observed::Allow && ours(world, flow));
+    let mut failures = Vec::new();
+    let mut waiting = Vec::new();
+    for (flow, _) in tried {
+        let Ok(mut probe) = probe(cluster, world, flow) else { continue };
+        probe.timeout = STOPPED_TIMEOUT;
+        waiting.push((flow, in_background(probe)));
+    }
+    for (flow, receiver) in waiting {
+        stop.check()?;
+        let what = format!("{} → {} {}", flow.from, flow.to, flow.protocol);
+        match receiver.recv().unwrap_or_else(|_| Answer::Failed("the probe ended early".into())) {
+            Answer::Silence(_) => {}
+            Answer::Echoed | Answer::Refused => {
+                failures.push(format!("with the fastpaths stopped, {what} still came through: the kernel carried it"));
+            }
+            Answer::Failed(why) => {
+                failures.push(format!("with the fastpaths stopped, {what} could not be tried: {why}"));
+            }
+        }
+    }
+    Ok(failures)
+}
+
+/// Processes that are stopped, and go on when this is dropped.
+struct Stopped(Vec<Process>);
+
+impl Stopped {
+    fn all(processes: Vec<Process>) -> Self {
+        processes.iter().for_each(|process| process.signal(Signal::SIGSTOP));
+        let start = Instant::now();
+        while !processes.iter().all(|process| process.is_stopped()) && start.elapsed() < STOP_LIMIT {
+            thread::sleep(Duration::from_millis(1));
+        }
+        Self(processes)
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|process| process.signal(Signal::SIGCONT));
+    }
+}
+
+fn start(
+    cluster: &Cluster,
+    world: &World,
+    flow: &WorldFlow,
+    watchers: &mut Watchers,
+) -> Result<Started, LabError> {
+    let probe = match probe(cluster, world, flow) {
+        Ok(probe) => probe,
+        Err(reason) => {
+            let outcome = Outcome::Known(Observation::new(Observed::Unsupported, reason));
+            return Ok(Started { evidence: Evidence::default(), outcome });
+        }
+    };
+    let nodes: BTreeSet<usize> = [flow.source, flow.destination].iter().filter_map(|p| node_of(world, *p)).collect();
+    let before = watchers.snapshot(&nodes)?;
+    let begin = Instant::now();
+    let receiver = in_background(probe);
+    loop {
+        let answer = match receiver.recv_timeout(POLL) {
+            Ok(answer) => Some(answer),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => Some(Answer::Failed("the probe ended early".into())),
+        };
+        let evidence = before.until(&watchers.snapshot(&nodes)?);
+        if let Some(answer) = answer {
+            return Ok(Started { evidence, outcome: Outcome::Answered(answer) });
+        }
+        if !evidence.denied.is_empty() || begin.elapsed() > ATTENTION {
+            return Ok(Started { evidence, outcome: Outcome::Waiting(receiver) });
+        }
+    }
+}
+
+fn finish(started: &mut Started) {
+    if let Outcome::Waiting(receiver) = &started.outcome {
+        let answer = receiver.recv().unwrap_or_else(|_| Answer::Failed("the probe ended early".into()));
+        started.outcome = Outcome::Answered(answer);
+    }
+}
+
+fn in_background(probe: Probe) -> Receiver<Answer> {
+    let (sender, receiver) = mpsc::channel();
+    // Whoever stops listening does not want the answer.
+    thread::spawn(move || drop(sender.send(probe.send())));
+    receiver
+}
+
+fn probe(cluster: &Cluster, world: &World, flow: &WorldFlow) -> Result<Probe, String> {
+    let name = cluster.name();
+    let netns = match flow.source {
+        Place::External => name.outside(),
+        place => {
+            let pod = match place {
+                Place::Pod(index) => world.pods.get(index).filter(|pod| !pod.host_network),
+                _ => None,
+            };
+            match (pod, node_of(world, place).and_then(|index| world.nodes.get(index))) {
+                (Some(pod), _) => name.pod(&pod.namespace, &pod.name),
+                (None, Some(node)) => name.node(&node.name),
+                (None, None) => return Err("the case names no such source".into()),
+            }
+        }
+    };
+    Probe::of(flow, netns, flow.source == Place::External)
+}
+
+fn judge(world: &World, flow: &WorldFlow, started: Started) -> Observation {
+    let Started { evidence, outcome } = started;
+    let answer = match outcome {
+        Outcome::Known(observation) => return observation,
+        Outcome::Answered(answer) => answer,
+        Outcome::Waiting(_) => Answer::Failed("not waited for".into()),
+    };
+    let ours = ours(world, flow);
+    match answer {
+        Answer::Echoed | Answer::Refused => {
+            if ours && !evidence.carried {
+                return Observation::new(
+                    Observed::Error,
+                    "answered, but none of our counters moved: something else carried it",
+                );
+            }
+            let mut why = match (ours, evidence.allowed.is_empty()) {
+                (false, _) => "carried by Linux alone".to_owned(),
+                (true, true) => "no rule was asked".to_owned(),
+                (true, false) => evidence.allowed.join("; "),
+            };
+            if answer == Answer::Refused {
+                why.push_str(&format!(" ({answer})"));
+            }
+            Observation::new(Observed::Allow, why)
+        }
+        Answer::Silence(_) if !evidence.denied.is_empty() => {
+            Observation::new(Observed::Deny, evidence.denied.join("; "))
+        }
+        Answer::Silence(what) => {
+            let accidents = evidence.accidents.join(", ");
+            let but = if accidents.is_empty() { "no counter of ours says why" } else { &accidents };
+            Observation::new(Observed::Error, format!("{what}, but {but}"))
+        }
+        Answer::Failed(what) => Observation::new(Observed::Error, what),
+    }
+}
+
+/// Whether packets of a flow must go through a fastpath: an end is a pod, and an end is on a node of ours. A pod that speaks to itself
+/// never leaves its namespace.
+fn ours(world: &World, flow: &WorldFlow) -> bool {
+    let is_pod = |place: Place| match place {
+        Place::Pod(index) => world.pods.get(index).is_some_and(|pod| !pod.host_network),
+        Place::Node(_) | Place::External => false,
+    };
+    let is_on_ours = |place: Place| {
+        node_of(world, place).and_then(|index| world.nodes.get(index)).is_some_and(|node| !node.kernel)
+    };
+    let ends = [flow.source, flow.destination];
+    flow.source != flow.destination && ends.into_iter().any(is_pod) && ends.into_iter().any(is_on_ours)
+}
+
+fn node_of(world: &World, place: Place) -> Option<usize> {
+    match place {
+        Place::Pod(index) => world.pods.get(index).map(|pod| pod.node),
+        Place::Node(index) => Some(index),
+        Place::External => None,
+    }
+}
