@@ -1,1 +1,66 @@
-//! (being written)
+//! Caracal's API server: what is needed of the Kubernetes API, from an embedded store on disk.
+//!
+//! ```text
+//!   kubectl, agents ──TLS, bearer token──► server ──► handlers ──► path, request   what is asked
+//!                                                        │         admission       decode, complete, judge
+//!                                                        │         patch           merge, JSON, strategic merge
+//!                                                        ▼         view            whole, table, metadata
+//!                                                      store ────► watch           the log, followed by cursors
+//!   kinds: the table of what is served                             discovery, openapi
+//! ```
+//!
+//! Pods are deleted at once: there is no kubelet here to wait for, so a grace period is taken as zero.
+
+mod admission;
+mod credentials;
+mod discovery;
+mod handlers;
+mod kinds;
+mod metadata;
+mod namespaces;
+mod openapi;
+mod patch;
+mod path;
+mod request;
+mod schema;
+mod selector;
+mod server;
+mod shape;
+mod status;
+mod store;
+mod view;
+mod watch;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+pub use server::{ServeError, Server, serve};
+
+/// What `caracal apiserver` is told.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where everything is kept; made if it is not there.
+    pub data_dir: PathBuf,
+    /// Where to listen. Port 0: any free one; the kubeconfig says which.
+    pub listen: SocketAddr,
+    /// Where to write the kubeconfig that clients use: it holds the token, and is readable by its owner only.
+    pub write_kubeconfig: PathBuf,
+}
+
+/// What answers requests.
+struct App {
+    store: store::Store,
+    token: String,
+    /// Becomes true when the server is to stop: watches end.
+    stop: tokio::sync::watch::Receiver<bool>,
+}
+
+impl App {
+    /// Whether an `Authorization` header carries the token. Takes the same time wherever they differ.
+    fn admits(&self, authorization: &str) -> bool {
+        let sent = authorization.strip_prefix("Bearer ").unwrap_or("").as_bytes();
+        let token = self.token.as_bytes();
+        let differ = sent.iter().zip(token).fold(0, |differ, (a, b)| differ | (a ^ b));
+        sent.len() == token.len() && differ == 0
+    }
+}

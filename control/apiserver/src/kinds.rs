@@ -1,0 +1,259 @@
+//! The table of what is served. A new kind is one row: a [`Resource`] here or in a file of its own.
+
+mod event;
+mod namespace;
+mod network_policy;
+mod node;
+mod pod;
+mod service_account;
+
+use k8s_openapi::jiff::Timestamp;
+use serde_json::Value;
+
+use crate::shape::Shape;
+use crate::status::Cause;
+
+/// Whether a resource's objects live in namespaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// They belong to the cluster.
+    Cluster,
+    /// They belong to a namespace.
+    Namespaced,
+}
+
+/// One row: a resource, its names, and what is special about it.
+pub struct Resource {
+    /// API group; empty for the core.
+    pub group: &'static str,
+    /// API version.
+    pub version: &'static str,
+    /// `NetworkPolicy`.
+    pub kind: &'static str,
+    /// `networkpolicies`.
+    pub plural: &'static str,
+    /// `networkpolicy`.
+    pub singular: &'static str,
+    /// `netpol`.
+    pub short_names: &'static [&'static str],
+    /// `all`.
+    pub categories: &'static [&'static str],
+    /// Cluster or namespace.
+    pub scope: Scope,
+    /// Whether `/status` is written apart from the rest.
+    pub status: bool,
+    /// Whether `metadata.generation` counts changes.
+    pub generation: bool,
+    /// What a field selector may name, beside metadata.name and metadata.namespace.
+    pub fields: &'static [&'static str],
+    /// Its type, for decoding and for the schemas.
+    pub shape: fn() -> Shape,
+    /// Fills in what Kubernetes fills in: defaults, and at creation the initial status.
+    pub prepare: fn(&mut Value, Moment),
+    /// Everything wrong with an object beyond its shape and metadata.
+    pub validate: fn(&Value) -> Vec<Cause>,
+    /// Everything wrong with a change (before, after) of what `/status` does not cover.
+    pub validate_change: fn(&Value, &Value) -> Vec<Cause>,
+    /// What `kubectl get` shows.
+    pub columns: &'static [Column],
+}
+
+impl std::fmt::Debug for Resource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.qualified())
+    }
+}
+
+impl PartialEq for Resource {
+    fn eq(&self, other: &Resource) -> bool {
+        (self.group, self.version, self.plural) == (other.group, other.version, other.plural)
+    }
+}
+
+impl Eq for Resource {}
+
+impl Resource {
+    /// `networkpolicies.networking.k8s.io`; the plural alone in the core group.
+    pub fn qualified(&self) -> String {
+        match self.group {
+            "" => self.plural.to_owned(),
+            group => format!("{}.{group}", self.plural),
+        }
+    }
+
+    /// `networking.k8s.io/v1`; the version alone in the core group.
+    pub fn api_version(&self) -> String {
+        match self.group {
+            "" => self.version.to_owned(),
+            group => format!("{group}/{}", self.version),
+        }
+    }
+
+    /// `/apis/networking.k8s.io/v1`.
+    pub fn root(&self) -> String {
+        match self.group {
+            "" => format!("/api/{}", self.version),
+            group => format!("/apis/{group}/{}", self.version),
+        }
+    }
+}
+
+/// When an object is prepared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// It is being made.
+    Create,
+    /// It replaces another.
+    Update,
+}
+
+/// A column of `kubectl get`.
+pub struct Column {
+    /// Its header.
+    pub name: &'static str,
+    /// OpenAPI type: `string`, `integer`.
+    pub kind: &'static str,
+    /// 0: always; 1: with `-o wide`.
+    pub priority: u8,
+    /// What it says, for people.
+    pub description: &'static str,
+    /// The cell of an object, at a moment.
+    pub cell: fn(&Value, Timestamp) -> Value,
+}
+
+/// All that is served, in the order of discovery.
+pub static RESOURCES: &[Resource] = &[
+    event::EVENT,
+    namespace::NAMESPACE,
+    node::NODE,
+    pod::POD,
+    service_account::SERVICE_ACCOUNT,
+    network_policy::NETWORK_POLICY,
+];
+
+/// The row of a resource, by the names in its path.
+pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Resource> {
+    RESOURCES
+        .iter()
+        .find(|resource| (resource.group, resource.version, resource.plural) == (group, version, plural))
+}
+
+/// The served groups with their versions, in the table's order.
+pub fn groups() -> Vec<(&'static str, &'static str)> {
+    let mut groups = Vec::new();
+    for resource in RESOURCES {
+        if !groups.contains(&(resource.group, resource.version)) {
+            groups.push((resource.group, resource.version));
+        }
+    }
+    groups
+}
+
+/// Nothing to fill in, nothing to check.
+fn leave(_: &mut Value, _: Moment) {}
+
+fn no_causes(_: &Value) -> Vec<Cause> {
+    Vec::new()
+}
+
+fn any_change(_: &Value, _: &Value) -> Vec<Cause> {
+    Vec::new()
+}
+
+/// The text at a JSON pointer; empty if there is none.
+fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
+    object.pointer(pointer).and_then(Value::as_str).unwrap_or("")
+}
+
+/// The list at a JSON pointer; empty if there is none.
+fn items<'a>(object: &'a Value, pointer: &str) -> &'a [Value] {
+    object.pointer(pointer).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+}
+
+/// Sets a field of an object unless it is there.
+fn default_to(object: &mut Value, field: &str, value: impl Into<Value>) {
+    if let Some(map) = object.as_object_mut()
+        && map.get(field).is_none_or(Value::is_null)
+    {
+        map.insert(field.into(), value.into());
+    }
+}
+
+/// The members of the list at a JSON pointer, to change.
+fn items_mut<'a>(object: &'a mut Value, pointer: &str) -> impl Iterator<Item = &'a mut Value> {
+    object.pointer_mut(pointer).and_then(Value::as_array_mut).into_iter().flatten()
+}
+
+const NAME: Column = Column {
+    name: "Name",
+    kind: "string",
+    priority: 0,
+    description: "The name, unique within the namespace.",
+    cell: |object, _| text(object, "/metadata/name").into(),
+};
+
+const AGE: Column = Column {
+    name: "Age",
+    kind: "string",
+    priority: 0,
+    description: "How long ago it was made.",
+    cell: |object, now| age(text(object, "/metadata/creationTimestamp"), now).into(),
+};
+
+/// How long ago an instant was, as kubectl says it: the two largest units while they matter.
+fn age(since: &str, now: Timestamp) -> String {
+    let Ok(since) = since.parse::<Timestamp>() else { return "<unknown>".to_owned() };
+    let seconds = (now.as_second() - since.as_second()).max(0);
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    let with = |large: i64, unit: &str, small: i64, small_unit: &str| match small {
+        0 => format!("{large}{unit}"),
+        small => format!("{large}{unit}{small}{small_unit}"),
+    };
+    match seconds {
+        0..120 => format!("{seconds}s"),
+        120..600 => with(minutes, "m", seconds % 60, "s"),
+        600..10_800 => format!("{minutes}m"),
+        10_800..28_800 => with(hours, "h", minutes % 60, "m"),
+        28_800..172_800 => format!("{hours}h"),
+        172_800..691_200 => with(days, "d", hours % 24, "h"),
+        _ if days < 730 => format!("{days}d"),
+        _ => with(days / 365, "y", days % 365, "d"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_read_as_kubectl_writes_them() {
+        let now: Timestamp = "2026-01-10T00:00:00Z".parse().expect("an instant");
+        for (since, told) in [
+            ("2026-01-10T00:00:05Z", "0s"),
+            ("2026-01-09T23:58:01Z", "119s"),
+            ("2026-01-09T23:55:30Z", "4m30s"),
+            ("2026-01-09T23:30:00Z", "30m"),
+            ("2026-01-09T19:30:00Z", "4h30m"),
+            ("2026-01-09T02:00:00Z", "22h"),
+            ("2026-01-07T02:00:00Z", "2d22h"),
+            ("2025-12-01T00:00:00Z", "40d"),
+            ("2023-01-01T00:00:00Z", "3y10d"),
+            ("", "<unknown>"),
+        ] {
+            assert_eq!(age(since, now), told, "{since}");
+        }
+    }
+
+    #[test]
+    fn no_two_rows_share_a_path_or_a_short_name() {
+        let mut names = Vec::new();
+        for resource in RESOURCES {
+            names.push(format!("{}/{}", resource.root(), resource.plural));
+            names.extend(resource.short_names.iter().map(|name| (*name).to_owned()));
+        }
+        let all = names.len();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), all);
+    }
+}

@@ -1,0 +1,108 @@
+//! Kubernetes network policies.
+
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use serde_json::{Value, json};
+
+use super::node::or_none;
+use super::{
+    AGE, Column, Moment, NAME, Resource, Scope, any_change, default_to, items, items_mut, no_causes, text,
+};
+use crate::shape::Shape;
+
+pub const NETWORK_POLICY: Resource = Resource {
+    group: "networking.k8s.io",
+    version: "v1",
+    kind: "NetworkPolicy",
+    plural: "networkpolicies",
+    singular: "networkpolicy",
+    short_names: &["netpol"],
+    categories: &[],
+    scope: Scope::Namespaced,
+    status: false,
+    generation: true,
+    fields: &[],
+    shape: Shape::of::<NetworkPolicy>,
+    prepare,
+    validate: no_causes,
+    validate_change: any_change,
+    columns: &[
+        NAME,
+        Column {
+            name: "Pod-Selector",
+            kind: "string",
+            priority: 0,
+            description: "The pods that it is for.",
+            cell: |object, _| or_none(&selector(object.pointer("/spec/podSelector"))),
+        },
+        AGE,
+    ],
+};
+
+fn prepare(object: &mut Value, _: Moment) {
+    let Some(spec) = object.get_mut("spec").filter(|spec| spec.is_object()) else { return };
+    default_to(spec, "podSelector", json!({}));
+    // Without policyTypes: Ingress always, Egress if there are egress rules.
+    if items(spec, "/policyTypes").is_empty() {
+        let egress = !items(spec, "/egress").is_empty();
+        spec["policyTypes"] = if egress { json!(["Ingress", "Egress"]) } else { json!(["Ingress"]) };
+    }
+    for direction in ["/ingress", "/egress"] {
+        for rule in items_mut(spec, direction) {
+            for port in items_mut(rule, "/ports") {
+                default_to(port, "protocol", "TCP");
+            }
+        }
+    }
+}
+
+/// A label selector as one line.
+fn selector(selector: Option<&Value>) -> String {
+    let Some(selector) = selector else { return String::new() };
+    let labels = selector.get("matchLabels").and_then(Value::as_object);
+    let mut terms: Vec<String> = labels
+        .into_iter()
+        .flatten()
+        .map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or("")))
+        .collect();
+    for expression in items(selector, "/matchExpressions") {
+        let key = text(expression, "/key");
+        let values: Vec<&str> = items(expression, "/values").iter().filter_map(Value::as_str).collect();
+        let values = values.join(",");
+        terms.push(match text(expression, "/operator") {
+            "In" => format!("{key} in ({values})"),
+            "NotIn" => format!("{key} notin ({values})"),
+            "DoesNotExist" => format!("!{key}"),
+            _ => key.to_owned(),
+        });
+    }
+    terms.join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_policy_gets_kubernetes_defaults() {
+        let mut policy = json!({ "spec": { "podSelector": {}, "egress": [{ "ports": [{ "port": 53 }] }] } });
+        prepare(&mut policy, Moment::Create);
+        assert_eq!(policy["spec"]["policyTypes"], json!(["Ingress", "Egress"]));
+        assert_eq!(policy["spec"]["egress"][0]["ports"][0]["protocol"], "TCP");
+
+        let mut policy = json!({ "spec": { "podSelector": {}, "egress": [] } });
+        prepare(&mut policy, Moment::Create);
+        assert_eq!(policy["spec"]["policyTypes"], json!(["Ingress"]));
+    }
+
+    #[test]
+    fn a_selector_reads_as_one_line() {
+        let told = selector(Some(&json!({
+            "matchLabels": { "app": "web" },
+            "matchExpressions": [
+                { "key": "tier", "operator": "In", "values": ["a", "b"] },
+                { "key": "old", "operator": "DoesNotExist" },
+            ],
+        })));
+        assert_eq!(told, "app=web,tier in (a,b),!old");
+    }
+}

@@ -1,0 +1,135 @@
+//! Nodes.
+
+use k8s_openapi::api::core::v1::Node;
+use serde_json::Value;
+
+use super::{AGE, Column, Moment, NAME, Resource, Scope, default_to, items, no_causes, text};
+use crate::shape::Shape;
+use crate::status::Cause;
+
+pub const NODE: Resource = Resource {
+    group: "",
+    version: "v1",
+    kind: "Node",
+    plural: "nodes",
+    singular: "node",
+    short_names: &["no"],
+    categories: &[],
+    scope: Scope::Cluster,
+    status: true,
+    generation: false,
+    fields: &["spec.unschedulable"],
+    shape: Shape::of::<Node>,
+    prepare,
+    validate: no_causes,
+    validate_change,
+    columns: &[
+        NAME,
+        Column {
+            name: "Status",
+            kind: "string",
+            priority: 0,
+            description: "Whether its kubelet says that it is ready.",
+            cell: status,
+        },
+        Column {
+            name: "Roles",
+            kind: "string",
+            priority: 0,
+            description: "Its node-role.kubernetes.io labels.",
+            cell: roles,
+        },
+        AGE,
+        Column {
+            name: "Version",
+            kind: "string",
+            priority: 0,
+            description: "Its kubelet's version.",
+            cell: |object, _| text(object, "/status/nodeInfo/kubeletVersion").into(),
+        },
+        Column {
+            name: "Internal-IP",
+            kind: "string",
+            priority: 1,
+            description: "Its address within the cluster.",
+            cell: |object, _| address(object, "InternalIP"),
+        },
+        Column {
+            name: "External-IP",
+            kind: "string",
+            priority: 1,
+            description: "Its address outside.",
+            cell: |object, _| address(object, "ExternalIP"),
+        },
+        Column {
+            name: "Pod-CIDR",
+            kind: "string",
+            priority: 1,
+            description: "The addresses of its pods.",
+            cell: |object, _| or_none(text(object, "/spec/podCIDR")),
+        },
+    ],
+};
+
+fn prepare(object: &mut Value, _: Moment) {
+    // The singular and the plural say the same; either may be sent.
+    let single = text(object, "/spec/podCIDR").to_owned();
+    let first = items(object, "/spec/podCIDRs").first().and_then(Value::as_str).unwrap_or("").to_owned();
+    default_to(object, "spec", serde_json::json!({}));
+    match (single.is_empty(), first.is_empty()) {
+        (false, true) => object["spec"]["podCIDRs"] = serde_json::json!([single]),
+        (true, false) => object["spec"]["podCIDR"] = first.into(),
+        _ => {}
+    }
+}
+
+fn validate_change(before: &Value, after: &Value) -> Vec<Cause> {
+    let (old, new) = (items(before, "/spec/podCIDRs"), items(after, "/spec/podCIDRs"));
+    if old.is_empty() || old == new {
+        return Vec::new();
+    }
+    vec![Cause {
+        field: "spec.podCIDRs".into(),
+        message: "Forbidden: node updates may not change podCIDR except from \"\" to valid".into(),
+    }]
+}
+
+fn status(object: &Value, _: k8s_openapi::jiff::Timestamp) -> Value {
+    let ready =
+        items(object, "/status/conditions").iter().find(|condition| text(condition, "/type") == "Ready");
+    let mut told = match ready.map(|condition| text(condition, "/status")) {
+        Some("True") => "Ready",
+        Some(_) => "NotReady",
+        None => "Unknown",
+    }
+    .to_owned();
+    if object.pointer("/spec/unschedulable").and_then(Value::as_bool) == Some(true) {
+        told.push_str(",SchedulingDisabled");
+    }
+    told.into()
+}
+
+fn roles(object: &Value, _: k8s_openapi::jiff::Timestamp) -> Value {
+    let labels = object.pointer("/metadata/labels").and_then(Value::as_object);
+    let mut roles: Vec<&str> = labels
+        .into_iter()
+        .flatten()
+        .filter_map(|(label, value)| match label.strip_prefix("node-role.kubernetes.io/") {
+            Some(role) => Some(role),
+            None if label == "kubernetes.io/role" => value.as_str(),
+            None => None,
+        })
+        .collect();
+    roles.sort_unstable();
+    or_none(&roles.join(","))
+}
+
+fn address(object: &Value, kind: &str) -> Value {
+    let found = items(object, "/status/addresses").iter().find(|address| text(address, "/type") == kind);
+    or_none(found.map_or("", |address| text(address, "/address")))
+}
+
+/// The text, or what kubectl says where there is none.
+pub fn or_none(text: &str) -> Value {
+    if text.is_empty() { "<none>" } else { text }.into()
+}

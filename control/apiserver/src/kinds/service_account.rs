@@ -1,0 +1,35 @@
+//! Service accounts.
+
+use k8s_openapi::api::core::v1::ServiceAccount;
+
+use super::{AGE, Column, NAME, Resource, Scope, any_change, items, leave, no_causes};
+use crate::shape::Shape;
+
+pub const SERVICE_ACCOUNT: Resource = Resource {
+    group: "",
+    version: "v1",
+    kind: "ServiceAccount",
+    plural: "serviceaccounts",
+    singular: "serviceaccount",
+    short_names: &["sa"],
+    categories: &[],
+    scope: Scope::Namespaced,
+    status: false,
+    generation: false,
+    fields: &[],
+    shape: Shape::of::<ServiceAccount>,
+    prepare: leave,
+    validate: no_causes,
+    validate_change: any_change,
+    columns: &[
+        NAME,
+        Column {
+            name: "Secrets",
+            kind: "string",
+            priority: 0,
+            description: "How many secrets it may use.",
+            cell: |object, _| items(object, "/secrets").len().into(),
+        },
+        AGE,
+    ],
+};

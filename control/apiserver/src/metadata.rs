@@ -1,0 +1,227 @@
+//! What is the same for all kinds: names, labels, and the metadata that the server owns. Pure, but for random names.
+
+use std::time::SystemTime;
+
+use k8s_openapi::jiff::Timestamp;
+use serde_json::{Map, Value};
+
+use crate::kinds::{Resource, Scope};
+use crate::selector::{is_label_key, is_label_value};
+use crate::status::Cause;
+
+/// Lower-case letters, digits, `-` and `.`; parts begin and end with a letter or digit; at most 253.
+pub fn is_dns_subdomain(text: &str) -> bool {
+    text.len() <= 253 && text.split('.').all(is_dns_part)
+}
+
+/// Lower-case letters, digits and `-`; begins and ends with a letter or digit; at most 63.
+pub fn is_dns_label(text: &str) -> bool {
+    text.len() <= 63 && is_dns_part(text)
+}
+
+fn is_dns_part(text: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let bytes = text.as_bytes();
+    bytes.first().copied().is_some_and(plain)
+        && bytes.last().copied().is_some_and(plain)
+        && bytes.iter().all(|byte| plain(*byte) || *byte == b'-')
+}
+
+/// The text of a metadata field; empty if there is none.
+pub fn field<'a>(object: &'a Value, name: &str) -> &'a str {
+    object.get("metadata").and_then(|metadata| metadata.get(name)).and_then(Value::as_str).unwrap_or("")
+}
+
+/// The metadata, to change. An object whose metadata is no object gets an empty one.
+pub fn of(object: &mut Value) -> &mut Map<String, Value> {
+    if !object.is_object() {
+        *object = Value::Object(Map::new());
+    }
+    let metadata = &mut object["metadata"];
+    if !metadata.is_object() {
+        *metadata = Value::Object(Map::new());
+    }
+    match metadata {
+        Value::Object(map) => map,
+        _ => unreachable!("it was just made an object"),
+    }
+}
+
+/// Now, in whole seconds.
+pub fn timestamp() -> Timestamp {
+    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let seconds = i64::try_from(since_1970.as_secs()).unwrap_or(i64::MAX);
+    Timestamp::from_second(seconds).unwrap_or(Timestamp::MAX)
+}
+
+/// Now, as objects say it.
+pub fn now() -> String {
+    timestamp().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+/// Random letters and digits that spell no words, for names from `generateName`.
+fn suffix() -> String {
+    const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+    let random = uuid::Uuid::new_v4();
+    random.as_bytes()[..5]
+        .iter()
+        .map(|byte| char::from(ALPHABET[usize::from(*byte) % ALPHABET.len()]))
+        .collect()
+}
+
+/// A name from `generateName`.
+pub fn generated_name(prefix: &str) -> String {
+    const ROOM: usize = 63 - 5;
+    let prefix: String = prefix.chars().take(ROOM).collect();
+    prefix + &suffix()
+}
+
+/// What the server writes into the metadata of a new object, and what it does not take from anyone.
+pub fn stamp(resource: &Resource, object: &mut Value) {
+    let metadata = of(object);
+    for ours in
+        ["resourceVersion", "selfLink", "managedFields", "deletionTimestamp", "deletionGracePeriodSeconds"]
+    {
+        metadata.remove(ours);
+    }
+    metadata.insert("uid".into(), uuid::Uuid::new_v4().to_string().into());
+    metadata.insert("creationTimestamp".into(), now().into());
+    if resource.generation {
+        metadata.insert("generation".into(), 1.into());
+    } else {
+        metadata.remove("generation");
+    }
+}
+
+/// What a new version of an object keeps from the old one, whatever was sent.
+pub fn carry_over(resource: &Resource, before: &Value, after: &mut Value) {
+    let old = before.get("metadata").and_then(Value::as_object);
+    let generation = old.and_then(|old| old.get("generation")).and_then(Value::as_i64).unwrap_or(1);
+    let metadata = of(after);
+    for ours in ["selfLink", "managedFields"] {
+        metadata.remove(ours);
+    }
+    for ours in [
+        "uid",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "generateName",
+        "generation",
+    ] {
+        match old.and_then(|old| old.get(ours)) {
+            Some(value) => metadata.insert(ours.into(), value.clone()),
+            None => metadata.remove(ours),
+        };
+    }
+    if resource.generation {
+        let changed = desired(before) != desired(after);
+        of(after).insert("generation".into(), (generation + i64::from(changed)).into());
+    }
+}
+
+/// The part of an object that people want, as against what the system says of it.
+fn desired(object: &Value) -> Vec<(&String, &Value)> {
+    let fields = object.as_object().into_iter().flatten();
+    fields.filter(|(name, _)| !["metadata", "status"].contains(&name.as_str())).collect()
+}
+
+/// Everything wrong with an object's metadata.
+pub fn validate(resource: &Resource, object: &Value) -> Vec<Cause> {
+    let mut causes = Vec::new();
+    let mut wrong = |field: String, message: String| causes.push(Cause { field, message });
+    let name = field(object, "name");
+    let good = if resource.kind == "Namespace" { is_dns_label(name) } else { is_dns_subdomain(name) };
+    if name.is_empty() {
+        wrong("metadata.name".into(), "Required value: name or generateName is required".into());
+    } else if !good {
+        wrong(
+            "metadata.name".into(),
+            format!(
+                "Invalid value: \"{name}\": must be lower-case letters, digits, '-'{} with a letter or digit at each end",
+                if resource.kind == "Namespace" { ", at most 63," } else { " or '.', at most 253," }
+            ),
+        );
+    }
+    if resource.scope == Scope::Cluster && !field(object, "namespace").is_empty() {
+        wrong("metadata.namespace".into(), "Forbidden: not allowed on this type".into());
+    }
+    let map = |name: &str| {
+        let map = object.get("metadata").and_then(|metadata| metadata.get(name)).and_then(Value::as_object);
+        map.into_iter().flatten()
+    };
+    for (key, value) in map("labels") {
+        if !is_label_key(key) {
+            wrong("metadata.labels".into(), format!("Invalid value: \"{key}\": is not a label key"));
+        }
+        let value = value.as_str().unwrap_or("");
+        if !is_label_value(value) {
+            wrong("metadata.labels".into(), format!("Invalid value: \"{value}\": is not a label value"));
+        }
+    }
+    const ANNOTATIONS_MOST: usize = 256 << 10;
+    let mut size = 0;
+    for (key, value) in map("annotations") {
+        size += key.len() + value.as_str().map_or(0, str::len);
+        if !is_label_key(&key.to_lowercase()) {
+            wrong(
+                "metadata.annotations".into(),
+                format!("Invalid value: \"{key}\": is not an annotation key"),
+            );
+        }
+    }
+    if size > ANNOTATIONS_MOST {
+        wrong(
+            "metadata.annotations".into(),
+            format!("Too long: may not be more than {ANNOTATIONS_MOST} bytes"),
+        );
+    }
+    causes
+}
+
+/// Whether something must still be done before the object may go.
+pub fn has_finalizers(object: &Value) -> bool {
+    let finalizers = object.pointer("/metadata/finalizers").and_then(Value::as_array);
+    finalizers.is_some_and(|finalizers| !finalizers.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kinds;
+    use serde_json::json;
+
+    #[test]
+    fn generated_names_are_legal_and_differ() {
+        let long = "a".repeat(80);
+        for prefix in ["pod-", long.as_str()] {
+            let (one, other) = (generated_name(prefix), generated_name(prefix));
+            assert!(is_dns_label(&one), "{one}");
+            assert_ne!(one, other);
+        }
+    }
+
+    #[test]
+    fn generation_counts_changes_of_what_is_wanted_only() {
+        let policies = kinds::find("networking.k8s.io", "v1", "networkpolicies").expect("served");
+        let before = json!({ "metadata": { "name": "a", "generation": 3, "uid": "u" }, "spec": { "x": 1 } });
+        let mut labelled = json!({ "metadata": { "name": "a", "labels": { "b": "c" } }, "spec": { "x": 1 } });
+        carry_over(policies, &before, &mut labelled);
+        assert_eq!(
+            (&labelled["metadata"]["generation"], &labelled["metadata"]["uid"]),
+            (&json!(3), &json!("u"))
+        );
+        let mut changed = json!({ "metadata": { "name": "a" }, "spec": { "x": 2 } });
+        carry_over(policies, &before, &mut changed);
+        assert_eq!(changed["metadata"]["generation"], 4);
+    }
+
+    #[test]
+    fn every_wrong_label_and_name_is_told() {
+        let pods = kinds::find("", "v1", "pods").expect("served");
+        let causes =
+            validate(pods, &json!({ "metadata": { "name": "A", "labels": { "-": "x", "a": "-" } } }));
+        let fields: Vec<&str> = causes.iter().map(|cause| cause.field.as_str()).collect();
+        assert_eq!(fields, ["metadata.name", "metadata.labels", "metadata.labels"]);
+    }
+}

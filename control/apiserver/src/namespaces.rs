@@ -1,0 +1,152 @@
+//! What Kubernetes' controllers do for namespaces: the initial ones exist, each has a service account, and the content
+//! of one that is deleted goes with it.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use crate::App;
+use crate::admission;
+use crate::kinds::{self, RESOURCES, Resource, Scope};
+use crate::metadata;
+use crate::status::ApiError;
+use crate::store::{Change, CommitError, Condition, Key, Range};
+
+/// Namespaces that are there from the start and stay.
+pub const INITIAL: [&str; 4] = ["default", "kube-node-lease", "kube-public", "kube-system"];
+
+/// Where the namespace's object lives.
+pub fn key(name: &str) -> Key {
+    Key::new("namespaces", "", name)
+}
+
+/// The row of namespaces.
+pub fn resource() -> &'static Resource {
+    served("namespaces")
+}
+
+/// A row of the core group, by its plural.
+fn served(plural: &str) -> &'static Resource {
+    kinds::find("", "v1", plural).unwrap_or(&RESOURCES[0])
+}
+
+/// Whether it is being deleted.
+pub fn is_terminating(namespace: &Value) -> bool {
+    !metadata::field(namespace, "deletionTimestamp").is_empty()
+}
+
+/// Makes what is missing, and goes on with deletions that a stop interrupted.
+pub async fn start(app: &Arc<App>) -> Result<(), ApiError> {
+    for name in INITIAL {
+        make(app, resource(), &json!({ "metadata": { "name": name } }), None).await?;
+    }
+    let range = Range { resource: "namespaces".into(), namespace: None };
+    for (key, stored) in app.store.list(&range, None, None)?.items {
+        if is_terminating(&stored.value) {
+            clear(app, &key.name);
+        } else {
+            furnish(app, &key.name).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Gives a namespace its service account.
+pub async fn furnish(app: &App, namespace: &str) -> Result<(), ApiError> {
+    let account = json!({ "metadata": { "name": "default", "namespace": namespace } });
+    make(app, served("serviceaccounts"), &account, Some(namespace)).await
+}
+
+/// Makes an object unless it is there.
+async fn make(
+    app: &App,
+    resource: &'static Resource,
+    object: &Value,
+    namespace: Option<&str>,
+) -> Result<(), ApiError> {
+    let validation = admission::FieldValidation::Strict;
+    let mut object = admission::decode(resource, namespace, object.clone(), validation)?.object;
+    admission::create(resource, &mut object)?;
+    let key = Key::new(resource.qualified(), namespace.unwrap_or(""), metadata::field(&object, "name"));
+    if app.store.get(&key).is_some() {
+        return Ok(());
+    }
+    let mut conditions = vec![Condition::Absent(key.clone())];
+    if let Some(namespace) = namespace {
+        let namespace = self::key(namespace);
+        match app.store.get(&namespace) {
+            Some(stored) => conditions.push(Condition::Unchanged(namespace, stored.revision)),
+            None => return Ok(()),
+        }
+    }
+    match app.store.commit(Change { key, conditions, value: Some(object) }).await {
+        // Somebody else made it, or the namespace is going.
+        Ok(_) | Err(CommitError::Unmet(_)) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Deletes, in the background, what lives in a terminating namespace, and then the namespace.
+pub fn clear(app: &Arc<App>, name: &str) {
+    let (app, name) = (Arc::clone(app), name.to_owned());
+    tokio::spawn(async move {
+        let mut revisions = app.store.revisions();
+        let mut stop = app.stop.clone();
+        loop {
+            revisions.mark_unchanged();
+            match sweep(&app, &name).await {
+                Ok(true) => return,
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::error!(
+                        namespace = name,
+                        error = error.message,
+                        "the namespace could not be cleared"
+                    );
+                    return;
+                }
+            }
+            // What is left waits for its finalizers: look again when something has changed.
+            tokio::select! {
+                changed = revisions.changed() => if changed.is_err() { return },
+                _ = stop.wait_for(|stop| *stop) => return,
+            }
+        }
+    });
+}
+
+/// Deletes what can be deleted; whether the namespace is gone.
+async fn sweep(app: &App, name: &str) -> Result<bool, ApiError> {
+    for resource in RESOURCES.iter().filter(|resource| resource.scope == Scope::Namespaced) {
+        let range = Range { resource: resource.qualified(), namespace: Some(name.to_owned()) };
+        for (key, stored) in app.store.list(&range, None, None)?.items {
+            let mut value = None;
+            if metadata::has_finalizers(&stored.value) {
+                if !metadata::field(&stored.value, "deletionTimestamp").is_empty() {
+                    continue;
+                }
+                let mut object = stored.value.clone();
+                metadata::of(&mut object).insert("deletionTimestamp".into(), metadata::now().into());
+                value = Some(object);
+            }
+            let conditions = vec![Condition::Unchanged(key.clone(), stored.revision)];
+            match app.store.commit(Change { key, conditions, value }).await {
+                // One that was changed meanwhile is met again: its change wakes us.
+                Ok(_) | Err(CommitError::Unmet(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    let key = key(name);
+    let Some(stored) = app.store.get(&key) else { return Ok(true) };
+    if metadata::has_finalizers(&stored.value) {
+        return Ok(false);
+    }
+    let conditions =
+        vec![Condition::NamespaceEmpty(name.to_owned()), Condition::Unchanged(key.clone(), stored.revision)];
+    match app.store.commit(Change { key, conditions, value: None }).await {
+        Ok(_) => Ok(true),
+        Err(CommitError::Unmet(_)) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,76 @@
+//! Patches: a sent change and a stored object in, the changed object out. Pure.
+
+mod strategic;
+
+use serde_json::Value;
+
+use crate::kinds::Resource;
+use crate::schema::definitions;
+use crate::status::{ApiError, Cause};
+
+/// A sent change.
+#[derive(Debug)]
+pub enum Patch {
+    /// RFC 6902: a list of operations.
+    Json(json_patch::Patch),
+    /// RFC 7386: objects merge, all else is replaced, null deletes.
+    Merge(Value),
+    /// Kubernetes' own: as merge, but lists may merge by a key of their members.
+    Strategic(Value),
+}
+
+impl Patch {
+    /// Reads a body as its media type says.
+    pub fn parse(media_type: &str, body: &[u8]) -> Result<Patch, ApiError> {
+        let json = || -> Result<Value, ApiError> {
+            serde_json::from_slice(body)
+                .map_err(|error| ApiError::bad_request(format!("the patch is not JSON: {error}")))
+        };
+        let object = || -> Result<Value, ApiError> {
+            let value = json()?;
+            if value.is_object() {
+                Ok(value)
+            } else {
+                Err(ApiError::bad_request("the patch is not an object"))
+            }
+        };
+        match media_type {
+            "application/json-patch+json" => serde_json::from_value(json()?)
+                .map(Patch::Json)
+                .map_err(|error| ApiError::bad_request(format!("the body is not a JSON patch: {error}"))),
+            "application/merge-patch+json" => Ok(Patch::Merge(object()?)),
+            "application/strategic-merge-patch+json" => Ok(Patch::Strategic(object()?)),
+            "application/apply-patch+yaml" => Err(ApiError::unsupported_media_type(
+                "server-side apply is not served here; use kubectl apply without --server-side",
+            )),
+            other => Err(ApiError::unsupported_media_type(format!(
+                "the body's media type is \"{other}\"; patches are application/json-patch+json, \
+                 application/merge-patch+json or application/strategic-merge-patch+json"
+            ))),
+        }
+    }
+
+    /// The object as the patch leaves it.
+    pub fn apply(&self, resource: &Resource, object: &Value) -> Result<Value, ApiError> {
+        let name = crate::metadata::field(object, "name");
+        let refused =
+            |why: String| ApiError::invalid(resource, name, &[Cause { field: "patch".into(), message: why }]);
+        match self {
+            Patch::Json(patch) => {
+                let mut changed = object.clone();
+                json_patch::patch(&mut changed, patch).map_err(|error| refused(error.to_string()))?;
+                if changed.is_object() { Ok(changed) } else { Err(refused("leaves no object".into())) }
+            }
+            Patch::Merge(patch) => {
+                let mut changed = object.clone();
+                json_patch::merge(&mut changed, patch);
+                Ok(changed)
+            }
+            Patch::Strategic(patch) => {
+                strategic::merge(object, patch, definitions().root(resource)).map_err(|error| {
+                    ApiError::bad_request(format!("the strategic merge patch is wrong: {error}"))
+                })
+            }
+        }
+    }
+}

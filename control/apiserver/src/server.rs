@@ -1,0 +1,168 @@
+//! The listening side: TLS connections in, requests to the handlers, and an orderly end.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::Request;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+
+use crate::credentials::{Credentials, CredentialsError};
+use crate::store::{LogLimits, OpenError, Store};
+use crate::{App, Options, handlers, namespaces};
+
+mod stall;
+
+use stall::StallLimit;
+
+/// The server cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The data directory cannot be made.
+    #[error("--data-dir {dir}: {error}")]
+    DataDir {
+        /// Which.
+        dir: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    /// Keys, token or kubeconfig.
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
+    /// The address cannot be listened on.
+    #[error("--listen {address}: {error}")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        error: io::Error,
+    },
+    /// The initial objects cannot be written.
+    #[error("the initial namespaces cannot be made: {0}")]
+    Initial(String),
+}
+
+/// A running server. Dropping it stops it too, without waiting.
+pub struct Server {
+    address: SocketAddr,
+    stop: watch::Sender<bool>,
+    accepting: JoinHandle<()>,
+}
+
+impl Server {
+    /// Where it really listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Stops: no new connections; watches end; requests under way are answered.
+    pub async fn stop(mut self) {
+        self.stop.send_replace(true);
+        let _ = (&mut self.accepting).await;
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.send_replace(true);
+    }
+}
+
+/// Opens the store, writes the kubeconfig and begins to serve.
+///
+/// The kubeconfig is written last: when it is there, the server answers.
+pub async fn serve(options: Options) -> Result<Server, ServeError> {
+    let dir = &options.data_dir;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(|error| ServeError::DataDir { dir: dir.clone(), error })?;
+    let store = Store::open(&dir.join("store.redb"), LogLimits::default())?;
+    let credentials = Credentials::load(dir, options.listen.ip())?;
+    let listening = |error| ServeError::Listen { address: options.listen, error };
+    let listener = TcpListener::bind(options.listen).await.map_err(listening)?;
+    let address = listener.local_addr().map_err(listening)?;
+
+    let (stop, stopped) = watch::channel(false);
+    let app = Arc::new(App { store, token: credentials.token.clone(), stop: stopped.clone() });
+    namespaces::start(&app).await.map_err(|error| ServeError::Initial(error.message))?;
+    let tls = TlsAcceptor::from(Arc::clone(&credentials.tls));
+    let accepting = tokio::spawn(accept(listener, tls, app, stopped));
+    credentials.write_kubeconfig(&options.write_kubeconfig, address)?;
+    tracing::info!(%address, "serving");
+    Ok(Server { address, stop, accepting })
+}
+
+/// How long requests under way may take once the server is told to stop.
+const STOPPING_MOST: Duration = Duration::from_secs(5);
+/// How long a client may take for its handshake, and for a request's head.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+async fn accept(listener: TcpListener, tls: TlsAcceptor, app: Arc<App>, mut stop: watch::Receiver<bool>) {
+    let graceful = Arc::new(GracefulShutdown::new());
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = stop.wait_for(|stop| *stop) => break,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let watcher = graceful.watcher();
+                let (tls, app) = (tls.clone(), Arc::clone(&app));
+                tokio::spawn(async move {
+                    if let Some(connection) = connect(stream, &tls, app).await
+                        && let Err(error) = watcher.watch(connection).await
+                    {
+                        tracing::debug!(%error, "a connection ended");
+                    }
+                });
+            }
+            Err(error) => {
+                // Out of file descriptors, say: connections that end will help.
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+    drop(listener);
+    if let Some(graceful) = Arc::into_inner(graceful)
+        && tokio::time::timeout(STOPPING_MOST, graceful.shutdown()).await.is_err()
+    {
+        tracing::warn!("some requests were cut off");
+    }
+}
+
+/// Shakes hands, and sets up what answers the connection's requests.
+async fn connect(
+    stream: TcpStream,
+    tls: &TlsAcceptor,
+    app: Arc<App>,
+) -> Option<impl hyper_util::server::graceful::GracefulConnection<Error = hyper::Error>> {
+    // Watch events are small and urgent.
+    stream.set_nodelay(true).ok()?;
+    let stream = tokio::time::timeout(PATIENCE, tls.accept(stream)).await.ok()?.ok()?;
+    let service = service_fn(move |request: Request<hyper::body::Incoming>| {
+        let app = Arc::clone(&app);
+        async move { Ok::<_, std::convert::Infallible>(handlers::answer(app, request.map(Body::new)).await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(PATIENCE)
+        .serve_connection(TokioIo::new(StallLimit::new(stream, PATIENCE)), service);
+    Some(connection)
+}
