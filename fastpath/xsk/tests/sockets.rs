@@ -250,11 +250,17 @@ fn kernel_accepts(checksum: Option<Checksum>, field: impl Fn(u16) -> u16) -> boo
         let mut frame = pool.take().unwrap();
         frame.append(packet.len()).unwrap().copy_from_slice(&packet);
         sender.transmit(frame, TxOptions { more: false, checksum }).unwrap();
-        drain(&mut sender, &mut pool);
-        // The packet has been judged once its frame is back.
+        // Without a checksum at all, which is legal: when this one has arrived, the other has been judged.
+        send_packet(&mut sender, &mut pool, &ipv4(A, B, 17, 0, &udp(1, 9, b"last")));
         assert_eq!(sender.statistics().unwrap().tx_invalid_descriptors, 0);
         let mut buffer = [0; 16];
-        let accepted = matches!(socket.recv(&mut buffer), Ok(5)) && &buffer[..5] == b"hello";
+        let mut next = || {
+            let len = eventually("a datagram", || socket.recv(&mut buffer).ok());
+            buffer[..len].to_vec()
+        };
+        let first = next();
+        let accepted = first == b"hello";
+        assert_eq!(if accepted { next() } else { first }, b"last");
         sender.close(&mut pool);
         assert_eq!(pool.free(), 64);
         accepted
@@ -279,7 +285,6 @@ fn the_receiving_kernel_completes_a_half_made_checksum_that_the_metadata_name() 
 #[test]
 fn without_metadata_a_half_made_checksum_is_a_wrong_one() {
     assert!(!kernel_accepts(None, |pseudo| pseudo));
-    assert!(kernel_accepts(None, |_| 0), "no checksum at all is legal, so the path itself works");
 }
 
 #[test]
