@@ -23,9 +23,10 @@ pub mod prefix;
 pub mod rule_counters;
 pub mod tunnel;
 
-pub use builder::{ApplyError, KernelRoute, TableBuilder};
-pub use endpoint::{Endpoint, EndpointIndex, EndpointTable};
-pub use fib::{Fib, FibEntry, NextHop};
+pub use builder::{ApplyError, AssignWorker, KernelRoute, Malformed, TableBuilder};
+pub use caracal_plane_api::Encapsulation;
+pub use endpoint::{Addresses, Endpoint, EndpointIndex, EndpointTable};
+pub use fib::{Fib, FibEntry, NextHop, Origin};
 pub use neighbor::{NeighborIndex, NeighborTable};
 pub use node::{NodeConfig, NodeTable};
 pub use policy::{ClassId, FlowDirection, FlowTuple, Judgement, PolicyListId, PolicyTable, RuleId, RuleName};

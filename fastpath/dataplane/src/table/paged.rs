@@ -13,6 +13,11 @@
 
 use std::sync::Arc;
 
+use caracal_wire::MacAddr;
+
+use super::fib::FibEntry;
+use super::policy::ClassId;
+
 /// The reader's part: immutable, cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Paged<T, const N: usize> {
@@ -62,7 +67,37 @@ impl<T, const N: usize> Default for PagedBuilder<T, N> {
     }
 }
 
-impl<T: Clone + Default + PartialEq, const N: usize> PagedBuilder<T, N> {
+/// What an array may hold; its default is nothing.
+pub trait Slot: Clone + Default {
+    /// Whether setting one to the other would change nothing.
+    fn is_same(&self, other: &Self) -> bool;
+}
+
+/// Plain values are the same when they are equal.
+macro_rules! plain_slots {
+    ($($plain:ty),*) => {$(
+        impl Slot for $plain {
+            fn is_same(&self, other: &Self) -> bool {
+                self == other
+            }
+        }
+    )*};
+}
+
+plain_slots!(u32, ClassId, Option<FibEntry>, Option<MacAddr>);
+
+/// Shared things are the same when they are one.
+impl<T> Slot for Option<Arc<T>> {
+    fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            (None, None) => true,
+            _ => false,
+        }
+    }
+}
+
+impl<T: Slot, const N: usize> PagedBuilder<T, N> {
     const _POWER_OF_TWO: () = assert!(N.is_power_of_two());
 
     /// The value at `index`, if its page has any.
@@ -84,19 +119,19 @@ impl<T: Clone + Default + PartialEq, const N: usize> PagedBuilder<T, N> {
 
     /// Sets the value at `index`; copies its page if a reader may hold it.
     pub fn set(&mut self, index: usize, value: T) {
-        if self.get(index) != Some(&value) {
+        if !self.get(index).is_some_and(|held| held.is_same(&value)) {
             self.page_mut(index)[index % N] = value;
         }
     }
 
     /// Sets `index` to the default, and lets its page go if nothing else is in it.
     pub fn clear(&mut self, index: usize) {
-        if self.get(index).is_none_or(|value| *value == T::default()) {
+        if self.get(index).is_none_or(|value| value.is_same(&T::default())) {
             return;
         }
         let page = self.page_mut(index);
         page[index % N] = T::default();
-        if page.iter().all(|value| *value == T::default()) {
+        if page.iter().all(|value| value.is_same(&T::default())) {
             self.pages[index / N] = None;
         }
     }

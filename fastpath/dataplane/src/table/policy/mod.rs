@@ -35,9 +35,12 @@ use super::rule_counters::RuleCounters;
 
 pub use name::{RuleAction, RuleName, RuleOwner};
 
-pub(super) use builder::{EndpointPolicy, PolicyBuilder};
-pub(super) use rules::{Binding, RuleError};
-pub(super) use sets::{MemberError, Membership};
+pub use rules::RuleError;
+pub use sets::MemberError;
+
+pub(super) use builder::PolicyBuilder;
+pub(super) use rules::{Binding, Owner, RuleList, Tier};
+pub(super) use sets::{Member, SetId};
 
 /// Names a set of memberships. Never reused; 0 is the class of addresses that are in no set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -47,8 +50,8 @@ pub struct ClassId(pub u32);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct PolicyListId(pub u32);
 
-/// Names what can decide: see [`RuleName`]. Never reused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// Names what can decide: see [`RuleName`]. Never reused; 0 is that nothing matched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct RuleId(pub u32);
 
 impl RuleId {

@@ -10,7 +10,7 @@ use super::FlowDirection;
 pub enum RuleName {
     /// A rule of a policy.
     Rule {
-        /// The tier that the policy was reached in.
+        /// The policy's tier.
         tier: Arc<str>,
         /// The policy.
         policy: RuleOwner,

@@ -1,0 +1,509 @@
+//! The controller's mutable state, and how it becomes [`Tables`].
+//!
+//! ```text
+//!   apply(transaction) ─► State (what is stated) ─changes─┐
+//!   kernel_routes, local_addresses, set_neighbor ─────────┤ to routes, tunnels, policy; endpoints wait for build,
+//!                                                         ▼ since their lists need settled classes
+//!   build(): settle classes → bind endpoints → find tunnels' next hops → snapshots of all parts, one root
+//! ```
+
+mod error;
+mod routes;
+mod state;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use caracal_plane_api as plane;
+use caracal_wire::MacAddr;
+
+use super::endpoint::{self, Endpoint, EndpointIndex, EndpointTable};
+use super::fib::{FibEntry, NextHop, Origin};
+use super::lpm::LpmBuilder;
+use super::neighbor::{self, NeighborIndex, NeighborTable};
+use super::node::NodeTable;
+use super::paged::PagedBuilder;
+use super::policy::{Binding, FlowDirection, PolicyBuilder, PolicyListId, RuleList, RuleName, Tier};
+use super::prefix::Prefix;
+use super::tunnel::{self, Tunnel, TunnelIndex, TunnelTable, Underlay};
+use super::{Generation, RuleId, Tables};
+use routes::Routes;
+use state::{Change, EndpointSpec, Key, State, Target, Thing, TierSpec, TunnelSpec};
+
+pub use error::{ApplyError, Malformed};
+
+/// A route of the kernel, as the netlink mirror knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct KernelRoute {
+    /// Its destination.
+    pub prefix: Prefix,
+    /// The interface it leads to.
+    pub ifindex: u32,
+    /// The gateway; None: the destination is on the link.
+    pub gateway: Option<IpAddr>,
+    /// Largest IP packet that fits.
+    pub mtu: u16,
+}
+
+/// Chooses the worker that owns a new endpoint, by its id and interface.
+pub type AssignWorker = Box<dyn FnMut(&str, &str) -> u16 + Send>;
+
+/// The state that tables are built from. Lives on the controller thread.
+pub struct TableBuilder {
+    assign: AssignWorker,
+    generation: Generation,
+    state: State,
+    policy: PolicyBuilder,
+    routes: Routes,
+    kernel: BTreeMap<Prefix, KernelRoute>,
+    local_addresses: BTreeSet<IpAddr>,
+    endpoints: Endpoints,
+    tunnels: Tunnels,
+    neighbors: Neighbors,
+    /// The ways to other nodes may have changed.
+    underlay_is_stale: bool,
+}
+
+#[derive(Default)]
+struct Endpoints {
+    by_id: BTreeMap<Arc<str>, (EndpointIndex, Arc<Endpoint>)>,
+    table: PagedBuilder<Option<Arc<Endpoint>>, { endpoint::PAGE }>,
+    /// Who has an address. Two may for a moment, when a pod's address is given to another: the newer gets its packets.
+    owners: BTreeMap<IpAddr, BTreeSet<EndpointIndex>>,
+    ever: u32,
+    /// Those to look at in the next build.
+    dirty: BTreeSet<Arc<str>>,
+}
+
+#[derive(Default)]
+struct Tunnels {
+    by_node: HashMap<Arc<str>, (TunnelIndex, Arc<TunnelSpec>)>,
+    table: PagedBuilder<Option<Arc<Tunnel>>, { tunnel::PAGE }>,
+    by_source: LpmBuilder,
+    ever: u32,
+}
+
+#[derive(Default)]
+struct Neighbors {
+    macs: PagedBuilder<Option<MacAddr>, { neighbor::PAGE }>,
+    by_address: Arc<HashMap<(u32, IpAddr), NeighborIndex>>,
+}
+
+impl TableBuilder {
+    /// For so many workers. `assign` chooses the worker of an endpoint when it is first seen.
+    pub fn new(workers: u16, assign: AssignWorker) -> TableBuilder {
+        TableBuilder {
+            assign,
+            generation: Generation::default(),
+            state: State::default(),
+            policy: PolicyBuilder::new(workers),
+            routes: Routes::default(),
+            kernel: BTreeMap::new(),
+            local_addresses: BTreeSet::new(),
+            endpoints: Endpoints::default(),
+            tunnels: Tunnels::default(),
+            neighbors: Neighbors::default(),
+            underlay_is_stale: false,
+        }
+    }
+
+    // ---- the control plane ----
+
+    /// Applies `transaction` whole, or nothing of it. With `in_sync` it also ends a resynchronisation: what no transaction
+    /// since [`begin_resync`](Self::begin_resync) has named is removed.
+    pub fn apply(&mut self, transaction: &plane::Transaction) -> Result<(), ApplyError> {
+        let changes = self.state.apply(transaction, &mut self.policy)?;
+        for change in changes {
+            self.take_on(change);
+        }
+        Ok(())
+    }
+
+    /// A controller has connected: everything stays, until it has named what it wants.
+    pub fn begin_resync(&mut self) {
+        self.state.begin_resync();
+    }
+
+    /// Whether a controller's whole state has been applied, and no other has begun since.
+    pub fn in_sync(&self) -> bool {
+        self.state.in_sync()
+    }
+
+    // ---- the kernel ----
+
+    /// Replaces all routes of the kernel. Of several for a prefix the first counts. Routes through our own host ports must
+    /// be left out: they lead back here.
+    pub fn kernel_routes(&mut self, routes: &[KernelRoute]) {
+        let mut new = BTreeMap::new();
+        for route in routes {
+            new.entry(route.prefix).or_insert(*route);
+        }
+        let gone: Vec<Prefix> =
+            self.kernel.keys().filter(|prefix| !new.contains_key(prefix)).copied().collect();
+        for prefix in gone {
+            self.remove_kernel_route(prefix);
+        }
+        for route in new.into_values() {
+            self.set_kernel_route(route);
+        }
+    }
+
+    /// Adds a route of the kernel, or replaces the one with its prefix.
+    pub fn set_kernel_route(&mut self, route: KernelRoute) {
+        if self.kernel.insert(route.prefix, route) == Some(route) {
+            return;
+        }
+        let next_hop = match route.gateway {
+            Some(address) => {
+                NextHop::Gateway { address, neighbor: self.neighbors.index(route.ifindex, address) }
+            }
+            None => NextHop::OnLink,
+        };
+        let entry = FibEntry::Via { ifindex: route.ifindex, next_hop, mtu: route.mtu };
+        self.routes.state(route.prefix, Origin::Kernel, Some(entry));
+        self.underlay_is_stale = true;
+    }
+
+    /// Removes the kernel's route for `prefix`.
+    pub fn remove_kernel_route(&mut self, prefix: Prefix) {
+        if self.kernel.remove(&prefix).is_some() {
+            self.routes.state(prefix, Origin::Kernel, None);
+            self.underlay_is_stale = true;
+        }
+    }
+
+    /// Replaces the host's own addresses.
+    pub fn local_addresses(&mut self, addresses: &[IpAddr]) {
+        let new: BTreeSet<IpAddr> = addresses.iter().copied().collect();
+        for gone in self.local_addresses.difference(&new) {
+            self.routes.state(Prefix::host(*gone), Origin::KernelLocal, None);
+        }
+        for come in new.difference(&self.local_addresses) {
+            self.routes.state(Prefix::host(*come), Origin::KernelLocal, Some(FibEntry::LocalHost));
+        }
+        self.local_addresses = new;
+        self.underlay_is_stale = true;
+    }
+
+    /// What the kernel knows of a neighbour; None: not resolved, or gone.
+    pub fn set_neighbor(&mut self, ifindex: u32, address: IpAddr, mac: Option<MacAddr>) {
+        if mac.is_none() && !self.neighbors.by_address.contains_key(&(ifindex, address)) {
+            return;
+        }
+        let neighbor = self.neighbors.index(ifindex, address);
+        match mac {
+            Some(mac) => self.neighbors.macs.set(neighbor.0 as usize, Some(mac)),
+            None => self.neighbors.macs.clear(neighbor.0 as usize),
+        }
+    }
+
+    // ---- the result ----
+
+    /// The next generation's tables.
+    pub fn build(&mut self) -> Arc<Tables> {
+        if self.policy.settle() {
+            self.rebind_endpoints();
+        }
+        for id in std::mem::take(&mut self.endpoints.dirty) {
+            self.build_endpoint(&id);
+        }
+        if std::mem::take(&mut self.underlay_is_stale) {
+            self.find_underlay();
+        }
+        self.generation.0 += 1;
+        let node = match self.state.get(&Key::Node) {
+            Some(Thing::Node(config)) => Some(Arc::clone(config)),
+            _ => None,
+        };
+        Arc::new(Tables {
+            generation: self.generation,
+            node: NodeTable::new(node),
+            fib: self.routes.snapshot(),
+            endpoints: EndpointTable { endpoints: self.endpoints.table.snapshot() },
+            policy: self.policy.snapshot(),
+            tunnels: TunnelTable {
+                tunnels: self.tunnels.table.snapshot(),
+                by_source: self.tunnels.by_source.snapshot(),
+            },
+            neighbors: NeighborTable {
+                macs: self.neighbors.macs.snapshot(),
+                by_address: Arc::clone(&self.neighbors.by_address),
+            },
+        })
+    }
+
+    /// What the uplink must hand to us besides tunnels: addresses of local endpoints, and local blocks.
+    pub fn captures(&self) -> BTreeSet<Prefix> {
+        let endpoints = self.endpoints.owners.keys().copied().map(Prefix::host);
+        let blocks = self.state.iter().filter_map(|(key, thing)| match (key, thing) {
+            (Key::Route(prefix), Thing::Route(Target::LocalBlock)) => Some(*prefix),
+            _ => None,
+        });
+        endpoints.chain(blocks).collect()
+    }
+
+    /// The endpoints of the last build, by id.
+    pub fn endpoints(&self) -> impl Iterator<Item = (EndpointIndex, &Arc<Endpoint>)> {
+        self.endpoints.by_id.values().map(|(index, endpoint)| (*index, endpoint))
+    }
+
+    /// Next hops of the last build whose link-layer addresses packets need: gateways, and nodes on the link.
+    pub fn wanted_neighbors(&self) -> BTreeSet<(u32, IpAddr)> {
+        let gateways = self.routes.entries().filter_map(|entry| match entry {
+            FibEntry::Via { ifindex, next_hop: NextHop::Gateway { address, .. }, .. } => Some((*ifindex, *address)),
+            _ => None,
+        });
+        let tunnels = self.tunnels.by_node.values();
+        let underlays = tunnels.filter_map(|(index, _)| self.tunnels.get(*index)?.underlay);
+        gateways.chain(underlays.map(|underlay| (underlay.ifindex, underlay.next_hop))).collect()
+    }
+
+    /// Those of [`wanted_neighbors`](Self::wanted_neighbors) that the kernel has not resolved.
+    pub fn unresolved_neighbors(&self) -> usize {
+        let wanted = self.wanted_neighbors();
+        wanted.iter().filter(|neighbor| !self.neighbors.is_resolved(neighbor)).count()
+    }
+
+    /// Every route in force, and where it came from.
+    pub fn routes(&self) -> impl Iterator<Item = (Prefix, FibEntry, Origin)> {
+        self.routes.iter()
+    }
+
+    /// Everything that can decide about flows.
+    pub fn rules(&self) -> impl Iterator<Item = (RuleId, &RuleName)> {
+        self.policy.rules()
+    }
+
+    /// What `rule` is.
+    pub fn rule_name(&self, rule: RuleId) -> Option<&RuleName> {
+        self.policy.rule_name(rule)
+    }
+
+    // ---- taking on what has changed ----
+
+    fn take_on(&mut self, (key, thing): Change) {
+        match (&key, thing) {
+            (Key::Policy(_) | Key::Profile(_), _) => {
+                let users = self.state.users(&key).filter_map(|user| match user {
+                    Key::Endpoint(id) => Some(Arc::clone(id)),
+                    _ => None,
+                });
+                self.endpoints.dirty.extend(users);
+            }
+            (Key::Endpoint(id), _) => {
+                self.endpoints.dirty.insert(Arc::clone(id));
+            }
+            (Key::Tunnel(node), Some(Thing::Tunnel(spec))) => {
+                self.tunnels.set(node, spec);
+                self.underlay_is_stale = true;
+            }
+            (Key::Tunnel(node), _) => self.tunnels.remove(node),
+            (Key::Route(prefix), thing) => {
+                let entry = match thing {
+                    Some(Thing::Route(target)) => self.entry(&target),
+                    _ => None,
+                };
+                self.routes.state(*prefix, Origin::Plane, entry);
+                self.underlay_is_stale = true;
+            }
+            (Key::Node | Key::Set(_), _) => {}
+        }
+    }
+
+    fn entry(&self, target: &Target) -> Option<FibEntry> {
+        Some(match target {
+            Target::Remote { node, encapsulation } => {
+                let (tunnel, _) = self.tunnels.by_node.get(node)?;
+                FibEntry::Tunnel { tunnel: *tunnel, encapsulation: *encapsulation }
+            }
+            Target::LocalBlock => FibEntry::Blackhole,
+            Target::LocalHost => FibEntry::LocalHost,
+        })
+    }
+
+    /// Gives every endpoint the lists that its own addresses' classes ask for.
+    fn rebind_endpoints(&mut self) {
+        for (index, endpoint) in self.endpoints.by_id.values_mut() {
+            let policy_in = self.policy.rebind(endpoint.policy_in, endpoint.addresses.iter());
+            let policy_out = self.policy.rebind(endpoint.policy_out, endpoint.addresses.iter());
+            if (policy_in, policy_out) != (endpoint.policy_in, endpoint.policy_out) {
+                *endpoint = Arc::new(Endpoint { policy_in, policy_out, ..Endpoint::clone(endpoint) });
+                self.endpoints.table.set(index.0 as usize, Some(Arc::clone(endpoint)));
+            }
+        }
+    }
+
+    /// Makes the endpoint what is stated of it: there, changed or gone.
+    fn build_endpoint(&mut self, id: &Arc<str>) {
+        let spec = match self.state.get(&Key::Endpoint(Arc::clone(id))) {
+            Some(Thing::Endpoint(spec)) => Some(Arc::clone(spec)),
+            _ => None,
+        };
+        let former = self.endpoints.by_id.remove(id);
+        if let Some(spec) = &spec {
+            let (index, worker) = match &former {
+                Some((index, former)) => (*index, former.worker),
+                None => (self.endpoints.new_index(), (self.assign)(id, &spec.interface)),
+            };
+            let endpoint = Arc::new(Endpoint {
+                addresses: spec.addresses,
+                worker,
+                policy_in: self.bind(FlowDirection::Ingress, &spec.ingress, spec),
+                policy_out: self.bind(FlowDirection::Egress, &spec.egress, spec),
+                id: Arc::clone(id),
+                interface: Arc::clone(&spec.interface),
+            });
+            self.endpoints.table.set(index.0 as usize, Some(Arc::clone(&endpoint)));
+            for address in endpoint.addresses.iter() {
+                self.endpoints.owners.entry(address).or_default().insert(index);
+                self.route_to_owner(address);
+            }
+            self.endpoints.by_id.insert(Arc::clone(id), (index, endpoint));
+        }
+        let Some((index, former)) = former else { return };
+        if spec.is_none() {
+            self.endpoints.table.clear(index.0 as usize);
+        }
+        for address in former.addresses.iter() {
+            if spec.as_ref().is_some_and(|spec| spec.addresses.contains(address)) {
+                continue;
+            }
+            if let Some(owners) = self.endpoints.owners.get_mut(&address) {
+                owners.remove(&index);
+                if owners.is_empty() {
+                    self.endpoints.owners.remove(&address);
+                }
+            }
+            self.route_to_owner(address);
+        }
+        // Only now, so that lists which stay in use keep their ids.
+        self.policy.release(former.policy_in);
+        self.policy.release(former.policy_out);
+    }
+
+    fn route_to_owner(&mut self, address: IpAddr) {
+        let newest = self.endpoints.owners.get(&address).and_then(BTreeSet::last);
+        let entry = newest.map(|index| FibEntry::Endpoint(*index));
+        self.routes.state(Prefix::host(address), Origin::Endpoint, entry);
+    }
+
+    fn bind(&mut self, direction: FlowDirection, tiers: &[TierSpec], spec: &EndpointSpec) -> PolicyListId {
+        let list = |key: Key| match self.state.get(&key) {
+            Some(Thing::Rules(rules)) => Some(Arc::clone(match direction {
+                FlowDirection::Ingress => &rules.ingress,
+                FlowDirection::Egress => &rules.egress,
+            })),
+            _ => None,
+        };
+        // The state refuses references to nothing, so no list is missing.
+        let lists = |policies: &[_]| -> Vec<Arc<RuleList>> {
+            policies.iter().cloned().filter_map(|policy| list(Key::Policy(policy))).collect()
+        };
+        let tiers = tiers.iter().map(|tier| Tier {
+            name: Arc::clone(&tier.name),
+            default_deny: tier.default_deny,
+            policies: lists(&tier.policies),
+        });
+        let profiles = spec.profiles.iter().cloned().filter_map(|name| list(Key::Profile(name)));
+        let binding = Binding { tiers: tiers.collect(), profiles: profiles.collect() };
+        self.policy.bind(direction, &binding, spec.addresses.iter())
+    }
+
+    /// Finds the next hop to every other node.
+    fn find_underlay(&mut self) {
+        let fib = self.routes.snapshot();
+        for (node, (index, spec)) in &self.tunnels.by_node {
+            let underlay = match fib.lookup(spec.node_address) {
+                Some(FibEntry::Via { ifindex, next_hop, mtu }) => {
+                    let (next_hop, neighbor) = match next_hop {
+                        NextHop::Gateway { address, neighbor } => (*address, *neighbor),
+                        NextHop::OnLink => {
+                            (spec.node_address, self.neighbors.index(*ifindex, spec.node_address))
+                        }
+                    };
+                    Some(Underlay { ifindex: *ifindex, next_hop, neighbor, mtu: *mtu })
+                }
+                _ => None,
+            };
+            let tunnel = Tunnel {
+                node_address: spec.node_address,
+                tunnel_mac: spec.tunnel_mac,
+                underlay,
+                tunnel_address: spec.tunnel_address,
+                node: Arc::clone(node),
+            };
+            if self.tunnels.get(*index) != Some(&tunnel) {
+                self.tunnels.table.set(index.0 as usize, Some(Arc::new(tunnel)));
+            }
+        }
+    }
+}
+
+impl Endpoints {
+    fn new_index(&mut self) -> EndpointIndex {
+        self.ever += 1;
+        EndpointIndex(self.ever - 1)
+    }
+}
+
+impl Tunnels {
+    fn get(&self, index: TunnelIndex) -> Option<&Tunnel> {
+        self.table.get(index.0 as usize)?.as_deref()
+    }
+
+    /// Its place in the table follows when its next hop is looked for.
+    fn set(&mut self, node: &Arc<str>, spec: Arc<TunnelSpec>) {
+        let index = match self.by_node.get(node) {
+            Some((index, _)) => *index,
+            None => {
+                self.ever += 1;
+                TunnelIndex(self.ever - 1)
+            }
+        };
+        let source = spec.node_address;
+        let former = self.by_node.insert(Arc::clone(node), (index, spec));
+        if let Some((_, former)) = former
+            && former.node_address != source
+        {
+            self.forget_source(former.node_address, index);
+        }
+        self.by_source.insert(Prefix::host(source), index.0);
+    }
+
+    fn remove(&mut self, node: &Arc<str>) {
+        if let Some((index, spec)) = self.by_node.remove(node) {
+            self.table.clear(index.0 as usize);
+            self.forget_source(spec.node_address, index);
+        }
+    }
+
+    /// `index` no longer has `source`; if another node has it (a node replaced under a new name), it is that one's.
+    fn forget_source(&mut self, source: IpAddr, index: TunnelIndex) {
+        if self.by_source.get(Prefix::host(source)) != Some(index.0) {
+            return;
+        }
+        match self.by_node.values().find(|(other, spec)| *other != index && spec.node_address == source) {
+            Some((other, _)) => self.by_source.insert(Prefix::host(source), other.0),
+            None => self.by_source.remove(Prefix::host(source)),
+        };
+    }
+}
+
+impl Neighbors {
+    fn index(&mut self, ifindex: u32, address: IpAddr) -> NeighborIndex {
+        if let Some(index) = self.by_address.get(&(ifindex, address)) {
+            return *index;
+        }
+        let index = NeighborIndex(self.by_address.len() as u32);
+        Arc::make_mut(&mut self.by_address).insert((ifindex, address), index);
+        index
+    }
+
+    fn is_resolved(&self, neighbor: &(u32, IpAddr)) -> bool {
+        let index = self.by_address.get(neighbor);
+        index.and_then(|index| self.macs.get(index.0 as usize)).is_some_and(Option::is_some)
+    }
+}

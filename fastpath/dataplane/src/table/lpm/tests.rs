@@ -1,0 +1,121 @@
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// The obvious way: of all prefixes that contain the address, the longest.
+#[derive(Default, Clone)]
+struct Reference {
+    prefixes: BTreeMap<Prefix, u32>,
+}
+
+impl Reference {
+    fn lookup(&self, address: IpAddr) -> Option<u32> {
+        let containing = self.prefixes.iter().filter(|(prefix, _)| prefix.contains(address));
+        containing.max_by_key(|(prefix, _)| prefix.length()).map(|(_, value)| *value)
+    }
+}
+
+/// Few distinct bits in every byte, so that prefixes nest and meet.
+fn address() -> impl Strategy<Value = IpAddr> {
+    let byte = || prop_oneof![Just(0u8), Just(1), Just(127), Just(128), Just(255)];
+    let v4 = prop::array::uniform4(byte()).prop_map(|bytes| IpAddr::from(Ipv4Addr::from(bytes)));
+    let v6 = (prop::array::uniform4(byte()), byte()).prop_map(|(first, last)| {
+        let mut bytes = [0; 16];
+        bytes[..4].copy_from_slice(&first);
+        bytes[15] = last;
+        IpAddr::from(Ipv6Addr::from(bytes))
+    });
+    prop_oneof![v4, v6]
+}
+
+fn prefix() -> impl Strategy<Value = Prefix> {
+    (address(), 0..=128u8).prop_map(|(address, length)| Prefix::new(address, length))
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Insert(Prefix, u32),
+    /// Of what is there, the one at this place.
+    Remove(usize),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        3 => (prefix(), 0..20u32).prop_map(|(prefix, value)| Step::Insert(prefix, value)),
+        2 => any::<usize>().prop_map(Step::Remove),
+    ]
+}
+
+/// Addresses where an off-by-one would show: those given, and around the ends of every prefix.
+fn probes(reference: &Reference, given: &[IpAddr]) -> Vec<IpAddr> {
+    let ends = reference.prefixes.keys().flat_map(|prefix| match prefix.address() {
+        IpAddr::V4(first) => {
+            let first = first.to_bits();
+            let last = first | u32::MAX.checked_shr(u32::from(prefix.length())).unwrap_or(0);
+            [first.wrapping_sub(1), first, last, last.wrapping_add(1)].map(|bits| IpAddr::from(Ipv4Addr::from_bits(bits)))
+        }
+        IpAddr::V6(first) => {
+            let first = first.to_bits();
+            let last = first | u128::MAX.checked_shr(u32::from(prefix.length())).unwrap_or(0);
+            [first.wrapping_sub(1), first, last, last.wrapping_add(1)].map(|bits| IpAddr::from(Ipv6Addr::from_bits(bits)))
+        }
+    });
+    ends.chain(given.iter().copied()).collect()
+}
+
+fn agree(lpm: &Lpm, reference: &Reference, given: &[IpAddr]) -> Result<(), TestCaseError> {
+    for address in probes(reference, given) {
+        prop_assert_eq!(lpm.lookup(address), reference.lookup(address), "{}", address);
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn the_trie_agrees_with_a_linear_scan_after_every_step_and_old_snapshots_stay(
+        steps in prop::collection::vec(step(), 1..40),
+        given in prop::collection::vec(address(), 10),
+    ) {
+        let mut builder = LpmBuilder::default();
+        let mut reference = Reference::default();
+        let mut former: Vec<(Lpm, Reference)> = Vec::new();
+        for step in steps {
+            match step {
+                Step::Insert(prefix, value) => {
+                    prop_assert_eq!(builder.insert(prefix, value), reference.prefixes.insert(prefix, value));
+                }
+                Step::Remove(place) => {
+                    let there = reference.prefixes.len().max(1);
+                    let Some(prefix) = reference.prefixes.keys().nth(place % there).copied() else { continue };
+                    prop_assert_eq!(builder.remove(prefix), reference.prefixes.remove(&prefix));
+                }
+            }
+            let lpm = builder.snapshot();
+            agree(&lpm, &reference, &given)?;
+            former.push((lpm, reference.clone()));
+        }
+        for (lpm, reference) in former {
+            agree(&lpm, &reference, &given)?;
+        }
+    }
+
+    #[test]
+    fn nothing_is_left_when_all_prefixes_are_removed(prefixes in prop::collection::btree_set(prefix(), 1..30)) {
+        let mut builder = LpmBuilder::default();
+        for (value, prefix) in prefixes.iter().enumerate() {
+            builder.insert(*prefix, value as u32);
+        }
+        for prefix in &prefixes {
+            builder.remove(*prefix);
+        }
+        for trie in [&builder.v4, &builder.v6] {
+            let made = trie.pages.saturating_sub((ROOT_SLOTS / PAGE_SLOTS) as u32);
+            prop_assert_eq!(trie.free.len(), made as usize, "every page is free again");
+            prop_assert!((0..ROOT_SLOTS).all(|slot| trie.slot(slot) == NOTHING));
+        }
+    }
+}
