@@ -3,6 +3,7 @@
 use caracal_model::case::report::{CaseReport, Observation};
 use caracal_model::case::{Case, World};
 
+use crate::judge;
 use crate::reference::Reference;
 
 /// Who judges.
@@ -15,7 +16,7 @@ pub enum Judge {
 }
 
 /// Runs the case that `file` holds; `text` is its contents.
-pub fn run(file: &str, text: &str, judge: Judge) -> CaseReport {
+pub fn run(file: &str, text: &str, by: Judge) -> CaseReport {
     let case = match Case::parse(text) {
         Ok(case) => case,
         Err(error) => return CaseReport::error(file, "", error),
@@ -24,8 +25,8 @@ pub fn run(file: &str, text: &str, judge: Judge) -> CaseReport {
         Ok(world) => world,
         Err(error) => return CaseReport::error(file, &case.name, error),
     };
-    let observations = match judge {
-        Judge::Production => Err(String::from("x")),
+    let observations = match by {
+        Judge::Production => judge::judge(&world),
         Judge::Reference => Ok(judge_by_reference(&world)),
     };
     match observations {

@@ -1,2 +1,110 @@
-//! The production judge.
+//! The production judge: every object goes through the calc graph of every node, what comes out through the production
+//! tables, and then real frames through the production pipeline of every node, all in memory.
+//!
+//! A flow is allowed when every question of its opener arrives unaltered at the other end and the answer comes back
+//! unaltered. It is denied when a node dropped a packet of it, and then that node's counters say why. Anything else is an
+//! error in what is being judged, and is reported as such: a packet that vanishes uncounted, is altered, or arrives
+//! somewhere else.
+
+mod fabric;
 mod packet;
+
+use std::net::IpAddr;
+
+use caracal_calc::{CalcGraph, Update};
+use caracal_dataplane::table::ApplyError;
+use caracal_model::case::report::{Observation, Observed};
+use caracal_model::case::{Icmp, Place, World, WorldFlow};
+use caracal_plane_api::Op;
+use caracal_wire::{Malformed, Protocol};
+
+use fabric::Fabric;
+use packet::Talk;
+
+/// Where openers' ports begin when a flow does not name one.
+const EPHEMERAL_PORT: u16 = 40_000;
+
+/// Why a world could not be judged.
+#[derive(Debug, thiserror::Error)]
+pub enum JudgeError {
+    /// A node's tables refused what its calc graph made of the objects.
+    #[error("node {node}: its tables refuse what the control plane says: {source}")]
+    Tables {
+        /// Which.
+        node: String,
+        /// Why.
+        source: ApplyError,
+    },
+    /// A packet to send could not be written, or one that was sent could not be read.
+    #[error("a packet of {flow}: {source}")]
+    Packet {
+        /// Of which flow.
+        flow: String,
+        /// What is wrong with it.
+        source: Malformed,
+    },
+}
+
+/// What each node's control plane says to its fastpath.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    ops: Vec<Vec<Op>>,
+}
+
+impl Plan {
+    /// Runs the objects of `world` through the calc graph of each of its nodes.
+    pub(crate) fn new(world: &World) -> Self {
+        let ops = world.nodes.iter().map(|node| {
+            let mut graph = CalcGraph::new(&node.name);
+            for object in &world.objects {
+                graph.apply(Update::Upsert(object.clone()));
+            }
+            graph.flush()
+        });
+        Self { ops: ops.collect() }
+    }
+}
+
+/// What becomes of each flow of `world`, in their order.
+pub fn judge(world: &World) -> Result<Vec<Observation>, JudgeError> {
+    let plan = Plan::new(world);
+    world.flows.iter().map(|flow| observe(world, &plan, flow)).collect()
+}
+
+/// Every flow meets nodes that have seen no packet before it.
+pub(crate) fn observe(world: &World, plan: &Plan, flow: &WorldFlow) -> Result<Observation, JudgeError> {
+    if let Some(why) = &flow.unsupported {
+        return Ok(Observation::new(Observed::Unsupported, why));
+    }
+    let (IpAddr::V4(source), IpAddr::V4(destination)) = (flow.source_address, flow.destination_address)
+    else {
+        return Ok(Observation::new(Observed::Unsupported, "IPv6 is not implemented"));
+    };
+    let source = match flow.source {
+        // A kernel that follows our routes to the pods sends from the tunnel address.
+        Place::Node(node) => world.nodes.get(node).map_or(source, |node| node.tunnel_address),
+        Place::Pod(_) | Place::External => source,
+    };
+    let talk = Talk {
+        source,
+        destination,
+        protocol: Protocol(flow.protocol.0),
+        source_port: flow.source_port.unwrap_or(EPHEMERAL_PORT),
+        destination_port: flow.destination_port.unwrap_or_default(),
+        icmp: flow.icmp.unwrap_or(Icmp { kind: 8, code: 0 }),
+    };
+    let mut fabric = Fabric::new(world, &plan.ops)?;
+    let packet = |source| JudgeError::Packet { flow: format!("{} → {}", flow.from, flow.to), source };
+    for question in talk.questions().map_err(packet)? {
+        let asked = fabric.carry(flow.source, question.clone()).map_err(packet)?;
+        if let Err(observation) = asked.arrived_at(flow.destination, &question, "the packet") {
+            return Ok(observation);
+        }
+        let Some(answer) = packet::answer(&question).map_err(packet)? else { continue };
+        let answered = fabric.carry(flow.destination, answer.clone()).map_err(packet)?;
+        if let Err(observation) = answered.arrived_at(flow.source, &answer, "the answer") {
+            return Ok(observation);
+        }
+    }
+    Ok(Observation::new(Observed::Allow, fabric.what_decided(flow)))
+}

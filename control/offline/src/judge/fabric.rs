@@ -1,0 +1,243 @@
+//! The world around the pipelines: pods, hosts, the fabric with its router, and hosts outside.
+//!
+//! ```text
+//!   pods ⇄ node1 ⇄ uplink ─┐                     ┌─ uplink ⇄ node2 ⇄ pods
+//!   host ⇄                 ├─ fabric and router ─┤                 ⇄ host
+//!                          └────── outside ──────┘
+//! ```
+//!
+//! The fabric knows what its routers would: each node's address, and which node has which pod.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{IpAddr, Ipv4Addr};
+
+use caracal_dataplane::clock::Tick;
+use caracal_dataplane::drop_reason::DropReason;
+use caracal_dataplane::sim::{HOST_MAC, Kernel, Node, POD_MAC, PortName, UPLINK_IFINDEX, UPLINK_MAC};
+use caracal_dataplane::table::policy::RuleAction;
+use caracal_dataplane::table::{FlowDirection, KernelRoute, Prefix, RuleName};
+use caracal_model::case::report::{Observation, Observed};
+use caracal_model::case::{Place, World, WorldFlow, WorldNode, WorldPod};
+use caracal_plane_api::Op;
+use caracal_wire::{Ipv4, L4Port, MacAddr, Malformed, Protocol, Udp};
+
+use super::JudgeError;
+use super::packet::{datagram_of, frame, is_same};
+
+const UPLINK_MTU: u16 = 1500;
+const POD_MTU: u16 = 1450;
+/// What pods and hosts send their frames to.
+const GATEWAY_MAC: MacAddr = MacAddr([0xee; 6]);
+/// Whatever is on the other side of an uplink.
+const FABRIC_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
+const VXLAN_PORT: L4Port = L4Port(4789);
+/// Flows and frames of a simulated node: it sees one flow.
+const FLOWS: usize = 256;
+const FRAMES: u32 = 64;
+/// A packet that has been handed on so often is going round in circles.
+const HOPS_MAX: usize = 32;
+const NOW: Tick = Tick(1);
+
+/// The nodes of a world, joined.
+pub(super) struct Fabric<'a> {
+    world: &'a World,
+    nodes: Vec<Node>,
+}
+
+/// What became of a datagram.
+#[derive(Debug)]
+pub(super) struct Journey {
+    /// Where datagrams came out.
+    arrivals: Vec<(Place, Vec<u8>)>,
+    /// What the nodes dropped on the way, and which of their rules refused.
+    drops: Vec<String>,
+}
+
+/// Where the fabric leads a datagram.
+enum Next {
+    /// Into the data plane of a node.
+    DataPlane(usize),
+    /// Past its data plane, to the host itself.
+    Host(usize),
+    Outside,
+}
+
+impl<'a> Fabric<'a> {
+    /// Joins nodes that have been told `ops`, one list a node.
+    pub(super) fn new(world: &'a World, ops: &[Vec<Op>]) -> Result<Self, JudgeError> {
+        let start = |(node, ops): (&WorldNode, &Vec<Op>)| {
+            Node::new(ops, kernel_of(node), FLOWS, FRAMES)
+                .map_err(|source| JudgeError::Tables { node: node.name.clone(), source })
+        };
+        let nodes = world.nodes.iter().zip(ops).map(start).collect::<Result<_, _>>()?;
+        Ok(Self { world, nodes })
+    }
+
+    /// Sends a datagram from `from` and follows it until it has come out or is gone.
+    pub(super) fn carry(&mut self, from: Place, datagram: Vec<u8>) -> Result<Journey, Malformed> {
+        let denials_before = self.denials();
+        let mut arrivals = Vec::new();
+        let mut on_the_way = VecDeque::new();
+        match from {
+            Place::Pod(pod) => {
+                if let Some(pod) = self.world.pods.get(pod) {
+                    let frame = frame(POD_MAC, GATEWAY_MAC, &datagram)?;
+                    on_the_way.push_back((pod.node, port_of(pod), frame));
+                }
+            }
+            Place::Node(node) => {
+                on_the_way.push_back((node, PortName::Host, frame(HOST_MAC, GATEWAY_MAC, &datagram)?));
+            }
+            Place::External => self.cross(&datagram, &mut on_the_way, &mut arrivals)?,
+        }
+        for _ in 0..HOPS_MAX {
+            let Some((node, port, frame)) = on_the_way.pop_front() else { break };
+            let Some(sim) = self.nodes.get_mut(node) else { continue };
+            sim.inject(&port, &frame);
+            for output in sim.run(NOW) {
+                // Whatever is not IPv4 is ARP between a node and its own links.
+                let Some(datagram) = datagram_of(&output.frame) else { continue };
+                match output.port {
+                    PortName::Uplink => self.cross(datagram, &mut on_the_way, &mut arrivals)?,
+                    PortName::Pod(id) => {
+                        let pod =
+                            self.world.pods.iter().position(|pod| port_of(pod) == PortName::Pod(id.clone()));
+                        arrivals.extend(pod.map(|pod| (Place::Pod(pod), datagram.to_vec())));
+                    }
+                    PortName::Host | PortName::Forward => {
+                        arrivals.push((Place::Node(node), datagram.to_vec()));
+                    }
+                }
+            }
+        }
+        let drops = self.drops(&denials_before);
+        Ok(Journey { arrivals, drops })
+    }
+
+    /// Takes a datagram from an uplink, or from outside, over the fabric.
+    fn cross(
+        &self,
+        datagram: &[u8],
+        on_the_way: &mut VecDeque<(usize, PortName, Vec<u8>)>,
+        arrivals: &mut Vec<(Place, Vec<u8>)>,
+    ) -> Result<(), Malformed> {
+        match self.next(datagram)? {
+            Next::DataPlane(node) => {
+                on_the_way.push_back((node, PortName::Uplink, frame(FABRIC_MAC, UPLINK_MAC, datagram)?));
+            }
+            Next::Host(node) => arrivals.push((Place::Node(node), datagram.to_vec())),
+            Next::Outside => arrivals.push((Place::External, datagram.to_vec())),
+        }
+        Ok(())
+    }
+
+    fn next(&self, datagram: &[u8]) -> Result<Next, Malformed> {
+        let ip = Ipv4::new_checked(datagram)?;
+        let destination = ip.destination();
+        if let Some(node) = self.world.nodes.iter().position(|node| node.address == destination) {
+            let is_vxlan = ip.protocol() == Protocol::UDP
+                && Udp::new_checked(ip.payload()).is_ok_and(|udp| udp.destination_port() == VXLAN_PORT);
+            return Ok(if is_vxlan { Next::DataPlane(node) } else { Next::Host(node) });
+        }
+        let node = self
+            .node_of_pod_address(destination)
+            .or_else(|| self.world.nodes.iter().position(|node| node.pod_cidr.contains(destination.into())));
+        Ok(node.map_or(Next::Outside, Next::DataPlane))
+    }
+
+    fn node_of_pod_address(&self, address: Ipv4Addr) -> Option<usize> {
+        let has = |pod: &&WorldPod| !pod.host_network && pod.addresses.contains(&IpAddr::V4(address));
+        self.world.pods.iter().find(has).map(|pod| pod.node)
+    }
+
+    /// What decided about `flow`, which was allowed: the rules that have counted it, the opener's first.
+    pub(super) fn what_decided(&self, flow: &WorldFlow) -> String {
+        let hits = self.nodes.iter().flat_map(Node::rule_hits).map(|(rule, _)| rule);
+        let (egress, mut rest): (Vec<_>, Vec<_>) = hits.partition(is_egress);
+        let mut rules = egress;
+        rules.append(&mut rest);
+        if rules.is_empty() {
+            return format!("no policy judges what {} sends to {}", flow.from, flow.to);
+        }
+        rules.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    }
+
+    /// How often each rule of each node has refused.
+    fn denials(&self) -> BTreeMap<(usize, RuleName), u64> {
+        let of_node = |(index, node): (usize, &Node)| {
+            let refusals = node.rule_hits().into_iter().filter(|(rule, _)| rule.action() == RuleAction::Deny);
+            refusals.map(|(rule, hits)| ((index, rule), hits)).collect::<Vec<_>>()
+        };
+        self.nodes.iter().enumerate().flat_map(of_node).collect()
+    }
+
+    fn drops(&mut self, denials_before: &BTreeMap<(usize, RuleName), u64>) -> Vec<String> {
+        let denials = self.denials();
+        let new: Vec<&(usize, RuleName)> = denials
+            .iter()
+            .filter(|(rule, hits)| denials_before.get(rule).is_none_or(|before| before < hits))
+            .map(|(rule, _)| rule)
+            .collect();
+        let mut drops = Vec::new();
+        for (index, (node, sim)) in self.world.nodes.iter().zip(&mut self.nodes).enumerate() {
+            for (reason, _) in sim.drops() {
+                let rules = new.iter().filter(|(node, _)| *node == index).map(|(_, rule)| rule.to_string());
+                let rules: Vec<String> = rules.collect();
+                drops.push(match reason {
+                    DropReason::PolicyDeny if !rules.is_empty() => {
+                        format!("{} on {}", rules.join("; "), node.name)
+                    }
+                    _ => format!("{}: {} On {}.", reason.label(), reason.description(), node.name),
+                });
+            }
+        }
+        drops
+    }
+}
+
+impl Journey {
+    /// That the datagram came out at `place` as it was sent; else what is to be said of its flow.
+    pub(super) fn arrived_at(&self, place: Place, sent: &[u8], what: &str) -> Result<(), Observation> {
+        let error = |why: String| Err(Observation::new(Observed::Error, why));
+        if self.arrivals.iter().any(|(at, arrived)| *at == place && is_same(sent, arrived)) {
+            return Ok(());
+        }
+        if let Some((_, arrived)) = self.arrivals.iter().find(|(at, _)| *at == place) {
+            return error(format!("{what} was altered on its way: {sent:02x?} became {arrived:02x?}"));
+        }
+        if !self.drops.is_empty() {
+            return Err(Observation::new(Observed::Deny, self.drops.join("; ")));
+        }
+        match self.arrivals.first() {
+            Some((at, _)) => error(format!("{what} came out at {at:?} instead of {place:?}")),
+            None => error(format!("{what} vanished, and no drop was counted")),
+        }
+    }
+}
+
+fn is_egress(rule: &RuleName) -> bool {
+    match rule {
+        RuleName::Rule { direction, .. }
+        | RuleName::TierDefault { direction, .. }
+        | RuleName::Profile { direction, .. } => *direction == FlowDirection::Egress,
+        RuleName::NoProfileMatch => false,
+    }
+}
+
+fn port_of(pod: &WorldPod) -> PortName {
+    PortName::Pod(format!("{}/{}", pod.namespace, pod.name))
+}
+
+fn kernel_of(node: &WorldNode) -> Kernel {
+    let route = |prefix, gateway| KernelRoute { prefix, ifindex: UPLINK_IFINDEX, gateway, mtu: UPLINK_MTU };
+    Kernel {
+        routes: vec![
+            route(Prefix::new(node.subnet.address(), node.subnet.length()), None),
+            route(Prefix::new(Ipv4Addr::UNSPECIFIED.into(), 0), Some(node.router.into())),
+        ],
+        addresses: vec![node.address.into(), node.tunnel_address.into()],
+        neighbor_mac: FABRIC_MAC,
+        uplink_mtu: UPLINK_MTU,
+        pod_mtu: POD_MTU,
+    }
+}
