@@ -226,3 +226,6 @@ impl fmt::Debug for Frame {
         write!(f, "frame {index} of {domain} (bytes {start}..{} of {capacity})", start + len)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -118,3 +118,6 @@ impl fmt::Debug for FramePool {
         write!(f, "pool of {}: {} of {} chunks free", self.domain(), self.free(), self.total())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -476,7 +476,9 @@ impl Target<'_> {
         let completion = KernelRing::map(fd, config.completion, &completion).map_err(map_failed)?;
 
         let bind = || match zero_copy {
-            true => sys::bind(fd, ifindex, queue, domain::bind_flags(domain.config()) | libc::XDP_ZEROCOPY, None),
+            true => {
+                sys::bind(fd, ifindex, queue, domain::bind_flags(domain.config()) | libc::XDP_ZEROCOPY, None)
+            }
             false => sys::bind(fd, ifindex, queue, libc::XDP_SHARED_UMEM, Some(domain.anchor())),
         };
         let mut bound = bind();
@@ -540,3 +542,6 @@ fn metadata(checksum: Checksum) -> [u8; RESERVED_HEADROOM] {
     }
     bytes
 }
+
+#[cfg(test)]
+mod tests;

@@ -261,13 +261,17 @@ impl AsFd for Tap {
     }
 }
 
-/// Makes a tap device that stays until [`remove`]; fine if it exists and is one. `vnet_hdr` must be as in the [`Tap::open`] to come, or that
-/// one changes it.
+/// Makes a tap device that stays until [`remove`]; fine if there is one, in use or not.
 pub fn create_persistent(name: &str, vnet_hdr: bool) -> Result<(), TapError> {
-    set_persistent(&attach(name, vnet_hdr)?, true, "make persistent the")
+    match attach(name, vnet_hdr) {
+        Ok(tap) => set_persistent(&tap, true, "make persistent the"),
+        // A data plane reads it: it was made before.
+        Err(TapError::Busy { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
-/// Removes a persistent tap device; fine if there is none.
+/// Removes a persistent tap device that nobody has open; fine if there is none.
 pub fn remove(name: &str) -> Result<(), TapError> {
     if ifindex(name)?.is_none() {
         return Ok(());

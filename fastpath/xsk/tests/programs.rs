@@ -1,4 +1,10 @@
 //! The XDP programs on real veth pairs. Needs root.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test's helpers fail as tests do"
+)]
 
 mod common;
 
@@ -278,7 +284,10 @@ fn a_pod_without_a_reader_is_cut_off_and_with_one_delivered() {
         });
         assert!(peer.run(|| ping(HOST)), "the wire works");
         assert_eq!(pod::pin(&bpf.0, "crthost", host).unwrap(), AttachMode::Native);
-        assert!(!peer.run(|| succeeds("ping", "-c 2 -i 0.02 -W 0.2 192.0.2.10")), "nobody reads: the pod is cut off");
+        assert!(
+            !peer.run(|| succeeds("ping", "-c 2 -i 0.02 -W 0.2 192.0.2.10")),
+            "nobody reads: the pod is cut off"
+        );
 
         let (domain, mut pool) = domain(64);
         let mut socket = Socket::bind(&domain, host, 0, small_rings()).unwrap();

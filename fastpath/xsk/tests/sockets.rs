@@ -1,4 +1,10 @@
 //! Sockets, frames and domains on real veth pairs. Needs root.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test's helpers fail as tests do"
+)]
 
 mod common;
 
@@ -294,7 +300,8 @@ fn a_queue_that_is_taken_or_missing_is_refused_by_name() {
         let (domain, mut pool) = domain(64);
         let (other, _other_pool) = common::domain(64);
         let socket = Socket::bind(&domain, a, 0, small_rings()).unwrap();
-        let refused = |domain, ifindex, queue, config| Socket::bind(domain, ifindex, queue, config).unwrap_err();
+        let refused =
+            |domain, ifindex, queue, config| Socket::bind(domain, ifindex, queue, config).unwrap_err();
         assert!(matches!(refused(&other, a, 0, small_rings()), BindError::Busy { .. }));
         assert!(matches!(refused(&domain, a, 7, small_rings()), BindError::NoQueue { queue: 7, .. }));
         assert!(matches!(refused(&domain, 4711, 0, small_rings()), BindError::NoDevice { ifindex: 4711 }));

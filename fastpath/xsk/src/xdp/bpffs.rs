@@ -5,6 +5,7 @@
 
 use super::XdpError;
 use std::ffi::CString;
+use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -22,7 +23,7 @@ pub fn ensure(directory: &Path) -> Result<(), XdpError> {
         return Err(not_bpffs("the path must be absolute and without \"..\""));
     }
     if directory.starts_with(MOUNT_POINT) && !is_bpffs(Path::new(MOUNT_POINT)).unwrap_or(false) {
-        mount()?;
+        mount_once()?;
     }
     let existing = directory.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(Path::new("/"));
     if !is_bpffs(existing).map_err(XdpError::file("look at", existing))? {
@@ -39,6 +40,14 @@ fn is_bpffs(path: &Path) -> io::Result<bool> {
     crate::sys::check(unsafe { libc::statfs(path.as_ptr(), &mut info) })?;
     #[allow(clippy::unnecessary_cast, reason = "the type of f_type differs between machines")]
     Ok(info.f_type as i64 == BPF_FS_MAGIC)
+}
+
+/// A second mount would hide the first one and what is pinned there, so whoever mounts holds a lock on the directory beneath.
+fn mount_once() -> Result<(), XdpError> {
+    let mount_point = Path::new(MOUNT_POINT);
+    let beneath = File::open(mount_point).map_err(XdpError::file("open", mount_point))?;
+    beneath.lock().map_err(XdpError::file("lock", mount_point))?;
+    if is_bpffs(mount_point).map_err(XdpError::file("look at", mount_point))? { Ok(()) } else { mount() }
 }
 
 fn mount() -> Result<(), XdpError> {

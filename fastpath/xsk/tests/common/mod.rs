@@ -13,7 +13,10 @@ use std::time::{Duration, Instant};
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
 pub fn require_root() {
-    assert!(nix::unistd::geteuid().is_root(), "this test makes network namespaces and AF_XDP sockets: run it as root");
+    assert!(
+        nix::unistd::geteuid().is_root(),
+        "this test makes network namespaces and AF_XDP sockets: run it as root"
+    );
 }
 
 /// Runs `test` on a thread in a new network namespace, in which the loopback is up.
@@ -193,7 +196,8 @@ pub fn udp(source: u16, destination: u16, payload: &[u8]) -> Vec<u8> {
 
 /// The folded ones' complement sum of 16-bit words (RFC 1071), not complemented.
 pub fn folded_sum(bytes: &[u8]) -> u16 {
-    let mut sum: u32 = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0))).sum();
+    let mut sum: u32 =
+        bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0))).sum();
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }
