@@ -128,7 +128,9 @@ impl Agent {
             Update::Upsert(Object::Node(node)) if node.metadata.name.as_ref() == Some(&self.node) => {
                 self.node_exists = true;
             }
-            Update::Delete(key) if key.kind == Kind::Node && key.name == self.node => self.node_exists = false,
+            Update::Delete(key) if key.kind == Kind::Node && key.name == self.node => {
+                self.node_exists = false
+            }
             _ => {}
         }
         self.graph.apply(update);
@@ -148,9 +150,15 @@ impl Agent {
         if self.inputs.node.is_none() && self.said_waiting != Some(self.node_exists) {
             self.said_waiting = Some(self.node_exists);
             if self.node_exists {
-                warn!(node = self.node, "the Node object has no address to use (InternalIP, or the annotation projectcalico.org/IPv4Address); waiting for it to get one");
+                warn!(
+                    node = self.node,
+                    "the Node object has no address to use (InternalIP, or the annotation projectcalico.org/IPv4Address); waiting for it to get one"
+                );
             } else {
-                warn!(node = self.node, "there is no Node object of this name; waiting for it (is --node right?)");
+                warn!(
+                    node = self.node,
+                    "there is no Node object of this name; waiting for it (is --node right?)"
+                );
             }
         }
         if !ops.is_empty() {

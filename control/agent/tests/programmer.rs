@@ -1,4 +1,10 @@
 //! The programmer against a real kernel, each test in a network namespace of its own. Needs root.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking, helpers included"
+)]
 
 mod netns;
 
@@ -58,7 +64,9 @@ fn host() -> Kernel {
 
 /// Everything there is of links, addresses, rules and routes, without what counts or depends on time.
 fn snapshot() -> String {
-    sh("ip -o link | sed 's/ qlen .*//'; ip -o -4 addr; ip rule; ip -6 rule; ip route show table all; ip -6 route show table all type blackhole")
+    sh(
+        "ip -o link | sed 's/ qlen .*//'; ip -o -4 addr; ip rule; ip -6 rule; ip route show table all; ip -6 route show table all type blackhole",
+    )
 }
 
 fn originated(to: &str) -> (bool, String) {
@@ -76,7 +84,10 @@ fn what_the_host_originates_and_what_it_forwards_go_to_their_ports() {
         reconcile(&kernel, &inputs()).await.unwrap();
         for pod in ["10.244.1.7", "10.244.2.7"] {
             let (_, originated) = originated(pod);
-            assert!(originated.contains("dev caracal0") && originated.contains("src 10.244.1.0"), "{originated}");
+            assert!(
+                originated.contains("dev caracal0") && originated.contains("src 10.244.1.0"),
+                "{originated}"
+            );
             let (_, forwarded) = forwarded(pod);
             assert!(forwarded.contains("dev caracal1"), "{forwarded}");
         }
@@ -144,7 +155,9 @@ fn routes_of_others_stay_and_do_not_win() {
     in_new_netns(async || {
         let kernel = host();
         // Of the same destination and metric as one of ours; and one with our mark in a table that is not ours.
-        sh("ip route add 10.244.2.0/24 via 192.0.2.1; ip route add 10.244.2.0/24 dev uplink0 proto 80 table 77");
+        sh(
+            "ip route add 10.244.2.0/24 via 192.0.2.1; ip route add 10.244.2.0/24 dev uplink0 proto 80 table 77",
+        );
         let before = snapshot();
         reconcile(&kernel, &inputs()).await.unwrap();
         let (_, forwarded) = forwarded("10.244.2.7");
@@ -210,8 +223,23 @@ fn a_device_that_is_no_tap_is_not_touched() {
         sh("ip link add caracal0 type veth peer name peer0");
         let before = snapshot();
         let errors = reconcile(&kernel, &inputs()).await.unwrap_err();
-        assert!(errors[0].to_string().contains("caracal0") && errors[0].to_string().contains("rename"), "{errors:?}");
+        assert!(
+            errors[0].to_string().contains("caracal0") && errors[0].to_string().contains("rename"),
+            "{errors:?}"
+        );
         assert!(clean_up(&kernel).await.is_err());
         assert_eq!(snapshot(), before);
+    });
+}
+
+#[test]
+fn a_node_address_that_no_interface_holds_is_said_and_the_rest_is_done() {
+    in_new_netns(async || {
+        let kernel = host();
+        sh("ip addr flush dev uplink0");
+        let errors = reconcile(&kernel, &inputs()).await.unwrap_err();
+        assert!(errors[0].to_string().contains("192.0.2.11"), "{errors:?}");
+        let (_, text) = originated("10.244.1.7");
+        assert!(text.contains("dev caracal0"), "{text}");
     });
 }

@@ -17,7 +17,7 @@ pub enum LinkEvent {
     /// It is open.
     Connected,
     /// A message came.
-    Received(FromFastpath),
+    Received(Box<FromFastpath>),
     /// It could not be opened, or is gone; the last event.
     Lost(String),
 }
@@ -85,7 +85,7 @@ async fn converse(
             loop {
                 match decoder.next() {
                     Ok(Some(message)) => {
-                        if report.send(LinkEvent::Received(message)).await.is_err() {
+                        if report.send(LinkEvent::Received(Box::new(message))).await.is_err() {
                             return String::new();
                         }
                     }

@@ -17,7 +17,8 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use caracal_plane_api::{
-    FromClient, FromFastpath, Hello, Op, Refused, Role, Transaction, VERSION, Welcome, from_client, from_fastpath,
+    FromClient, FromFastpath, Hello, Op, Refused, Role, Transaction, VERSION, Welcome, from_client,
+    from_fastpath,
 };
 use tracing::{debug, error, info, warn};
 
@@ -45,7 +46,7 @@ pub enum Event {
     /// The socket could not be opened, or broke; why.
     Lost(String),
     /// The fastpath has spoken.
-    Received(FromFastpath),
+    Received(Box<FromFastpath>),
     /// The state is known to be whole from now on: it may be said.
     Whole,
     /// The state has changed by these operations.
@@ -86,9 +87,13 @@ pub struct Session {
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Phase {
-    Waiting { until: Instant },
+    Waiting {
+        until: Instant,
+    },
     Connecting,
-    Greeting { deadline: Instant },
+    Greeting {
+        deadline: Instant,
+    },
     Standby,
     /// `last` is the transaction with in_sync, once it has been sent.
     Synchronising {
@@ -151,7 +156,7 @@ impl Session {
             Event::Timer => self.timer(now),
             Event::Connected => self.connected(now),
             Event::Lost(why) => self.lost(&why, now),
-            Event::Received(message) => self.received(message, now),
+            Event::Received(message) => self.received(*message, now),
             Event::Whole => {
                 self.whole = true;
                 if self.phase == Phase::Standby { self.synchronise() } else { Vec::new() }
@@ -224,7 +229,9 @@ impl Session {
         match (message.message, self.phase) {
             (_, Phase::Waiting { .. } | Phase::Connecting) => Vec::new(),
             (Some(from_fastpath::Message::Refused(refused)), _) => self.refused(&refused, now),
-            (Some(from_fastpath::Message::Welcome(welcome)), Phase::Greeting { .. }) => self.welcome(&welcome, now),
+            (Some(from_fastpath::Message::Welcome(welcome)), Phase::Greeting { .. }) => {
+                self.welcome(&welcome, now)
+            }
             (Some(from_fastpath::Message::Ack(ack)), Phase::Synchronising { .. } | Phase::InSync) => {
                 self.acknowledged(ack.seq, now)
             }

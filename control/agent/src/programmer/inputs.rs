@@ -88,10 +88,13 @@ impl Inputs {
     /// Where packets for pods go to: local and remote blocks, and local pods' addresses from elsewhere (borrowed).
     #[must_use]
     pub fn destinations(&self) -> BTreeSet<Cidr> {
-        let of = |wanted| self.routes.iter().filter(move |(_, target)| **target == wanted).map(|(prefix, _)| *prefix);
+        let of = |wanted| {
+            self.routes.iter().filter(move |(_, target)| **target == wanted).map(|(prefix, _)| *prefix)
+        };
         let ours: Vec<Cidr> = of(Target::LocalBlock).collect();
         let addresses = self.endpoints.values().flatten().copied();
-        let borrowed = addresses.filter(|address| !ours.iter().any(|block| block.contains(*address))).map(Cidr::host);
+        let borrowed =
+            addresses.filter(|address| !ours.iter().any(|block| block.contains(*address))).map(Cidr::host);
         ours.iter().copied().chain(of(Target::Remote)).chain(borrowed).collect()
     }
 }

@@ -10,9 +10,7 @@ use std::path::{Path, PathBuf};
 
 use caracal_model::cidr::Cidr;
 use futures::{StreamExt, TryStreamExt};
-use rtnetlink::packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
-};
+use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use rtnetlink::packet_route::route::{
@@ -44,6 +42,14 @@ pub struct KernelError {
 impl KernelError {
     fn new(doing: impl Into<String>, source: io::Error) -> Self {
         Self { doing: doing.into(), source }
+    }
+
+    pub(super) fn no_uplink(address: IpAddr) -> Self {
+        let why = "no interface here holds it (is it the Node's InternalIP?); taking 1500";
+        Self::new(
+            format!("read the MTU of the uplink, which has the node's address {address}"),
+            io::Error::other(why),
+        )
     }
 }
 
@@ -208,7 +214,8 @@ impl Kernel {
 
     async fn remove_address(&self, name: &str, address: Cidr) -> io::Result<()> {
         let index = self.index(name).await?;
-        let message = self.netlink.address().add(index, address.address(), address.length()).message_mut().clone();
+        let message =
+            self.netlink.address().add(index, address.address(), address.length()).message_mut().clone();
         unless(EADDRNOTAVAIL, self.netlink.address().del(message).execute().await)
     }
 
@@ -242,7 +249,8 @@ impl Kernel {
     async fn route_message(&self, route: &Route) -> io::Result<RouteMessage> {
         let mut message = RouteMessage::default();
         let destination = route.destination.address();
-        message.header.address_family = if destination.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        message.header.address_family =
+            if destination.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
         message.header.destination_prefix_length = route.destination.length();
         message.header.protocol = RouteProtocol::Other(ROUTE_PROTOCOL);
         message.header.kind = RouteType::Unicast;
@@ -313,7 +321,11 @@ fn address_of(address: &AddressMessage) -> Option<Cidr> {
     // The kernel's prefix, but the whole address: ours are all /32 or /128, and another is to be removed as it is.
     let local = local_address(address)?;
     let host = Cidr::host(local);
-    if address.header.prefix_len == host.length() { Some(host) } else { Cidr::new(local, address.header.prefix_len).ok() }
+    if address.header.prefix_len == host.length() {
+        Some(host)
+    } else {
+        Cidr::new(local, address.header.prefix_len).ok()
+    }
 }
 
 fn is_link_local(address: IpAddr) -> bool {
@@ -321,7 +333,8 @@ fn is_link_local(address: IpAddr) -> bool {
 }
 
 fn our_rule(message: &RuleMessage, ipv6: bool) -> Option<Rule> {
-    let mut rule = Rule { ipv6, priority: 0, input: String::new(), table: message.header.table.into(), narrower: false };
+    let mut rule =
+        Rule { ipv6, priority: 0, input: String::new(), table: message.header.table.into(), narrower: false };
     if message.header.action != RuleAction::ToTable || message.header.src_len + message.header.dst_len > 0 {
         rule.narrower = true;
     }
@@ -359,8 +372,11 @@ fn our_route(message: &RouteMessage, names: &BTreeMap<u32, String>) -> Option<Ro
     }
     let mut table = header.table.into();
     let mut metric = 0;
-    let mut destination =
-        if header.address_family == AddressFamily::Inet6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+    let mut destination = if header.address_family == AddressFamily::Inet6 {
+        Ipv6Addr::UNSPECIFIED.into()
+    } else {
+        Ipv4Addr::UNSPECIFIED.into()
+    };
     let (mut source, mut device, mut other) = (None, None, false);
     for attribute in &message.attributes {
         match attribute {
@@ -369,7 +385,9 @@ fn our_route(message: &RouteMessage, names: &BTreeMap<u32, String>) -> Option<Ro
             RouteAttribute::Destination(address) => destination = ip_address(address)?,
             RouteAttribute::PrefSource(address) => source = ip_address(address),
             RouteAttribute::Oif(index) => device = names.get(index),
-            RouteAttribute::Gateway(_) | RouteAttribute::Via(_) | RouteAttribute::MultiPath(_) => other = true,
+            RouteAttribute::Gateway(_) | RouteAttribute::Via(_) | RouteAttribute::MultiPath(_) => {
+                other = true
+            }
             _ => {}
         }
     }

@@ -15,14 +15,14 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, info};
 
 pub use inputs::Inputs;
 pub use kernel::{Kernel, KernelError};
+pub use orphans::Orphans;
 pub use state::{Change, KernelState, MAIN, ROUTE_PROTOCOL, RULE_PRIORITY, Route, Rule, TABLE, Tap, Via};
 
 use crate::backoff::Backoff;
-use orphans::Orphans;
 
 /// How often the kernel is looked at though nothing has happened.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -41,9 +41,6 @@ pub const HOST_PORTS: [&str; 2] = ["caracal0", "caracal1"];
 pub async fn reconcile(kernel: &Kernel, inputs: &Inputs) -> Result<Vec<Change>, Vec<KernelError>> {
     let Some(node) = &inputs.node else { return Ok(Vec::new()) };
     let uplink_mtu = kernel.mtu_of(node.address).await.map_err(|e| vec![e])?;
-    if uplink_mtu.is_none() {
-        warn!(address = %node.address, "no interface here holds the node's address; taking an MTU of 1500 for the uplink's");
-    }
     let mut desired = KernelState::desired(inputs, uplink_mtu);
     desired.sysctls.retain(|path, _| kernel::sysctl_exists(path));
     let ports: Vec<String> = desired.taps.keys().cloned().collect();
@@ -58,7 +55,7 @@ pub async fn reconcile(kernel: &Kernel, inputs: &Inputs) -> Result<Vec<Change>, 
         }
         made.extend(make(kernel, changes).await?);
     }
-    Ok(made)
+    if uplink_mtu.is_none() { Err(vec![KernelError::no_uplink(node.address)]) } else { Ok(made) }
 }
 
 /// Removes everything that [`reconcile`] ever made in this network namespace; returns the changes made.
@@ -66,7 +63,8 @@ pub async fn reconcile(kernel: &Kernel, inputs: &Inputs) -> Result<Vec<Change>, 
 /// # Errors
 /// What could not be removed. What else could be has been.
 pub async fn clean_up(kernel: &Kernel) -> Result<Vec<Change>, Vec<KernelError>> {
-    let observed = kernel.observe(&HOST_PORTS.map(str::to_owned), std::iter::empty()).await.map_err(|e| vec![e])?;
+    let observed =
+        kernel.observe(&HOST_PORTS.map(str::to_owned), std::iter::empty()).await.map_err(|e| vec![e])?;
     make(kernel, observed.changes_to(&KernelState::default())).await
 }
 
@@ -130,7 +128,12 @@ impl Drop for Programmer {
     }
 }
 
-async fn run(kernel: Kernel, mut orphans: Orphans, mut inputs: watch::Receiver<Inputs>, attempts: watch::Sender<u64>) {
+async fn run(
+    kernel: Kernel,
+    mut orphans: Orphans,
+    mut inputs: watch::Receiver<Inputs>,
+    attempts: watch::Sender<u64>,
+) {
     let mut backoff = Backoff::new(RETRY_FIRST, RETRY_LIMIT);
     let mut said = Vec::new();
     let mut again = Instant::now() + INTERVAL;
@@ -150,7 +153,10 @@ async fn run(kernel: Kernel, mut orphans: Orphans, mut inputs: watch::Receiver<I
         match reconcile(&kernel, &current).await {
             Ok(changes) => {
                 if !changes.is_empty() {
-                    info!(changes = changes.len(), "the kernel's host ports, routes and rules are as they must be");
+                    info!(
+                        changes = changes.len(),
+                        "the kernel's host ports, routes and rules are as they must be"
+                    );
                 }
                 said.clear();
                 backoff.succeeded();

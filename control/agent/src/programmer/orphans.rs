@@ -16,6 +16,8 @@ pub struct Orphans {
 }
 
 impl Orphans {
+    /// A sweeper of `bpf_dir`, which need not exist.
+    #[must_use]
     pub fn new(bpf_dir: PathBuf) -> Self {
         Self { bpf_dir, suspects: BTreeSet::new(), said: None }
     }

@@ -133,7 +133,11 @@ impl KernelState {
     #[must_use]
     pub fn desired(inputs: &Inputs, uplink_mtu: Option<u32>) -> Self {
         let Some(node) = &inputs.node else { return Self::default() };
-        let tap = Tap { mtu: uplink_mtu.unwrap_or(UPLINK_MTU).saturating_sub(VXLAN_OVERHEAD), up: true, arp: false };
+        let tap = Tap {
+            mtu: uplink_mtu.unwrap_or(UPLINK_MTU).saturating_sub(VXLAN_OVERHEAD),
+            up: true,
+            arp: false,
+        };
         let ports = [&node.host_port, &node.forward_port];
         let destinations = inputs.destinations();
         let mut routes = BTreeSet::new();
@@ -149,14 +153,26 @@ impl KernelState {
             }
         }
         let families = BTreeSet::from_iter(destinations.iter().map(|d| !d.is_ipv4()));
-        let rule =
-            |ipv6| Rule { ipv6, priority: RULE_PRIORITY, input: "lo".to_owned(), table: TABLE, narrower: false };
+        let rule = |ipv6| Rule {
+            ipv6,
+            priority: RULE_PRIORITY,
+            input: "lo".to_owned(),
+            table: TABLE,
+            narrower: false,
+        };
         Self {
             taps: ports.iter().map(|name| ((*name).clone(), tap.clone())).collect(),
-            addresses: node.tunnel_address.map(|a| (node.host_port.clone(), Cidr::host(a))).into_iter().collect(),
+            addresses: node
+                .tunnel_address
+                .map(|a| (node.host_port.clone(), Cidr::host(a)))
+                .into_iter()
+                .collect(),
             rules: families.into_iter().map(rule).collect(),
             routes,
-            sysctls: sysctls(&node.host_port, false).into_iter().chain(sysctls(&node.forward_port, true)).collect(),
+            sysctls: sysctls(&node.host_port, false)
+                .into_iter()
+                .chain(sysctls(&node.forward_port, true))
+                .collect(),
         }
     }
 

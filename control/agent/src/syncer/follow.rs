@@ -35,7 +35,8 @@ impl Follower {
             Event::Delete(raw) => (self.delete(&raw).into_iter().collect(), false),
             Event::InitDone => {
                 let listed = self.listed.take().unwrap_or_default();
-                let gone: Vec<ObjectKey> = self.known.keys().filter(|key| !listed.contains(*key)).cloned().collect();
+                let gone: Vec<ObjectKey> =
+                    self.known.keys().filter(|key| !listed.contains(*key)).cloned().collect();
                 self.known.retain(|key, _| listed.contains(key));
                 (gone.into_iter().map(Update::Delete).collect(), true)
             }
@@ -78,12 +79,14 @@ mod tests {
     use serde_json::json;
 
     fn pod(name: &str, version: u64) -> Raw {
-        let metadata = json!({"name": name, "namespace": "default", "resourceVersion": version.to_string(), "uid": "u"});
+        let metadata =
+            json!({"name": name, "namespace": "default", "resourceVersion": version.to_string(), "uid": "u"});
         serde_json::from_value(json!({ "metadata": metadata })).unwrap()
     }
 
     fn list(follower: &mut Follower, pods: Vec<Raw>) -> Vec<String> {
-        let events = [Event::Init].into_iter().chain(pods.into_iter().map(Event::InitApply)).chain([Event::InitDone]);
+        let events =
+            [Event::Init].into_iter().chain(pods.into_iter().map(Event::InitApply)).chain([Event::InitDone]);
         let updates: Vec<(Vec<Update>, bool)> = events.map(|event| follower.on(event)).collect();
         assert!(updates.last().unwrap().1 && updates.iter().filter(|u| u.1).count() == 1);
         updates.into_iter().flat_map(|u| u.0).map(text).collect()

@@ -35,13 +35,21 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Why there is no way to the API server.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// The kubeconfig cannot be used.
+    /// The kubeconfig cannot be read.
     #[error("kubeconfig {path}: {source}")]
+    Unreadable {
+        /// Its path.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The kubeconfig cannot be used.
+    #[error("kubeconfig {path}: {why}")]
     Kubeconfig {
         /// Its path.
         path: String,
-        /// What is wrong with it.
-        source: kube::config::KubeconfigError,
+        /// What is wrong with it, in one line.
+        why: String,
     },
     /// No kubeconfig, and this is no pod.
     #[error("no --kubeconfig is given, and this is not a pod with a service account: {0}")]
@@ -64,9 +72,16 @@ pub async fn client(kubeconfig: Option<&Path>) -> Result<Client, ClientError> {
     let (mut config, from) = match kubeconfig {
         Some(file) => {
             let path = file.display().to_string();
-            let wrong = |source| ClientError::Kubeconfig { path: path.clone(), source };
+            std::fs::File::open(file)
+                .map_err(|source| ClientError::Unreadable { path: path.clone(), source })?;
+            let wrong = |error: kube::config::KubeconfigError| {
+                // A YAML error goes on with an excerpt of the file, which may hold secrets.
+                let why = causes(&error).lines().next().unwrap_or_default().to_owned();
+                ClientError::Kubeconfig { path: path.clone(), why }
+            };
             let kubeconfig = kube::config::Kubeconfig::read_from(file).map_err(wrong)?;
-            let config = Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await.map_err(wrong)?;
+            let config =
+                Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await.map_err(wrong)?;
             (config, format!("kubeconfig {path}"))
         }
         None => (Config::incluster()?, "the pod's service account".to_owned()),
@@ -130,8 +145,10 @@ impl Syncer {
 /// Follows one kind for ever.
 async fn follow_kind(client: Client, kind: Kind, report: mpsc::Sender<Message>) {
     let (group, version) = kind.api_version().split_once('/').unwrap_or(("", kind.api_version()));
-    let resource =
-        ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind.as_str()), kind.plural());
+    let resource = ApiResource::from_gvk_with_plural(
+        &GroupVersionKind::gvk(group, version, kind.as_str()),
+        kind.plural(),
+    );
     let api: Api<Raw> = Api::all_with(client, &resource);
     let mut follower = Follower::new(kind);
     let mut failure = String::new();

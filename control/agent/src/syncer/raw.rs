@@ -100,7 +100,10 @@ impl Raw {
             Ok((object, _)) => (Update::Upsert(object), None),
             Err(error) if kind == Kind::NetworkPolicy => {
                 let policy = isolating(&key, spec.unwrap_or_default());
-                (Update::Upsert(policy), Some(format!("{error}; it isolates the pods it selects and allows nothing")))
+                (
+                    Update::Upsert(policy),
+                    Some(format!("{error}; it isolates the pods it selects and allows nothing")),
+                )
             }
             Err(error) => (Update::Delete(key), Some(format!("{error}; it counts as absent"))),
         }
@@ -117,7 +120,11 @@ fn isolating(key: &ObjectKey, spec: Value) -> Object {
             namespace: key.namespace.clone(),
             ..ObjectMeta::default()
         },
-        spec: Some(NetworkPolicySpec { pod_selector, policy_types: Some(types), ..NetworkPolicySpec::default() }),
+        spec: Some(NetworkPolicySpec {
+            pod_selector,
+            policy_types: Some(types),
+            ..NetworkPolicySpec::default()
+        }),
     }))
 }
 
@@ -142,8 +149,10 @@ mod tests {
 
     #[test]
     fn fields_of_a_newer_cluster_do_no_harm() {
-        let (update, problem) =
-            update(Kind::Node, json!({"metadata": {"name": "n"}, "spec": {"podCIDR": "10.0.0.0/24", "newer": 1}}));
+        let (update, problem) = update(
+            Kind::Node,
+            json!({"metadata": {"name": "n"}, "spec": {"podCIDR": "10.0.0.0/24", "newer": 1}}),
+        );
         assert!(matches!(update, Update::Upsert(Object::Node(_))));
         assert_eq!(problem, None);
     }
@@ -174,9 +183,12 @@ mod tests {
 
     #[test]
     fn a_policy_whose_selector_makes_no_sense_isolates_its_namespace() {
-        for spec in [json!({"podSelector": "all"}), json!("nonsense"), json!({"podSelector": {"matchLabels": [1]}})] {
+        for spec in
+            [json!({"podSelector": "all"}), json!("nonsense"), json!({"podSelector": {"matchLabels": [1]}})]
+        {
             let value = json!({"metadata": {"name": "p", "namespace": "b"}, "spec": spec});
-            let (Update::Upsert(Object::NetworkPolicy(policy)), Some(_)) = update(Kind::NetworkPolicy, value) else {
+            let (Update::Upsert(Object::NetworkPolicy(policy)), Some(_)) = update(Kind::NetworkPolicy, value)
+            else {
                 panic!()
             };
             assert_eq!(policy.metadata.namespace.as_deref(), Some("b"));

@@ -57,7 +57,7 @@ impl World {
     }
 
     fn receive(&mut self, message: from_fastpath::Message) {
-        self.on(Event::Received(FromFastpath { message: Some(message) }));
+        self.on(Event::Received(Box::new(FromFastpath { message: Some(message) })));
     }
 
     fn welcome(&mut self, instance: u64) {
@@ -155,10 +155,10 @@ fn changes_follow_the_state_and_are_not_held_back_for_acknowledgements() {
     world.on(Event::Changed(vec![profile("c")]));
     world.on(Event::Changed(vec![profile("d")]));
     let sent = world.transactions();
-    assert_eq!(sent.iter().map(|t| (t.seq, named(&t.ops))).collect::<Vec<_>>(), [
-        (2, vec!["c".to_owned()]),
-        (3, vec!["d".to_owned()]),
-    ]);
+    assert_eq!(
+        sent.iter().map(|t| (t.seq, named(&t.ops))).collect::<Vec<_>>(),
+        [(2, vec!["c".to_owned()]), (3, vec!["d".to_owned()]),]
+    );
     assert!(!world.session.settled());
     world.ack(2);
     world.ack(3);
@@ -318,6 +318,6 @@ fn nonsense_ends_the_connection() {
     world.welcome(7);
     assert_eq!(world.disconnects, 1);
     let mut world = World::in_sync();
-    world.on(Event::Received(FromFastpath { message: None }));
+    world.on(Event::Received(Box::default()));
     assert_eq!(world.disconnects, 0, "a kind of message that is not known is ignored");
 }

@@ -71,9 +71,15 @@ fn made(mut state: KernelState, changes: &[Change]) -> KernelState {
             }
             Change::AddRoute(route) => {
                 if let Via::Device { name, source } = &route.via {
-                    assert!(state.taps.get(name).is_some_and(|t| t.up), "the kernel refuses a route over {name}");
+                    assert!(
+                        state.taps.get(name).is_some_and(|t| t.up),
+                        "the kernel refuses a route over {name}"
+                    );
                     if let Some(source) = source {
-                        assert!(state.addresses.iter().any(|(_, a)| a.contains(*source)), "…or from {source}");
+                        assert!(
+                            state.addresses.iter().any(|(_, a)| a.contains(*source)),
+                            "…or from {source}"
+                        );
                     }
                 }
                 state.routes.insert(route);
@@ -101,19 +107,23 @@ fn every_block_leads_to_a_host_port_with_a_blackhole_behind() {
             .filter(|r| r.destination == cidr(destination))
             .map(|r| format!("{} {} {}", r.table, r.metric, r.via))
             .collect();
-        assert_eq!(ways, [
-            "254 0 dev caracal1",
-            "254 1 blackhole",
-            "4096 0 dev caracal0 src 10.244.1.0",
-            "4096 1 blackhole"
-        ]);
+        assert_eq!(
+            ways,
+            [
+                "254 0 dev caracal1",
+                "254 1 blackhole",
+                "4096 0 dev caracal0 src 10.244.1.0",
+                "4096 1 blackhole"
+            ]
+        );
     }
     assert_eq!(destinations(&state).len(), 2, "the tunnel address is on the host port itself");
     assert_eq!(state.addresses, BTreeSet::from([("caracal0".to_owned(), cidr("10.244.1.0/32"))]));
     assert_eq!(state.taps["caracal0"], Tap { mtu: 1450, up: true, arp: false });
-    assert_eq!(state.rules.iter().map(ToString::to_string).collect::<Vec<_>>(), [
-        "IPv4 rule 90: iif lo lookup 4096"
-    ]);
+    assert_eq!(
+        state.rules.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["IPv4 rule 90: iif lo lookup 4096"]
+    );
 }
 
 #[test]
@@ -140,8 +150,12 @@ fn ipv6_blocks_get_rules_and_routes_of_their_own() {
     inputs.apply(&[route("fd00:2::/64", remote("node2"))]);
     let state = KernelState::desired(&inputs, None);
     assert_eq!(state.rules.iter().filter(|r| r.ipv6).count(), 1);
-    let metrics: Vec<u32> =
-        state.routes.iter().filter(|r| !r.destination.is_ipv4() && r.table == MAIN).map(|r| r.metric).collect();
+    let metrics: Vec<u32> = state
+        .routes
+        .iter()
+        .filter(|r| !r.destination.is_ipv4() && r.table == MAIN)
+        .map(|r| r.metric)
+        .collect();
     assert_eq!(metrics, [1, 2], "0 would become 1024, behind the blackhole");
     assert!(state.routes.iter().any(|r| r.via == Via::Device { name: "caracal0".into(), source: None }));
 }
@@ -199,9 +213,13 @@ fn a_way_is_added_before_another_is_removed() {
     inputs.apply(&[Op { op: Some(op::Op::NodeConfig(config)) }]);
     let changes = before.changes_to(&KernelState::desired(&inputs, Some(1500)));
     let first_removal = changes.iter().position(|c| {
-        matches!(c, Change::RemoveRoute(_) | Change::RemoveAddress(..) | Change::RemoveTap(_) | Change::RemoveRule(_))
+        matches!(
+            c,
+            Change::RemoveRoute(_) | Change::RemoveAddress(..) | Change::RemoveTap(_) | Change::RemoveRule(_)
+        )
     });
-    let last_addition =
-        changes.iter().rposition(|c| matches!(c, Change::AddRoute(_) | Change::AddAddress(..) | Change::AddRule(_)));
+    let last_addition = changes
+        .iter()
+        .rposition(|c| matches!(c, Change::AddRoute(_) | Change::AddAddress(..) | Change::AddRule(_)));
     assert!(last_addition < first_removal, "{changes:?}");
 }
