@@ -297,8 +297,7 @@ impl fmt::Display for Report {
         let flows: usize = self.cases.iter().map(|case| case.flows.len() + case.host_flows.len()).sum();
         writeln!(
             f,
-            "\n{} cases, {flows} flows: {} passed, {} failed, {} with errors",
-            self.cases.len(),
+            "\ncases: {} passed, {} failed, {} with errors; flows: {flows}",
             count(CaseResult::Pass),
             count(CaseResult::Fail),
             count(CaseResult::Error),
@@ -436,6 +435,6 @@ mod tests {
             .to_string();
         assert!(text.contains("shop/a → shop/b TCP 80"), "{text}");
         assert!(text.contains("deny  ✗"), "{text}");
-        assert!(text.ends_with("1 cases, 1 flows: 0 passed, 1 failed, 0 with errors\n"), "{text}");
+        assert!(text.ends_with("cases: 0 passed, 1 failed, 0 with errors; flows: 1\n"), "{text}");
     }
 }
