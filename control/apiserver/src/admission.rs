@@ -1,11 +1,12 @@
 //! What happens to an object between a request and the store: it is decoded, completed and judged. Pure.
 
+use caracal_model::object::FieldError;
 use serde_json::{Value, json};
 
 use crate::kinds::{Moment, Resource, Scope};
 use crate::metadata;
 use crate::path::Subresource;
-use crate::status::{ApiError, Cause};
+use crate::status::ApiError;
 
 /// What is done about fields that the kind does not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +65,7 @@ pub fn decode(
     if object.get("metadata").is_none_or(Value::is_null) {
         object["metadata"] = json!({});
     }
-    let decoded = ((resource.shape)().decode)(&object).map_err(|error| {
+    let decoded = ((resource.shape)().decode)(object).map_err(|error| {
         ApiError::bad_request(format!(
             "{} in version \"{}\" cannot be handled as a {}: {error}",
             resource.kind, resource.version, resource.kind
@@ -110,7 +111,7 @@ pub fn create(resource: &Resource, object: &mut Value) -> Result<(), ApiError> {
     }
     metadata::stamp(resource, object);
     (resource.prepare)(object, Moment::Create);
-    judged(resource, object, validate(resource, object))
+    judged(resource, object, (resource.validate)(object))
 }
 
 /// Makes a decoded object ready to replace another; only the part that the path names is taken from it.
@@ -144,7 +145,7 @@ pub fn update(
     }
     metadata::carry_over(resource, before, after);
     (resource.prepare)(after, Moment::Update);
-    let mut causes = validate(resource, after);
+    let mut causes = (resource.validate)(after);
     causes.extend((resource.validate_change)(before, after));
     judged(resource, after, causes)
 }
@@ -156,13 +157,7 @@ fn set_or_remove(map: &mut serde_json::Map<String, Value>, field: &str, value: O
     };
 }
 
-fn validate(resource: &Resource, object: &Value) -> Vec<Cause> {
-    let mut causes = metadata::validate(resource, object);
-    causes.extend((resource.validate)(object));
-    causes
-}
-
-fn judged(resource: &Resource, object: &Value, causes: Vec<Cause>) -> Result<(), ApiError> {
+fn judged(resource: &Resource, object: &Value, causes: Vec<FieldError>) -> Result<(), ApiError> {
     if causes.is_empty() {
         return Ok(());
     }
@@ -194,6 +189,7 @@ mod tests {
     #[test]
     fn an_update_leaves_the_status_and_a_status_update_leaves_the_spec() {
         let before = json!({
+            "apiVersion": "v1", "kind": "Pod",
             "metadata": { "name": "a", "namespace": "n", "uid": "u", "labels": { "x": "y" } },
             "spec": { "containers": [{ "name": "c" }], "nodeName": "one" }, "status": { "phase": "Running" },
         });

@@ -7,11 +7,11 @@ mod node;
 mod pod;
 mod service_account;
 
+use caracal_model::object::{FieldError, FieldErrorReason, Object};
 use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
 
 use crate::shape::Shape;
-use crate::status::Cause;
 
 /// Whether a resource's objects live in namespaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,10 +50,10 @@ pub struct Resource {
     pub shape: fn() -> Shape,
     /// Fills in what Kubernetes fills in: defaults, and at creation the initial status.
     pub prepare: fn(&mut Value, Moment),
-    /// Everything wrong with an object beyond its shape and metadata.
-    pub validate: fn(&Value) -> Vec<Cause>,
+    /// Everything wrong with an object beyond its shape.
+    pub validate: fn(&Value) -> Vec<FieldError>,
     /// Everything wrong with a change (before, after) of what `/status` does not cover.
-    pub validate_change: fn(&Value, &Value) -> Vec<Cause>,
+    pub validate_change: fn(&Value, &Value) -> Vec<FieldError>,
     /// What `kubectl get` shows.
     pub columns: &'static [Column],
 }
@@ -149,14 +149,32 @@ pub fn groups() -> Vec<(&'static str, &'static str)> {
     groups
 }
 
-/// Nothing to fill in, nothing to check.
+/// Nothing to fill in.
 fn leave(_: &mut Value, _: Moment) {}
 
-fn no_causes(_: &Value) -> Vec<Cause> {
-    Vec::new()
+/// What the model knows to be missing.
+fn model_defaults(object: &mut Value) {
+    if let Ok((mut typed, _)) = Object::from_value_lenient(object.clone()) {
+        typed.set_defaults();
+        *object = typed.to_value();
+    }
 }
 
-fn any_change(_: &Value, _: &Value) -> Vec<Cause> {
+/// What the model knows to be wrong.
+fn model_validate(object: &Value) -> Vec<FieldError> {
+    match Object::from_value_lenient(object.clone()) {
+        Ok((typed, _)) => typed.validate(),
+        Err(error) => vec![cause("(object)", FieldErrorReason::Invalid, error.to_string())],
+    }
+}
+
+/// One thing that is wrong.
+pub fn cause(field: &str, reason: FieldErrorReason, message: impl Into<String>) -> FieldError {
+    FieldError { field: field.into(), reason, message: message.into() }
+}
+
+/// Nothing that may not change.
+fn any_change(_: &Value, _: &Value) -> Vec<FieldError> {
     Vec::new()
 }
 

@@ -5,18 +5,11 @@ use std::time::SystemTime;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Map, Value};
 
-use crate::kinds::{Resource, Scope};
-use crate::selector::{is_label_key, is_label_value};
-use crate::status::Cause;
+use crate::kinds::Resource;
 
 /// Lower-case letters, digits, `-` and `.`; parts begin and end with a letter or digit; at most 253.
 pub fn is_dns_subdomain(text: &str) -> bool {
     text.len() <= 253 && text.split('.').all(is_dns_part)
-}
-
-/// Lower-case letters, digits and `-`; begins and ends with a letter or digit; at most 63.
-pub fn is_dns_label(text: &str) -> bool {
-    text.len() <= 63 && is_dns_part(text)
 }
 
 fn is_dns_part(text: &str) -> bool {
@@ -126,59 +119,6 @@ fn desired(object: &Value) -> Vec<(&String, &Value)> {
     fields.filter(|(name, _)| !["metadata", "status"].contains(&name.as_str())).collect()
 }
 
-/// Everything wrong with an object's metadata.
-pub fn validate(resource: &Resource, object: &Value) -> Vec<Cause> {
-    let mut causes = Vec::new();
-    let mut wrong = |field: String, message: String| causes.push(Cause { field, message });
-    let name = field(object, "name");
-    let good = if resource.kind == "Namespace" { is_dns_label(name) } else { is_dns_subdomain(name) };
-    if name.is_empty() {
-        wrong("metadata.name".into(), "Required value: name or generateName is required".into());
-    } else if !good {
-        wrong(
-            "metadata.name".into(),
-            format!(
-                "Invalid value: \"{name}\": must be lower-case letters, digits, '-'{} with a letter or digit at each end",
-                if resource.kind == "Namespace" { ", at most 63," } else { " or '.', at most 253," }
-            ),
-        );
-    }
-    if resource.scope == Scope::Cluster && !field(object, "namespace").is_empty() {
-        wrong("metadata.namespace".into(), "Forbidden: not allowed on this type".into());
-    }
-    let map = |name: &str| {
-        let map = object.get("metadata").and_then(|metadata| metadata.get(name)).and_then(Value::as_object);
-        map.into_iter().flatten()
-    };
-    for (key, value) in map("labels") {
-        if !is_label_key(key) {
-            wrong("metadata.labels".into(), format!("Invalid value: \"{key}\": is not a label key"));
-        }
-        let value = value.as_str().unwrap_or("");
-        if !is_label_value(value) {
-            wrong("metadata.labels".into(), format!("Invalid value: \"{value}\": is not a label value"));
-        }
-    }
-    const ANNOTATIONS_MOST: usize = 256 << 10;
-    let mut size = 0;
-    for (key, value) in map("annotations") {
-        size += key.len() + value.as_str().map_or(0, str::len);
-        if !is_label_key(&key.to_lowercase()) {
-            wrong(
-                "metadata.annotations".into(),
-                format!("Invalid value: \"{key}\": is not an annotation key"),
-            );
-        }
-    }
-    if size > ANNOTATIONS_MOST {
-        wrong(
-            "metadata.annotations".into(),
-            format!("Too long: may not be more than {ANNOTATIONS_MOST} bytes"),
-        );
-    }
-    causes
-}
-
 /// Whether something must still be done before the object may go.
 pub fn has_finalizers(object: &Value) -> bool {
     let finalizers = object.pointer("/metadata/finalizers").and_then(Value::as_array);
@@ -196,7 +136,7 @@ mod tests {
         let long = "a".repeat(80);
         for prefix in ["pod-", long.as_str()] {
             let (one, other) = (generated_name(prefix), generated_name(prefix));
-            assert!(is_dns_label(&one), "{one}");
+            assert!(is_dns_part(&one) && one.len() <= 63, "{one}");
             assert_ne!(one, other);
         }
     }
@@ -214,14 +154,5 @@ mod tests {
         let mut changed = json!({ "metadata": { "name": "a" }, "spec": { "x": 2 } });
         carry_over(policies, &before, &mut changed);
         assert_eq!(changed["metadata"]["generation"], 4);
-    }
-
-    #[test]
-    fn every_wrong_label_and_name_is_told() {
-        let pods = kinds::find("", "v1", "pods").expect("served");
-        let causes =
-            validate(pods, &json!({ "metadata": { "name": "A", "labels": { "-": "x", "a": "-" } } }));
-        let fields: Vec<&str> = causes.iter().map(|cause| cause.field.as_str()).collect();
-        assert_eq!(fields, ["metadata.name", "metadata.labels", "metadata.labels"]);
     }
 }

@@ -2,11 +2,12 @@
 
 mod strategic;
 
+use caracal_model::object::FieldErrorReason;
 use serde_json::Value;
 
-use crate::kinds::Resource;
+use crate::kinds::{self, Resource};
 use crate::schema::definitions;
-use crate::status::{ApiError, Cause};
+use crate::status::ApiError;
 
 /// A sent change.
 #[derive(Debug)]
@@ -53,8 +54,9 @@ impl Patch {
     /// The object as the patch leaves it.
     pub fn apply(&self, resource: &Resource, object: &Value) -> Result<Value, ApiError> {
         let name = crate::metadata::field(object, "name");
-        let refused =
-            |why: String| ApiError::invalid(resource, name, &[Cause { field: "patch".into(), message: why }]);
+        let refused = |why: String| {
+            ApiError::invalid(resource, name, &[kinds::cause("patch", FieldErrorReason::Invalid, why)])
+        };
         match self {
             Patch::Json(patch) => {
                 let mut changed = object.clone();

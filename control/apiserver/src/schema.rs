@@ -108,6 +108,11 @@ impl Definitions {
         self.schemas.iter().map(|(name, schema)| (name.as_str(), schema))
     }
 
+    /// One of them, under the name it has here.
+    pub fn get(&self, name: &str) -> Option<(&str, &Value)> {
+        self.schemas.get_key_value(name).map(|(name, schema)| (name.as_str(), schema))
+    }
+
     /// The definition of a row of the table.
     pub fn root(&self, resource: &Resource) -> &str {
         let index = RESOURCES.iter().position(|row| row == resource);

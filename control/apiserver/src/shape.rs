@@ -1,5 +1,6 @@
 //! The types behind the kinds: decoding with every unknown field named, and their JSON schemas.
 
+use caracal_model::object::decode_lenient;
 use k8s_openapi::Resource as KubernetesResource;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde::Serialize;
@@ -10,7 +11,7 @@ use serde_json::Value;
 #[derive(Clone, Copy)]
 pub struct Shape {
     /// Reads an object into the type and back, so that only known fields remain.
-    pub decode: fn(&Value) -> Result<Decoded, String>,
+    pub decode: fn(Value) -> Result<Decoded, String>,
     /// Adds the type's schema, and those it needs, to a generator; returns its name there.
     pub schema: fn(&mut SchemaGenerator) -> String,
 }
@@ -31,36 +32,10 @@ impl Shape {
     }
 }
 
-fn decode<T: DeserializeOwned + Serialize>(value: &Value) -> Result<Decoded, String> {
-    let mut unknown = Vec::new();
-    let mut ignored = |path: serde_ignored::Path<'_>| unknown.push(field_path(&path));
-    let mut track = serde_path_to_error::Track::new();
-    let tracked = serde_path_to_error::Deserializer::new(value, &mut track);
-    let typed: T = match serde_ignored::deserialize(tracked, &mut ignored) {
-        Ok(typed) => typed,
-        Err(error) => {
-            let at = track.path().to_string();
-            return Err(if at == "." { error.to_string() } else { format!("{at}: {error}") });
-        }
-    };
+fn decode<T: DeserializeOwned + Serialize>(value: Value) -> Result<Decoded, String> {
+    let (typed, unknown) = decode_lenient::<T>(value).map_err(|error| error.to_string())?;
     let value = serde_json::to_value(typed).map_err(|error| error.to_string())?;
     Ok(Decoded { value, unknown })
-}
-
-/// A path as Kubernetes writes it. `Some` and newtypes, which the path also has, are left out.
-fn field_path(path: &serde_ignored::Path<'_>) -> String {
-    use serde_ignored::Path;
-    match path {
-        Path::Root => String::new(),
-        Path::Seq { parent, index } => format!("{}[{index}]", field_path(parent)),
-        Path::Map { parent, key } => match field_path(parent) {
-            parent if parent.is_empty() => key.clone(),
-            parent => format!("{parent}.{key}"),
-        },
-        Path::Some { parent } | Path::NewtypeStruct { parent } | Path::NewtypeVariant { parent } => {
-            field_path(parent)
-        }
-    }
 }
 
 fn schema<T: JsonSchema>(generator: &mut SchemaGenerator) -> String {
@@ -76,7 +51,7 @@ mod tests {
 
     #[test]
     fn unknown_fields_are_named_by_their_path_and_dropped() {
-        let decoded = (Shape::of::<Pod>().decode)(&json!({
+        let decoded = (Shape::of::<Pod>().decode)(json!({
             "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "a" }, "sepc": {},
             "spec": { "containers": [{ "name": "c", "imagee": "x" }] },
         }))
@@ -89,7 +64,7 @@ mod tests {
 
     #[test]
     fn a_field_of_the_wrong_type_is_named() {
-        let error = (Shape::of::<Pod>().decode)(&json!({
+        let error = (Shape::of::<Pod>().decode)(json!({
             "apiVersion": "v1", "kind": "Pod", "metadata": {}, "spec": { "containers": [{ "name": 5 }] },
         }))
         .expect_err("a name is text");

@@ -3,6 +3,7 @@
 
 use axum::body::Body;
 use axum::http::{HeaderValue, Response, StatusCode, header};
+use caracal_model::object::FieldError;
 use serde_json::{Value, json};
 
 use crate::kinds::Resource;
@@ -19,15 +20,6 @@ pub struct ApiError {
     pub message: String,
     /// Name, group, kind, causes.
     pub details: Option<Value>,
-}
-
-/// One field that is not right.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Cause {
-    /// `spec.ingress[0].ports[0].port`.
-    pub field: String,
-    /// What is wrong with it.
-    pub message: String,
 }
 
 impl ApiError {
@@ -120,20 +112,19 @@ impl ApiError {
     }
 
     /// Some fields are not right: all of them are named.
-    pub fn invalid(resource: &Resource, name: &str, causes: &[Cause]) -> ApiError {
+    pub fn invalid(resource: &Resource, name: &str, causes: &[FieldError]) -> ApiError {
         let kind = match resource.group {
             "" => resource.kind.to_owned(),
             group => format!("{}.{group}", resource.kind),
         };
-        let told: Vec<String> =
-            causes.iter().map(|cause| format!("{}: {}", cause.field, cause.message)).collect();
+        let told: Vec<String> = causes.iter().map(FieldError::to_string).collect();
         let told = match told.as_slice() {
             [one] => one.clone(),
             many => format!("[{}]", many.join(", ")),
         };
         let causes: Vec<Value> = causes
             .iter()
-            .map(|cause| json!({ "reason": "FieldValueInvalid", "message": cause.message, "field": cause.field }))
+            .map(|cause| json!({ "reason": cause.reason.as_str(), "message": cause.message, "field": cause.field }))
             .collect();
         ApiError {
             details: Some(

@@ -323,6 +323,11 @@ fn decode<T: DeserializeOwned>(
     value: Value,
     wrap: impl Fn(Box<T>) -> Object,
 ) -> Result<(Object, Vec<String>), ObjectError> {
+    decode_lenient(value).map(|(object, unknown)| (wrap(Box::new(object)), unknown))
+}
+
+/// Decodes any of Kubernetes' types; fields that the type does not have are left out and returned.
+pub fn decode_lenient<T: DeserializeOwned>(value: Value) -> Result<(T, Vec<String>), ObjectError> {
     let mut track = serde_path_to_error::Track::new();
     let mut unknown = Vec::new();
     let decoded = {
@@ -330,7 +335,7 @@ fn decode<T: DeserializeOwned>(
         serde_ignored::deserialize(value, |path: serde_ignored::Path<'_>| unknown.push(field_path(&path)))
     };
     match decoded {
-        Ok(object) => Ok((wrap(Box::new(object)), unknown)),
+        Ok(object) => Ok((object, unknown)),
         Err(error) => Err(ObjectError::Type {
             field: track.path().to_string(),
             message: serde_json::Error::to_string(&error),

@@ -3,11 +3,8 @@
 use k8s_openapi::api::core::v1::Namespace;
 use serde_json::{Value, json};
 
-use super::{AGE, Column, Moment, NAME, Resource, Scope, any_change, no_causes, text};
+use super::{AGE, Column, Moment, NAME, Resource, Scope, any_change, model_defaults, model_validate, text};
 use crate::shape::Shape;
-
-/// The label by which policies select a namespace by its name.
-const NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
 pub const NAMESPACE: Resource = Resource {
     group: "",
@@ -23,7 +20,7 @@ pub const NAMESPACE: Resource = Resource {
     fields: &["status.phase"],
     shape: Shape::of::<Namespace>,
     prepare,
-    validate: no_causes,
+    validate: model_validate,
     validate_change: any_change,
     columns: &[
         NAME,
@@ -39,11 +36,7 @@ pub const NAMESPACE: Resource = Resource {
 };
 
 fn prepare(object: &mut Value, moment: Moment) {
-    let name = object["metadata"]["name"].clone();
-    if !object["metadata"]["labels"].is_object() {
-        object["metadata"]["labels"] = json!({});
-    }
-    object["metadata"]["labels"][NAME_LABEL] = name;
+    model_defaults(object);
     if moment == Moment::Create {
         object["spec"] = json!({ "finalizers": ["kubernetes"] });
         object["status"] = json!({ "phase": "Active" });

@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 
 use super::node::or_none;
 use super::{
-    AGE, Column, Moment, NAME, Resource, Scope, any_change, default_to, items, items_mut, no_causes, text,
+    AGE, Column, Moment, NAME, Resource, Scope, any_change, default_to, items, model_defaults,
+    model_validate, text,
 };
 use crate::shape::Shape;
 
@@ -23,7 +24,7 @@ pub const NETWORK_POLICY: Resource = Resource {
     fields: &[],
     shape: Shape::of::<NetworkPolicy>,
     prepare,
-    validate: no_causes,
+    validate: model_validate,
     validate_change: any_change,
     columns: &[
         NAME,
@@ -39,20 +40,10 @@ pub const NETWORK_POLICY: Resource = Resource {
 };
 
 fn prepare(object: &mut Value, _: Moment) {
-    let Some(spec) = object.get_mut("spec").filter(|spec| spec.is_object()) else { return };
-    default_to(spec, "podSelector", json!({}));
-    // Without policyTypes: Ingress always, Egress if there are egress rules.
-    if items(spec, "/policyTypes").is_empty() {
-        let egress = !items(spec, "/egress").is_empty();
-        spec["policyTypes"] = if egress { json!(["Ingress", "Egress"]) } else { json!(["Ingress"]) };
+    if let Some(spec) = object.get_mut("spec").filter(|spec| spec.is_object()) {
+        default_to(spec, "podSelector", json!({}));
     }
-    for direction in ["/ingress", "/egress"] {
-        for rule in items_mut(spec, direction) {
-            for port in items_mut(rule, "/ports") {
-                default_to(port, "protocol", "TCP");
-            }
-        }
-    }
+    model_defaults(object);
 }
 
 /// A label selector as one line.
@@ -82,16 +73,24 @@ fn selector(selector: Option<&Value>) -> String {
 mod tests {
     use super::*;
 
+    fn policy(egress: Value) -> Value {
+        json!({
+            "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": { "name": "a" },
+            "spec": { "egress": egress },
+        })
+    }
+
     #[test]
     fn a_policy_gets_kubernetes_defaults() {
-        let mut policy = json!({ "spec": { "podSelector": {}, "egress": [{ "ports": [{ "port": 53 }] }] } });
-        prepare(&mut policy, Moment::Create);
-        assert_eq!(policy["spec"]["policyTypes"], json!(["Ingress", "Egress"]));
-        assert_eq!(policy["spec"]["egress"][0]["ports"][0]["protocol"], "TCP");
+        let mut made = policy(json!([{ "ports": [{ "port": 53 }] }]));
+        prepare(&mut made, Moment::Create);
+        assert_eq!(made["spec"]["policyTypes"], json!(["Ingress", "Egress"]));
+        assert_eq!(made["spec"]["egress"][0]["ports"][0]["protocol"], "TCP");
 
-        let mut policy = json!({ "spec": { "podSelector": {}, "egress": [] } });
-        prepare(&mut policy, Moment::Create);
-        assert_eq!(policy["spec"]["policyTypes"], json!(["Ingress"]));
+        let mut made = policy(json!([]));
+        prepare(&mut made, Moment::Create);
+        assert_eq!(made["spec"]["policyTypes"], json!(["Ingress"]));
+        assert_eq!(made["spec"]["podSelector"], json!({}));
     }
 
     #[test]

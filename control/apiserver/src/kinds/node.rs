@@ -1,11 +1,11 @@
 //! Nodes.
 
+use caracal_model::object::{FieldError, FieldErrorReason};
 use k8s_openapi::api::core::v1::Node;
 use serde_json::Value;
 
-use super::{AGE, Column, Moment, NAME, Resource, Scope, default_to, items, no_causes, text};
+use super::{AGE, Column, Moment, NAME, Resource, Scope, cause, default_to, items, model_validate, text};
 use crate::shape::Shape;
-use crate::status::Cause;
 
 pub const NODE: Resource = Resource {
     group: "",
@@ -21,7 +21,7 @@ pub const NODE: Resource = Resource {
     fields: &["spec.unschedulable"],
     shape: Shape::of::<Node>,
     prepare,
-    validate: no_causes,
+    validate: model_validate,
     validate_change,
     columns: &[
         NAME,
@@ -83,15 +83,13 @@ fn prepare(object: &mut Value, _: Moment) {
     }
 }
 
-fn validate_change(before: &Value, after: &Value) -> Vec<Cause> {
+fn validate_change(before: &Value, after: &Value) -> Vec<FieldError> {
     let (old, new) = (items(before, "/spec/podCIDRs"), items(after, "/spec/podCIDRs"));
     if old.is_empty() || old == new {
         return Vec::new();
     }
-    vec![Cause {
-        field: "spec.podCIDRs".into(),
-        message: "Forbidden: node updates may not change podCIDR except from \"\" to valid".into(),
-    }]
+    let why = "Forbidden: node updates may not change podCIDR except from \"\" to valid";
+    vec![cause("spec.podCIDRs", FieldErrorReason::Forbidden, why)]
 }
 
 fn status(object: &Value, _: k8s_openapi::jiff::Timestamp) -> Value {

@@ -1,13 +1,16 @@
 //! Pods.
 
+use caracal_model::object::{FieldError, FieldErrorReason};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::node::or_none;
-use super::{AGE, Column, Moment, NAME, Resource, Scope, default_to, items, items_mut, no_causes, text};
+use super::{
+    AGE, Column, Moment, NAME, Resource, Scope, cause, default_to, items, items_mut, model_defaults,
+    model_validate, text,
+};
 use crate::shape::Shape;
-use crate::status::Cause;
 
 pub const POD: Resource = Resource {
     group: "",
@@ -32,7 +35,7 @@ pub const POD: Resource = Resource {
     ],
     shape: Shape::of::<Pod>,
     prepare,
-    validate: no_causes,
+    validate: model_validate,
     validate_change,
     columns: &[
         NAME,
@@ -116,6 +119,7 @@ fn prepare(object: &mut Value, moment: Moment) {
     if moment == Moment::Create {
         object["status"] = json!({ "phase": "Pending", "qosClass": qos_class(object) });
     }
+    model_defaults(object);
     let Some(spec) = object.get_mut("spec").filter(|spec| spec.is_object()) else { return };
     // The old name and the new one say the same.
     let account = [text(spec, "/serviceAccountName"), text(spec, "/serviceAccount"), "default"]
@@ -142,7 +146,6 @@ fn prepare(object: &mut Value, moment: Moment) {
             default_to(container, "terminationMessagePath", "/dev/termination-log");
             default_to(container, "terminationMessagePolicy", "File");
             for port in items_mut(container, "/ports") {
-                default_to(port, "protocol", "TCP");
                 if host_network {
                     let port_number = port["containerPort"].clone();
                     default_to(port, "hostPort", port_number);
@@ -176,7 +179,7 @@ fn qos_class(object: &Value) -> &'static str {
 }
 
 /// A pod's spec stays as it was made, but for a few fields.
-fn validate_change(before: &Value, after: &Value) -> Vec<Cause> {
+fn validate_change(before: &Value, after: &Value) -> Vec<FieldError> {
     fn fixed(pod: &Value) -> Value {
         let mut spec = pod.get("spec").cloned().unwrap_or(Value::Null);
         if let Some(map) = spec.as_object_mut() {
@@ -198,13 +201,10 @@ fn validate_change(before: &Value, after: &Value) -> Vec<Cause> {
     if fixed(before) == fixed(after) {
         return Vec::new();
     }
-    vec![Cause {
-        field: "spec".into(),
-        message: "Forbidden: pod updates may not change fields other than `spec.containers[*].image`, \
+    let why = "Forbidden: pod updates may not change fields other than `spec.containers[*].image`, \
                   `spec.initContainers[*].image`, `spec.activeDeadlineSeconds`, `spec.tolerations` (only additions \
-                  to existing tolerations), `spec.terminationGracePeriodSeconds`; delete the pod and make it anew"
-            .into(),
-    }]
+                  to existing tolerations), `spec.terminationGracePeriodSeconds`; delete the pod and make it anew";
+    vec![cause("spec", FieldErrorReason::Forbidden, why)]
 }
 
 fn status(object: &Value, _: Timestamp) -> Value {

@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::ServiceAccount;
 
-use super::{AGE, Column, NAME, Resource, Scope, any_change, items, leave, no_causes};
+use super::{AGE, Column, NAME, Resource, Scope, any_change, items, leave, model_validate};
 use crate::shape::Shape;
 
 pub const SERVICE_ACCOUNT: Resource = Resource {
@@ -19,7 +19,7 @@ pub const SERVICE_ACCOUNT: Resource = Resource {
     fields: &[],
     shape: Shape::of::<ServiceAccount>,
     prepare: leave,
-    validate: no_causes,
+    validate: model_validate,
     validate_change: any_change,
     columns: &[
         NAME,
