@@ -36,6 +36,7 @@ pub struct Publisher<T> {
     shared: Arc<Shared<T>>,
     /// Every value that a subscriber may hold, oldest first, the newest always.
     kept: VecDeque<(u64, Arc<T>)>,
+    latest: Arc<T>,
     /// By subscriber: the number of the value it uses.
     adopted: Vec<Arc<AtomicU64>>,
 }
@@ -52,7 +53,8 @@ impl<T> Publisher<T> {
     /// Publishes `first` as number 0.
     pub fn new(first: Arc<T>) -> Publisher<T> {
         let shared = Shared { published: AtomicU64::new(0), slot: Mutex::new((0, Arc::clone(&first))) };
-        Publisher { shared: Arc::new(shared), kept: VecDeque::from([(0, first)]), adopted: Vec::new() }
+        let kept = VecDeque::from([(0, Arc::clone(&first))]);
+        Publisher { shared: Arc::new(shared), kept, latest: first, adopted: Vec::new() }
     }
 
     /// A new reader, which has adopted the newest value.
@@ -67,6 +69,7 @@ impl<T> Publisher<T> {
     pub fn publish(&mut self, value: Arc<T>) -> u64 {
         let number = self.newest() + 1;
         self.kept.push_back((number, Arc::clone(&value)));
+        self.latest = Arc::clone(&value);
         // The former value stays in `kept`, so what is dropped here is never the last reference.
         lock(&self.shared.slot, |slot| *slot = (number, value));
         self.shared.published.store(number, Ordering::Release);
@@ -95,6 +98,11 @@ impl<T> Publisher<T> {
             self.kept.pop_front();
         }
         adopted
+    }
+
+    /// The newest value.
+    pub fn latest(&self) -> &Arc<T> {
+        &self.latest
     }
 
     /// How many values are kept: the newest, and those that a slow subscriber may still use.

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use caracal_wire::MacAddr;
 use super::paged::Paged;
+use caracal_wire::MacAddr;
 
 /// Names a neighbour. Given once in a process to an (interface, address).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -167,9 +167,7 @@ mod tests {
         let before = builder.snapshot();
         builder.set(4, 3);
         let after = builder.snapshot();
-        let shared = |page: usize| {
-            matches!((&before.pages[page], &after.pages[page]), (Some(a), Some(b)) if Arc::ptr_eq(a, b))
-        };
+        let shared = |page: usize| matches!((&before.pages[page], &after.pages[page]), (Some(a), Some(b)) if Arc::ptr_eq(a, b));
         assert!(shared(0));
         assert!(!shared(1));
     }

@@ -80,7 +80,8 @@ impl Prefix {
 
     /// Whether `address` is inside.
     pub fn contains(&self, address: IpAddr) -> bool {
-        self.address.is_ipv4() == address.is_ipv4() && Prefix::new(address, self.length).address == self.address
+        self.address.is_ipv4() == address.is_ipv4()
+            && Prefix::new(address, self.length).address == self.address
     }
 
     /// Whether all of `other` is inside; a prefix covers itself.
@@ -134,11 +135,14 @@ mod tests {
     #[test]
     fn a_prefix_sorts_directly_before_what_it_covers() {
         let p = |address: &str, length| Prefix::new(address.parse().unwrap(), length);
-        let mut sorted = vec![p("10.1.0.0", 16), p("10.0.0.0", 8), p("11.0.0.0", 8), p("10.0.0.0", 24), p("::", 0)];
+        let mut sorted =
+            vec![p("10.1.0.0", 16), p("10.0.0.0", 8), p("11.0.0.0", 8), p("10.0.0.0", 24), p("::", 0)];
         sorted.sort();
         let expected = [p("10.0.0.0", 8), p("10.0.0.0", 24), p("10.1.0.0", 16), p("11.0.0.0", 8), p("::", 0)];
         assert_eq!(sorted, expected);
-        assert!(sorted[0].covers(&sorted[1]) && sorted[0].covers(&sorted[2]) && !sorted[0].covers(&sorted[3]));
+        assert!(
+            sorted[0].covers(&sorted[1]) && sorted[0].covers(&sorted[2]) && !sorted[0].covers(&sorted[3])
+        );
     }
 
     #[test]

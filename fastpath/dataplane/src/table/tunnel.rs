@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use caracal_wire::MacAddr;
 
+use super::NeighborIndex;
 use super::lpm::Lpm;
 use super::paged::Paged;
-use super::NeighborIndex;
 
 /// Names another node. Given once in a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

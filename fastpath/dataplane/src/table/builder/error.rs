@@ -31,7 +31,9 @@ pub enum ApplyError {
         missing: String,
     },
     /// What would be removed is still referred to.
-    #[error("{removed} cannot be removed: {user} refers to it; remove or change that in the same transaction")]
+    #[error(
+        "{removed} cannot be removed: {user} refers to it; remove or change that in the same transaction"
+    )]
     StillUsed {
         /// What was to be removed.
         removed: String,

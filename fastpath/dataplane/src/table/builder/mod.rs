@@ -253,7 +253,9 @@ impl TableBuilder {
     /// Next hops of the last build whose link-layer addresses packets need: gateways, and nodes on the link.
     pub fn wanted_neighbors(&self) -> BTreeSet<(u32, IpAddr)> {
         let gateways = self.routes.entries().filter_map(|entry| match entry {
-            FibEntry::Via { ifindex, next_hop: NextHop::Gateway { address, .. }, .. } => Some((*ifindex, *address)),
+            FibEntry::Via { ifindex, next_hop: NextHop::Gateway { address, .. }, .. } => {
+                Some((*ifindex, *address))
+            }
             _ => None,
         });
         let tunnels = self.tunnels.by_node.values();

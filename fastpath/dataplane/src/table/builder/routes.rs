@@ -45,7 +45,8 @@ impl Routes {
     /// What is in force, by prefix, and who stated it.
     pub fn iter(&self) -> impl Iterator<Item = (Prefix, FibEntry, Origin)> {
         self.stated.iter().filter_map(|(prefix, stated)| {
-            let (origin, number) = ORIGINS.iter().zip(stated).find_map(|(o, number)| Some((o, (*number)?)))?;
+            let (origin, number) =
+                ORIGINS.iter().zip(stated).find_map(|(o, number)| Some((o, (*number)?)))?;
             Some((*prefix, self.entries.get(number)?, *origin))
         })
     }

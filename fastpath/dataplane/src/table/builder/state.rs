@@ -191,7 +191,8 @@ impl State {
         if transaction.in_sync
             && let Some(named) = &self.named
         {
-            let unnamed = self.things.keys().filter(|key| !named.contains(key) && !staged.named.contains(key));
+            let unnamed =
+                self.things.keys().filter(|key| !named.contains(key) && !staged.named.contains(key));
             for key in unnamed.cloned().collect::<Vec<_>>() {
                 staged.things.insert(key, None);
             }
@@ -230,16 +231,27 @@ impl State {
             }
             Op::IpSetDelta(delta) => {
                 if !self.will_exist(&key, staged) {
-                    return Err(ApplyError::Missing { user: format!("operation {operation}"), missing: key.to_string() });
+                    return Err(ApplyError::Missing {
+                        user: format!("operation {operation}"),
+                        missing: key.to_string(),
+                    });
                 }
                 let add = members(&delta.add).map_err(malformed)?.map(|member| (member, true));
                 let remove = members(&delta.remove).map_err(malformed)?.map(|member| (member, false));
                 let changes = remove.chain(add);
-                match staged.members.entry(delta.id.as_str().into()).or_insert(StagedMembers::Delta(Vec::new())) {
+                match staged
+                    .members
+                    .entry(delta.id.as_str().into())
+                    .or_insert(StagedMembers::Delta(Vec::new()))
+                {
                     StagedMembers::Delta(former) => former.extend(changes),
                     StagedMembers::Whole(members) => {
                         for (member, joins) in changes {
-                            if joins { members.insert(member) } else { members.remove(&member) };
+                            if joins {
+                                members.insert(member)
+                            } else {
+                                members.remove(&member)
+                            };
                         }
                     }
                 }
@@ -261,7 +273,9 @@ impl State {
             Op::Endpoint(stated) => {
                 Some(Thing::Endpoint(Arc::new(endpoint_from_plane(stated).map_err(malformed)?)))
             }
-            Op::Tunnel(stated) => Some(Thing::Tunnel(Arc::new(tunnel_from_plane(stated).map_err(malformed)?))),
+            Op::Tunnel(stated) => {
+                Some(Thing::Tunnel(Arc::new(tunnel_from_plane(stated).map_err(malformed)?)))
+            }
             Op::Route(stated) => Some(Thing::Route(target_from_plane(stated).map_err(malformed)?)),
             Op::PolicyRemove(_)
             | Op::ProfileRemove(_)
@@ -285,7 +299,8 @@ impl State {
             Some(Thing::Rules(former)) => Some(former),
             _ => None,
         };
-        let entities = ingress.iter().chain(egress).flat_map(|rule| [&rule.source, &rule.destination]).flatten();
+        let entities =
+            ingress.iter().chain(egress).flat_map(|rule| [&rule.source, &rule.destination]).flatten();
         let sets = entities.flat_map(|e| e.in_all.iter().chain(&e.in_none).chain(&e.named_ports));
         let sets: BTreeSet<&str> = sets.map(String::as_str).collect();
         let sets = sets.into_iter().map(Arc::from).collect();
@@ -309,13 +324,19 @@ impl State {
                 Some(thing) => {
                     let missing = thing.references().into_iter().find(|to| !self.will_exist(to, staged));
                     if let Some(missing) = missing {
-                        return Err(ApplyError::Missing { user: key.to_string(), missing: missing.to_string() });
+                        return Err(ApplyError::Missing {
+                            user: key.to_string(),
+                            missing: missing.to_string(),
+                        });
                     }
                 }
                 // Users that are staged themselves are checked as they will be.
                 None => {
                     if let Some(user) = self.users(key).find(|user| !staged.things.contains_key(user)) {
-                        return Err(ApplyError::StillUsed { removed: key.to_string(), user: user.to_string() });
+                        return Err(ApplyError::StillUsed {
+                            removed: key.to_string(),
+                            user: user.to_string(),
+                        });
                     }
                 }
             }
@@ -405,13 +426,17 @@ fn key_of(op: &Op) -> Result<Key, Malformed> {
     };
     Ok(match op {
         Op::NodeConfig(_) => Key::Node,
-        Op::IpSet(plane::IpSet { id, .. }) | Op::IpSetDelta(plane::IpSetDelta { id, .. }) | Op::IpSetRemove(id) => {
-            Key::Set(id.as_str().into())
-        }
+        Op::IpSet(plane::IpSet { id, .. })
+        | Op::IpSetDelta(plane::IpSetDelta { id, .. })
+        | Op::IpSetRemove(id) => Key::Set(id.as_str().into()),
         Op::Policy(stated) => policy(stated.id.as_ref().ok_or(Malformed::NoPolicyId)?),
         Op::PolicyRemove(id) => policy(id),
-        Op::Profile(plane::Profile { name, .. }) | Op::ProfileRemove(name) => Key::Profile(name.as_str().into()),
-        Op::Endpoint(plane::Endpoint { id, .. }) | Op::EndpointRemove(id) => Key::Endpoint(id.as_str().into()),
+        Op::Profile(plane::Profile { name, .. }) | Op::ProfileRemove(name) => {
+            Key::Profile(name.as_str().into())
+        }
+        Op::Endpoint(plane::Endpoint { id, .. }) | Op::EndpointRemove(id) => {
+            Key::Endpoint(id.as_str().into())
+        }
         Op::Tunnel(plane::Tunnel { node, .. }) | Op::TunnelRemove(node) => Key::Tunnel(node.as_str().into()),
         Op::Route(plane::Route { prefix, .. }) => Key::Route(Prefix::from_plane(prefix.as_ref())?),
         Op::RouteRemove(prefix) => Key::Route(Prefix::from_plane(Some(prefix))?),

@@ -38,12 +38,15 @@ fn prefix() -> impl Strategy<Value = Prefix> {
 enum Step {
     Insert(Prefix, u32),
     /// Of what is there, the one at this place.
+    Change(usize, u32),
+    /// Of what is there, the one at this place.
     Remove(usize),
 }
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         3 => (prefix(), 0..20u32).prop_map(|(prefix, value)| Step::Insert(prefix, value)),
+        1 => (any::<usize>(), 0..20u32).prop_map(|(place, value)| Step::Change(place, value)),
         2 => any::<usize>().prop_map(Step::Remove),
     ]
 }
@@ -54,12 +57,14 @@ fn probes(reference: &Reference, given: &[IpAddr]) -> Vec<IpAddr> {
         IpAddr::V4(first) => {
             let first = first.to_bits();
             let last = first | u32::MAX.checked_shr(u32::from(prefix.length())).unwrap_or(0);
-            [first.wrapping_sub(1), first, last, last.wrapping_add(1)].map(|bits| IpAddr::from(Ipv4Addr::from_bits(bits)))
+            [first.wrapping_sub(1), first, last, last.wrapping_add(1)]
+                .map(|bits| IpAddr::from(Ipv4Addr::from_bits(bits)))
         }
         IpAddr::V6(first) => {
             let first = first.to_bits();
             let last = first | u128::MAX.checked_shr(u32::from(prefix.length())).unwrap_or(0);
-            [first.wrapping_sub(1), first, last, last.wrapping_add(1)].map(|bits| IpAddr::from(Ipv6Addr::from_bits(bits)))
+            [first.wrapping_sub(1), first, last, last.wrapping_add(1)]
+                .map(|bits| IpAddr::from(Ipv6Addr::from_bits(bits)))
         }
     });
     ends.chain(given.iter().copied()).collect()
@@ -84,15 +89,22 @@ proptest! {
         let mut reference = Reference::default();
         let mut former: Vec<(Lpm, Reference)> = Vec::new();
         for step in steps {
-            match step {
-                Step::Insert(prefix, value) => {
+            let there = |place: usize| {
+                reference.prefixes.keys().nth(place % reference.prefixes.len().max(1)).copied()
+            };
+            let (prefix, value) = match step {
+                Step::Insert(prefix, value) => (Some(prefix), Some(value)),
+                Step::Change(place, value) => (there(place), Some(value)),
+                Step::Remove(place) => (there(place), None),
+            };
+            match (prefix, value) {
+                (Some(prefix), Some(value)) => {
                     prop_assert_eq!(builder.insert(prefix, value), reference.prefixes.insert(prefix, value));
                 }
-                Step::Remove(place) => {
-                    let there = reference.prefixes.len().max(1);
-                    let Some(prefix) = reference.prefixes.keys().nth(place % there).copied() else { continue };
+                (Some(prefix), None) => {
                     prop_assert_eq!(builder.remove(prefix), reference.prefixes.remove(&prefix));
                 }
+                (None, _) => continue,
             }
             let lpm = builder.snapshot();
             agree(&lpm, &reference, &given)?;

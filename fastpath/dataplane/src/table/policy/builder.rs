@@ -158,11 +158,7 @@ impl PolicyBuilder {
     }
 
     /// The list in place of `list` after classes have changed: the same, unless it looks at the local side.
-    pub fn rebind(
-        &mut self,
-        list: PolicyListId,
-        addresses: impl Iterator<Item = IpAddr>,
-    ) -> PolicyListId {
+    pub fn rebind(&mut self, list: PolicyListId, addresses: impl Iterator<Item = IpAddr>) -> PolicyListId {
         let Some(number) = self.by_list.get(&list).map(|(number, _)| *number) else { return list };
         let local = self.local_classes(number, addresses);
         let rebound = self.retain(number, local);

@@ -132,7 +132,11 @@ struct VariantCompiler {
 
 impl ListCompiler {
     /// Compiles `binding` for addresses in no set. `intern` gives the ids of what can decide.
-    pub fn new(direction: FlowDirection, binding: &Binding, intern: &mut dyn FnMut(RuleName) -> RuleId) -> Self {
+    pub fn new(
+        direction: FlowDirection,
+        binding: &Binding,
+        intern: &mut dyn FnMut(RuleName) -> RuleId,
+    ) -> Self {
         let list = flatten(direction, binding, intern);
         let local_sets: BTreeSet<SetId> = list.rules.iter().flat_map(|rule| rule.local.sets()).collect();
         let peer_sets = list.rules.iter().flat_map(|rule| rule.peer.sets()).collect();
@@ -156,7 +160,8 @@ impl ListCompiler {
     /// Compiles for one more class.
     pub fn add_class(&mut self, class: ClassId, content: &Content) {
         self.compiled = None;
-        let mentions = |sets: &BTreeSet<SetId>| content.iter().any(|membership| sets.contains(&membership.set));
+        let mentions =
+            |sets: &BTreeSet<SetId>| content.iter().any(|membership| sets.contains(&membership.set));
         let (as_peer, as_local) = (mentions(&self.peer_sets), mentions(&self.local_sets));
         if as_peer {
             self.peers.insert(class, Arc::clone(content));
@@ -205,7 +210,13 @@ impl SideCompiler {
         SideCompiler { family, looks_at_local, base, variant_of, variants: Vec::new(), by_local }
     }
 
-    fn add_local(&mut self, list: &List, class: ClassId, content: &Content, peers: &BTreeMap<ClassId, Content>) {
+    fn add_local(
+        &mut self,
+        list: &List,
+        class: ClassId,
+        content: &Content,
+        peers: &BTreeMap<ClassId, Content>,
+    ) {
         let rules = narrow_local(list, self.family, content);
         let variant = match self.by_local.get(&rules) {
             Some(variant) => *variant,
@@ -341,7 +352,8 @@ fn narrow(entity: &Entity, content: &[Membership]) -> Option<Option<Box<[PortRan
     if entity.ports.is_empty() && entity.named_ports.is_empty() {
         return Some(None);
     }
-    let listed = entity.ports.iter().map(|(first, last)| PortRange { protocol: 0, first: *first, last: *last });
+    let listed =
+        entity.ports.iter().map(|(first, last)| PortRange { protocol: 0, first: *first, last: *last });
     let named = entity.named_ports.iter().flat_map(|set| {
         let start = content.partition_point(|membership| membership.set < *set);
         content[start..].iter().take_while(|membership| membership.set == *set)

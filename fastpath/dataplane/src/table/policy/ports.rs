@@ -195,7 +195,8 @@ fn bands(protocol: u8, rules: &[PortRule<'_>], ends: &[Outcome]) -> Bands {
     for last in cuts {
         // Within a band every source port matches the same rules: its last stands for it.
         let matches_source = |rule: &&PortRule<'_>| {
-            rule.source.is_none_or(|s| of_protocol(s, protocol).any(|(first, end)| (first..=end).contains(&last)))
+            rule.source
+                .is_none_or(|s| of_protocol(s, protocol).any(|(first, end)| (first..=end).contains(&last)))
         };
         let painted = paint(protocol, rules.iter().filter(matches_source), ends);
         if ranges.last() == Some(&painted) {
@@ -275,7 +276,9 @@ impl Open {
     /// Takes out what lies in `first..=last`, and tells `taken` of each piece.
     fn take(&mut self, first: u16, last: u16, mut taken: impl FnMut(u16, u16)) {
         // The last range that begins at or before the end, as long as it reaches the beginning.
-        while let Some((&start, &end)) = self.ranges.range(..=last).next_back().filter(|(_, end)| **end >= first) {
+        while let Some((&start, &end)) =
+            self.ranges.range(..=last).next_back().filter(|(_, end)| **end >= first)
+        {
             self.ranges.remove(&start);
             if end > last {
                 self.ranges.insert(last + 1, end);

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use caracal_plane_api as plane;
 
-use super::name::{RuleAction, RuleName, RuleOwner};
 use super::FlowDirection;
+use super::name::{RuleAction, RuleName, RuleOwner};
 use super::sets::{SetId, SetNames};
 
 /// What is wrong with a rule.
@@ -91,7 +91,10 @@ impl Entity {
 }
 
 /// Rules in order, of a policy or profile in one direction.
-pub(super) fn from_plane(rules: &[plane::Rule], names: &mut SetNames) -> Result<Vec<Rule>, (usize, RuleError)> {
+pub(super) fn from_plane(
+    rules: &[plane::Rule],
+    names: &mut SetNames,
+) -> Result<Vec<Rule>, (usize, RuleError)> {
     let mut deciding = Vec::with_capacity(rules.len());
     for (index, rule) in rules.iter().enumerate() {
         let checked = one_from_plane(index as u32, rule, names).map_err(|error| (index, error))?;
@@ -101,11 +104,7 @@ pub(super) fn from_plane(rules: &[plane::Rule], names: &mut SetNames) -> Result<
 }
 
 /// None: a rule that decides nothing.
-fn one_from_plane(
-    index: u32,
-    rule: &plane::Rule,
-    names: &mut SetNames,
-) -> Result<Option<Rule>, RuleError> {
+fn one_from_plane(index: u32, rule: &plane::Rule, names: &mut SetNames) -> Result<Option<Rule>, RuleError> {
     let action = match plane::Action::try_from(rule.action) {
         Ok(plane::Action::Allow) => Some(Action::Allow),
         Ok(plane::Action::Deny) => Some(Action::Deny),

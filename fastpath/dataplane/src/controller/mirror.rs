@@ -1,0 +1,340 @@
+//! What the kernel knows of links, addresses, routes and neighbors, read by rtnetlink. Part of the fastpath, so that it
+//! stays right while the agent is dead.
+//!
+//! A change makes us read its kind again whole: simple, and right after any number of missed messages.
+
+use std::io;
+use std::net::IpAddr;
+
+use caracal_wire::MacAddr;
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
+    NetlinkPayload,
+};
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourMessage, NeighbourState,
+};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+
+use crate::table::Prefix;
+
+/// A failed talk with the kernel.
+#[derive(Debug, thiserror::Error)]
+#[error("netlink: cannot {doing}: {source}")]
+pub struct MirrorError {
+    doing: &'static str,
+    source: io::Error,
+}
+
+/// A network device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KernelLink {
+    /// Its number.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Its MAC address; zero if it has none of six bytes.
+    pub mac: MacAddr,
+    /// The largest IP packet it carries, bytes.
+    pub mtu: u16,
+    /// Administratively up.
+    pub up: bool,
+    /// Receive queues.
+    pub queues: u32,
+}
+
+/// A route of the main table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MainRoute {
+    /// Where to.
+    pub prefix: Prefix,
+    /// By which device.
+    pub ifindex: u32,
+    /// By which gateway, if not on the link.
+    pub gateway: Option<IpAddr>,
+    /// The route's own MTU, if it has one.
+    pub mtu: Option<u16>,
+    /// Lower wins among equal prefixes.
+    pub metric: u32,
+}
+
+/// A neighbor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Neighbor {
+    /// By which device.
+    pub ifindex: u32,
+    /// Its address.
+    pub address: IpAddr,
+    /// Its MAC address, if it is resolved.
+    pub mac: Option<MacAddr>,
+}
+
+/// A conversation with the kernel of the network namespace that the opening thread was in.
+#[derive(Debug)]
+pub struct Mirror {
+    socket: Socket,
+    sequence: u32,
+}
+
+const TABLE_MAIN: u32 = 254;
+
+impl Mirror {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// When the process may not, or has no descriptors left.
+    pub fn open() -> Result<Self, MirrorError> {
+        let open = || {
+            let mut socket = Socket::new(NETLINK_ROUTE)?;
+            socket.bind_auto()?;
+            socket.connect(&SocketAddr::new(0, 0))?;
+            Ok(socket)
+        };
+        let socket = open().map_err(|source| MirrorError { doing: "open a socket", source })?;
+        Ok(Mirror { socket, sequence: 0 })
+    }
+
+    /// All devices.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub fn links(&mut self) -> Result<Vec<KernelLink>, MirrorError> {
+        let answers = self.dump("list links", RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
+        Ok(answers.into_iter().filter_map(link).collect())
+    }
+
+    /// All addresses, with the device that has them.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub fn addresses(&mut self) -> Result<Vec<(u32, IpAddr)>, MirrorError> {
+        let answers =
+            self.dump("list addresses", RouteNetlinkMessage::GetAddress(AddressMessage::default()))?;
+        Ok(answers.into_iter().filter_map(address).collect())
+    }
+
+    /// Unicast routes of the main table.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub fn routes(&mut self) -> Result<Vec<MainRoute>, MirrorError> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = AddressFamily::Inet;
+        let answers = self.dump("list routes", RouteNetlinkMessage::GetRoute(message))?;
+        Ok(answers.into_iter().filter_map(route).collect())
+    }
+
+    /// All neighbors.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub fn neighbors(&mut self) -> Result<Vec<Neighbor>, MirrorError> {
+        let answers =
+            self.dump("list neighbors", RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default()))?;
+        Ok(answers.into_iter().filter_map(neighbor).collect())
+    }
+
+    /// Makes the kernel resolve a neighbor, and keep it fresh without traffic of its own (NTF_EXT_MANAGED).
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn manage(&mut self, ifindex: u32, address: IpAddr) -> Result<(), MirrorError> {
+        let mut message = NeighbourMessage::default();
+        message.header.ifindex = ifindex;
+        message.header.state = NeighbourState::None;
+        let (family, destination) = match address {
+            IpAddr::V4(v4) => (AddressFamily::Inet, NeighbourAddress::Inet(v4)),
+            IpAddr::V6(v6) => (AddressFamily::Inet6, NeighbourAddress::Inet6(v6)),
+        };
+        message.header.family = family;
+        message.attributes.push(NeighbourAttribute::Destination(destination));
+        message.attributes.push(NeighbourAttribute::ExtFlags(NeighbourExtFlags::Managed));
+        let flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
+        self.request("manage a neighbor", RouteNetlinkMessage::NewNeighbour(message), flags).map(drop)
+    }
+
+    fn dump(
+        &mut self,
+        doing: &'static str,
+        message: RouteNetlinkMessage,
+    ) -> Result<Vec<RouteNetlinkMessage>, MirrorError> {
+        self.request(doing, message, NLM_F_REQUEST | NLM_F_DUMP)
+    }
+
+    fn request(
+        &mut self,
+        doing: &'static str,
+        message: RouteNetlinkMessage,
+        flags: u16,
+    ) -> Result<Vec<RouteNetlinkMessage>, MirrorError> {
+        let failed = |source| MirrorError { doing, source };
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut header = NetlinkHeader::default();
+        header.flags = flags;
+        header.sequence_number = self.sequence;
+        let mut packet = NetlinkMessage::new(header, NetlinkPayload::from(message));
+        packet.finalize();
+        let mut bytes = vec![0; packet.buffer_len()];
+        packet.serialize(&mut bytes);
+        self.socket.send(&bytes, 0).map_err(failed)?;
+        let mut answers = Vec::new();
+        loop {
+            let (datagram, _) = self.socket.recv_from_full().map_err(failed)?;
+            let mut rest = &datagram[..];
+            while !rest.is_empty() {
+                let Ok(answer) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest) else { break };
+                let length = answer.header.length as usize;
+                let ours = answer.header.sequence_number == self.sequence;
+                match answer.payload {
+                    _ if !ours => {}
+                    NetlinkPayload::InnerMessage(inner) => answers.push(inner),
+                    NetlinkPayload::Done(_) => return Ok(answers),
+                    NetlinkPayload::Error(error) => {
+                        return match error.code {
+                            None => Ok(answers),
+                            Some(_) => Err(failed(error.to_io())),
+                        };
+                    }
+                    _ => {}
+                }
+                // Messages are aligned to four bytes.
+                rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+                if length == 0 {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// Calls `changed` whenever something has changed in this thread's network namespace, from a thread of its own; stops
+/// when that says false.
+///
+/// # Errors
+/// When the process may not listen.
+pub fn watch(changed: impl Fn() -> bool + Send + 'static) -> Result<(), MirrorError> {
+    /// RTNLGRP_LINK, _NEIGH, _IPV4_IFADDR, _IPV4_ROUTE.
+    const GROUPS: [u32; 4] = [1, 3, 5, 7];
+    let open = || {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.bind_auto()?;
+        for group in GROUPS {
+            socket.add_membership(group)?;
+        }
+        Ok(socket)
+    };
+    let socket = open().map_err(|source| MirrorError { doing: "listen for changes", source })?;
+    let listen = move || {
+        let mut last = true;
+        while last {
+            // An overrun (ENOBUFS) means that there were changes, too.
+            let _ = socket.recv_from_full();
+            last = changed();
+        }
+    };
+    let spawned = std::thread::Builder::new().name("kernel-watch".into()).spawn(listen);
+    spawned.map(drop).map_err(|source| MirrorError { doing: "start a thread", source })
+}
+
+fn link(message: RouteNetlinkMessage) -> Option<KernelLink> {
+    let RouteNetlinkMessage::NewLink(message) = message else { return None };
+    let mut link = KernelLink {
+        index: message.header.index,
+        name: String::new(),
+        mac: MacAddr::ZERO,
+        mtu: 0,
+        up: message.header.flags.contains(LinkFlags::Up),
+        queues: 1,
+    };
+    for attribute in message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name = name,
+            LinkAttribute::Mtu(mtu) => link.mtu = u16::try_from(mtu).unwrap_or(u16::MAX),
+            LinkAttribute::Address(bytes) => {
+                if let Ok(mac) = <[u8; 6]>::try_from(&bytes[..]) {
+                    link.mac = MacAddr(mac);
+                }
+            }
+            LinkAttribute::NumRxQueues(queues) => link.queues = queues.max(1),
+            _ => {}
+        }
+    }
+    Some(link)
+}
+
+fn address(message: RouteNetlinkMessage) -> Option<(u32, IpAddr)> {
+    let RouteNetlinkMessage::NewAddress(message) = message else { return None };
+    let mut found = None;
+    for attribute in message.attributes {
+        match attribute {
+            // Of a point-to-point device, this is its own end.
+            AddressAttribute::Local(local) => return Some((message.header.index, local)),
+            AddressAttribute::Address(address) => found = Some((message.header.index, address)),
+            _ => {}
+        }
+    }
+    found
+}
+
+fn route(message: RouteNetlinkMessage) -> Option<MainRoute> {
+    let RouteNetlinkMessage::NewRoute(message) = message else { return None };
+    if message.header.kind != RouteType::Unicast {
+        return None;
+    }
+    let mut table = u32::from(message.header.table);
+    let mut destination = match message.header.address_family {
+        AddressFamily::Inet => IpAddr::from([0; 4]),
+        AddressFamily::Inet6 => IpAddr::from([0; 16]),
+        _ => return None,
+    };
+    let (mut gateway, mut ifindex, mut mtu, mut metric) = (None, None, None, 0);
+    for attribute in message.attributes {
+        match attribute {
+            RouteAttribute::Table(number) => table = number,
+            RouteAttribute::Destination(RouteAddress::Inet(v4)) => destination = v4.into(),
+            RouteAttribute::Destination(RouteAddress::Inet6(v6)) => destination = v6.into(),
+            RouteAttribute::Gateway(RouteAddress::Inet(v4)) => gateway = Some(v4.into()),
+            RouteAttribute::Gateway(RouteAddress::Inet6(v6)) => gateway = Some(v6.into()),
+            RouteAttribute::Oif(index) => ifindex = Some(index),
+            RouteAttribute::Priority(priority) => metric = priority,
+            RouteAttribute::Metrics(metrics) => {
+                mtu = metrics.into_iter().find_map(|metric| match metric {
+                    RouteMetric::Mtu(mtu) => u16::try_from(mtu).ok(),
+                    _ => None,
+                });
+            }
+            _ => {}
+        }
+    }
+    let prefix = Prefix::new(destination, message.header.destination_prefix_length);
+    (table == TABLE_MAIN).then_some(MainRoute { prefix, ifindex: ifindex?, gateway, mtu, metric })
+}
+
+fn neighbor(message: RouteNetlinkMessage) -> Option<Neighbor> {
+    let RouteNetlinkMessage::NewNeighbour(message) = message else { return None };
+    let usable = matches!(
+        message.header.state,
+        NeighbourState::Reachable
+            | NeighbourState::Stale
+            | NeighbourState::Delay
+            | NeighbourState::Probe
+            | NeighbourState::Permanent
+            | NeighbourState::Noarp
+    );
+    let (mut found, mut mac) = (None, None);
+    for attribute in message.attributes {
+        match attribute {
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => found = Some(IpAddr::from(v4)),
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => found = Some(IpAddr::from(v6)),
+            NeighbourAttribute::LinkLayerAddress(bytes) => {
+                mac = <[u8; 6]>::try_from(&bytes[..]).ok().map(MacAddr);
+            }
+            _ => {}
+        }
+    }
+    Some(Neighbor { ifindex: message.header.ifindex, address: found?, mac: mac.filter(|_| usable) })
+}

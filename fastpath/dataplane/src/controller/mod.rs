@@ -1,0 +1,322 @@
+//! The thread that is not the packet path: it builds tables from what the control plane and the kernel say, publishes
+//! them, brings ports in line, and answers who asks.
+//!
+//! ```text
+//!   plane socket ──┐                   ┌─► TableBuilder ─► Publisher ─► workers
+//!   kernel watch ──┼─► Event queue ────┤                       └─ adopted by all ─► Ack
+//!   signals ───────┘                   └─► Ports (sockets, programs, taps)
+//! ```
+//!
+//! Everything that has piled up in the queue is applied before tables are built once: a burst of transactions costs one
+//! publication, and each is acknowledged when the last worker has adopted it.
+
+pub mod mirror;
+pub mod ports;
+pub mod report;
+pub mod server;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use caracal_plane_api::{Read, Transaction};
+use tracing::{debug, info, warn};
+
+use self::mirror::{KernelLink, Mirror, MirrorError};
+use self::ports::{Plan, Ports};
+use self::server::{Client, Event};
+use crate::table::{KernelRoute, TableBuilder, Tables};
+
+/// How often acknowledgements that wait for workers are looked after.
+const ADOPTION_POLL: Duration = Duration::from_micros(200);
+/// How soon a port that could not be made is tried again.
+const PORT_RETRY: Duration = Duration::from_millis(50);
+/// How long changes of the kernel are gathered before they are read.
+const KERNEL_SETTLE: Duration = Duration::from_millis(2);
+/// The longest wait for anything.
+const WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// The controller's state.
+pub struct Controller {
+    builder: TableBuilder,
+    publisher: crate::snapshot::Publisher<Tables>,
+    ports: Ports,
+    mirror: Mirror,
+    links: Vec<KernelLink>,
+    addresses: Vec<(u32, IpAddr)>,
+    managed: BTreeSet<(u32, IpAddr)>,
+    known_neighbors: BTreeMap<(u32, IpAddr), Option<caracal_wire::MacAddr>>,
+    events: Receiver<Event>,
+    client: Option<Arc<Client>>,
+    /// Acknowledgements that wait until all workers have adopted a publication.
+    pending: VecDeque<(u64, Arc<Client>, u64)>,
+    tables_changed: bool,
+    kernel_changed_at: Option<Instant>,
+    retry_at: Option<Instant>,
+    /// Readers' requests that are being answered elsewhere are none of our state.
+    identity: report::Identity,
+}
+
+impl Controller {
+    /// A controller over a builder and ports that have been set up. Reads the kernel's state first.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub fn new(
+        builder: TableBuilder,
+        publisher: crate::snapshot::Publisher<Tables>,
+        ports: Ports,
+        mirror: Mirror,
+        events: Receiver<Event>,
+        identity: report::Identity,
+    ) -> Result<Self, MirrorError> {
+        let mut controller = Controller {
+            builder,
+            publisher,
+            ports,
+            mirror,
+            links: Vec::new(),
+            addresses: Vec::new(),
+            managed: BTreeSet::new(),
+            known_neighbors: BTreeMap::new(),
+            events,
+            client: None,
+            pending: VecDeque::new(),
+            tables_changed: true,
+            kernel_changed_at: None,
+            retry_at: None,
+            identity,
+        };
+        controller.read_kernel()?;
+        controller.settle();
+        Ok(controller)
+    }
+
+    /// Works until asked to stop.
+    pub fn run(mut self) {
+        loop {
+            match self.events.recv_timeout(self.wait()) {
+                Ok(event) => {
+                    if !self.handle(event) {
+                        break;
+                    }
+                    // Whatever else has come goes into the same tables.
+                    while let Ok(event) = self.events.try_recv() {
+                        if !self.handle(event) {
+                            return self.stop();
+                        }
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            self.settle();
+        }
+        self.stop();
+    }
+
+    fn stop(self) {
+        info!("stopping: pods are cut off until a fastpath reads their ports again");
+        for worker in self.ports.workers() {
+            worker.tell(crate::worker::thread::Command::Stop);
+        }
+    }
+
+    fn wait(&self) -> Duration {
+        let now = Instant::now();
+        let until = |at: Option<Instant>| at.map(|at| at.saturating_duration_since(now));
+        let adoption = (!self.pending.is_empty() || self.publisher.kept() > 1).then_some(ADOPTION_POLL);
+        let kernel = until(self.kernel_changed_at.map(|at| at + KERNEL_SETTLE));
+        let waits = [adoption, kernel, until(self.retry_at)];
+        waits.into_iter().flatten().min().unwrap_or(WAIT_MAX).min(WAIT_MAX)
+    }
+
+    /// False: stop.
+    fn handle(&mut self, event: Event) -> bool {
+        match event {
+            Event::Controller(client) => self.take_controller(client),
+            Event::Transaction(client, transaction) => self.apply(&client, &transaction),
+            Event::Read(client, Read { what }) => self.answer(client, what),
+            Event::Closed(id) => {
+                if self.client.as_ref().is_some_and(|client| client.id == id) {
+                    info!("the control plane is gone; forwarding goes on with the tables there are");
+                    self.client = None;
+                }
+                self.pending.retain(|(_, client, _)| client.id != id);
+            }
+            Event::Kernel => {
+                self.kernel_changed_at.get_or_insert_with(Instant::now);
+            }
+            Event::Stop => return false,
+        }
+        true
+    }
+
+    fn take_controller(&mut self, client: Arc<Client>) {
+        if let Some(old) = self.client.take() {
+            warn!(old = old.name, new = client.name, "a newer control plane takes over");
+            self.pending.retain(|(_, waiting, _)| waiting.id != old.id);
+            old.refuse(0, format!("a newer controller, {}, has taken over", client.name));
+            old.close();
+        } else {
+            info!(client = client.name, "the control plane is here");
+        }
+        self.builder.begin_resync();
+        self.client = Some(client);
+    }
+
+    fn apply(&mut self, client: &Arc<Client>, transaction: &Transaction) {
+        if self.client.as_ref().is_none_or(|current| current.id != client.id) {
+            return client.refuse(transaction.seq, "a newer controller has taken over".into());
+        }
+        match self.builder.apply(transaction) {
+            Ok(()) => {
+                self.tables_changed = true;
+                // Acknowledged with the publication that this loop is going to make.
+                self.pending.push_back((self.publisher.newest() + 1, Arc::clone(client), transaction.seq));
+                debug!(seq = transaction.seq, ops = transaction.ops.len(), "transaction applied");
+            }
+            Err(error) => {
+                warn!(seq = transaction.seq, "transaction refused: {error}");
+                client.refuse(transaction.seq, error.to_string());
+            }
+        }
+    }
+
+    /// Makes what has changed take effect.
+    fn settle(&mut self) {
+        let now = Instant::now();
+        if self.kernel_changed_at.is_some_and(|at| now >= at + KERNEL_SETTLE) {
+            self.kernel_changed_at = None;
+            if let Err(error) = self.read_kernel() {
+                warn!("{error}; trying again");
+                self.kernel_changed_at = Some(now);
+            }
+            self.retry_at = Some(now);
+        }
+        let ports_due = self.retry_at.is_some_and(|at| now >= at);
+        if self.tables_changed {
+            self.tables_changed = false;
+            self.publish();
+            self.follow_ports();
+        } else if ports_due {
+            self.follow_ports();
+        }
+        self.acknowledge();
+    }
+
+    fn publish(&mut self) {
+        self.publisher.publish(self.builder.build());
+        for worker in self.ports.workers() {
+            worker.doorbell.ring();
+        }
+        self.manage_neighbors();
+    }
+
+    fn follow_ports(&mut self) {
+        let tables = self.publisher.latest();
+        let node = tables.node.config();
+        let uplink_index = node.and_then(|node| {
+            self.addresses.iter().find(|(_, address)| *address == node.address).map(|(index, _)| *index)
+        });
+        let plan = Plan {
+            node,
+            endpoints: self.builder.endpoints().map(|(index, e)| (index, Arc::clone(e))).collect(),
+            captures: self.builder.captures(),
+            links: &self.links,
+            uplink_index,
+        };
+        self.ports.follow(&plan);
+        self.retry_at = self.ports.is_incomplete().then(|| Instant::now() + PORT_RETRY);
+    }
+
+    fn acknowledge(&mut self) {
+        let adopted = self.publisher.reclaim();
+        while let Some((needed, client, seq)) = self.pending.front() {
+            if *needed > adopted {
+                break;
+            }
+            client.ack(*seq);
+            self.pending.pop_front();
+        }
+    }
+
+    // --- the kernel ---
+
+    fn read_kernel(&mut self) -> Result<(), MirrorError> {
+        self.links = self.mirror.links()?;
+        self.addresses = self.mirror.addresses()?;
+        let tables = self.publisher.latest();
+        let node = tables.node.config();
+        let own = |name: &str| node.is_some_and(|n| *n.host_port == *name || *n.forward_port == *name);
+        // Routes by our own ports lead back here, and pods' are the control plane's to say.
+        let mtu_of: BTreeMap<u32, u16> = self
+            .links
+            .iter()
+            .filter(|link| !own(&link.name) && link.name != "lo" && link.up)
+            .map(|link| (link.index, link.mtu))
+            .collect();
+        let mut best: BTreeMap<crate::table::Prefix, (u32, KernelRoute)> = BTreeMap::new();
+        for route in self.mirror.routes()? {
+            let Some(mtu) = mtu_of.get(&route.ifindex) else { continue };
+            let kernel = KernelRoute {
+                prefix: route.prefix,
+                ifindex: route.ifindex,
+                gateway: route.gateway,
+                mtu: route.mtu.unwrap_or(*mtu).min(*mtu),
+            };
+            let entry = best.entry(route.prefix).or_insert((route.metric, kernel));
+            if route.metric < entry.0 {
+                *entry = (route.metric, kernel);
+            }
+        }
+        let routes: Vec<KernelRoute> = best.into_values().map(|(_, route)| route).collect();
+        self.builder.kernel_routes(&routes);
+        let addresses: Vec<IpAddr> = self
+            .addresses
+            .iter()
+            .map(|(_, address)| *address)
+            .filter(|address| !address.is_loopback())
+            .collect();
+        self.builder.local_addresses(&addresses);
+        self.read_neighbors()?;
+        self.tables_changed = true;
+        Ok(())
+    }
+
+    fn read_neighbors(&mut self) -> Result<(), MirrorError> {
+        let mut seen = BTreeMap::new();
+        for neighbor in self.mirror.neighbors()? {
+            seen.insert((neighbor.ifindex, neighbor.address), neighbor.mac);
+        }
+        for (key, mac) in &seen {
+            if self.known_neighbors.get(key) != Some(mac) {
+                self.builder.set_neighbor(key.0, key.1, *mac);
+            }
+        }
+        for key in self.known_neighbors.keys().filter(|key| !seen.contains_key(*key)) {
+            self.builder.set_neighbor(key.0, key.1, None);
+            // The kernel has forgotten it; if it is still wanted it must be asked again.
+            self.managed.remove(key);
+        }
+        self.known_neighbors = seen;
+        Ok(())
+    }
+
+    /// Has the kernel resolve every next hop that the tables name, and keep it fresh.
+    fn manage_neighbors(&mut self) {
+        for (ifindex, address) in self.builder.wanted_neighbors() {
+            if self.managed.contains(&(ifindex, address)) {
+                continue;
+            }
+            match self.mirror.manage(ifindex, address) {
+                Ok(()) => {
+                    self.managed.insert((ifindex, address));
+                }
+                Err(error) => debug!(%address, "{error}"),
+            }
+        }
+    }
+}

@@ -1,0 +1,515 @@
+//! Which ports there are: brought in line with the tables' endpoints and the kernel's links whenever either changes.
+//!
+//! The plan is always made anew from what should be; what is there already stays. A port that cannot be made (its link
+//! is not there yet, a former fastpath's socket is still closing) is tried again soon.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, sync_channel};
+
+use caracal_plane_api::PortRow;
+use caracal_xsk::xdp::uplink::TunnelEnd;
+use caracal_xsk::xdp::{self, AttachMode, Preference, Uplink};
+use caracal_xsk::{BindError, Config as SocketConfig, Domain, Socket, kernel_ring_bytes};
+use tracing::{info, warn};
+
+use super::mirror::KernelLink;
+use crate::batch::Egress;
+use crate::counters::{PortCounters, WorkerCounters};
+use crate::handover::Doorbell;
+use crate::pipeline::{EndpointLink, Link};
+use crate::port::{Port, TapPort, XskPort};
+use crate::table::{Endpoint, EndpointIndex, NodeConfig, Prefix};
+use crate::worker::thread::{Command, WorkerStatus};
+use crate::worker::{Owners, PortSlot, Role, WorkerIndex};
+
+/// How the controller reaches a worker.
+pub struct WorkerHandle {
+    /// Its number.
+    pub index: WorkerIndex,
+    /// Its memory.
+    pub domain: Domain,
+    /// What it counts.
+    pub counters: Arc<WorkerCounters>,
+    /// What it says of itself.
+    pub status: Arc<WorkerStatus>,
+    /// Wakes it.
+    pub doorbell: Arc<Doorbell>,
+    /// Where it is told things.
+    pub commands: Sender<Command>,
+}
+
+impl WorkerHandle {
+    /// Tells it something. A worker that has ended is told nothing, and nothing is lost.
+    pub fn tell(&self, command: Command) {
+        let _ = self.commands.send(command);
+        self.doorbell.ring();
+    }
+}
+
+/// Sizes and places.
+#[derive(Clone, Debug)]
+pub struct PortConfig {
+    /// Where pods' programs are pinned.
+    pub bpf_dir: PathBuf,
+    /// Entries of each ring of a pod's socket.
+    pub pod_ring: u32,
+    /// Entries of each ring of the uplink's sockets.
+    pub uplink_ring: u32,
+    /// The uplink's name; none: the device that has the node's address.
+    pub uplink: Option<String>,
+    /// Kernel memory that sockets may take, bytes.
+    pub kernel_memory_budget: u64,
+}
+
+/// Why a port is not there.
+#[derive(Debug, thiserror::Error)]
+enum PortError {
+    #[error("no device {0} yet")]
+    NoLink(String),
+    #[error("device {0} is down")]
+    Down(String),
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    #[error(transparent)]
+    Xdp(#[from] xdp::XdpError),
+    #[error(transparent)]
+    Tap(#[from] caracal_xsk::tap::TapError),
+    #[error(
+        "another socket would take kernel memory to {needed} bytes, over the budget of {budget}: raise --kernel-memory-mib, or lower --chunks"
+    )]
+    OverBudget { needed: u64, budget: u64 },
+    #[error("its worker has ended")]
+    WorkerGone,
+}
+
+struct LivePort {
+    worker: usize,
+    slot: PortSlot,
+    ifindex: u32,
+    mtu: u16,
+    io: &'static str,
+    counters: Arc<PortCounters>,
+}
+
+struct LiveUplink {
+    link: KernelLink,
+    program: Uplink,
+    queues: Vec<LivePort>,
+    captured: BTreeSet<Prefix>,
+    tunnel: Option<TunnelEnd>,
+}
+
+/// The ports, and what is wrong with those that are not.
+pub struct Ports {
+    config: PortConfig,
+    workers: Vec<WorkerHandle>,
+    uplink: Option<LiveUplink>,
+    host: Option<LivePort>,
+    forward: Option<LivePort>,
+    pods: BTreeMap<EndpointIndex, (Arc<Endpoint>, LivePort)>,
+    missing: BTreeMap<String, String>,
+    sockets: u64,
+}
+
+/// What the ports should be.
+pub struct Plan<'a> {
+    /// This node's configuration.
+    pub node: Option<&'a NodeConfig>,
+    /// Its endpoints.
+    pub endpoints: Vec<(EndpointIndex, Arc<Endpoint>)>,
+    /// What the uplink's program must hand to us.
+    pub captures: BTreeSet<Prefix>,
+    /// The kernel's devices.
+    pub links: &'a [KernelLink],
+    /// The device that has the node's address.
+    pub uplink_index: Option<u32>,
+}
+
+/// Frames that the kernel always has for a pod, so that a first burst finds room.
+const POD_FILL_MIN: usize = 16;
+
+impl Ports {
+    /// None yet.
+    #[must_use]
+    pub fn new(config: PortConfig, workers: Vec<WorkerHandle>) -> Self {
+        Ports {
+            config,
+            workers,
+            uplink: None,
+            host: None,
+            forward: None,
+            pods: BTreeMap::new(),
+            missing: BTreeMap::new(),
+            sockets: 0,
+        }
+    }
+
+    /// The workers.
+    #[must_use]
+    pub fn workers(&self) -> &[WorkerHandle] {
+        &self.workers
+    }
+
+    /// Whether a port that should be there is not.
+    #[must_use]
+    pub fn is_incomplete(&self) -> bool {
+        !self.missing.is_empty()
+    }
+
+    /// Kernel memory that the sockets take, about.
+    #[must_use]
+    pub fn kernel_ring_bytes(&self) -> u64 {
+        self.workers.first().map_or(0, |w| kernel_ring_bytes(self.sockets, w.domain.config().chunks))
+    }
+
+    /// Brings the ports in line with `plan`.
+    pub fn follow(&mut self, plan: &Plan) {
+        let before = std::mem::take(&mut self.missing);
+        self.follow_host(plan);
+        self.follow_uplink(plan);
+        self.follow_pods(plan);
+        for (name, problem) in &self.missing {
+            if before.get(name) != Some(problem) {
+                warn!(port = name, "port is missing: {problem}");
+            }
+        }
+    }
+
+    fn follow_host(&mut self, plan: &Plan) {
+        let names = plan.node.map(|node| (node.host_port.to_string(), node.forward_port.to_string()));
+        let (host, forward) = names.unzip();
+        for (name, role) in [(host, Role::Host), (forward, Role::Forward)] {
+            let Some(name) = name.filter(|name| !name.is_empty()) else { continue };
+            let link = plan.links.iter().find(|link| link.name == name);
+            let live = if role == Role::Host { &mut self.host } else { &mut self.forward };
+            let stale =
+                live.as_ref().is_some_and(|l| link.is_none_or(|k| k.index != l.ifindex || k.mtu != l.mtu));
+            if stale && let Some(old) = live.take() {
+                self.close(old);
+            }
+            let live = if role == Role::Host { &self.host } else { &self.forward };
+            if live.is_some() {
+                continue;
+            }
+            match self.open_host(&name, link, role) {
+                Ok(port) => {
+                    info!(port = name, "host port attached");
+                    *(if role == Role::Host { &mut self.host } else { &mut self.forward }) = Some(port);
+                }
+                Err(error) => {
+                    self.missing.insert(name, error.to_string());
+                }
+            }
+        }
+    }
+
+    fn open_host(
+        &mut self,
+        name: &str,
+        link: Option<&KernelLink>,
+        role: Role,
+    ) -> Result<LivePort, PortError> {
+        let link = link.ok_or_else(|| PortError::NoLink(name.into()))?;
+        let chunk_size = usize::from(self.workers[0].domain.config().chunk_size);
+        let port = Port::Tap(TapPort::open(name, link.mtu, chunk_size)?);
+        let live = self.add(0, port, role, link)?;
+        let egress = if role == Role::Host { Egress::Host } else { Egress::Forward };
+        self.tell_all(|| Command::Link(egress, Some(Link { mac: link.mac, mtu: link.mtu })));
+        Ok(live)
+    }
+
+    fn follow_uplink(&mut self, plan: &Plan) {
+        let Some(node) = plan.node else { return };
+        let wanted = match &self.config.uplink {
+            Some(name) => plan.links.iter().find(|link| link.name == *name),
+            None => plan.links.iter().find(|link| Some(link.index) == plan.uplink_index),
+        };
+        if let Some(live) = &self.uplink
+            && wanted.is_none_or(|link| link.index != live.link.index)
+            && let Some(old) = self.uplink.take()
+        {
+            warn!(uplink = old.link.name, "uplink is gone");
+            self.tell_all(|| Command::Link(Egress::Uplink, None));
+            old.queues.into_iter().for_each(|port| self.close(port));
+        }
+        let Some(link) = wanted else {
+            let name = self.config.uplink.clone().unwrap_or_else(|| "uplink".into());
+            self.missing.insert(name, format!("no device has the node's address {}", node.address));
+            return;
+        };
+        if self.uplink.is_none() {
+            match self.open_uplink(link) {
+                Ok(uplink) => self.uplink = Some(uplink),
+                Err(error) => {
+                    self.missing.insert(link.name.clone(), error.to_string());
+                    return;
+                }
+            }
+        }
+        let Some(mut uplink) = self.uplink.take() else { return };
+        if uplink.link.mac != link.mac || uplink.link.mtu != link.mtu {
+            self.tell_all(|| Command::Link(Egress::Uplink, Some(Link { mac: link.mac, mtu: link.mtu })));
+            uplink.link = link.clone();
+        }
+        if let Err(error) = capture(&mut uplink, node, &plan.captures) {
+            self.missing.insert(link.name.clone(), error.to_string());
+        }
+        self.uplink = Some(uplink);
+    }
+
+    fn open_uplink(&mut self, link: &KernelLink) -> Result<LiveUplink, PortError> {
+        if !link.up {
+            return Err(PortError::Down(link.name.clone()));
+        }
+        let mut program = Uplink::attach(link.index, Preference::NativeFirst)?;
+        if let AttachMode::Generic(reason) = program.mode() {
+            warn!(uplink = link.name, "XDP runs in generic mode, which costs the host throughput: {reason}");
+        }
+        let mut queues: Vec<LivePort> = Vec::new();
+        for queue in 0..link.queues {
+            // Queue q belongs to worker q mod N.
+            let worker = queue as usize % self.workers.len();
+            match self.bind(worker, link.index, queue, self.config.uplink_ring) {
+                Ok(socket) => {
+                    program.set_socket(queue, &socket)?;
+                    let port = Port::Xsk(self.xsk_port(worker, socket));
+                    queues.push(self.add(worker, port, Role::Uplink, link)?);
+                }
+                // The device has room for more queues than it uses.
+                Err(_) if queue > 0 => break,
+                Err(error) => return Err(error),
+            }
+        }
+        self.tell_all(|| Command::Link(Egress::Uplink, Some(Link { mac: link.mac, mtu: link.mtu })));
+        self.tell_all(|| Command::Owners(Owners::default()));
+        info!(
+            uplink = link.name,
+            queues = queues.len(),
+            io = queues.first().map(|q| q.io),
+            xdp = %program.mode(),
+            "uplink attached"
+        );
+        Ok(LiveUplink { link: link.clone(), program, queues, captured: BTreeSet::new(), tunnel: None })
+    }
+
+    fn follow_pods(&mut self, plan: &Plan) {
+        let by_name: BTreeMap<&str, &KernelLink> =
+            plan.links.iter().map(|link| (link.name.as_str(), link)).collect();
+        let wanted: BTreeMap<EndpointIndex, &Arc<Endpoint>> =
+            plan.endpoints.iter().map(|(i, e)| (*i, e)).collect();
+        let stale: Vec<EndpointIndex> = self
+            .pods
+            .iter()
+            .filter(|(index, (endpoint, port))| {
+                !wanted.contains_key(index)
+                    || by_name.get(&*endpoint.interface).is_none_or(|link| link.index != port.ifindex)
+            })
+            .map(|(index, _)| *index)
+            .collect();
+        for index in stale {
+            if let Some((endpoint, port)) = self.pods.remove(&index) {
+                info!(endpoint = %endpoint.id, "pod port detached");
+                self.close(port);
+            }
+        }
+        let fresh: Vec<_> = wanted.into_iter().filter(|(index, _)| !self.pods.contains_key(index)).collect();
+        if !fresh.is_empty() {
+            self.set_fill_targets(self.pods.len() + fresh.len());
+        }
+        for (index, endpoint) in fresh {
+            let link = by_name.get(&*endpoint.interface).copied();
+            match self.open_pod(index, endpoint, link) {
+                Ok(port) => {
+                    info!(endpoint = %endpoint.id, interface = %endpoint.interface, "pod port attached");
+                    self.pods.insert(index, (Arc::clone(endpoint), port));
+                }
+                Err(error) => {
+                    self.missing.insert(endpoint.interface.to_string(), error.to_string());
+                }
+            }
+        }
+        for (index, (endpoint, port)) in &mut self.pods {
+            let Some(link) = by_name.get(&*endpoint.interface) else { continue };
+            if link.mtu != port.mtu {
+                port.mtu = link.mtu;
+                let changed = EndpointLink { pod_mac: None, mtu: link.mtu };
+                self.workers[port.worker].tell(Command::EndpointLink(*index, changed));
+            }
+        }
+    }
+
+    fn open_pod(
+        &mut self,
+        index: EndpointIndex,
+        endpoint: &Endpoint,
+        link: Option<&KernelLink>,
+    ) -> Result<LivePort, PortError> {
+        let link = link.ok_or_else(|| PortError::NoLink(endpoint.interface.to_string()))?;
+        if !link.up {
+            return Err(PortError::Down(link.name.clone()));
+        }
+        let worker = usize::from(endpoint.worker);
+        let mut map = xdp::pod::open(&self.config.bpf_dir, &link.name)?;
+        let socket = self.bind(worker, link.index, 0, self.config.pod_ring)?;
+        map.set_socket(0, &socket)?;
+        let port = Port::Xsk(self.xsk_port(worker, socket));
+        let live = self.add(worker, port, Role::Endpoint(index), link)?;
+        let unknown = EndpointLink { pod_mac: None, mtu: link.mtu };
+        self.workers[worker].tell(Command::EndpointLink(index, unknown));
+        Ok(live)
+    }
+
+    /// The kernel's share of frames: a quarter of a domain for the uplink, half of it for all pods together.
+    fn set_fill_targets(&self, pods: usize) {
+        for worker in &self.workers {
+            let chunks = worker.domain.config().chunks as usize;
+            let pods_here = pods.div_ceil(self.workers.len()).max(1);
+            let pod = (chunks / 2 / pods_here).clamp(POD_FILL_MIN, self.config.pod_ring as usize);
+            let uplink = (chunks / 4).min(self.config.uplink_ring as usize);
+            worker.tell(Command::FillTargets { pod, uplink });
+        }
+    }
+
+    fn bind(&mut self, worker: usize, ifindex: u32, queue: u32, ring: u32) -> Result<Socket, PortError> {
+        let worker = self.workers.get(worker).ok_or(PortError::WorkerGone)?;
+        let needed = kernel_ring_bytes(self.sockets + 1, worker.domain.config().chunks);
+        let budget = self.config.kernel_memory_budget;
+        if needed > budget {
+            return Err(PortError::OverBudget { needed, budget });
+        }
+        let config =
+            SocketConfig { rx: ring, tx: ring, fill: ring, completion: ring, ..SocketConfig::default() };
+        Ok(Socket::bind(&worker.domain, ifindex, queue, config)?)
+    }
+
+    fn xsk_port(&self, worker: usize, socket: Socket) -> XskPort {
+        XskPort::new(socket, self.workers[worker].domain.checksum_offload(), 0)
+    }
+
+    fn add(
+        &mut self,
+        worker: usize,
+        port: Port,
+        role: Role,
+        link: &KernelLink,
+    ) -> Result<LivePort, PortError> {
+        let counters = Arc::new(PortCounters::default());
+        let io = port.io();
+        let is_socket = matches!(port, Port::Xsk(_));
+        let (reply, slot) = sync_channel(1);
+        let command = Command::AddPort { port: Box::new(port), role, counters: Arc::clone(&counters), reply };
+        self.workers[worker].tell(command);
+        let slot = slot.recv().map_err(|_| PortError::WorkerGone)?;
+        self.sockets += u64::from(is_socket);
+        Ok(LivePort { worker, slot, ifindex: link.index, mtu: link.mtu, io, counters })
+    }
+
+    /// Takes a port from its worker, closes it here, and gives the worker the frames that it held.
+    fn close(&mut self, port: LivePort) {
+        let worker = &self.workers[port.worker];
+        let (reply, taken) = sync_channel(1);
+        worker.tell(Command::RemovePort { slot: port.slot, reply });
+        let frames = match taken.recv().ok().flatten().map(|port| *port) {
+            Some(Port::Xsk(port)) => {
+                self.sockets = self.sockets.saturating_sub(1);
+                port.into_frames()
+            }
+            Some(Port::Tap(port)) => port.into_frames(),
+            Some(Port::Memory(_)) | None => return,
+        };
+        self.workers[port.worker].tell(Command::ReturnFrames(frames));
+    }
+
+    fn tell_all(&self, command: impl Fn() -> Command) {
+        for worker in &self.workers {
+            worker.tell(command());
+        }
+    }
+
+    /// The kernel's counters of dropped packets, which no worker sees: (port, rings were full, other reasons).
+    pub fn each_counters(&self, mut see: impl FnMut(&str, &PortCounters)) {
+        if let Some(uplink) = &self.uplink {
+            for port in &uplink.queues {
+                see("uplink", &port.counters);
+            }
+        }
+        for (name, port) in [("host", &self.host), ("forward", &self.forward)] {
+            if let Some(port) = port {
+                see(name, &port.counters);
+            }
+        }
+        for (endpoint, port) in self.pods.values() {
+            see(&endpoint.id, &port.counters);
+        }
+    }
+
+    /// What the uplink's program has done with frames.
+    #[must_use]
+    pub fn uplink_counters(&self) -> Option<xdp::uplink::UplinkCounters> {
+        self.uplink.as_ref()?.program.counters().ok()
+    }
+
+    /// Every port, for people; the missing ones with the reason.
+    #[must_use]
+    pub fn rows(&self) -> Vec<PortRow> {
+        let mut rows = Vec::new();
+        let mut row = |name: &str, kind: &str, port: &LivePort, io: String| {
+            rows.push(PortRow {
+                name: name.into(),
+                kind: kind.into(),
+                io,
+                worker: port.worker as u32,
+                up: true,
+                detail: String::new(),
+            });
+        };
+        if let Some(uplink) = &self.uplink {
+            for port in &uplink.queues {
+                row(&uplink.link.name, "uplink", port, format!("{}, xdp {}", port.io, uplink.program.mode()));
+            }
+        }
+        for (kind, port) in [("host", &self.host), ("forward", &self.forward)] {
+            if let Some(port) = port {
+                row(kind, kind, port, port.io.into());
+            }
+        }
+        for (endpoint, port) in self.pods.values() {
+            row(&endpoint.interface, "pod", port, port.io.into());
+        }
+        rows.extend(self.missing.iter().map(|(name, problem)| PortRow {
+            name: name.clone(),
+            kind: String::new(),
+            io: String::new(),
+            worker: 0,
+            up: false,
+            detail: problem.clone(),
+        }));
+        rows
+    }
+}
+
+fn capture(
+    uplink: &mut LiveUplink,
+    node: &NodeConfig,
+    wanted: &BTreeSet<Prefix>,
+) -> Result<(), xdp::XdpError> {
+    let tunnel = TunnelEnd::Vxlan { local: node.address, port: node.vxlan_port };
+    if uplink.tunnel != Some(tunnel) {
+        if let Some(old) = uplink.tunnel.take() {
+            uplink.program.release_tunnel(old)?;
+        }
+        uplink.program.capture_tunnel(tunnel)?;
+        uplink.tunnel = Some(tunnel);
+    }
+    for prefix in wanted.difference(&uplink.captured.clone()) {
+        uplink.program.capture_prefix(prefix.address(), prefix.length())?;
+        uplink.captured.insert(*prefix);
+    }
+    for prefix in uplink.captured.clone().difference(wanted) {
+        uplink.program.release_prefix(prefix.address(), prefix.length())?;
+        uplink.captured.remove(prefix);
+    }
+    Ok(())
+}

@@ -1,0 +1,301 @@
+//! What readers are told: counters, drops, flows, routes, policy, status. See `Read` in plane.proto.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::mpsc::{Sender, sync_channel};
+
+use caracal_plane_api::{
+    Counter, DropRow, FlowRow, PolicyRow, Prefix as PlanePrefix, ReadReply, RouteRow, StatusReport, What,
+};
+
+use super::Controller;
+use super::server::Client;
+use crate::clock::Clock;
+use crate::drop_reason::DropReason;
+use crate::flow::{FlowEntry, FlowNote};
+use crate::table::{FibEntry, NextHop, Prefix, TableBuilder, Tables};
+use crate::worker::thread::Command;
+
+/// What does not change while the fastpath lives.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Differs after every restart.
+    pub instance: u64,
+    /// The time that flows are stamped with.
+    pub clock: Clock,
+    /// Bytes of UMEM, all domains.
+    pub umem_bytes: u64,
+    /// Whether all of it is in huge pages.
+    pub huge_pages: bool,
+}
+
+/// Rows in one message at most.
+const ROWS_PER_MESSAGE: usize = 2000;
+/// Flow-table buckets that a worker dumps at once: short enough not to be noticed by packets.
+const BUCKETS_PER_STEP: usize = 512;
+/// Flows in that many buckets, at most.
+const FLOWS_PER_STEP: usize = BUCKETS_PER_STEP * 8;
+
+impl Controller {
+    pub(super) fn answer(&self, client: Arc<Client>, what: i32) {
+        let tables = Arc::clone(self.publisher.latest());
+        match What::try_from(what) {
+            Ok(What::Status) => {
+                let status = Some(self.status(&tables));
+                client.reply(ReadReply { last: true, status, ..ReadReply::default() });
+            }
+            Ok(What::Counters) => {
+                let counters = self.counters();
+                client.reply(ReadReply { last: true, counters, ..ReadReply::default() });
+            }
+            Ok(What::Drops) => {
+                let drops = self.drops();
+                client.reply(ReadReply { last: true, drops, ..ReadReply::default() });
+            }
+            Ok(What::Routes) => self.send_routes(&client, &tables),
+            Ok(What::Policy) => self.send_policies(&client, &tables),
+            Ok(What::Flows) => self.send_flows(client, tables),
+            Err(_) => client.refuse(0, format!("nothing with number {what} can be read here")),
+        }
+    }
+
+    fn status(&self, tables: &Tables) -> StatusReport {
+        let unresolved_pods: u64 =
+            self.ports.workers().iter().map(|worker| worker.status.unresolved.load(Relaxed)).sum();
+        let unresolved_hops = self
+            .builder
+            .wanted_neighbors()
+            .iter()
+            .filter(|(ifindex, address)| {
+                tables.neighbors.find(*ifindex, *address).and_then(|n| tables.neighbors.mac(n)).is_none()
+            })
+            .count();
+        StatusReport {
+            software: env!("CARGO_PKG_VERSION").into(),
+            instance: self.identity.instance,
+            generation: self.publisher.newest(),
+            adopted: self.publisher.adopted_by().collect(),
+            in_sync: self.builder.in_sync() && self.pending.is_empty(),
+            controller_connected: self.client.is_some(),
+            node: tables.node.config().map(|node| node.name.to_string()).unwrap_or_default(),
+            ports: self.ports.rows(),
+            umem_bytes: self.identity.umem_bytes,
+            kernel_ring_bytes: self.ports.kernel_ring_bytes(),
+            huge_pages: self.identity.huge_pages,
+            unresolved_neighbors: u32::try_from(unresolved_pods).unwrap_or(u32::MAX)
+                + u32::try_from(unresolved_hops).unwrap_or(u32::MAX),
+        }
+    }
+
+    fn counters(&self) -> Vec<Counter> {
+        let mut rows = Vec::new();
+        let mut row = |name: &str, worker: String, object: &str, value| {
+            rows.push(Counter { name: name.into(), worker, object: object.into(), value });
+        };
+        for worker in self.ports.workers() {
+            let index = worker.index.0.to_string();
+            for (name, _, value) in worker.counters.pipeline.each() {
+                row(name, index.clone(), "", value);
+            }
+            row("flows", index.clone(), "", worker.status.flows.load(Relaxed));
+            row("free_frames", index.clone(), "", worker.status.free_frames.load(Relaxed));
+        }
+        self.ports.each_counters(|port, counters| {
+            row("port_received_packets", String::new(), port, counters.received_packets.get());
+            row("port_received_bytes", String::new(), port, counters.received_bytes.get());
+            row("port_sent_packets", String::new(), port, counters.sent_packets.get());
+            row("port_sent_bytes", String::new(), port, counters.sent_bytes.get());
+        });
+        if let Some(uplink) = self.ports.uplink_counters() {
+            row("uplink_passed_to_host", String::new(), "uplink", uplink.passed);
+            row("uplink_captured_prefix", String::new(), "uplink", uplink.captured_prefix);
+            row("uplink_captured_vxlan", String::new(), "uplink", uplink.captured_vxlan);
+            row("uplink_without_socket", String::new(), "uplink", uplink.no_socket);
+        }
+        rows
+    }
+
+    fn drops(&self) -> Vec<DropRow> {
+        let mut rows = Vec::new();
+        for worker in self.ports.workers() {
+            for reason in DropReason::ALL {
+                rows.push(DropRow {
+                    reason: reason.label().into(),
+                    description: reason.description().into(),
+                    worker: u32::from(worker.index.0),
+                    packets: worker.counters.dropped(*reason),
+                });
+            }
+        }
+        rows
+    }
+
+    fn send_routes(&self, client: &Client, tables: &Tables) {
+        let rows: Vec<RouteRow> = self
+            .builder
+            .routes()
+            .map(|(prefix, entry, origin)| RouteRow {
+                prefix: Some(plane_prefix(prefix)),
+                target: self.target(tables, entry),
+                origin: origin.to_string(),
+            })
+            .collect();
+        send(client, rows, |routes, last| ReadReply { last, routes, ..ReadReply::default() });
+    }
+
+    fn target(&self, tables: &Tables, entry: FibEntry) -> String {
+        match entry {
+            FibEntry::Endpoint(index) => match tables.endpoints.get(index) {
+                Some(endpoint) => format!("endpoint {}", endpoint.id),
+                None => "endpoint (gone)".into(),
+            },
+            FibEntry::Tunnel { tunnel, encapsulation } => match tables.tunnels.get(tunnel) {
+                Some(tunnel) => {
+                    format!(
+                        "{} {} {}",
+                        encapsulation.as_str_name().to_lowercase(),
+                        tunnel.node,
+                        tunnel.node_address
+                    )
+                }
+                None => "tunnel (gone)".into(),
+            },
+            FibEntry::Via { ifindex, next_hop, .. } => {
+                let device = self.links.iter().find(|link| link.index == ifindex);
+                let device = device.map_or_else(|| format!("device {ifindex}"), |link| link.name.clone());
+                match next_hop {
+                    NextHop::Gateway { address, .. } => format!("via {address} {device}"),
+                    NextHop::OnLink => format!("on link {device}"),
+                }
+            }
+            FibEntry::LocalHost => "host".into(),
+            FibEntry::Blackhole => "blackhole".into(),
+        }
+    }
+
+    fn send_policies(&self, client: &Client, tables: &Tables) {
+        let rows: Vec<PolicyRow> = self
+            .builder
+            .rules()
+            .map(|(rule, name)| {
+                let count = tables.policy.counters.read(rule);
+                PolicyRow {
+                    rule: name.to_string(),
+                    action: name.action().to_string(),
+                    packets: count.packets,
+                    bytes: count.bytes,
+                }
+            })
+            .collect();
+        send(client, rows, |policies, last| ReadReply { last, policies, ..ReadReply::default() });
+    }
+
+    /// Flows are dumped by their workers, in steps, and written by a thread of its own: the controller does not wait.
+    fn send_flows(&self, client: Arc<Client>, tables: Arc<Tables>) {
+        let workers: Vec<_> = self
+            .ports
+            .workers()
+            .iter()
+            .map(|worker| (worker.index.0, worker.commands.clone(), Arc::clone(&worker.doorbell)))
+            .collect();
+        let names = rule_names(&self.builder);
+        let clock = self.identity.clock;
+        let dump = move || {
+            for (index, commands, doorbell) in workers {
+                let mut next = Some(0);
+                while let Some(first) = next {
+                    let Some((flows, following)) = ask_for_flows(&commands, &doorbell, first) else { break };
+                    next = following;
+                    let now = clock.now();
+                    let rows = flows.iter().map(|(entry, note)| {
+                        let verdict = note.rule.map_or("host to own pod", |rule| {
+                            names.get(rule.0 as usize).map_or("", |name| name.as_str())
+                        });
+                        flow_row(index, &tables, entry, note, verdict, now)
+                    });
+                    let reply = ReadReply { flows: rows.collect(), ..ReadReply::default() };
+                    if !client.reply(reply) {
+                        return;
+                    }
+                }
+            }
+            client.reply(ReadReply { last: true, ..ReadReply::default() });
+        };
+        // Without a thread the reader gets no answer, and times out.
+        let _ = std::thread::Builder::new().name("flow-dump".into()).spawn(dump);
+    }
+}
+
+fn rule_names(builder: &TableBuilder) -> Vec<String> {
+    let mut names = Vec::new();
+    for (rule, name) in builder.rules() {
+        let at = rule.0 as usize;
+        if names.len() <= at {
+            names.resize(at + 1, String::new());
+        }
+        names[at] = name.to_string();
+    }
+    names
+}
+
+fn ask_for_flows(
+    commands: &Sender<Command>,
+    doorbell: &crate::handover::Doorbell,
+    first: usize,
+) -> Option<crate::worker::thread::FlowPage> {
+    let (reply, page) = sync_channel(1);
+    let into = Vec::with_capacity(FLOWS_PER_STEP);
+    commands.send(Command::Flows { first, buckets: BUCKETS_PER_STEP, into, reply }).ok()?;
+    doorbell.ring();
+    page.recv().ok()
+}
+
+fn flow_row(
+    worker: u16,
+    tables: &Tables,
+    entry: &FlowEntry,
+    note: &FlowNote,
+    verdict: &str,
+    now: crate::clock::Tick,
+) -> FlowRow {
+    let ((local, local_port), (remote, remote_port)) = (entry.key.local(), entry.key.remote());
+    let idle_ms = now.since(entry.last_seen);
+    FlowRow {
+        worker: u32::from(worker),
+        endpoint: tables.endpoints.get(entry.key.endpoint()).map(|e| e.id.to_string()).unwrap_or_default(),
+        protocol: u32::from(entry.key.protocol()),
+        local: octets(local),
+        local_port: u32::from(local_port),
+        remote: octets(remote),
+        remote_port: u32::from(remote_port),
+        direction: if entry.flags.is_out() { "out".into() } else { "in".into() },
+        state: entry.state.label().into(),
+        verdict: verdict.into(),
+        packets: u64::from(entry.packets),
+        bytes: note.bytes,
+        idle_ms: u64::from(idle_ms),
+        expires_ms: u64::from(entry.timeout_ms().saturating_sub(idle_ms)),
+    }
+}
+
+fn send<T>(client: &Client, mut rows: Vec<T>, reply: impl Fn(Vec<T>, bool) -> ReadReply) {
+    loop {
+        let rest = if rows.len() > ROWS_PER_MESSAGE { rows.split_off(ROWS_PER_MESSAGE) } else { Vec::new() };
+        let last = rest.is_empty();
+        if !client.reply(reply(std::mem::replace(&mut rows, rest), last)) || last {
+            return;
+        }
+    }
+}
+
+fn plane_prefix(prefix: Prefix) -> PlanePrefix {
+    PlanePrefix { address: octets(prefix.address()), length: u32::from(prefix.length()) }
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    }
+}

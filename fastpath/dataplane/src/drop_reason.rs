@@ -1,0 +1,103 @@
+//! Why packets are dropped: the one declared table. The enum, its labels, its descriptions, the counters and what the
+//! command line prints all follow from it.
+
+macro_rules! drop_reasons {
+    ($($(#[$meta:meta])* $name:ident, $label:literal, $description:literal;)*) => {
+        /// Why a packet went nowhere.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u8)]
+        pub enum DropReason { $(#[doc = $description] $name),* }
+
+        impl DropReason {
+            /// Every reason, in the order of their numbers.
+            pub const ALL: &'static [DropReason] = &[$(DropReason::$name),*];
+            /// How many there are.
+            pub const COUNT: usize = Self::ALL.len();
+
+            /// The name in counters, metrics and output.
+            #[must_use]
+            pub const fn label(self) -> &'static str {
+                match self { $(DropReason::$name => $label),* }
+            }
+
+            /// One sentence for an operator.
+            #[must_use]
+            pub const fn description(self) -> &'static str {
+                match self { $(DropReason::$name => $description),* }
+            }
+        }
+    };
+}
+
+drop_reasons! {
+    // The frame itself.
+    EthernetTruncated, "ethernet-truncated", "The frame is shorter than an Ethernet header.";
+    UnsupportedEtherType, "unsupported-ethertype", "Neither IPv4, IPv6 nor ARP; VLAN tags are not carried.";
+    ArpMalformed, "arp-malformed", "An ARP message that is truncated or not IPv4 over Ethernet.";
+    ArpNotForUs, "arp-not-for-us", "An ARP message that needs no answer of ours.";
+    Ipv4Malformed, "ipv4-malformed", "The IPv4 header is truncated, has a wrong version, header length or total length.";
+    Ipv4BadChecksum, "ipv4-bad-checksum", "The IPv4 header checksum is wrong.";
+    Ipv4Options, "ipv4-options", "IPv4 options are not carried.";
+    Ipv4Fragment, "ipv4-fragment", "IPv4 fragments are not carried yet.";
+    Ipv6Unsupported, "ipv6-unsupported", "IPv6 packets are not carried yet.";
+    L4Truncated, "l4-truncated", "The TCP, UDP, SCTP or ICMP header is truncated or malformed.";
+    TcpInvalidFlags, "tcp-invalid-flags", "A combination of TCP flags that no connection uses.";
+    AddressInvalid, "address-invalid", "A source or destination that must not be forwarded: multicast, broadcast, loopback or unspecified.";
+    Oversized, "oversized", "The packet is longer than its port or chain of segments can carry.";
+
+    // Who sent it.
+    SpoofedSource, "spoofed-source", "A pod sent from an address that is not its own.";
+    PodSentTunnel, "pod-sent-tunnel", "A pod sent VXLAN or IPIP, which only nodes may.";
+    FabricSpoofedSource, "fabric-spoofed-source", "A packet from the fabric, outside of any tunnel, claims a source that is reached only through a tunnel or is local.";
+    TunnelMalformed, "tunnel-malformed", "The VXLAN header or what is inside is truncated or not Ethernet.";
+    TunnelUnknownSource, "tunnel-unknown-source", "A tunnel packet from an address that is no known node's.";
+    TunnelUnknownVni, "tunnel-unknown-vni", "A VXLAN packet with another network identifier than ours.";
+    TunnelNested, "tunnel-nested", "A tunnel packet inside a tunnel packet.";
+    TunnelSpoofedInner, "tunnel-spoofed-inner", "The packet inside a tunnel claims a source that does not belong behind that tunnel.";
+    TunnelNotForPods, "tunnel-not-for-pods", "The packet inside a tunnel is for neither a local endpoint nor this node's tunnel address.";
+
+    // Where to.
+    NoRoute, "no-route", "No route to the destination.";
+    Blackhole, "blackhole", "The destination is in a local block, but no endpoint has this address.";
+    TtlExceeded, "ttl-exceeded", "The time to live ran out; the sender was told.";
+    PacketTooBig, "packet-too-big", "The packet is longer than the way's MTU; the sender was told if it asked not to fragment.";
+    NeighborUnresolved, "neighbor-unresolved", "The link-layer address of the next hop is not known yet.";
+    PortGone, "port-gone", "The port that the packet should leave by does not exist (any more) or is down.";
+    EndpointNotReady, "endpoint-not-ready", "The endpoint has no port on this node yet.";
+    NotForwardedBack, "not-forwarded-back", "The packet would leave by the uplink that it came from.";
+
+    // What may.
+    PolicyDeny, "policy-deny", "Network policy denies it; the policy counters say which rule.";
+    RelatedUnknown, "related-unknown", "An ICMP error about a flow that is not ours.";
+    FlowTableFull, "flow-table-full", "No room for another flow, and none that could make way.";
+
+    // No room.
+    NoFrames, "no-frames", "The worker had no free frame to put the packet, its copy or an answer in.";
+    TransmitRingFull, "transmit-ring-full", "The port's transmit ring is full: the receiver is slower than the senders.";
+    HandoverRingFull, "handover-ring-full", "The ring to another worker is full.";
+    NoHeadroom, "no-headroom", "There is no room in front of the packet for a tunnel header.";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_distinct_and_made_for_metrics() {
+        let labels: std::collections::BTreeSet<_> = DropReason::ALL.iter().map(|r| r.label()).collect();
+        assert_eq!(labels.len(), DropReason::COUNT);
+        for label in labels {
+            assert!(
+                label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'),
+                "{label}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_reason_is_its_place_in_the_table() {
+        for (i, reason) in DropReason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, i);
+        }
+    }
+}

@@ -1,0 +1,388 @@
+//! The flow table: a fixed number of entries in buckets of eight, two candidate buckets a key.
+//!
+//! ```text
+//!   tags:    [bucket 0: 8 × u16][bucket 1: …]          four buckets a cache line
+//!   entries: [slot 0: 64 bytes][slot 1: …]             hot: key, what the verdict rests on, state
+//!   cold:    [slot 0: 32 bytes][slot 1: …]             counts and attribution
+//! ```
+//!
+//! A lookup reads one line of tags and, on a match, one line of entry; both are prefetched a stage ahead. Nothing moves
+//! once inserted, so an index stays valid until the flow is removed. Allocated once; a full pair of buckets makes room
+//! in a defined order (see [`FlowTable::insert`]) and never by force.
+
+use crate::clock::Tick;
+use crate::flow::key::FlowKey;
+use crate::flow::tcp::State;
+use crate::flow::timeout;
+use crate::table::{ClassId, PolicyListId, RuleId};
+
+const SLOTS: usize = 8;
+const EMPTY: u16 = 0;
+
+/// How a flow began and what its answers need.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FlowFlags(u8);
+
+impl FlowFlags {
+    const OUT: u8 = 1;
+    const FROM_HOST: u8 = 2;
+    const FROM_FORWARD: u8 = 4;
+    const ANSWERED: u8 = 8;
+
+    /// A flow whose first packet the endpoint sent (`out`) or received.
+    #[must_use]
+    pub fn new(out: bool) -> Self {
+        FlowFlags(if out { Self::OUT } else { 0 })
+    }
+
+    /// Whether the endpoint sent the first packet.
+    #[inline]
+    #[must_use]
+    pub fn is_out(self) -> bool {
+        self.0 & Self::OUT != 0
+    }
+
+    /// The host itself opened it: never judged, and its answers go back by the host port.
+    #[must_use]
+    pub fn from_host(self) -> Self {
+        FlowFlags(self.0 | Self::FROM_HOST)
+    }
+
+    /// Whether the host itself opened it.
+    #[inline]
+    #[must_use]
+    pub fn is_from_host(self) -> bool {
+        self.0 & Self::FROM_HOST != 0
+    }
+
+    /// The host forwarded it to us: its answers go back by the forward port.
+    #[must_use]
+    pub fn from_forward(self) -> Self {
+        FlowFlags(self.0 | Self::FROM_FORWARD)
+    }
+
+    /// Whether the host forwarded it to us.
+    #[inline]
+    #[must_use]
+    pub fn is_from_forward(self) -> bool {
+        self.0 & Self::FROM_FORWARD != 0
+    }
+
+    /// Packets have gone both ways.
+    #[inline]
+    #[must_use]
+    pub fn is_answered(self) -> bool {
+        self.0 & Self::ANSWERED != 0
+    }
+}
+
+/// One flow, the part that every packet touches: a cache line.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C, align(64))]
+pub struct FlowEntry {
+    /// Which flow.
+    pub key: FlowKey,
+    /// The tables under which the verdict was last known to be current (low half of the generation).
+    pub generation: u32,
+    /// The policy list that judged it.
+    pub list: PolicyListId,
+    /// The peer's class when it was judged.
+    pub peer_class: ClassId,
+    /// When its last packet came.
+    pub last_seen: Tick,
+    /// Packets, both ways; wraps.
+    pub packets: u32,
+    /// How far the connection is.
+    pub state: State,
+    /// How it began.
+    pub flags: FlowFlags,
+}
+
+const _: () = assert!(size_of::<FlowEntry>() == 64);
+
+impl FlowEntry {
+    /// Notes that an answer has been seen.
+    #[inline]
+    pub fn mark_answered(&mut self) {
+        self.flags.0 |= FlowFlags::ANSWERED;
+    }
+
+    /// Whether only one side has spoken so far, or a TCP handshake has not been completed: such a flow makes way.
+    #[must_use]
+    pub fn is_half_open(&self) -> bool {
+        !self.flags.is_answered() || matches!(self.state, State::Opening | State::Answered)
+    }
+
+    /// Milliseconds that the flow lives without a packet.
+    #[inline]
+    #[must_use]
+    pub fn timeout_ms(&self) -> u32 {
+        timeout::for_flow(self.key.protocol(), self.state)
+    }
+}
+
+/// The part of a flow that is for people.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct FlowNote {
+    /// The rule that allowed it; none for what this host opened.
+    pub rule: Option<RuleId>,
+    /// When it began.
+    pub created: Tick,
+    /// Bytes, both ways, from Ethernet header to end.
+    pub bytes: u64,
+}
+
+/// Why there was no room: both buckets hold flows that may not make way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TableFull;
+
+/// What an insertion did besides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Inserted {
+    /// Took a free slot.
+    Free,
+    /// Took the slot of a flow that had timed out.
+    Expired,
+    /// Took the slot of a half-open flow.
+    Evicted,
+}
+
+/// A worker's flows.
+#[derive(Debug)]
+pub struct FlowTable {
+    tags: Vec<[u16; SLOTS]>,
+    entries: Vec<FlowEntry>,
+    notes: Vec<FlowNote>,
+    secret: u64,
+    used: usize,
+    sweep_bucket: usize,
+}
+
+impl FlowTable {
+    /// A table for `flows` flows, rounded up to a power of two (at least 64). `secret` keys the hash.
+    #[must_use]
+    pub fn new(flows: usize, secret: u64) -> Self {
+        let slots = flows.max(64).next_power_of_two();
+        FlowTable {
+            tags: vec![[EMPTY; SLOTS]; slots / SLOTS],
+            entries: vec![FlowEntry::default(); slots],
+            notes: vec![FlowNote::default(); slots],
+            secret,
+            used: 0,
+            sweep_bucket: 0,
+        }
+    }
+
+    /// Flows in the table.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.used
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.used == 0
+    }
+
+    /// Flows that the table can hold.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Bytes that the table takes.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        self.entries.len() * (size_of::<FlowEntry>() + size_of::<FlowNote>() + size_of::<u16>())
+    }
+
+    /// The hash that the other methods take.
+    #[inline]
+    #[must_use]
+    pub fn hash(&self, key: &FlowKey) -> u64 {
+        key.hash(self.secret)
+    }
+
+    /// Brings the line of tags for `hash` near.
+    #[inline]
+    pub fn prefetch(&self, hash: u64) {
+        caracal_xsk::prefetch(&self.tags[self.bucket(hash)]);
+    }
+
+    /// Brings the entry that probably belongs to `hash` near, once its tags are.
+    #[inline]
+    pub fn prefetch_entry(&self, hash: u64) {
+        let bucket = self.bucket(hash);
+        let tag = tag(hash);
+        if let Some(slot) = self.tags[bucket].iter().position(|t| *t == tag) {
+            let index = bucket * SLOTS + slot;
+            caracal_xsk::prefetch(&self.entries[index]);
+            caracal_xsk::prefetch(&self.notes[index]);
+        }
+    }
+
+    /// Where `key` is.
+    #[inline]
+    #[must_use]
+    pub fn find(&self, key: &FlowKey, hash: u64) -> Option<usize> {
+        let tag = tag(hash);
+        for bucket in [self.bucket(hash), self.other_bucket(hash)] {
+            for (slot, candidate) in self.tags[bucket].iter().enumerate() {
+                let index = bucket * SLOTS + slot;
+                if *candidate == tag && self.entries[index].key == *key {
+                    return Some(index);
+                }
+            }
+        }
+        None
+    }
+
+    /// The flow at an index from [`find`](Self::find).
+    #[inline]
+    #[must_use]
+    pub fn entry(&self, index: usize) -> &FlowEntry {
+        &self.entries[index]
+    }
+
+    /// The same, to change.
+    #[inline]
+    pub fn entry_mut(&mut self, index: usize) -> &mut FlowEntry {
+        &mut self.entries[index]
+    }
+
+    /// Its note.
+    #[inline]
+    #[must_use]
+    pub fn note(&self, index: usize) -> &FlowNote {
+        &self.notes[index]
+    }
+
+    /// Counts bytes of a flow.
+    #[inline]
+    pub fn add_bytes(&mut self, index: usize, bytes: usize) {
+        self.notes[index].bytes += bytes as u64;
+    }
+
+    /// Adds a flow that is not in the table. In full buckets, makes way in this order: flows that have timed out, ended
+    /// ones, then the half-open one that has been silent longest. Open flows never make way.
+    ///
+    /// # Errors
+    /// [`TableFull`] when all sixteen candidates are open flows.
+    pub fn insert(
+        &mut self,
+        hash: u64,
+        entry: FlowEntry,
+        note: FlowNote,
+    ) -> Result<(usize, Inserted), TableFull> {
+        let candidates = [self.bucket(hash), self.other_bucket(hash)];
+        // The emptier bucket: two choices keep the fullest bucket near the mean.
+        let free = |b: &usize| self.tags[*b].iter().filter(|t| **t == EMPTY).count();
+        let best = if free(&candidates[1]) > free(&candidates[0]) { candidates[1] } else { candidates[0] };
+        let (index, how) = match self.tags[best].iter().position(|t| *t == EMPTY) {
+            Some(slot) => {
+                self.used += 1;
+                (best * SLOTS + slot, Inserted::Free)
+            }
+            None => self.make_way(candidates, entry.last_seen).ok_or(TableFull)?,
+        };
+        self.tags[index / SLOTS][index % SLOTS] = tag(hash);
+        self.entries[index] = entry;
+        self.notes[index] = note;
+        Ok((index, how))
+    }
+
+    fn make_way(&self, candidates: [usize; 2], now: Tick) -> Option<(usize, Inserted)> {
+        let mut evict: Option<(u32, usize)> = None;
+        for index in candidates.into_iter().flat_map(|b| b * SLOTS..(b + 1) * SLOTS) {
+            let entry = &self.entries[index];
+            let idle_ms = now.since(entry.last_seen);
+            if idle_ms > entry.timeout_ms() {
+                return Some((index, Inserted::Expired));
+            }
+            let ended = entry.state.may_be_reused();
+            if ended || entry.is_half_open() {
+                // Ended flows go before half-open ones.
+                let rank = if ended { u32::MAX } else { idle_ms };
+                if evict.is_none_or(|(best, _)| rank > best) {
+                    evict = Some((rank, index));
+                }
+            }
+        }
+        evict.map(|(_, index)| (index, Inserted::Evicted))
+    }
+
+    /// Forgets a flow.
+    pub fn remove(&mut self, index: usize) {
+        let tag = &mut self.tags[index / SLOTS][index % SLOTS];
+        if *tag != EMPTY {
+            *tag = EMPTY;
+            self.used -= 1;
+        }
+    }
+
+    /// Looks at the next `buckets` buckets and forgets what has timed out or what `keep` does not want. Returns how
+    /// many went. Called again and again it goes round the whole table.
+    pub fn sweep(&mut self, buckets: usize, now: Tick, keep: impl Fn(&FlowEntry) -> bool) -> usize {
+        let before = self.used;
+        for _ in 0..buckets.min(self.tags.len()) {
+            let bucket = self.sweep_bucket;
+            self.sweep_bucket = (bucket + 1) % self.tags.len();
+            for slot in 0..SLOTS {
+                if self.tags[bucket][slot] == EMPTY {
+                    continue;
+                }
+                let index = bucket * SLOTS + slot;
+                let entry = &self.entries[index];
+                if now.since(entry.last_seen) > entry.timeout_ms() || !keep(entry) {
+                    self.remove(index);
+                }
+            }
+        }
+        before - self.used
+    }
+
+    /// Calls `see` with the flows in `buckets` buckets from `first`; returns the next bucket, `None` at the end. For
+    /// dumps in bounded steps.
+    pub fn visit(
+        &self,
+        first: usize,
+        buckets: usize,
+        mut see: impl FnMut(&FlowEntry, &FlowNote),
+    ) -> Option<usize> {
+        let end = (first + buckets).min(self.tags.len());
+        for index in first * SLOTS..end * SLOTS {
+            if self.tags[index / SLOTS][index % SLOTS] != EMPTY {
+                see(&self.entries[index], &self.notes[index]);
+            }
+        }
+        (end < self.tags.len()).then_some(end)
+    }
+
+    /// Buckets in the table, for the steps of [`sweep`](Self::sweep).
+    #[must_use]
+    pub fn buckets(&self) -> usize {
+        self.tags.len()
+    }
+
+    #[inline]
+    #[allow(clippy::cast_possible_truncation, reason = "masked")]
+    fn bucket(&self, hash: u64) -> usize {
+        hash as usize & (self.tags.len() - 1)
+    }
+
+    #[inline]
+    fn other_bucket(&self, hash: u64) -> usize {
+        // Depends on the first bucket and the tag only, and is never the first bucket: the multiplier is odd.
+        let offset = usize::from(tag(hash)).wrapping_mul(0x5bd1_e995) | 1;
+        (self.bucket(hash) ^ offset) & (self.tags.len() - 1)
+    }
+}
+
+/// 16 bits of the hash that the bucket number does not use; never [`EMPTY`].
+#[inline]
+fn tag(hash: u64) -> u16 {
+    let tag = (hash >> 48) as u16;
+    if tag == EMPTY { 1 } else { tag }
+}

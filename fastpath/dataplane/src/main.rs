@@ -1,0 +1,273 @@
+//! `caracal-fastpath`: the node's packet forwarder.
+
+use std::hash::{BuildHasher, RandomState};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+
+use anyhow::{Context, Result, bail};
+use caracal_dataplane::clock::Clock;
+use caracal_dataplane::controller::mirror::{self, Mirror};
+use caracal_dataplane::controller::ports::{PortConfig, Ports, WorkerHandle};
+use caracal_dataplane::controller::server::{self, Event, Greeting};
+use caracal_dataplane::controller::{Controller, report::Identity};
+use caracal_dataplane::counters::WorkerCounters;
+use caracal_dataplane::handover::{Doorbell, Peer, connect};
+use caracal_dataplane::pipeline::Pipeline;
+use caracal_dataplane::snapshot::Publisher;
+use caracal_dataplane::table::{AssignWorker, TableBuilder, Tables};
+use caracal_dataplane::worker::thread::{Thread, WorkerStatus};
+use caracal_dataplane::worker::{Engine, WorkerIndex};
+use caracal_xsk::{Domain, DomainConfig, Pages};
+use clap::Parser;
+use nix::sys::signal::{SigSet, Signal};
+use tracing::{info, warn};
+
+/// Forwards this node's pods' packets in user space.
+///
+/// Pulls frames off AF_XDP sockets on the uplink and on every pod's veth, takes them through policy, routing and VXLAN,
+/// and sends them on. What to do is told by `caracal agent` over the plane socket; until it has been, pods are cut off.
+/// Stopping it, however that happens, leaves the host's own network as it was.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    after_help = "Examples:
+  caracal-fastpath --socket /var/run/caracal/plane.sock --cpus 2,3
+  caracal fastpath status --socket /var/run/caracal/plane.sock"
+)]
+struct Arguments {
+    /// Where the control plane and readers connect (a unix socket, made with mode 0600)
+    #[arg(long, default_value = "/var/run/caracal/plane.sock")]
+    socket: PathBuf,
+    /// CPUs to pin workers to, one worker each ("2,3" or "2-5"); not given: one worker, not pinned
+    #[arg(long, value_parser = parse_cpus)]
+    cpus: Option<Cpus>,
+    /// Workers, when there should be more than --cpus names (they share these CPUs)
+    #[arg(long)]
+    workers: Option<u16>,
+    /// Where pods' XDP programs are pinned
+    #[arg(long, default_value = "/sys/fs/bpf/caracal")]
+    bpf_dir: PathBuf,
+    /// The uplink; not given: the device that has the node's address
+    #[arg(long)]
+    uplink: Option<String>,
+    /// Frames of a worker's memory (a power of two)
+    #[arg(long, default_value_t = 8192)]
+    chunks: u32,
+    /// Bytes of a frame: 2048 or 4096
+    #[arg(long, default_value_t = 2048)]
+    chunk_size: u16,
+    /// Entries of each ring of a pod's socket (a power of two)
+    #[arg(long, default_value_t = 1024)]
+    pod_ring: u32,
+    /// Entries of each ring of the uplink's sockets (a power of two)
+    #[arg(long, default_value_t = 4096)]
+    uplink_ring: u32,
+    /// Flows that each worker can track
+    #[arg(long, default_value_t = 131_072)]
+    flows: usize,
+    /// Kernel memory that all sockets together may take, MiB
+    #[arg(long, default_value_t = 1536)]
+    kernel_memory_mib: u64,
+    /// Do not try huge pages
+    #[arg(long)]
+    no_huge_pages: bool,
+    /// Log level: error, warn, info, debug, trace (or by module, as in "info,caracal_dataplane=debug")
+    #[arg(long, default_value = "info")]
+    log: String,
+}
+
+#[derive(Clone, Debug)]
+struct Cpus(Vec<usize>);
+
+fn parse_cpus(text: &str) -> Result<Cpus, String> {
+    let mut cpus = Vec::new();
+    for part in text.split(',') {
+        let wrong =
+            || format!("{part:?} is neither a CPU's number nor a range of them, as in \"2,3\" or \"2-5\"");
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let first: usize = first.trim().parse().map_err(|_| wrong())?;
+        let last: usize = last.trim().parse().map_err(|_| wrong())?;
+        if first > last || last - first > 1024 {
+            return Err(wrong());
+        }
+        cpus.extend(first..=last);
+    }
+    Ok(Cpus(cpus))
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let filter = tracing_subscriber::EnvFilter::try_new(&arguments.log);
+    let Ok(filter) = filter else {
+        eprintln!("caracal-fastpath: --log: {:?} is no log level", arguments.log);
+        return ExitCode::from(2);
+    };
+    let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(is_terminal)
+        .init();
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("caracal-fastpath: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("must be run as root: it opens AF_XDP sockets and reads the kernel's network state");
+    }
+    // Before any thread is started, so that all of them leave these to the one that waits for them.
+    let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
+    signals.thread_block().context("cannot block signals")?;
+
+    let cpus = arguments.cpus.as_ref().map_or(&[][..], |cpus| &cpus.0);
+    check_cpus(cpus)?;
+    let count = arguments.workers.map_or(cpus.len().max(1), usize::from);
+    let Some(count) = u16::try_from(count).ok().filter(|n| (1..=WORKERS_MAX).contains(n)) else {
+        bail!("--workers: between 1 and {WORKERS_MAX} are possible");
+    };
+
+    let clock = Clock::start();
+    let mut builder = TableBuilder::new(count, spread(count));
+    let mut publisher = Publisher::new(builder.build());
+    let workers = make_workers(arguments, count, clock, &mut publisher)?;
+    let identity = Identity {
+        instance: random(),
+        clock,
+        umem_bytes: u64::from(count) * u64::from(arguments.chunks) * u64::from(arguments.chunk_size),
+        huge_pages: workers.iter().all(|(_, handle)| *handle.domain.pages() == Pages::Huge),
+    };
+    if let Some(Pages::Small(reason)) = workers.first().map(|(_, handle)| handle.domain.pages()) {
+        warn!("memory is in 4 KiB pages, which costs speed: {reason}");
+    }
+
+    let mirror = Mirror::open()?;
+    let (events, queue) = channel();
+    let changes = events.clone();
+    mirror::watch(move || changes.send(Event::Kernel).is_ok())?;
+    let greeting = Greeting { instance: identity.instance, workers: u32::from(count) };
+    let _socket = server::serve(&arguments.socket, greeting, events.clone())?;
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        let _ = signals.wait();
+        let _ = events.send(Event::Stop);
+    })?;
+
+    let (threads, handles): (Vec<_>, Vec<_>) = workers.into_iter().unzip();
+    let mut running = Vec::new();
+    for (index, thread) in threads.into_iter().enumerate() {
+        let cpu = cpus.get(index % cpus.len().max(1)).copied();
+        let name = format!("worker-{index}");
+        let run = move || {
+            if let Some(id) = cpu
+                && !core_affinity::set_for_current(core_affinity::CoreId { id })
+            {
+                warn!(cpu = id, "cannot pin a worker to this CPU");
+            }
+            thread.run();
+        };
+        running.push(std::thread::Builder::new().name(name).spawn(run)?);
+    }
+    info!(workers = count, cpus = ?cpus, socket = %arguments.socket.display(), "ready for the control plane");
+    let config = PortConfig {
+        bpf_dir: arguments.bpf_dir.clone(),
+        pod_ring: arguments.pod_ring,
+        uplink_ring: arguments.uplink_ring,
+        uplink: arguments.uplink.clone(),
+        kernel_memory_budget: arguments.kernel_memory_mib << 20,
+    };
+    Controller::new(builder, publisher, Ports::new(config, handles), mirror, queue, identity)?.run();
+    for thread in running {
+        let _ = thread.join();
+    }
+    Ok(())
+}
+
+/// Workers, at most.
+const WORKERS_MAX: u16 = 256;
+
+fn check_cpus(cpus: &[usize]) -> Result<()> {
+    let allowed: Vec<usize> =
+        core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect();
+    for cpu in cpus {
+        if !allowed.contains(cpu) {
+            bail!("--cpus: this process may not use CPU {cpu}; it may use {allowed:?}");
+        }
+    }
+    Ok(())
+}
+
+/// Workers with their memory, connected with one another, and how the controller reaches them.
+fn make_workers(
+    arguments: &Arguments,
+    count: u16,
+    clock: Clock,
+    publisher: &mut Publisher<Tables>,
+) -> Result<Vec<(Thread, WorkerHandle)>> {
+    let descriptors = "cannot make event descriptors; raise the limit on open files";
+    let doorbells: Vec<Arc<Doorbell>> =
+        (0..count).map(|_| Doorbell::new().map(Arc::new)).collect::<Result<_, _>>().context(descriptors)?;
+    let peers = connect_all(&doorbells, arguments.chunks as usize);
+    let mut workers = Vec::new();
+    for ((index, doorbell), peers) in (0..count).zip(doorbells).zip(peers) {
+        let config = DomainConfig {
+            chunks: arguments.chunks,
+            chunk_size: arguments.chunk_size,
+            huge_pages: !arguments.no_huge_pages,
+            ..DomainConfig::default()
+        };
+        let (domain, pool) = Domain::new(config).with_context(|| format!("worker {index}"))?;
+        let counters = WorkerCounters::new();
+        let status = Arc::new(WorkerStatus::default());
+        let worker = WorkerIndex(index);
+        let pipeline = Pipeline::new(worker, arguments.flows, random());
+        let engine = Engine::new(pipeline, worker, pool, Arc::clone(&counters), publisher.subscribe(), peers);
+        let (commands, inbox) = channel();
+        let thread = Thread::new(
+            engine,
+            inbox,
+            Arc::clone(&doorbell),
+            Arc::clone(&status),
+            Arc::clone(&counters),
+            clock,
+        )
+        .context(descriptors)?;
+        workers.push((thread, WorkerHandle { index: worker, domain, counters, status, doorbell, commands }));
+    }
+    Ok(workers)
+}
+
+/// Rings between every two workers; for each worker its ends, by the other's number.
+fn connect_all(doorbells: &[Arc<Doorbell>], frames: usize) -> Vec<Vec<Option<Peer>>> {
+    let count = doorbells.len();
+    let mut peers: Vec<Vec<Option<Peer>>> = (0..count).map(|_| (0..count).map(|_| None).collect()).collect();
+    for a in 0..count {
+        for b in a + 1..count {
+            let (to_b, to_a) = connect(frames, Arc::clone(&doorbells[a]), Arc::clone(&doorbells[b]));
+            peers[a][b] = Some(to_b);
+            peers[b][a] = Some(to_a);
+        }
+    }
+    peers
+}
+
+/// New endpoints go to the workers in turn.
+fn spread(count: u16) -> AssignWorker {
+    let mut next = 0;
+    Box::new(move |_, _| {
+        let worker = next;
+        next = (next + 1) % count;
+        worker
+    })
+}
+
+/// A number that nobody can guess.
+fn random() -> u64 {
+    RandomState::new().hash_one(std::process::id())
+}

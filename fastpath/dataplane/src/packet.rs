@@ -1,0 +1,136 @@
+//! A packet: a chain of frames and what is still to be done to it.
+//!
+//! ```text
+//!   Packet ── head: Frame ──► Ethernet · [tunnel] · IP · L4 · payload…
+//!     │       rest: Chain ──► …payload… , …payload
+//!     └ offload: gso_size, checksum {start, offset}
+//! ```
+//!
+//! A plain frame is a chain of one and the common case. A jumbo frame (AF_XDP multi-buffer) and a 64 KB super-frame
+//! (virtio-net header) are longer chains. Headers are in the first segment, always, and stages touch nothing else.
+
+use caracal_wire::checksum::Sum;
+use caracal_xsk::{Frame, FramePool};
+
+/// The most segments of one packet: 64 KB in 2 KiB chunks, and one more for headroom.
+pub const SEGMENTS_MAX: usize = 34;
+
+/// Where a checksum still has to be completed, as CHECKSUM_PARTIAL and the virtio-net header have it: from `start`
+/// (bytes from the beginning of the packet) to its end, stored at `start + offset`. The field already holds the
+/// pseudo-header sum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartialChecksum {
+    /// First byte that the checksum covers.
+    pub start: u16,
+    /// Where in it the field is.
+    pub offset: u16,
+}
+
+/// What is left to be done by whoever puts the packet on a wire.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offload {
+    /// Largest payload of one segment, bytes; 0: the packet is not a super-frame.
+    pub gso_size: u16,
+    /// The transport checksum that is still partial, if any.
+    pub checksum: Option<PartialChecksum>,
+}
+
+/// A packet on its way. Not dropped but put back: see [`Packet::release`].
+#[derive(Debug)]
+pub struct Packet {
+    /// First segment; holds all headers.
+    pub head: Frame,
+    /// Further segments, in order. The box is recycled by the worker, so a chain allocates only until it has warmed up.
+    pub rest: Option<Box<Vec<Frame>>>,
+    /// What is still to be done to it.
+    pub offload: Offload,
+}
+
+impl Packet {
+    /// A packet of one frame with nothing left to do.
+    #[inline]
+    #[must_use]
+    pub fn new(head: Frame) -> Self {
+        Packet { head, rest: None, offload: Offload::default() }
+    }
+
+    /// Bytes from the first header to the last byte of payload.
+    #[inline]
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.head.len() + self.rest.as_ref().map_or(0, |rest| rest.iter().map(Frame::len).sum())
+    }
+
+    /// Whether there is not a single byte.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The segments in order.
+    pub fn segments(&self) -> impl Iterator<Item = &Frame> {
+        std::iter::once(&self.head).chain(self.rest.iter().flat_map(|rest| rest.iter()))
+    }
+
+    /// Puts `n` bytes in front; the partial checksum moves along. `None` when there is no headroom.
+    #[inline]
+    pub fn prepend(&mut self, n: u16) -> Option<&mut [u8]> {
+        if let Some(checksum) = &mut self.offload.checksum {
+            checksum.start = checksum.start.checked_add(n)?;
+        }
+        self.head.prepend(usize::from(n))
+    }
+
+    /// Takes `n` bytes off the front. The partial checksum moves along, or goes if it began in what was cut.
+    #[inline]
+    pub fn trim_front(&mut self, n: u16) {
+        self.head.trim_front(usize::from(n));
+        if let Some(checksum) = &mut self.offload.checksum {
+            match checksum.start.checked_sub(n) {
+                Some(start) => checksum.start = start,
+                None => self.offload.checksum = None,
+            }
+        }
+    }
+
+    /// Cuts the packet to `len` bytes: what Ethernet padded goes.
+    pub fn truncate(&mut self, len: usize) {
+        if self.rest.is_none() {
+            self.head.truncate(len);
+        }
+    }
+
+    /// Completes a partial checksum by reading the whole packet once (RFC 1071).
+    pub fn complete_checksum(&mut self) {
+        let Some(PartialChecksum { start, offset }) = self.offload.checksum.take() else { return };
+        let (start, field) = (usize::from(start), usize::from(start) + usize::from(offset));
+        let Some(first) = self.head.data().get(start..) else { return };
+        let mut sum = Sum::of(first);
+        let mut odd = first.len() % 2 == 1;
+        for segment in self.rest.iter().flat_map(|rest| rest.iter()) {
+            let part = Sum::of(segment.data()).fold();
+            // A segment that begins at an odd byte contributes with its bytes swapped (RFC 1071, 2B).
+            sum = sum + if odd { part.swap_bytes() } else { part };
+            odd ^= segment.len() % 2 == 1;
+        }
+        let value = match sum.finish() {
+            // RFC 768: zero means "no checksum"; the other zero is sent instead.
+            0 => 0xffff,
+            value => value,
+        };
+        if let Some(bytes) = self.head.data_mut().get_mut(field..field + 2) {
+            bytes.copy_from_slice(&value.to_be_bytes());
+        }
+    }
+
+    /// Gives every frame back. The emptied box of a chain is handed out for the next one.
+    pub fn release(self, pool: &mut FramePool, boxes: &mut Vec<Box<Vec<Frame>>>) {
+        pool.put(self.head);
+        if let Some(mut rest) = self.rest {
+            for frame in rest.drain(..) {
+                pool.put(frame);
+            }
+            boxes.push(rest);
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! The packet's way, on one screen. Two half-pipelines meet at the route.
+//!
+//! ```text
+//!  from a pod:   parse ─► source check ─► flow + egress policy ─┐
+//!  from uplink:  parse ─► tunnel check, decapsulate, parse ─────┼─► route ─┬─► local pod: flow + ingress policy ─► its veth
+//!  from host:    parse ─────────────────────────────────────────┘          │     (its worker, if that is another)
+//!                                                                          ├─► remote: encapsulate, neighbor ─► uplink
+//!  answers of ours (ICMP errors) start at the route                        ├─► outside: neighbor ─► uplink
+//!                                                                          └─► this host: host port
+//! ```
+//!
+//! Stages run over a whole batch before the next begins, so that the memory one packet waits for arrives while others
+//! are worked on.
+
+use caracal_wire::MacAddr;
+use caracal_xsk::FramePool;
+
+use crate::batch::{BATCH_MAX, Batch, Ingress, Slot, Step, Verdict};
+use crate::clock::Tick;
+use crate::counters::WorkerCounters;
+use crate::flow::FlowTable;
+use crate::stage::{Context, arp, flow, parse, rewrite, route, source, tunnel};
+use crate::table::{EndpointIndex, Tables};
+use crate::worker::WorkerIndex;
+
+/// The worker's part that is not I/O: its flows, what it knows of links, and the stages.
+#[derive(Debug)]
+pub struct Pipeline {
+    /// Connection tracking for this worker's endpoints.
+    pub flows: FlowTable,
+    /// MAC addresses and MTUs of ports.
+    pub links: Links,
+    worker: WorkerIndex,
+    answers: Vec<Slot>,
+    icmp_limit: RateLimit,
+}
+
+/// What a batch is run with.
+pub struct Surroundings<'a> {
+    /// The tables that the worker has adopted.
+    pub tables: &'a Tables,
+    /// Where answers get their frames.
+    pub pool: &'a mut FramePool,
+    /// What is counted.
+    pub counters: &'a WorkerCounters,
+    /// The time.
+    pub now: Tick,
+}
+
+impl Pipeline {
+    /// A pipeline for `flows` flows. `secret` keys the flow hash.
+    #[must_use]
+    pub fn new(worker: WorkerIndex, flows: usize, secret: u64) -> Self {
+        Pipeline {
+            flows: FlowTable::new(flows, secret),
+            links: Links::default(),
+            worker,
+            answers: Vec::with_capacity(BATCH_MAX),
+            icmp_limit: RateLimit::new(ICMP_ERRORS_PER_SECOND, ICMP_ERRORS_BURST),
+        }
+    }
+
+    /// Takes packets that have just come in by a port to their verdicts. Answers of ours are appended to the batch.
+    pub fn run(&mut self, batch: &mut Batch, surroundings: Surroundings) {
+        let mut context = self.context(surroundings);
+        context.counters.pipeline.batches.add(1);
+        for slot in going_on(batch) {
+            parse::parse(slot);
+            if slot.parsed.is_arp() {
+                arp::handle(&mut context, slot);
+            }
+        }
+        for slot in going_on(batch) {
+            match slot.ingress {
+                Ingress::Endpoint(endpoint) => {
+                    source::check_endpoint(&context, slot, endpoint);
+                    flow::prepare(&context, slot, endpoint, true);
+                }
+                Ingress::Uplink => tunnel::decapsulate(&mut context, slot),
+                _ => {}
+            }
+        }
+        for slot in going_on(batch) {
+            if let Ingress::Endpoint(_) = slot.ingress {
+                context.flows.prefetch_entry(slot.flow_hash);
+            }
+        }
+        for slot in going_on(batch) {
+            if let Ingress::Endpoint(endpoint) = slot.ingress {
+                flow::track(&mut context, slot, endpoint, true);
+            }
+        }
+        from_route(&mut context, batch);
+        answer(&mut context, batch);
+    }
+
+    /// Goes on with packets that another worker began: `step` says where.
+    pub fn take_over(
+        &mut self,
+        batch: &mut Batch,
+        steps: impl Iterator<Item = Step>,
+        surroundings: Surroundings,
+    ) {
+        let mut context = self.context(surroundings);
+        for (slot, step) in batch.iter_mut().zip(steps) {
+            context.counters.pipeline.taken_over.add(1);
+            match step {
+                Step::Transmit(egress) => slot.verdict = Verdict::Transmit(egress),
+                Step::Deliver(endpoint, ingress) => {
+                    slot.ingress = ingress;
+                    slot.deliver_to = Some(endpoint);
+                    parse::parse(slot);
+                }
+            }
+        }
+        to_endpoints(&mut context, batch);
+        answer(&mut context, batch);
+    }
+
+    fn context<'a>(&'a mut self, surroundings: Surroundings<'a>) -> Context<'a> {
+        let Surroundings { tables, pool, counters, now } = surroundings;
+        Context {
+            tables,
+            generation: tables.generation.0 as u32,
+            flows: &mut self.flows,
+            links: &mut self.links,
+            counters,
+            pool,
+            answers: &mut self.answers,
+            icmp_limit: &mut self.icmp_limit,
+            now,
+            worker: self.worker,
+        }
+    }
+}
+
+fn going_on(batch: &mut [Slot]) -> impl Iterator<Item = &mut Slot> {
+    batch.iter_mut().filter(|slot| slot.goes_on())
+}
+
+/// The second half: route, then ingress policy for local endpoints, then the last rewrite.
+fn from_route(context: &mut Context, batch: &mut [Slot]) {
+    for slot in going_on(batch) {
+        route::route(context, slot);
+    }
+    to_endpoints(context, batch);
+}
+
+fn to_endpoints(context: &mut Context, batch: &mut [Slot]) {
+    for slot in going_on(batch) {
+        if let Some(endpoint) = slot.deliver_to {
+            flow::prepare(context, slot, endpoint, false);
+        }
+    }
+    for slot in going_on(batch) {
+        if slot.deliver_to.is_some() {
+            context.flows.prefetch_entry(slot.flow_hash);
+        }
+    }
+    for slot in going_on(batch) {
+        if let Some(endpoint) = slot.deliver_to {
+            flow::track(context, slot, endpoint, false);
+        }
+    }
+    for slot in batch {
+        rewrite::finish(context, slot);
+    }
+}
+
+/// Sends the answers made on the way off along the second half. They cause no further answers.
+fn answer(context: &mut Context, batch: &mut Batch) {
+    if context.answers.is_empty() {
+        return;
+    }
+    let first = batch.len();
+    batch.append(context.answers);
+    let answers = &mut batch[first..];
+    for slot in going_on(answers) {
+        parse::parse(slot);
+    }
+    from_route(context, answers);
+}
+
+/// ICMP errors that a worker sends in a second, on average …
+const ICMP_ERRORS_PER_SECOND: u32 = 1000;
+/// … and at once, at most.
+const ICMP_ERRORS_BURST: u32 = 64;
+
+/// A token bucket.
+#[derive(Debug)]
+pub struct RateLimit {
+    per_second: u32,
+    burst_milli: u32,
+    milli_tokens: u32,
+    last: Tick,
+}
+
+impl RateLimit {
+    /// `per_second` on average, `burst` at once.
+    #[must_use]
+    pub fn new(per_second: u32, burst: u32) -> Self {
+        RateLimit { per_second, burst_milli: burst * 1000, milli_tokens: burst * 1000, last: Tick::default() }
+    }
+
+    /// Takes a token, if there is one.
+    pub fn allow(&mut self, now: Tick) -> bool {
+        let earned = now.since(self.last).saturating_mul(self.per_second);
+        self.milli_tokens = self.milli_tokens.saturating_add(earned).min(self.burst_milli);
+        self.last = now;
+        match self.milli_tokens.checked_sub(1000) {
+            Some(rest) => {
+                self.milli_tokens = rest;
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+/// A link that packets can leave by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Our end's MAC address.
+    pub mac: MacAddr,
+    /// The largest IP packet it carries, bytes.
+    pub mtu: u16,
+}
+
+/// A pod's veth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EndpointLink {
+    /// The pod's MAC address, once it has been heard.
+    pub pod_mac: Option<MacAddr>,
+    /// The largest IP packet the veth carries, bytes.
+    pub mtu: u16,
+}
+
+/// What this worker knows of links: written when ports come and go, read for every packet.
+#[derive(Debug, Default)]
+pub struct Links {
+    /// The uplink.
+    pub uplink: Option<Link>,
+    /// `caracal0`.
+    pub host: Option<Link>,
+    /// `caracal1`.
+    pub forward: Option<Link>,
+    endpoints: Vec<Option<EndpointLink>>,
+}
+
+impl Links {
+    /// The link of an endpoint of this worker.
+    #[inline]
+    #[must_use]
+    pub fn endpoint(&self, endpoint: EndpointIndex) -> Option<&EndpointLink> {
+        self.endpoints.get(endpoint.0 as usize)?.as_ref()
+    }
+
+    /// The same, to change.
+    pub fn endpoint_mut(&mut self, endpoint: EndpointIndex) -> Option<&mut EndpointLink> {
+        self.endpoints.get_mut(endpoint.0 as usize)?.as_mut()
+    }
+
+    /// Sets or removes an endpoint's link.
+    pub fn set_endpoint(&mut self, endpoint: EndpointIndex, link: Option<EndpointLink>) {
+        let index = endpoint.0 as usize;
+        if index >= self.endpoints.len() {
+            self.endpoints.resize(index + 1, None);
+        }
+        self.endpoints[index] = link;
+    }
+
+    /// Endpoints whose MAC address has not been heard.
+    #[must_use]
+    pub fn unresolved(&self) -> usize {
+        self.endpoints.iter().flatten().filter(|link| link.pod_mac.is_none()).count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_limit_allows_its_burst_then_its_rate() {
+        let mut limit = RateLimit::new(100, 5);
+        let allowed = |limit: &mut RateLimit, now| (0..50).filter(|_| limit.allow(Tick(now))).count();
+        assert_eq!(allowed(&mut limit, 0), 5);
+        assert_eq!(allowed(&mut limit, 20), 2);
+        assert_eq!(allowed(&mut limit, 1_000_000), 5);
+    }
+}

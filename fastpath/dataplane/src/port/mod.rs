@@ -1,0 +1,115 @@
+//! Packet I/O. A port brings packets in and takes packets out; what it cannot carry it completes, or refuses.
+//!
+//! | port | carries | checksum offload |
+//! |---|---|---|
+//! | [`XskPort`] | frames, and chains when the domain has multi-buffer | where the kernel takes transmit metadata |
+//! | [`TapPort`] | frames and chains, with a virtio-net header | yes |
+//! | [`MemoryPort`] | frames | no: what leaves it is complete |
+
+pub mod memory;
+pub mod tap;
+pub mod xsk;
+
+use std::os::fd::BorrowedFd;
+
+use caracal_xsk::{Frame, FramePool};
+
+use crate::packet::Packet;
+
+pub use memory::MemoryPort;
+pub use tap::TapPort;
+pub use xsk::XskPort;
+
+/// Room that a received packet has in front of it for a tunnel header, at least.
+pub const HEADROOM: usize = 128;
+
+/// Boxes of chains, emptied and waiting for the next one.
+pub type Boxes = Vec<Box<Vec<Frame>>>;
+
+/// One of the kinds of port.
+#[derive(Debug)]
+pub enum Port {
+    /// AF_XDP.
+    Xsk(XskPort),
+    /// A tap device.
+    Tap(TapPort),
+    /// Queues in memory.
+    Memory(MemoryPort),
+}
+
+impl Port {
+    /// Hands up to `max` received packets to `sink`; returns how many.
+    #[inline]
+    pub fn receive(
+        &mut self,
+        pool: &mut FramePool,
+        boxes: &mut Boxes,
+        max: usize,
+        sink: impl FnMut(Packet),
+    ) -> usize {
+        match self {
+            Port::Xsk(port) => port.receive(pool, boxes, max, sink),
+            Port::Tap(port) => port.receive(pool, boxes, max, sink),
+            Port::Memory(port) => port.receive(max, sink),
+        }
+    }
+
+    /// Takes a packet to send; [`flush`](Self::flush) sends it.
+    ///
+    /// # Errors
+    /// Gives the packet back when there is no room, or the port cannot carry it.
+    #[inline]
+    pub fn transmit(
+        &mut self,
+        packet: Packet,
+        pool: &mut FramePool,
+        boxes: &mut Boxes,
+    ) -> Result<(), Packet> {
+        match self {
+            Port::Xsk(port) => port.transmit(packet, pool, boxes),
+            Port::Tap(port) => port.transmit(packet, pool, boxes),
+            Port::Memory(port) => port.transmit(packet),
+        }
+    }
+
+    /// Sends what was taken. True: something is left, so flush again soon.
+    #[inline]
+    pub fn flush(&mut self, pool: &mut FramePool) -> bool {
+        match self {
+            Port::Xsk(port) => port.flush(pool),
+            Port::Tap(_) | Port::Memory(_) => false,
+        }
+    }
+
+    /// Whether half-made checksums may be left to the port.
+    #[inline]
+    #[must_use]
+    pub fn completes_checksums(&self) -> bool {
+        match self {
+            Port::Xsk(port) => port.completes_checksums(),
+            Port::Tap(_) => true,
+            Port::Memory(_) => false,
+        }
+    }
+
+    /// What epoll watches, if the port has such a thing.
+    #[must_use]
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Port::Xsk(port) => Some(port.fd()),
+            Port::Tap(port) => Some(port.fd()),
+            Port::Memory(_) => None,
+        }
+    }
+
+    /// How this port does its I/O, for people.
+    #[must_use]
+    pub fn io(&self) -> &'static str {
+        match self {
+            Port::Xsk(port) if port.is_zero_copy() => "af_xdp zero-copy",
+            Port::Xsk(_) => "af_xdp copy",
+            Port::Tap(_) => "tap",
+            Port::Memory(_) => "memory",
+        }
+    }
+}

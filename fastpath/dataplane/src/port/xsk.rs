@@ -1,0 +1,151 @@
+//! A port on an AF_XDP socket: one (device, queue).
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use caracal_xsk::{Checksum, Frame, FramePool, Socket, TxOptions};
+
+use super::Boxes;
+use crate::packet::{Packet, SEGMENTS_MAX};
+
+/// An AF_XDP socket with its share of the domain's frames.
+#[derive(Debug)]
+pub struct XskPort {
+    socket: Socket,
+    checksum_offload: bool,
+    /// Frames that the kernel should have to receive into.
+    fill_target: usize,
+    /// Segments of a packet whose last one has not come yet.
+    partial: Option<Packet>,
+}
+
+impl XskPort {
+    /// A port on `socket`. `checksum_offload`: the domain takes half-made checksums on transmit.
+    #[must_use]
+    pub fn new(socket: Socket, checksum_offload: bool, fill_target: usize) -> Self {
+        XskPort { socket, checksum_offload, fill_target, partial: None }
+    }
+
+    /// Sets how many frames the kernel should have to receive into. Fewer than now: the surplus comes back as packets
+    /// arrive.
+    pub fn set_fill_target(&mut self, frames: usize) {
+        self.fill_target = frames;
+    }
+
+    /// Gives the kernel frames to receive into, up to the target.
+    pub fn refill(&mut self, pool: &mut FramePool) {
+        self.socket.refill(pool, self.fill_target);
+    }
+
+    pub(super) fn receive(
+        &mut self,
+        pool: &mut FramePool,
+        boxes: &mut Boxes,
+        max: usize,
+        mut sink: impl FnMut(Packet),
+    ) -> usize {
+        let mut packets = 0;
+        let partial = &mut self.partial;
+        self.socket.receive(max, |frame, more| {
+            let packet = match partial.take() {
+                None => Packet::new(frame),
+                Some(mut packet) => {
+                    let rest = packet.rest.get_or_insert_with(|| boxes.pop().unwrap_or_default());
+                    rest.push(frame);
+                    packet
+                }
+            };
+            if more && packet.rest.as_ref().is_none_or(|rest| rest.len() + 1 < SEGMENTS_MAX) {
+                *partial = Some(packet);
+            } else {
+                packets += 1;
+                sink(packet);
+            }
+        });
+        self.socket.refill(pool, self.fill_target);
+        packets
+    }
+
+    pub(super) fn transmit(
+        &mut self,
+        mut packet: Packet,
+        pool: &mut FramePool,
+        boxes: &mut Boxes,
+    ) -> Result<(), Packet> {
+        if packet.offload.gso_size != 0 {
+            return Err(packet);
+        }
+        let segments = 1 + packet.rest.as_ref().map_or(0, |rest| rest.len());
+        if self.socket.transmit_room() < segments {
+            self.flush(pool);
+            if self.socket.transmit_room() < segments {
+                return Err(packet);
+            }
+        }
+        let checksum = if self.checksum_offload {
+            packet.offload.checksum.take().map(|c| Checksum { start: c.start, offset: c.offset })
+        } else {
+            packet.complete_checksum();
+            None
+        };
+        let Packet { head, rest, offload } = packet;
+        let first = TxOptions { more: segments > 1, checksum };
+        if let Err(head) = self.socket.transmit(head, first) {
+            return Err(Packet { head, rest, offload });
+        }
+        if let Some(mut rest) = rest {
+            let mut left = rest.len();
+            for frame in rest.drain(..) {
+                left -= 1;
+                let options = TxOptions { more: left > 0, checksum: None };
+                // There is room for all of them: it was asked for above.
+                if let Err(frame) = self.socket.transmit(frame, options) {
+                    pool.put(frame);
+                }
+            }
+            boxes.push(rest);
+        }
+        Ok(())
+    }
+
+    pub(super) fn flush(&mut self, pool: &mut FramePool) -> bool {
+        let left = self.socket.flush();
+        self.socket.reclaim(pool);
+        left > 0
+    }
+
+    /// Takes back what has been sent.
+    pub fn reclaim(&mut self, pool: &mut FramePool) {
+        if self.socket.transmitting() > 0 {
+            self.socket.reclaim(pool);
+        }
+    }
+
+    pub(super) fn completes_checksums(&self) -> bool {
+        self.checksum_offload
+    }
+
+    pub(super) fn is_zero_copy(&self) -> bool {
+        self.socket.is_zero_copy()
+    }
+
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// The socket, for what the controller does with it.
+    #[must_use]
+    pub fn socket(&self) -> &Socket {
+        &self.socket
+    }
+
+    /// Closes the socket; every frame that it held comes back. Waits for the kernel, so not on a worker.
+    #[must_use]
+    pub fn into_frames(self) -> Vec<Frame> {
+        let mut frames = self.socket.into_frames();
+        if let Some(packet) = self.partial {
+            frames.push(packet.head);
+            frames.extend(packet.rest.into_iter().flat_map(|rest| *rest));
+        }
+        frames
+    }
+}

@@ -1,0 +1,270 @@
+//! Connection tracking and policy, for one endpoint and one direction at a time.
+//!
+//! ```text
+//!   find ─ hit ── same generation ─────────────────────────────► go on
+//!     │      └─── other generation: peer's class and the
+//!     │            endpoint's policy list unchanged ─── stamp ──► go on
+//!     │                     changed ── judge again ── allow ────► go on
+//!     │                                    └ deny: forget, drop
+//!     └ miss ── judge ── allow: remember ───────────────────────► go on
+//!                 └ deny: drop
+//! ```
+//!
+//! A flow is judged in the direction of its first packet; answers follow. ICMP errors follow the flow that they are
+//! about.
+
+use std::net::IpAddr;
+
+use caracal_wire::Protocol;
+use caracal_wire::tcp::Flags;
+
+use crate::batch::{Egress, Ingress, Slot, Verdict};
+use crate::drop_reason::DropReason;
+use crate::flow::{FlowEntry, FlowFlags, FlowKey, FlowNote, Inserted, State, Way};
+use crate::stage::Context;
+use crate::stage::parse::{Icmp, Parsed, Quoted};
+use crate::table::{ClassId, EndpointIndex, FibEntry, FlowDirection, FlowTuple, PolicyListId};
+
+const TCP: u8 = Protocol::TCP.0;
+
+/// The key under which `endpoint` knows the flow of a packet that it sends (`out`) or receives.
+#[inline]
+#[must_use]
+pub fn key_of(parsed: &Parsed, endpoint: EndpointIndex, out: bool) -> FlowKey {
+    let source = (parsed.source, parsed.source_port);
+    let destination = (parsed.destination, parsed.destination_port);
+    let (local, remote) = if out { (source, destination) } else { (destination, source) };
+    FlowKey::new(endpoint, parsed.protocol, local, remote)
+}
+
+/// Hashes the packet's key and brings the flow table's lines near: run over a batch one stage before [`track`].
+#[inline]
+pub fn prepare(context: &Context, slot: &mut Slot, endpoint: EndpointIndex, out: bool) {
+    slot.flow_hash = context.flows.hash(&key_of(&slot.parsed, endpoint, out));
+    context.flows.prefetch(slot.flow_hash);
+}
+
+/// Decides whether a packet that `endpoint` sends (`out`) or is to receive may pass.
+#[inline]
+pub fn track(context: &mut Context, slot: &mut Slot, endpoint: EndpointIndex, out: bool) {
+    if let Icmp::Error(about) = slot.parsed.icmp {
+        return related(context, slot, endpoint, out, &about);
+    }
+    let key = key_of(&slot.parsed, endpoint, out);
+    match context.flows.find(&key, slot.flow_hash) {
+        Some(index) => known(context, slot, index, key, out),
+        None => unknown(context, slot, key, out),
+    }
+}
+
+#[inline]
+fn known(context: &mut Context, slot: &mut Slot, index: usize, key: FlowKey, out: bool) {
+    let flags = slot.parsed.tcp_flags;
+    let entry = context.flows.entry(index);
+    let expired = context.now.since(entry.last_seen) > entry.timeout_ms();
+    let begins_again = key.protocol() == TCP && entry.state.may_be_reused() && flags.contains(Flags::SYN);
+    if expired || begins_again {
+        context.flows.remove(index);
+        context.counters.pipeline.flow_closed.add(1);
+        return unknown(context, slot, key, out);
+    }
+    if !still_allowed(context, index) {
+        context.flows.remove(index);
+        context.counters.pipeline.flow_closed.add(1);
+        return slot.drop(DropReason::PolicyDeny);
+    }
+    let now = context.now;
+    let length = slot.packet.len();
+    let entry = context.flows.entry_mut(index);
+    let way = if entry.flags.is_out() == out { Way::Original } else { Way::Reply };
+    entry.last_seen = now;
+    entry.packets = entry.packets.wrapping_add(1);
+    if way == Way::Reply {
+        entry.mark_answered();
+        if out {
+            // Answers go back by the port that the flow came in by.
+            if entry.flags.is_from_host() {
+                slot.verdict = Verdict::Transmit(Egress::Host);
+            } else if entry.flags.is_from_forward() {
+                slot.verdict = Verdict::Transmit(Egress::Forward);
+            }
+        }
+    }
+    entry.state = match key.protocol() {
+        TCP => entry.state.next(way, flags),
+        _ if way == Way::Reply => State::Established,
+        _ => entry.state,
+    };
+    context.flows.add_bytes(index, length);
+}
+
+/// Whether the verdict that the flow at `index` rests on is that of the tables of now. Brings the flow up to date when
+/// it is.
+#[inline]
+fn still_allowed(context: &mut Context, index: usize) -> bool {
+    let generation = context.generation;
+    let entry = context.flows.entry(index);
+    if entry.generation == generation {
+        context.counters.pipeline.flow_hits.add(1);
+        return true;
+    }
+    bring_up_to_date(context, index)
+}
+
+#[cold]
+fn bring_up_to_date(context: &mut Context, index: usize) -> bool {
+    let entry = *context.flows.entry(index);
+    let out = entry.flags.is_out();
+    let (remote, _) = entry.key.remote();
+    let Some((list, class)) = grounds(context, entry.key.endpoint(), remote, out) else { return false };
+    if list == entry.list && class == entry.peer_class {
+        context.flows.entry_mut(index).generation = context.generation;
+        context.counters.pipeline.flow_revalidated.add(1);
+        return true;
+    }
+    context.counters.pipeline.flow_rejudged.add(1);
+    if !entry.flags.is_from_host() {
+        let judgement = context.tables.policy.judge(list, class, &tuple_of(&entry.key, out));
+        if !judgement.allow {
+            context.rule_hit(judgement.rule, 0);
+            return false;
+        }
+    }
+    let generation = context.generation;
+    let entry = context.flows.entry_mut(index);
+    entry.list = list;
+    entry.peer_class = class;
+    entry.generation = generation;
+    true
+}
+
+/// What a verdict rests on: the endpoint's policy list for the direction, and the peer's class. `None` when the
+/// endpoint is gone.
+#[inline]
+fn grounds(
+    context: &Context,
+    endpoint: EndpointIndex,
+    peer: IpAddr,
+    out: bool,
+) -> Option<(PolicyListId, ClassId)> {
+    let endpoint = context.tables.endpoints.get(endpoint)?;
+    let list = if out { endpoint.policy_out } else { endpoint.policy_in };
+    Some((list, context.tables.policy.class_of(peer)))
+}
+
+fn tuple_of(key: &FlowKey, out: bool) -> FlowTuple {
+    let ((local_address, local_port), (peer_address, peer_port)) = (key.local(), key.remote());
+    FlowTuple {
+        protocol: key.protocol(),
+        peer_address,
+        peer_port,
+        local_address,
+        local_port,
+        direction: if out { FlowDirection::Egress } else { FlowDirection::Ingress },
+    }
+}
+
+fn unknown(context: &mut Context, slot: &mut Slot, key: FlowKey, out: bool) {
+    if !out && let Some(reason) = source_is_out_of_place(context, slot) {
+        return slot.drop(reason);
+    }
+    let (peer, _) = key.remote();
+    let Some((list, peer_class)) = grounds(context, key.endpoint(), peer, out) else {
+        return slot.drop(DropReason::EndpointNotReady);
+    };
+    let mut flags = FlowFlags::new(out);
+    let mut rule = None;
+    match slot.ingress {
+        // This host reaches its own pods whatever policy says: the kubelet's probes do.
+        Ingress::Host if !out => {
+            flags = flags.from_host();
+            context.counters.pipeline.host_to_pod.add(1);
+        }
+        ingress => {
+            if ingress == Ingress::Forward {
+                flags = flags.from_forward();
+            }
+            let judgement = context.tables.policy.judge(list, peer_class, &tuple_of(&key, out));
+            context.rule_hit(judgement.rule, slot.packet.len());
+            if !judgement.allow {
+                return slot.drop(DropReason::PolicyDeny);
+            }
+            rule = Some(judgement.rule);
+        }
+    }
+    let state = match key.protocol() {
+        TCP => State::first(slot.parsed.tcp_flags),
+        _ => State::Opening,
+    };
+    if state == State::Reset {
+        // A reset of something unknown may pass, and is nothing to remember.
+        return;
+    }
+    let entry = FlowEntry {
+        key,
+        generation: context.generation,
+        list,
+        peer_class,
+        last_seen: context.now,
+        packets: 1,
+        state,
+        flags,
+    };
+    let note = FlowNote { rule, created: context.now, bytes: slot.packet.len() as u64 };
+    match context.flows.insert(slot.flow_hash, entry, note) {
+        Ok((_, inserted)) => {
+            context.counters.pipeline.flow_created.add(1);
+            match inserted {
+                Inserted::Free => {}
+                Inserted::Expired => context.counters.pipeline.flow_closed.add(1),
+                Inserted::Evicted => context.counters.pipeline.flow_evicted.add(1),
+            }
+        }
+        Err(_) => slot.drop(DropReason::FlowTableFull),
+    }
+}
+
+/// A packet that comes in from the fabric must have a source that belongs there. Checked for the first packet of a
+/// flow; a later one has the same source by its key.
+fn source_is_out_of_place(context: &Context, slot: &Slot) -> Option<DropReason> {
+    let source = slot.parsed.source;
+    match slot.ingress {
+        Ingress::Uplink => match context.tables.fib.lookup(source) {
+            None | Some(FibEntry::Via { .. }) => None,
+            Some(_) => Some(DropReason::FabricSpoofedSource),
+        },
+        Ingress::Tunnel(tunnel) => match context.tables.fib.lookup(source) {
+            Some(FibEntry::Tunnel { .. }) => None,
+            // A node answers with its own address when it was asked by that.
+            _ if context.tables.tunnels.get(tunnel).is_some_and(|t| t.node_address == source) => None,
+            _ => Some(DropReason::TunnelSpoofedInner),
+        },
+        _ => None,
+    }
+}
+
+/// An ICMP error passes when it is about a flow that we know and that is still allowed.
+fn related(context: &mut Context, slot: &mut Slot, endpoint: EndpointIndex, out: bool, about: &Quoted) {
+    // The error quotes a packet that went the other way.
+    let (local, remote) = if out {
+        ((about.destination.into(), about.destination_port), (about.source.into(), about.source_port))
+    } else {
+        ((about.source.into(), about.source_port), (about.destination.into(), about.destination_port))
+    };
+    let key = FlowKey::new(endpoint, about.protocol, local, remote);
+    let hash = context.flows.hash(&key);
+    match context.flows.find(&key, hash) {
+        Some(index) if still_allowed(context, index) => {
+            context.counters.pipeline.flow_related.add(1);
+            let flags = context.flows.entry(index).flags;
+            if out && !flags.is_out() {
+                if flags.is_from_host() {
+                    slot.verdict = Verdict::Transmit(Egress::Host);
+                } else if flags.is_from_forward() {
+                    slot.verdict = Verdict::Transmit(Egress::Forward);
+                }
+            }
+        }
+        _ => slot.drop(DropReason::RelatedUnknown),
+    }
+}

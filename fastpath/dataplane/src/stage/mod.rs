@@ -1,0 +1,53 @@
+//! The steps of the pipeline, one file each. A stage looks at a [`Slot`](crate::batch::Slot) and changes its packet, its
+//! verdict, or both; what it may use is in [`Context`].
+
+pub mod arp;
+pub mod flow;
+pub mod icmp_error;
+pub mod parse;
+pub mod rewrite;
+pub mod route;
+pub mod source;
+pub mod tunnel;
+
+use caracal_xsk::FramePool;
+
+use crate::batch::Slot;
+use crate::clock::Tick;
+use crate::counters::WorkerCounters;
+use crate::flow::FlowTable;
+use crate::pipeline::{Links, RateLimit};
+use crate::table::{RuleId, Tables};
+use crate::worker::WorkerIndex;
+
+/// What stages work with: the tables of this batch, and what the worker owns.
+pub struct Context<'a> {
+    /// The tables, the same for the whole batch.
+    pub tables: &'a Tables,
+    /// Low half of their generation, as flows store it.
+    pub generation: u32,
+    /// This worker's flows.
+    pub flows: &'a mut FlowTable,
+    /// MAC addresses and MTUs of what packets can leave by.
+    pub links: &'a mut Links,
+    /// This worker's counters.
+    pub counters: &'a WorkerCounters,
+    /// Where answers (ICMP errors) get their frames.
+    pub pool: &'a mut FramePool,
+    /// Answers made while going through the batch; they start at the route when it is done.
+    pub answers: &'a mut Vec<Slot>,
+    /// How many ICMP errors may still be sent.
+    pub icmp_limit: &'a mut RateLimit,
+    /// The time of this batch.
+    pub now: Tick,
+    /// Who we are.
+    pub worker: WorkerIndex,
+}
+
+impl Context<'_> {
+    /// Counts a decision of a policy rule.
+    #[inline]
+    pub fn rule_hit(&self, rule: RuleId, bytes: usize) {
+        self.tables.policy.counters.bump(self.worker.0, rule, 1, bytes as u64);
+    }
+}

@@ -1,0 +1,110 @@
+//! The last touch: time to live, MTU, and the Ethernet header of the link that the packet leaves by.
+
+use std::net::IpAddr;
+
+use caracal_wire::{Ipv4, MacAddr, ethernet};
+
+use crate::batch::{Egress, Slot, Verdict};
+use crate::drop_reason::DropReason;
+use crate::stage::arp::GATEWAY_MAC;
+use crate::stage::{Context, icmp_error};
+use crate::table::{EndpointIndex, FibEntry, NextHop};
+
+/// Takes one from the time to live and mends the header checksum (RFC 1624). The caller has seen that there is more
+/// than one.
+#[inline]
+pub fn decrement_ttl(slot: &mut Slot) {
+    if let Some(header) = slot.packet.head.data_mut().get_mut(usize::from(slot.parsed.l3)..)
+        && let Ok(mut ip) = Ipv4::new_quoted(header)
+        && ip.decrement_ttl()
+    {
+        slot.parsed.ttl -= 1;
+    }
+}
+
+/// Whether the packet fits. If not, its sender is told when it asked not to fragment, and the packet is dropped.
+#[inline]
+pub fn fits(context: &mut Context, slot: &mut Slot, mtu: u16) -> bool {
+    // A super-frame is cut to its segment size by the port that cannot carry it whole.
+    if slot.parsed.ip_len <= mtu || slot.packet.offload.gso_size != 0 {
+        return true;
+    }
+    if slot.parsed.dont_fragment {
+        icmp_error::fragmentation_needed(context, slot, mtu);
+    }
+    slot.drop(DropReason::PacketTooBig);
+    false
+}
+
+/// Writes the Ethernet addresses; the type is already there.
+#[inline]
+pub fn address(slot: &mut Slot, to: MacAddr, from: MacAddr) {
+    if let Some(header) = slot.packet.head.data_mut().first_chunk_mut::<{ ethernet::HEADER_LEN }>() {
+        header[ethernet::field::DESTINATION].copy_from_slice(&to.0);
+        header[ethernet::field::SOURCE].copy_from_slice(&from.0);
+    }
+}
+
+/// Sends a plain packet to the uplink, towards `towards`: the destination itself, or the node that it is behind.
+pub fn to_uplink(context: &mut Context, slot: &mut Slot, towards: IpAddr) {
+    let Some(FibEntry::Via { ifindex, next_hop, mtu }) = context.tables.fib.lookup(towards).copied() else {
+        return slot.drop(DropReason::NoRoute);
+    };
+    if !fits(context, slot, mtu) {
+        return;
+    }
+    let neighbor = match next_hop {
+        NextHop::Gateway { neighbor, .. } => Some(neighbor),
+        NextHop::OnLink => context.tables.neighbors.find(ifindex, towards),
+    };
+    let Some(mac) = neighbor.and_then(|n| context.tables.neighbors.mac(n)) else {
+        return slot.drop(DropReason::NeighborUnresolved);
+    };
+    let Some(uplink) = context.links.uplink else { return slot.drop(DropReason::PortGone) };
+    address(slot, mac, uplink.mac);
+    context.counters.pipeline.to_uplink_plain.add(1);
+    slot.verdict = Verdict::Transmit(Egress::Uplink);
+}
+
+/// Writes the link's header for what goes to this host or to an endpoint.
+#[inline]
+pub fn finish(context: &mut Context, slot: &mut Slot) {
+    match slot.verdict {
+        Verdict::Continue => match slot.deliver_to {
+            Some(endpoint) => to_endpoint(context, slot, endpoint),
+            // Every packet that goes on has been routed.
+            None => slot.drop(DropReason::NoRoute),
+        },
+        Verdict::Transmit(Egress::Host) => to_host(context, slot, context.links.host),
+        Verdict::Transmit(Egress::Forward) => to_host(context, slot, context.links.forward),
+        _ => {}
+    }
+}
+
+#[inline]
+fn to_endpoint(context: &mut Context, slot: &mut Slot, endpoint: EndpointIndex) {
+    let Some(link) = context.links.endpoint(endpoint).copied() else {
+        return slot.drop(DropReason::EndpointNotReady);
+    };
+    if !fits(context, slot, link.mtu) {
+        return;
+    }
+    let Some(mac) = link.pod_mac else { return slot.drop(DropReason::NeighborUnresolved) };
+    address(slot, mac, GATEWAY_MAC);
+    if matches!(slot.ingress, crate::batch::Ingress::Endpoint(_)) {
+        context.counters.pipeline.delivered_local.add(1);
+    }
+    slot.verdict = Verdict::Transmit(Egress::Endpoint(endpoint));
+}
+
+fn to_host(context: &mut Context, slot: &mut Slot, link: Option<crate::pipeline::Link>) {
+    let Some(link) = link else { return slot.drop(DropReason::PortGone) };
+    if slot.deliver_to.is_some() {
+        slot.deliver_to = None;
+    }
+    if !fits(context, slot, link.mtu) {
+        return;
+    }
+    address(slot, link.mac, GATEWAY_MAC);
+    context.counters.pipeline.to_host.add(1);
+}

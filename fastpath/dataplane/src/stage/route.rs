@@ -1,0 +1,81 @@
+//! Where to: longest match on the destination, time to live, and which worker goes on.
+
+use caracal_plane_api::Encapsulation;
+
+use crate::batch::{Egress, Ingress, Slot, Step, Verdict};
+use crate::drop_reason::DropReason;
+use crate::stage::{Context, icmp_error};
+use crate::table::FibEntry;
+
+/// Finds the way and prepares the packet for it; what goes to a local endpoint continues to its ingress half.
+#[inline]
+pub fn route(context: &mut Context, slot: &mut Slot) {
+    let from_tunnel = matches!(slot.ingress, Ingress::Tunnel(_));
+    let from_fabric = from_tunnel || slot.ingress == Ingress::Uplink;
+    let entry = context.tables.fib.lookup(slot.parsed.destination).copied();
+    match entry {
+        Some(FibEntry::Endpoint(endpoint)) => {
+            if !hop(context, slot) {
+                return;
+            }
+            let Some(target) = context.tables.endpoints.get(endpoint) else {
+                return slot.drop(DropReason::EndpointNotReady);
+            };
+            slot.deliver_to = Some(endpoint);
+            if target.worker != context.worker.0 {
+                let worker = crate::worker::WorkerIndex(target.worker);
+                slot.verdict = Verdict::HandOver(worker, Step::Deliver(endpoint, slot.ingress));
+            }
+        }
+        Some(FibEntry::LocalHost) => {
+            // What this host sent to itself never leaves its kernel.
+            slot.verdict = match slot.ingress {
+                Ingress::Host | Ingress::Forward => Verdict::Drop(DropReason::NoRoute),
+                _ => Verdict::Transmit(Egress::Host),
+            };
+        }
+        Some(FibEntry::Blackhole) => {
+            icmp_error::unreachable(context, slot, icmp_error::Unreachable::Host);
+            slot.drop(DropReason::Blackhole);
+        }
+        _ if from_tunnel => slot.drop(DropReason::TunnelNotForPods),
+        Some(_) if from_fabric => slot.drop(DropReason::NotForwardedBack),
+        Some(FibEntry::Tunnel { tunnel, encapsulation: Encapsulation::Vxlan }) => {
+            if hop(context, slot) {
+                super::tunnel::encapsulate_vxlan(context, slot, tunnel);
+            }
+        }
+        Some(FibEntry::Tunnel { encapsulation: Encapsulation::None, tunnel }) => {
+            if hop(context, slot) {
+                match context.tables.tunnels.get(tunnel).map(|t| t.node_address) {
+                    Some(node) => super::rewrite::to_uplink(context, slot, node),
+                    None => slot.drop(DropReason::NoRoute),
+                }
+            }
+        }
+        Some(FibEntry::Via { .. }) => {
+            if hop(context, slot) {
+                super::rewrite::to_uplink(context, slot, slot.parsed.destination);
+            }
+        }
+        Some(FibEntry::Tunnel { .. }) | None => {
+            icmp_error::unreachable(context, slot, icmp_error::Unreachable::Net);
+            slot.drop(DropReason::NoRoute);
+        }
+    }
+}
+
+/// Takes one from the time to live, unless this host already did or we are the sender. False: it ran out.
+#[inline]
+fn hop(context: &mut Context, slot: &mut Slot) -> bool {
+    if matches!(slot.ingress, Ingress::Host | Ingress::Forward | Ingress::Ourselves) {
+        return true;
+    }
+    if slot.parsed.ttl <= 1 {
+        icmp_error::time_exceeded(context, slot);
+        slot.drop(DropReason::TtlExceeded);
+        return false;
+    }
+    super::rewrite::decrement_ttl(slot);
+    true
+}

@@ -1,0 +1,154 @@
+//! VXLAN (RFC 7348), as Calico uses it: one network identifier, every node's tunnel endpoint known beforehand, inner
+//! Ethernet addressed to the other node's tunnel MAC.
+//!
+//! ```text
+//!   Ethernet 14 │ IPv4 20 │ UDP 8 │ VXLAN 8 │ Ethernet 14 │ IPv4 …
+//!   └──────────────── 50 bytes in front ────┴── 14 that were there: 50 bytes less for the packet inside ─┘
+//! ```
+
+use std::net::IpAddr;
+
+use caracal_wire::{EtherType, Ethernet, Protocol, Vni, Vxlan, ethernet, ipv4, udp, vxlan};
+
+use crate::batch::{Egress, Ingress, Slot, Verdict};
+use crate::drop_reason::DropReason;
+use crate::stage::{Context, parse, rewrite};
+use crate::table::TunnelIndex;
+
+/// What goes in front of the inner Ethernet header.
+const OUTER_LEN: u16 = (ethernet::HEADER_LEN + ipv4::HEADER_LEN + udp::HEADER_LEN + vxlan::HEADER_LEN) as u16;
+/// By how much the packet inside must be shorter than the underlay's MTU.
+pub const OVERHEAD: u16 =
+    (ipv4::HEADER_LEN + udp::HEADER_LEN + vxlan::HEADER_LEN + ethernet::HEADER_LEN) as u16;
+
+/// Outer source ports: the ephemeral range of RFC 6335, so that the fabric spreads flows over its links.
+const SOURCE_PORT_FIRST: u16 = 49_152;
+const SOURCE_PORT_COUNT: u16 = 16_384;
+
+const OUTER_TTL: u8 = 64;
+
+/// Takes a packet out of its tunnel if it is in one, and parses what was inside. A plain packet is left as it is.
+#[inline]
+pub fn decapsulate(context: &mut Context, slot: &mut Slot) {
+    if let Err(reason) = try_decapsulate(context, slot) {
+        slot.drop(reason);
+    }
+}
+
+fn try_decapsulate(context: &mut Context, slot: &mut Slot) -> Result<(), DropReason> {
+    let Some(node) = context.tables.node.config() else { return Err(DropReason::NoRoute) };
+    if slot.parsed.destination != node.address {
+        return Ok(());
+    }
+    if slot.parsed.protocol != Protocol::UDP.0 || slot.parsed.destination_port != node.vxlan_port {
+        return Ok(());
+    }
+    let tunnel =
+        context.tables.tunnels.by_source(slot.parsed.source).ok_or(DropReason::TunnelUnknownSource)?;
+    let header_at = usize::from(slot.parsed.l4) + udp::HEADER_LEN;
+    let bytes = slot.packet.head.data().get(header_at..).ok_or(DropReason::TunnelMalformed)?;
+    let header = Vxlan::new_checked(bytes).map_err(|_| DropReason::TunnelMalformed)?;
+    if header.vni().get() != node.vni {
+        return Err(DropReason::TunnelUnknownVni);
+    }
+    let inner = Ethernet::new_checked(header.payload()).map_err(|_| DropReason::TunnelMalformed)?;
+    if inner.ether_type() == EtherType::ARP {
+        return Err(DropReason::TunnelMalformed);
+    }
+    let outer_len = (header_at + vxlan::HEADER_LEN) as u16;
+    slot.packet.trim_front(outer_len);
+    slot.ingress = Ingress::Tunnel(tunnel);
+    parse::try_parse(slot)?;
+    let parsed = &slot.parsed;
+    let is_vxlan = parsed.protocol == Protocol::UDP.0 && parsed.destination_port == node.vxlan_port;
+    if parsed.destination == node.address && (is_vxlan || parsed.protocol == Protocol::IPIP.0) {
+        return Err(DropReason::TunnelNested);
+    }
+    context.counters.pipeline.tunnel_decapsulated.add(1);
+    Ok(())
+}
+
+/// Puts a packet into the tunnel to another node and addresses it to the next hop there.
+#[inline]
+pub fn encapsulate_vxlan(context: &mut Context, slot: &mut Slot, tunnel: TunnelIndex) {
+    if let Err(reason) = try_encapsulate(context, slot, tunnel) {
+        slot.drop(reason);
+    }
+}
+
+fn try_encapsulate(context: &mut Context, slot: &mut Slot, tunnel: TunnelIndex) -> Result<(), DropReason> {
+    let tables = context.tables;
+    let node = tables.node.config().ok_or(DropReason::NoRoute)?;
+    let tunnel = tables.tunnels.get(tunnel).ok_or(DropReason::NoRoute)?;
+    let underlay = tunnel.underlay.ok_or(DropReason::NoRoute)?;
+    if !rewrite::fits(context, slot, underlay.mtu.saturating_sub(OVERHEAD)) {
+        return Err(DropReason::PacketTooBig);
+    }
+    let next_hop = tables.neighbors.mac(underlay.neighbor).ok_or(DropReason::NeighborUnresolved)?;
+    let uplink = context.links.uplink.ok_or(DropReason::PortGone)?;
+    let (IpAddr::V4(source), IpAddr::V4(destination)) = (node.address, tunnel.node_address) else {
+        return Err(DropReason::Ipv6Unsupported);
+    };
+    rewrite::address(slot, tunnel.tunnel_mac, node.tunnel_mac);
+
+    let inner_len = slot.packet.len();
+    let udp_len =
+        u16::try_from(inner_len + udp::HEADER_LEN + vxlan::HEADER_LEN).map_err(|_| DropReason::Oversized)?;
+    let source_port = entropy(slot);
+    let outer = slot.packet.prepend(OUTER_LEN).ok_or(DropReason::NoHeadroom)?;
+    let (link, rest) = outer.split_at_mut(ethernet::HEADER_LEN);
+    let (ip, rest) = rest.split_at_mut(ipv4::HEADER_LEN);
+    let (udp, vxlan) = rest.split_at_mut(udp::HEADER_LEN);
+    let link_header =
+        ethernet::Repr { destination: next_hop, source: uplink.mac, ether_type: EtherType::IPV4 };
+    let ip_header = ipv4::Repr {
+        tos: 0,
+        identification: 0,
+        // Tunnel endpoints do not fragment (RFC 7348, 4.3), and neither may anybody on the way.
+        fragment_word: ipv4::DONT_FRAGMENT,
+        ttl: OUTER_TTL,
+        protocol: Protocol::UDP,
+        source,
+        destination,
+        payload_len: udp_len,
+    };
+    let vni = Vni::new(node.vni).map_err(|_| DropReason::TunnelUnknownVni)?;
+    let written = link_header
+        .emit(link)
+        .and_then(|()| ip_header.emit(ip))
+        .and_then(|()| emit_udp(udp, source_port, node.vxlan_port, udp_len))
+        .and_then(|()| vxlan::Repr { vni }.emit(vxlan));
+    written.map_err(|_| DropReason::NoHeadroom)?;
+    context.counters.pipeline.tunnel_encapsulated.add(1);
+    slot.verdict = Verdict::Transmit(Egress::Uplink);
+    Ok(())
+}
+
+/// The outer UDP header; its checksum is zero, as RFC 7348 wants it on IPv4.
+fn emit_udp(
+    bytes: &mut [u8],
+    source: u16,
+    destination: u16,
+    len: u16,
+) -> Result<(), caracal_wire::Malformed> {
+    let bytes: &mut [u8; udp::HEADER_LEN] =
+        bytes.first_chunk_mut().ok_or(caracal_wire::Malformed::UdpTooShort)?;
+    bytes[udp::field::SOURCE_PORT].copy_from_slice(&source.to_be_bytes());
+    bytes[udp::field::DESTINATION_PORT].copy_from_slice(&destination.to_be_bytes());
+    bytes[udp::field::LEN].copy_from_slice(&len.to_be_bytes());
+    bytes[udp::field::CHECKSUM].copy_from_slice(&[0, 0]);
+    Ok(())
+}
+
+/// A source port that is the same for all packets of a flow and different between flows (RFC 7348, 4).
+#[inline]
+fn entropy(slot: &Slot) -> u16 {
+    let parsed = &slot.parsed;
+    let (IpAddr::V4(a), IpAddr::V4(b)) = (parsed.source, parsed.destination) else {
+        return SOURCE_PORT_FIRST;
+    };
+    let ports = u32::from(parsed.source_port) << 16 | u32::from(parsed.destination_port);
+    let mixed = (u64::from(a.to_bits() ^ ports.rotate_left(7)) << 32 | u64::from(b.to_bits() ^ ports))
+        .wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    SOURCE_PORT_FIRST + (mixed >> 50) as u16 % SOURCE_PORT_COUNT
+}

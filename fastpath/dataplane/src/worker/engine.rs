@@ -1,0 +1,465 @@
+//! A worker without its thread: ports, pipeline and rings, one turn at a time. The thread's loop is in
+//! [`super::thread`]; the simulator turns an engine by hand.
+
+use std::sync::Arc;
+
+use caracal_xsk::FramePool;
+
+use super::WorkerIndex;
+use crate::batch::{BATCH_MAX, Batch, Egress, Ingress, Slot, Step, Verdict};
+use crate::clock::Tick;
+use crate::counters::{PortCounters, WorkerCounters};
+use crate::drop_reason::DropReason;
+use crate::handover::{Handed, Peer};
+use crate::packet::Packet;
+use crate::pipeline::{EndpointLink, Link, Pipeline, Surroundings};
+use crate::port::{Boxes, HEADROOM, Port};
+use crate::snapshot::Subscriber;
+use crate::stage::arp;
+use crate::table::{EndpointIndex, Tables};
+
+/// Where in an engine a port is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PortSlot(pub usize);
+
+/// What a port is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The fabric.
+    Uplink,
+    /// A pod.
+    Endpoint(EndpointIndex),
+    /// `caracal0`.
+    Host,
+    /// `caracal1`.
+    Forward,
+}
+
+impl Role {
+    fn ingress(self) -> Ingress {
+        match self {
+            Role::Uplink => Ingress::Uplink,
+            Role::Endpoint(endpoint) => Ingress::Endpoint(endpoint),
+            Role::Host => Ingress::Host,
+            Role::Forward => Ingress::Forward,
+        }
+    }
+}
+
+/// Which worker has the ports that there is only one of.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Owners {
+    /// The uplink (its first queue, for workers that have none of their own).
+    pub uplink: WorkerIndex,
+    /// `caracal0`.
+    pub host: WorkerIndex,
+    /// `caracal1`.
+    pub forward: WorkerIndex,
+}
+
+#[derive(Debug)]
+struct EnginePort {
+    port: Port,
+    role: Role,
+    counters: Arc<PortCounters>,
+    dirty: bool,
+}
+
+/// Everything of a worker but its thread.
+pub struct Engine {
+    index: WorkerIndex,
+    /// The stages and what they own.
+    pub pipeline: Pipeline,
+    /// The free frames of this worker's domain.
+    pub pool: FramePool,
+    counters: Arc<WorkerCounters>,
+    tables: Subscriber<Tables>,
+    ports: Vec<Option<EnginePort>>,
+    uplink: Option<usize>,
+    host: Option<usize>,
+    forward: Option<usize>,
+    endpoints: Vec<Option<usize>>,
+    owners: Owners,
+    peers: Vec<Option<Peer>>,
+    batch: Batch,
+    steps: Vec<Step>,
+    boxes: Boxes,
+    dirty: Vec<usize>,
+    sweep_debt: usize,
+    last_sweep: Tick,
+    last_ask: Tick,
+}
+
+/// In how long a sweep goes round the whole flow table, milliseconds.
+const SWEEP_ROUND_MS: usize = 10_000;
+/// Buckets swept in one turn at most, so that a turn stays short.
+const SWEEP_STEP: usize = 64;
+/// How often an unknown pod is asked for its MAC address, milliseconds.
+const ASK_INTERVAL_MS: u32 = 50;
+
+impl Engine {
+    /// An engine without ports. `peers` has one entry a worker, its own empty.
+    #[must_use]
+    pub fn new(
+        pipeline: Pipeline,
+        index: WorkerIndex,
+        pool: FramePool,
+        counters: Arc<WorkerCounters>,
+        tables: Subscriber<Tables>,
+        peers: Vec<Option<Peer>>,
+    ) -> Self {
+        Engine {
+            index,
+            pipeline,
+            pool,
+            counters,
+            tables,
+            ports: Vec::new(),
+            uplink: None,
+            host: None,
+            forward: None,
+            endpoints: Vec::new(),
+            owners: Owners::default(),
+            peers,
+            // Answers may double a batch.
+            batch: Vec::with_capacity(2 * BATCH_MAX),
+            steps: Vec::with_capacity(BATCH_MAX),
+            boxes: Vec::new(),
+            dirty: Vec::with_capacity(BATCH_MAX),
+            sweep_debt: 0,
+            last_sweep: Tick::default(),
+            last_ask: Tick::default(),
+        }
+    }
+
+    // --- control: when something changes ---
+
+    /// Adopts the newest tables, if there are newer ones.
+    #[inline]
+    pub fn adopt(&mut self) {
+        if self.tables.refresh() {
+            self.counters.pipeline.tables_adopted.add(1);
+        }
+    }
+
+    /// The tables in use.
+    #[must_use]
+    pub fn tables(&self) -> &Arc<Tables> {
+        self.tables.get()
+    }
+
+    /// Takes a port in.
+    pub fn add_port(&mut self, port: Port, role: Role, counters: Arc<PortCounters>) -> PortSlot {
+        let at = self.ports.iter().position(Option::is_none).unwrap_or_else(|| {
+            self.ports.push(None);
+            self.ports.len() - 1
+        });
+        match role {
+            Role::Uplink => self.uplink = Some(at),
+            Role::Host => self.host = Some(at),
+            Role::Forward => self.forward = Some(at),
+            Role::Endpoint(EndpointIndex(index)) => {
+                let index = index as usize;
+                if self.endpoints.len() <= index {
+                    self.endpoints.resize(index + 1, None);
+                }
+                self.endpoints[index] = Some(at);
+            }
+        }
+        self.ports[at] = Some(EnginePort { port, role, counters, dirty: false });
+        PortSlot(at)
+    }
+
+    /// Gives a port up. Its frames are in it: whoever takes it returns them.
+    pub fn remove_port(&mut self, slot: PortSlot) -> Option<Port> {
+        let removed = self.ports.get_mut(slot.0)?.take()?;
+        self.dirty.retain(|at| *at != slot.0);
+        for single in [&mut self.uplink, &mut self.host, &mut self.forward] {
+            if *single == Some(slot.0) {
+                *single = None;
+            }
+        }
+        if let Role::Endpoint(endpoint) = removed.role {
+            self.endpoints[endpoint.0 as usize] = None;
+            self.pipeline.links.set_endpoint(endpoint, None);
+        }
+        Some(removed.port)
+    }
+
+    /// The port at a slot.
+    #[must_use]
+    pub fn port(&self, slot: PortSlot) -> Option<&Port> {
+        Some(&self.ports.get(slot.0)?.as_ref()?.port)
+    }
+
+    /// The same, to change.
+    pub fn port_mut(&mut self, slot: PortSlot) -> Option<&mut Port> {
+        Some(&mut self.ports.get_mut(slot.0)?.as_mut()?.port)
+    }
+
+    /// Every port, with its slot.
+    pub fn ports_mut(&mut self) -> impl Iterator<Item = (PortSlot, Role, &mut Port)> {
+        let ports = self.ports.iter_mut().enumerate();
+        ports.filter_map(|(at, port)| port.as_mut().map(|p| (PortSlot(at), p.role, &mut p.port)))
+    }
+
+    /// Says what is known of the uplink or a host port.
+    pub fn set_link(&mut self, egress: Egress, link: Option<Link>) {
+        match egress {
+            Egress::Uplink => self.pipeline.links.uplink = link,
+            Egress::Host => self.pipeline.links.host = link,
+            Egress::Forward => self.pipeline.links.forward = link,
+            Egress::Endpoint(_) => {}
+        }
+    }
+
+    /// Says which workers have the single ports.
+    pub fn set_owners(&mut self, owners: Owners) {
+        self.owners = owners;
+    }
+
+    /// Says what is known of a pod's link. A MAC address that has been heard is kept; one that has not is asked for.
+    pub fn set_endpoint_link(&mut self, endpoint: EndpointIndex, mut link: EndpointLink) {
+        let heard = self.pipeline.links.endpoint(endpoint).and_then(|link| link.pod_mac);
+        link.pod_mac = link.pod_mac.or(heard);
+        self.pipeline.links.set_endpoint(endpoint, Some(link));
+        if link.pod_mac.is_none() {
+            self.ask(endpoint);
+        }
+    }
+
+    /// Pods whose MAC address is not known yet.
+    #[must_use]
+    pub fn unresolved(&self) -> usize {
+        self.pipeline.links.unresolved()
+    }
+
+    // --- packets: every turn ---
+
+    /// Receives up to a batch from one port and takes it to its verdicts. Returns how many packets came.
+    pub fn receive_from(&mut self, slot: PortSlot, now: Tick) -> usize {
+        let Some(Some(entry)) = self.ports.get_mut(slot.0) else { return 0 };
+        let ingress = entry.role.ingress();
+        let batch = &mut self.batch;
+        let mut bytes = 0;
+        let count = entry.port.receive(&mut self.pool, &mut self.boxes, BATCH_MAX, |packet| {
+            bytes += packet.len() as u64;
+            batch.push(Slot::new(packet, ingress));
+        });
+        if count == 0 {
+            return 0;
+        }
+        entry.counters.received_packets.add(count as u64);
+        entry.counters.received_bytes.add(bytes);
+        let surroundings =
+            Surroundings { tables: self.tables.get(), pool: &mut self.pool, counters: &self.counters, now };
+        self.pipeline.run(&mut self.batch, surroundings);
+        self.dispatch();
+        count
+    }
+
+    /// Goes on with what other workers have handed over. Returns how many packets came.
+    pub fn receive_from_peers(&mut self, now: Tick) -> usize {
+        let mut total = 0;
+        for at in 0..self.peers.len() {
+            let Some(peer) = self.peers.get_mut(at).and_then(Option::as_mut) else { continue };
+            peer.take_back(&mut self.pool);
+            self.steps.clear();
+            while self.batch.len() < BATCH_MAX {
+                match peer.receive(&mut self.pool, &mut self.boxes) {
+                    None => break,
+                    Some(Ok((packet, step))) => {
+                        self.batch.push(Slot::new(packet, Ingress::Ourselves));
+                        self.steps.push(step);
+                    }
+                    Some(Err(_)) => self.counters.count_drop(DropReason::NoFrames),
+                }
+            }
+            if self.batch.is_empty() {
+                continue;
+            }
+            total += self.batch.len();
+            let surroundings = Surroundings {
+                tables: self.tables.get(),
+                pool: &mut self.pool,
+                counters: &self.counters,
+                now,
+            };
+            self.pipeline.take_over(&mut self.batch, self.steps.drain(..), surroundings);
+            self.dispatch();
+        }
+        total
+    }
+
+    /// Whether another worker has handed something over.
+    #[must_use]
+    pub fn peers_have_sent(&self) -> bool {
+        self.peers.iter().flatten().any(Peer::has_sent)
+    }
+
+    /// Sends what ports have been given: one kick a port and turn, and one ring of the bell a peer.
+    pub fn flush(&mut self) {
+        let mut at = 0;
+        while at < self.dirty.len() {
+            let port = self.dirty[at];
+            let again = match self.ports.get_mut(port) {
+                Some(Some(entry)) => {
+                    entry.dirty = entry.port.flush(&mut self.pool);
+                    entry.dirty
+                }
+                _ => false,
+            };
+            if again {
+                at += 1;
+            } else {
+                self.dirty.swap_remove(at);
+            }
+        }
+        for peer in self.peers.iter_mut().flatten() {
+            peer.ring();
+        }
+    }
+
+    /// Whether a port has been given packets that the kernel has not taken yet.
+    #[must_use]
+    pub fn has_unsent(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
+    /// What time brings: flows that end, pods that are asked again, frames that come home. Cheap when called every turn.
+    pub fn tick(&mut self, now: Tick) {
+        let elapsed_ms = now.since(self.last_sweep);
+        if elapsed_ms > 0 {
+            self.last_sweep = now;
+            let buckets = self.pipeline.flows.buckets();
+            let due = (buckets * elapsed_ms as usize).div_ceil(SWEEP_ROUND_MS);
+            self.sweep_debt = (self.sweep_debt + due).min(buckets);
+            self.reclaim();
+        }
+        if self.sweep_debt > 0 {
+            let step = self.sweep_debt.min(SWEEP_STEP);
+            self.sweep_debt -= step;
+            let tables = self.tables.get();
+            let gone = self.pipeline.flows.sweep(step, now, |flow| {
+                tables.endpoints.get(flow.key.endpoint()).is_some_and(|e| e.owns(flow.key.local().0))
+            });
+            self.counters.pipeline.flow_closed.add(gone as u64);
+        }
+        if now.since(self.last_ask) >= ASK_INTERVAL_MS {
+            self.last_ask = now;
+            self.ask_the_unknown();
+        }
+    }
+
+    fn reclaim(&mut self) {
+        for entry in self.ports.iter_mut().flatten() {
+            if let Port::Xsk(port) = &mut entry.port {
+                port.reclaim(&mut self.pool);
+                port.refill(&mut self.pool);
+            }
+        }
+        for peer in self.peers.iter_mut().flatten() {
+            peer.take_back(&mut self.pool);
+        }
+    }
+
+    fn ask_the_unknown(&mut self) {
+        for index in 0..self.endpoints.len() {
+            let endpoint = EndpointIndex(index as u32);
+            if self.pipeline.links.endpoint(endpoint).is_some_and(|link| link.pod_mac.is_none()) {
+                self.ask(endpoint);
+            }
+        }
+    }
+
+    fn ask(&mut self, endpoint: EndpointIndex) {
+        let tables = self.tables.get();
+        let Some(pod) = tables.endpoints.get(endpoint).and_then(|e| {
+            e.addresses.iter().find_map(|a| match a {
+                std::net::IpAddr::V4(v4) => Some(v4),
+                std::net::IpAddr::V6(_) => None,
+            })
+        }) else {
+            return;
+        };
+        let Some(mut frame) = self.pool.take() else { return };
+        frame.reset(HEADROOM);
+        if arp::ask(&mut frame, pod).is_none() {
+            return self.pool.put(frame);
+        }
+        self.transmit(Egress::Endpoint(endpoint), Packet::new(frame));
+    }
+
+    /// Carries out the verdicts of the batch, and empties it.
+    fn dispatch(&mut self) {
+        let mut batch = std::mem::take(&mut self.batch);
+        for slot in batch.drain(..) {
+            match slot.verdict {
+                Verdict::Transmit(egress) => self.transmit(egress, slot.packet),
+                Verdict::HandOver(worker, step) => self.hand_over(worker, step, slot.packet),
+                Verdict::Drop(reason) => self.discard(slot.packet, reason),
+                Verdict::Consumed => slot.packet.release(&mut self.pool, &mut self.boxes),
+                // Every stage leaves a verdict behind it; were one not to, the packet goes nowhere.
+                Verdict::Continue => self.discard(slot.packet, DropReason::NoRoute),
+            }
+        }
+        self.batch = batch;
+    }
+
+    fn transmit(&mut self, egress: Egress, packet: Packet) {
+        let (here, owner) = match egress {
+            Egress::Endpoint(endpoint) => {
+                (self.endpoints.get(endpoint.0 as usize).copied().flatten(), self.index)
+            }
+            Egress::Uplink => (self.uplink, self.owners.uplink),
+            Egress::Host => (self.host, self.owners.host),
+            Egress::Forward => (self.forward, self.owners.forward),
+        };
+        let Some(at) = here else {
+            if owner != self.index {
+                return self.hand_over(owner, Step::Transmit(egress), packet);
+            }
+            return self.discard(packet, DropReason::PortGone);
+        };
+        let Some(Some(entry)) = self.ports.get_mut(at) else {
+            return self.discard(packet, DropReason::PortGone);
+        };
+        let len = packet.len() as u64;
+        if packet.offload.checksum.is_some() && !entry.port.completes_checksums() {
+            self.counters.pipeline.checksums_completed.add(1);
+        }
+        match entry.port.transmit(packet, &mut self.pool, &mut self.boxes) {
+            Ok(()) => {
+                entry.counters.sent_packets.add(1);
+                entry.counters.sent_bytes.add(len);
+                if !entry.dirty {
+                    entry.dirty = true;
+                    self.dirty.push(at);
+                }
+            }
+            Err(packet) => {
+                let reason = if packet.offload.gso_size != 0 {
+                    DropReason::Oversized
+                } else {
+                    DropReason::TransmitRingFull
+                };
+                self.discard(packet, reason);
+            }
+        }
+    }
+
+    fn hand_over(&mut self, worker: WorkerIndex, step: Step, packet: Packet) {
+        match self.peers.get_mut(usize::from(worker.0)) {
+            Some(Some(peer)) => match peer.send(Handed { packet, step }) {
+                Ok(()) => self.counters.pipeline.handed_over.add(1),
+                Err(packet) => self.discard(packet, DropReason::HandoverRingFull),
+            },
+            _ => self.discard(packet, DropReason::PortGone),
+        }
+    }
+
+    fn discard(&mut self, packet: Packet, reason: DropReason) {
+        self.counters.count_drop(reason);
+        packet.release(&mut self.pool, &mut self.boxes);
+    }
+}
