@@ -23,6 +23,12 @@ pub fn vtep_mac(node: &str) -> [u8; 6] {
     mac
 }
 
+/// A short name for a text: 20 hex digits of its SHA1. Equal texts have equal names, wherever and whenever they are made.
+pub fn content_hash(text: &str) -> String {
+    let digest = Sha1::digest(text);
+    digest.iter().take(10).map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// The profile of a namespace.
 pub fn namespace_profile(namespace: &str) -> String {
     format!("kns.{namespace}")
