@@ -15,12 +15,14 @@ pub mod uplink;
 
 pub use uplink::Uplink;
 
+use aya::EbpfLoader;
 use aya::programs::links::FdLink;
 use aya::programs::{Xdp, XdpMode};
 use std::error::Error;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 /// How a program is attached.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -189,9 +191,21 @@ fn whole_story(error: &(dyn Error + 'static)) -> String {
     story.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" | ")
 }
 
+/// aya's loader reads all of the kernel's type information when it is made, which takes tens of milliseconds; our programs look into no
+/// kernel structure, so one loader is made for the process and forgets it.
+fn loader() -> &'static Mutex<EbpfLoader<'static>> {
+    static LOADER: LazyLock<Mutex<EbpfLoader<'static>>> = LazyLock::new(|| {
+        let mut loader = EbpfLoader::new();
+        loader.btf(None);
+        Mutex::new(loader)
+    });
+    &LOADER
+}
+
 /// Loads one of our objects.
 fn load_object(name: &str, object: &[u8]) -> Result<aya::Ebpf, XdpError> {
-    let mut ebpf = aya::Ebpf::load(object).map_err(|error| XdpError::load(name, &error))?;
+    let loaded = loader().lock().unwrap_or_else(PoisonError::into_inner).load(object);
+    let mut ebpf = loaded.map_err(|error| XdpError::load(name, &error))?;
     program(&mut ebpf, name)?.load().map_err(|error| XdpError::load(name, &error))?;
     Ok(ebpf)
 }

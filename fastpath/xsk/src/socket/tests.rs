@@ -295,6 +295,22 @@ fn a_half_made_checksum_is_told_in_the_metadata_before_the_data() {
 }
 
 #[test]
+fn no_more_chunks_are_given_than_wanted_than_there_are_or_than_the_ring_holds() {
+    let (mut socket, mut pool, mut kernel) = world();
+    assert_eq!(socket.refill(&mut pool, 3), 3);
+    assert_eq!(socket.refill(&mut pool, 3), 0);
+    assert_eq!(socket.refill(&mut pool, 1000), RING as usize - 3);
+    kernel.deliver(0);
+    assert_eq!(kernel.empty.len(), RING as usize);
+    let rest: Vec<_> = std::iter::from_fn(|| pool.take()).collect();
+    assert_eq!(socket.refill(&mut pool, 1000), 0);
+    rest.into_iter().for_each(|frame| pool.put(frame));
+    assert_eq!(socket.refill(&mut pool, 1000), RING as usize);
+    assert_eq!(socket.close(&mut pool), 2 * RING as usize);
+    assert_eq!(pool.free(), CHUNKS as usize);
+}
+
+#[test]
 fn an_empty_frame_is_not_sent() {
     let (mut socket, mut pool, _kernel) = world();
     let frame = pool.take().unwrap();
