@@ -4,19 +4,17 @@
 //!   pod A: eth0 ──── port ──►  this program: a cable  ──► port ──── eth0 :pod B
 //! ```
 //!
-//! * `forward KIND CORE DEVICE DEVICE` is the cable. It polls both ports and moves what comes in at one out at the other,
+//! * `forward KIND CORE BPF-DIR DEVICE DEVICE` is the cable. It polls both ports and moves what comes in at one out at the other,
 //!   until its standard input ends. Kinds: `xdp` (AF_XDP, checksums completed in software), `xdp-offload` (AF_XDP, completed
 //!   by transmit metadata), `xdp-large` (as that, with rings of 8,192), `packet` (AF_PACKET with virtio-net headers), `tap`
 //!   (the pod's device is a tap with virtio-net headers).
 //! * `send CORE DEVICE SECONDS` sends 64-byte frames as fast as it can, to an Ethernet address that nobody has.
 //! * `echo CORE ADDRESS` answers datagrams; `ping CORE ADDRESS SECONDS` measures the time there and back, both without sleeping.
-//! * `unpin BPF-DIR DEVICE…` removes what `forward xdp…` leaves.
 
 #![allow(
     unsafe_code,
     reason = "packet sockets need system calls that no safe crate here offers; see packet_socket.rs"
 )]
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a spike: it may stop where a program may not")]
 
 mod packet_socket;
 mod ports;
@@ -41,12 +39,6 @@ fn main() -> Outcome<()> {
         ["send", core, device, seconds] => send(core, device, seconds),
         ["echo", core, address] => echo(core, address),
         ["ping", core, address, seconds] => ping(core, address, seconds),
-        ["unpin", bpf_dir, ref devices @ ..] => {
-            for device in devices {
-                caracal_xsk::xdp::pod::unpin(bpf_dir.as_ref(), device)?;
-            }
-            Ok(())
-        }
         _ => Err("see the head of this file, or run scripts/spike pod-port".into()),
     }
 }
