@@ -48,6 +48,9 @@ pub enum AgentError {
     /// The kernel cannot be spoken to.
     #[error(transparent)]
     Kernel(#[from] KernelError),
+    /// Not root.
+    #[error("the agent makes network devices and routes, for which it needs CAP_NET_ADMIN: run it as root")]
+    NotPermitted,
     /// Signals cannot be caught.
     #[error("cannot catch signals: {0}")]
     Signals(#[source] std::io::Error),
@@ -61,6 +64,7 @@ pub enum AgentError {
 /// # Errors
 /// [`AgentError`], before anything has been done. A server or fastpath that cannot be reached is waited for.
 pub async fn run(config: Config) -> Result<(), AgentError> {
+    check_permission()?;
     let mut terminate = signal(SignalKind::terminate()).map_err(AgentError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(AgentError::Signals)?;
     let client = syncer::client(config.kubeconfig.as_deref()).await?;
@@ -82,7 +86,19 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
 /// # Errors
 /// What could not be removed; what could be has been.
 pub async fn clean_up() -> Result<Vec<String>, AgentError> {
+    check_permission()?;
     let kernel = Kernel::open()?;
     let changes = programmer::clean_up(&kernel).await.map_err(AgentError::CleanUp)?;
     Ok(changes.iter().map(ToString::to_string).collect())
+}
+
+/// Says at once what otherwise every request to the kernel would say. Where /proc does not tell, the kernel will.
+fn check_permission() -> Result<(), AgentError> {
+    const CAP_NET_ADMIN: u64 = 1 << 12;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    match effective.map(|capabilities| u64::from_str_radix(capabilities.trim(), 16)) {
+        Some(Ok(capabilities)) if capabilities & CAP_NET_ADMIN == 0 => Err(AgentError::NotPermitted),
+        _ => Ok(()),
+    }
 }

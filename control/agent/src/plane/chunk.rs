@@ -8,7 +8,7 @@ use prost::Message;
 
 /// What a transaction may hold by default: well under the limit of a message, and small enough that the fastpath's
 /// controller thread is not away for long.
-pub const CHUNK_BYTES: usize = MAX_MESSAGE_BYTES / 4;
+pub const CHUNK_BYTES: usize = MAX_MESSAGE_BYTES / 16;
 
 /// Bytes that an operation takes in a transaction: itself, its tag and its length.
 pub fn size(op: &Op) -> usize {

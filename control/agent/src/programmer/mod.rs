@@ -137,13 +137,15 @@ async fn run(
     let mut backoff = Backoff::new(RETRY_FIRST, RETRY_LIMIT);
     let mut said = Vec::new();
     let mut again = Instant::now() + INTERVAL;
+    let mut sweep = again;
     loop {
         tokio::select! {
             changed = inputs.changed() => if changed.is_err() { return },
             () = sleep_until(again) => {}
         }
-        if again <= Instant::now() {
+        if sweep <= Instant::now() {
             orphans.sweep();
+            sweep = Instant::now() + INTERVAL;
         }
         let current = inputs.borrow_and_update().clone();
         if current.node.is_none() {

@@ -71,6 +71,10 @@ fn made(mut state: KernelState, changes: &[Change]) -> KernelState {
             }
             Change::AddRoute(route) => {
                 if let Via::Device { name, source } = &route.via {
+                    let behind = |r: &Route| {
+                        (r.table, r.destination, &r.via) == (route.table, route.destination, &Via::Blackhole)
+                    };
+                    assert!(state.routes.iter().any(behind), "the blackhole comes first");
                     assert!(
                         state.taps.get(name).is_some_and(|t| t.up),
                         "the kernel refuses a route over {name}"
