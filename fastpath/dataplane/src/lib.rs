@@ -29,5 +29,6 @@ pub mod port;
 pub mod sim;
 pub mod snapshot;
 pub mod stage;
+mod sync;
 pub mod table;
 pub mod worker;

@@ -15,16 +15,7 @@
 
 use std::collections::VecDeque;
 
-use sync::{Arc, AtomicU64, Mutex, Ordering};
-
-/// The primitives, replaced by loom's when it explores the interleavings.
-mod sync {
-    #[cfg(not(loom))]
-    pub use std::sync::{Arc, Mutex, atomic::AtomicU64, atomic::Ordering};
-
-    #[cfg(loom)]
-    pub use loom::sync::{Arc, Mutex, atomic::AtomicU64, atomic::Ordering};
-}
+use crate::sync::{Arc, AtomicU64, Mutex, Ordering};
 
 struct Shared<T> {
     published: AtomicU64,
@@ -149,4 +140,5 @@ fn lock<T, R>(mutex: &Mutex<T>, f: impl FnOnce(&mut T) -> R) -> R {
 }
 
 #[cfg(test)]
+#[path = "snapshot/tests.rs"]
 mod tests;
