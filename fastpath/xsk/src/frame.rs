@@ -39,7 +39,12 @@ impl fmt::Display for DomainId {
 
 static LOST: AtomicU64 = AtomicU64::new(0);
 
-/// How many frames this process has dropped instead of giving them back. Anything but 0 is a bug in the caller.
+pub(crate) fn count_lost(frames: u64) {
+    LOST.fetch_add(frames, Ordering::Relaxed);
+}
+
+/// How many frames this process has dropped, alone or with their socket, instead of giving them back. While it runs, anything but 0 is a
+/// bug in the caller.
 pub fn lost_frames() -> u64 {
     LOST.load(Ordering::Relaxed)
 }
@@ -211,7 +216,7 @@ impl Frame {
 
 impl Drop for Frame {
     fn drop(&mut self) {
-        LOST.fetch_add(1, Ordering::Relaxed);
+        count_lost(1);
         #[cfg(debug_assertions)]
         #[allow(clippy::panic, reason = "a debug build says where a frame was lost; a release build counts")]
         if !std::thread::panicking() {

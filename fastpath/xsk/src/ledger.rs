@@ -71,9 +71,25 @@ impl Ledger {
     }
 }
 
+impl Drop for Ledger {
+    /// The socket was dropped instead of closed: its chunks are lost to their pool.
+    fn drop(&mut self) {
+        crate::frame::count_lost(self.held.into());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn chunks_that_go_down_with_their_ledger_are_counted_as_lost() {
+        let before = crate::lost_frames();
+        let mut ledger = Ledger::new(9);
+        (0..9).for_each(|chunk| assert!(ledger.enter(chunk)));
+        drop(ledger);
+        assert!(crate::lost_frames() >= before + 9);
+    }
 
     #[test]
     fn a_chunk_is_held_once_and_struck_once() {

@@ -13,7 +13,7 @@
 //!
 //! 1. **A chunk of memory has one holder.** It is free in its [`FramePool`], or a [`Frame`] somewhere, or inside one [`Socket`]
 //!    (that is: in one of the four rings, or in the kernel's hands). Frames can be moved but not copied; a socket keeps a
-//!    [ledger](ledger) with one bit a chunk and takes from the kernel only what it gave to the kernel.
+//!    [`ledger`] with one bit a chunk and takes from the kernel only what it gave to the kernel.
 //! 2. **Memory outlives its frames.** A [`Frame`] carries no lifetime. Memory is unmapped only if every chunk is home in its pool;
 //!    otherwise it is leaked on purpose.
 //! 3. **Nothing here panics or trusts** what comes from the kernel or from another process: descriptors are checked before use.

@@ -148,6 +148,8 @@ pub enum BindError {
 }
 
 /// One queue of one device: what it receives comes in frames, and frames go out.
+///
+/// End it with [`close`](Self::close) or [`into_frames`](Self::into_frames): a socket that is merely dropped takes its frames with it.
 pub struct Socket {
     // --- every batch ---
     rx: ConsumerRing<libc::xdp_desc>,
@@ -289,8 +291,11 @@ impl Socket {
     /// Shows the kernel what was queued and makes it send. Returns how many frames it has not taken (its queue is full, it is out of
     /// memory, or the device is down): flush again later.
     pub fn flush(&mut self) -> usize {
-        self.tx.publish();
         let mut pending = self.tx.pending();
+        if pending == 0 {
+            return 0;
+        }
+        self.tx.publish();
         for _ in 0..KICKS_MAX {
             if pending == 0 || !(self.always_kick || self.tx.needs_wakeup()) {
                 break;

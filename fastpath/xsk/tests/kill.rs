@@ -1,6 +1,11 @@
 //! What a killed data plane leaves behind: nothing. Needs root. In a file of its own because it forks: the child inherits what the process has open.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test's helpers fail as tests do")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test's helpers fail as tests do"
+)]
 #![allow(unsafe_code, reason = "fork")]
 
 mod common;
