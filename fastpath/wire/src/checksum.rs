@@ -199,6 +199,23 @@ mod tests {
         assert_eq!(Sum::of(&bytes).fold(), 0xffff);
     }
 
+    #[test]
+    fn no_number_of_additions_overflows() {
+        let mut sum = Sum::ZERO + 1u16;
+        for _ in 0..100 {
+            sum += sum;
+        }
+        // One's complement counts modulo 2^16 - 1, where 2^16 is 1: 2^100 is 2^4.
+        assert_eq!(sum.fold(), 1 << 4);
+    }
+
+    #[test]
+    fn complete_writes_a_checksum_of_zero_as_all_ones() {
+        let mut l4 = [0xff, 0xff, 0, 0];
+        assert!(complete(&mut l4, 2, Sum::ZERO));
+        assert_eq!(l4, [0xff, 0xff, 0xff, 0xff]);
+    }
+
     proptest! {
         #[test]
         fn sum_agrees_with_the_naive_loop(bytes in proptest::collection::vec(any::<u8>(), 0..2000), skip in 0usize..8) {
