@@ -21,6 +21,7 @@ mod namespaces;
 mod openapi;
 mod patch;
 mod path;
+mod protobuf;
 mod request;
 mod schema;
 mod selector;

@@ -23,7 +23,7 @@ static V2_JSON: LazyLock<Bytes> = LazyLock::new(|| v2::document().to_string().in
 static V2_PROTO: LazyLock<Bytes> =
     LazyLock::new(|| v2_proto::Document::from_json(&v2::document()).encode_to_vec().into());
 
-const PROTO: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+const PROTO: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
 /// The document at `path`, if it is one of these.
 pub fn answer(path: &str, accept: &str) -> Option<Response<Body>> {

@@ -4,6 +4,7 @@ use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, Request, header, request};
 use serde_json::Value;
 
+use crate::protobuf;
 use crate::status::ApiError;
 
 /// The largest body that is read, as in Kubernetes.
@@ -108,12 +109,13 @@ pub async fn body(request: Request<Body>) -> Result<Bytes, ApiError> {
     })
 }
 
-/// A body of JSON or YAML.
+/// A body of JSON, YAML, or what must be of protobuf.
 pub fn object(media_type: &str, body: &[u8]) -> Result<Value, ApiError> {
     let value: Value = match media_type {
         "" | "application/json" => serde_json::from_slice(body)
             .map_err(|error| ApiError::bad_request(format!("the body is not JSON: {error}")))?,
         "application/yaml" | "application/x-yaml" | "text/yaml" => yaml(body)?,
+        protobuf::MEDIA_TYPE => protobuf::object(body)?,
         other => {
             return Err(ApiError::unsupported_media_type(format!(
                 "the body's media type is {other}; this server reads application/json and application/yaml"

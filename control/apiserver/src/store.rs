@@ -69,8 +69,6 @@ pub enum CommitError {
 /// A made change.
 #[derive(Clone, Debug)]
 pub struct Committed {
-    /// Its revision.
-    pub revision: u64,
     /// The object as it now is; for a deletion, as it last was, carrying the deletion's revision.
     pub object: Arc<Stored>,
 }

@@ -103,7 +103,7 @@ impl Batch {
         self.latest.insert(change.key.clone(), after.clone());
         self.writes.push((change.key.clone(), write));
         self.events.push(Event { revision, key: change.key, before, after });
-        self.answers.push((answer, Committed { revision, object }));
+        self.answers.push((answer, Committed { object }));
     }
 
     fn finish(self, disk: &Disk, shared: &Shared) {
