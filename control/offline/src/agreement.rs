@@ -2,16 +2,38 @@
 
 mod worlds;
 
+use caracal_model::case::World;
+use caracal_model::case::report::Observed;
 use proptest::prelude::*;
 
+use crate::judge;
 use crate::reference::Reference;
 
+/// The world as a case file would say it, so that a failure can be kept as one.
+fn told(world: &World) -> String {
+    let objects = world.objects.iter().map(|object| format!("  - {}\n", object.to_value()));
+    format!("objects:\n{}", objects.collect::<String>())
+}
+
 proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+
     #[test]
-    fn worlds_can_be_made(world in worlds::worlds()) {
+    fn the_judge_agrees_with_the_reference(world in worlds::worlds()) {
         let reference = Reference::new(&world);
-        for flow in &world.flows {
-            reference.judge(flow);
+        let judged = judge::judge(&world).unwrap();
+        for (flow, production) in world.flows.iter().zip(judged) {
+            let plain = reference.judge(flow);
+            prop_assert_ne!(plain.observed, Observed::Error, "{}", plain.why);
+            prop_assert_eq!(
+                production.observed,
+                plain.observed,
+                "{:?}\nproduction: {}\nreference: {}\n{}",
+                flow,
+                production.why,
+                plain.why,
+                told(&world)
+            );
         }
     }
 }

@@ -27,3 +27,8 @@ fn assert_every_case_passes(judge: Judge) {
 fn the_reference_agrees_with_every_case() {
     assert_every_case_passes(Judge::Reference);
 }
+
+#[test]
+fn the_production_judge_agrees_with_every_case() {
+    assert_every_case_passes(Judge::Production);
+}

@@ -343,6 +343,12 @@ fn resolve(seed: &FlowSeed, pods: &[WorldPod]) -> WorldFlow {
     };
     let ((source, source_address), (destination, destination_address)) = (end(seed.from), end(seed.to));
     let is_icmp = seed.protocol == Protocol::ICMP;
+    let is_pod = |place| matches!(place, Place::Pod(_));
+    let unsupported = if source == destination {
+        Some("packets to oneself stay inside".to_owned())
+    } else {
+        (!is_pod(source) && !is_pod(destination)).then(|| "neither end is a pod".to_owned())
+    };
     WorldFlow {
         line: 0,
         from: format!("{:?} {source_address}", seed.from),
@@ -358,6 +364,6 @@ fn resolve(seed: &FlowSeed, pods: &[WorldPod]) -> WorldFlow {
         ip_version: IpVersion::V4,
         timeout_ms: 0,
         expect: Expect::Allow,
-        unsupported: None,
+        unsupported,
     }
 }
