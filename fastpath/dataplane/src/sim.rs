@@ -129,10 +129,16 @@ impl Node {
     pub fn apply(&mut self, ops: &[Op]) -> Result<(), ApplyError> {
         self.last_seq += 1;
         self.builder.apply(&Transaction { seq: self.last_seq, ops: ops.to_vec(), in_sync: true })?;
-        for (ifindex, address) in self.builder.wanted_neighbors() {
-            self.builder.set_neighbor(ifindex, address, Some(self.kernel.neighbor_mac));
+        // Building finds out which next hops are wanted; this kernel knows them at once.
+        let mut tables = self.builder.build();
+        let wanted = self.builder.wanted_neighbors();
+        if !wanted.is_empty() {
+            for (ifindex, address) in wanted {
+                self.builder.set_neighbor(ifindex, address, Some(self.kernel.neighbor_mac));
+            }
+            tables = self.builder.build();
         }
-        self.publisher.publish(self.builder.build());
+        self.publisher.publish(tables);
         self.engine.adopt();
         self.publisher.reclaim();
         self.attach_new_pods();
@@ -284,3 +290,6 @@ impl Node {
 
 /// Bytes of an Ethernet header: what frames begin with.
 pub const FRAME_HEADER_LEN: usize = ethernet::HEADER_LEN;
+
+#[cfg(test)]
+mod tests;

@@ -25,7 +25,6 @@ pub const GENERIC_MS: u32 = 600 * SECOND_MS;
 pub const fn for_flow(protocol: u8, state: State) -> u32 {
     match (protocol, state) {
         (6, State::Opening | State::Answered) => TCP_OPENING_MS,
-        (6, State::Opening | State::Answered) => TCP_OPENING_MS,
         (6, State::Reset) => TCP_RESET_MS,
         (6, State::Closed) => TCP_CLOSED_MS,
         // A half-closed connection may carry data for as long as an open one.

@@ -43,56 +43,53 @@ impl Packed {
     }
 }
 
-/// Judgements of one class, by protocol and ports.
+/// Judgements of one class, by protocol and ports. Two arrays, so that a lookup meets few cache lines.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Row {
-    by_protocol: Box<[(u8, Bands)]>,
-    /// Protocols that no rule names and that have no ports.
+    /// Sorted by protocol and source ports.
+    bands: Box<[Band]>,
+    /// Of all bands, one after another; a band's last ends at port 65535.
+    ranges: Box<[Range]>,
+    /// Of protocols that have no band: no rule names them, and they have no ports or no rule asks for them.
     other: Packed,
 }
 
-/// Ranges of source ports, each up to `lasts`, and what destination ports say in it.
+/// The source ports of a protocol up to `last`, from where the band before it ends.
 #[derive(Debug, PartialEq, Eq)]
-struct Bands {
-    lasts: Box<[u16]>,
-    ranges: Box<[Ranges]>,
+struct Band {
+    protocol: u8,
+    last: u16,
+    /// Where its ranges are.
+    start: u32,
+    end: u32,
 }
 
-/// Ranges of destination ports, each up to `lasts`, and its judgement.
-#[derive(Debug, PartialEq, Eq)]
-struct Ranges {
-    lasts: Box<[u16]>,
-    judgements: Box<[Packed]>,
+/// The destination ports up to `last`, from where the range before it ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Range {
+    last: u16,
+    judgement: Packed,
 }
 
 impl Row {
     /// Denies everything, as nothing matched.
     pub fn denied() -> Row {
-        Row { by_protocol: Box::new([]), other: Packed::deny(RuleId::NO_PROFILE_MATCH) }
+        let other = Packed::deny(RuleId::NO_PROFILE_MATCH);
+        Row { bands: Box::new([]), ranges: Box::new([]), other }
     }
 
     #[inline]
     pub fn judge(&self, protocol: u8, source_port: u16, destination_port: u16) -> Judgement {
-        let bands = self.by_protocol.iter().find(|(listed, _)| *listed == protocol);
-        let packed = bands.and_then(|(_, bands)| bands.find(source_port)?.find(destination_port));
-        packed.unwrap_or(self.other).unpack()
+        self.listed(protocol, source_port, destination_port).unwrap_or(self.other).unpack()
     }
-}
 
-impl Bands {
     #[inline]
-    fn find(&self, port: u16) -> Option<&Ranges> {
-        if let [only] = &*self.ranges {
-            return Some(only);
-        }
-        self.ranges.get(self.lasts.partition_point(|last| *last < port))
-    }
-}
-
-impl Ranges {
-    #[inline]
-    fn find(&self, port: u16) -> Option<Packed> {
-        self.judgements.get(self.lasts.partition_point(|last| *last < port)).copied()
+    fn listed(&self, protocol: u8, source_port: u16, destination_port: u16) -> Option<Packed> {
+        let place = self.bands.partition_point(|band| (band.protocol, band.last) < (protocol, source_port));
+        let band = self.bands.get(place).filter(|band| band.protocol == protocol)?;
+        let ranges = self.ranges.get(band.start as usize..band.end as usize)?;
+        let place = ranges.partition_point(|range| range.last < destination_port);
+        ranges.get(place).map(|range| range.judgement)
     }
 }
 
@@ -124,10 +121,6 @@ pub(super) struct PortRule<'a> {
 }
 
 impl PortRule<'_> {
-    fn is_about(&self, protocol: u8) -> bool {
-        self.protocol == 0 || self.protocol == protocol
-    }
-
     fn asks_for_ports(&self) -> bool {
         self.source.is_some() || self.destination.is_some()
     }
@@ -140,33 +133,40 @@ fn of_protocol(ranges: &[PortRange], protocol: u8) -> impl Iterator<Item = (u16,
 
 /// The row that `rules` make; `ends` says for each section what happens when none of its rules matches.
 pub(super) fn row(rules: &[PortRule<'_>], ends: &[Outcome]) -> Row {
-    let unnamed: Vec<PortRule<'_>> =
-        rules.iter().filter(|rule| rule.protocol == 0 && !rule.asks_for_ports()).copied().collect();
-    let other = without_ports(&unnamed, ends);
-    let named = rules.iter().map(|rule| rule.protocol).filter(|protocol| *protocol != 0);
-    // In the order of WITH_PORTS first: TCP is asked for most.
-    let with_ports = WITH_PORTS.into_iter();
-    let without_ports_named: BTreeSet<u8> = named.filter(|protocol| !WITH_PORTS.contains(protocol)).collect();
-    let mut by_protocol = Vec::new();
-    for protocol in with_ports.chain(without_ports_named) {
-        let about: Vec<PortRule<'_>> = rules.iter().filter(|rule| rule.is_about(protocol)).copied().collect();
-        let bands = if WITH_PORTS.contains(&protocol) {
-            bands(protocol, &about, ends)
-        } else {
-            let about: Vec<_> = about.into_iter().filter(|rule| !rule.asks_for_ports()).collect();
-            Bands::only(without_ports(&about, ends))
+    let about = |protocol: u8, ports: bool| -> Vec<PortRule<'_>> {
+        let about = |rule: &&PortRule<'_>| {
+            (rule.protocol == 0 || rule.protocol == protocol) && (ports || !rule.asks_for_ports())
         };
-        if bands != Bands::only(other) {
-            by_protocol.push((protocol, bands));
+        rules.iter().filter(about).copied().collect()
+    };
+    let mut row = Row::denied();
+    // No rule names protocol 0: it stands for those that none names.
+    row.other = without_ports(&about(0, false), ends);
+    let named = rules.iter().map(|rule| rule.protocol).filter(|protocol| *protocol != 0);
+    let (mut all_bands, mut all_ranges) = (Vec::new(), Vec::new());
+    for protocol in named.chain(WITH_PORTS).collect::<BTreeSet<u8>>() {
+        let bands = if WITH_PORTS.contains(&protocol) {
+            bands(protocol, &about(protocol, true), ends)
+        } else {
+            vec![(PORT_MAX, Range::all(without_ports(&about(protocol, false), ends)))]
+        };
+        if bands == [(PORT_MAX, Range::all(row.other))] {
+            continue;
+        }
+        for (last, ranges) in bands {
+            let start = all_ranges.len() as u32;
+            all_ranges.extend(ranges);
+            all_bands.push(Band { protocol, last, start, end: all_ranges.len() as u32 });
         }
     }
-    Row { by_protocol: by_protocol.into(), other }
+    row.bands = all_bands.into();
+    row.ranges = all_ranges.into();
+    row
 }
 
-impl Bands {
-    fn only(judgement: Packed) -> Bands {
-        let ranges = Ranges { lasts: Box::new([PORT_MAX]), judgements: Box::new([judgement]) };
-        Bands { lasts: Box::new([PORT_MAX]), ranges: Box::new([ranges]) }
+impl Range {
+    fn all(judgement: Packed) -> Vec<Range> {
+        vec![Range { last: PORT_MAX, judgement }]
     }
 }
 
@@ -184,33 +184,29 @@ fn without_ports(rules: &[PortRule<'_>], ends: &[Outcome]) -> Packed {
 }
 
 /// Cuts source ports where any rule does, and paints destination ports for each band.
-fn bands(protocol: u8, rules: &[PortRule<'_>], ends: &[Outcome]) -> Bands {
+fn bands(protocol: u8, rules: &[PortRule<'_>], ends: &[Outcome]) -> Vec<(u16, Vec<Range>)> {
     let mut cuts = BTreeSet::from([PORT_MAX]);
     for (first, last) in rules.iter().filter_map(|rule| rule.source).flat_map(|s| of_protocol(s, protocol)) {
         cuts.extend(first.checked_sub(1));
         cuts.insert(last);
     }
-    let mut lasts: Vec<u16> = Vec::new();
-    let mut ranges: Vec<Ranges> = Vec::new();
+    let mut bands: Vec<(u16, Vec<Range>)> = Vec::new();
     for last in cuts {
         // Within a band every source port matches the same rules: its last stands for it.
         let matches_source = |rule: &&PortRule<'_>| {
-            rule.source
-                .is_none_or(|s| of_protocol(s, protocol).any(|(first, end)| (first..=end).contains(&last)))
+            rule.source.is_none_or(|s| of_protocol(s, protocol).any(|(first, end)| (first..=end).contains(&last)))
         };
         let painted = paint(protocol, rules.iter().filter(matches_source), ends);
-        if ranges.last() == Some(&painted) {
-            lasts.pop();
-        } else {
-            ranges.push(painted);
+        match bands.last_mut() {
+            Some((end, former)) if *former == painted => *end = last,
+            _ => bands.push((last, painted)),
         }
-        lasts.push(last);
     }
-    Bands { lasts: lasts.into(), ranges: ranges.into() }
+    bands
 }
 
 /// Gives every destination port the outcome of the first rule that takes it, section by section.
-fn paint<'a>(protocol: u8, rules: impl Iterator<Item = &'a PortRule<'a>>, ends: &[Outcome]) -> Ranges {
+fn paint<'a>(protocol: u8, rules: impl Iterator<Item = &'a PortRule<'a>>, ends: &[Outcome]) -> Vec<Range> {
     let mut rules = rules.peekable();
     let mut painted: BTreeMap<u16, (u16, Packed)> = BTreeMap::new();
     let mut open = Open::all();
@@ -241,17 +237,14 @@ fn paint<'a>(protocol: u8, rules: impl Iterator<Item = &'a PortRule<'a>>, ends: 
     open.take(0, PORT_MAX, |first, last| {
         painted.insert(first, (last, Packed::deny(RuleId::NO_PROFILE_MATCH)));
     });
-    let mut lasts: Vec<u16> = Vec::new();
-    let mut judgements: Vec<Packed> = Vec::new();
+    let mut ranges: Vec<Range> = Vec::new();
     for (last, judgement) in painted.into_values() {
-        if judgements.last() == Some(&judgement) {
-            lasts.pop();
-        } else {
-            judgements.push(judgement);
+        match ranges.last_mut() {
+            Some(former) if former.judgement == judgement => former.last = last,
+            _ => ranges.push(Range { last, judgement }),
         }
-        lasts.push(last);
     }
-    Ranges { lasts: lasts.into(), judgements: judgements.into() }
+    ranges
 }
 
 /// Ports not yet decided: disjoint ranges, first → last.

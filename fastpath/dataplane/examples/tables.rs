@@ -1,0 +1,246 @@
+//! What the tables cost: `cargo run --release -p caracal-dataplane --example tables`.
+//!
+//! Prints nanoseconds per lookup and judgement, and milliseconds per change, for the sizes that the budgets name. Times of
+//! one thread on whatever machine this is; nothing is asserted.
+
+use std::hint::black_box;
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Instant;
+
+use caracal_dataplane::table::{FlowDirection, FlowTuple, KernelRoute, Prefix, TableBuilder, Tables};
+use caracal_plane_api as plane;
+use caracal_plane_api::op::Op;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    lookups(1_000);
+    lookups(900_000);
+    for rules in [100, 1_000, 10_000] {
+        judgements(rules, Shape::SetPerRule)?;
+        judgements(rules, Shape::PortPerRule)?;
+    }
+    changes()?;
+    Ok(())
+}
+
+/// A small generator, the same in every run.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u32 {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (self.0 >> 33) as u32
+    }
+
+    fn below(&mut self, bound: u32) -> u32 {
+        self.next() % bound
+    }
+}
+
+fn builder() -> TableBuilder {
+    TableBuilder::new(1, Box::new(|_, _| 0))
+}
+
+fn v4(bits: u32) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::from_bits(bits))
+}
+
+fn each(name: &str, count: usize, mut run: impl FnMut(usize)) {
+    let rounds: Vec<f64> = (0..7)
+        .map(|_| {
+            let start = Instant::now();
+            (0..count).for_each(&mut run);
+            start.elapsed().as_nanos() as f64 / count as f64
+        })
+        .collect();
+    let (min, max) = rounds.iter().fold((f64::MAX, 0f64), |(min, max), ns| (min.min(*ns), max.max(*ns)));
+    println!("{name:<72} {min:8.1} … {max:.1} ns");
+}
+
+fn once<T>(name: &str, run: impl FnOnce() -> T) -> T {
+    let start = Instant::now();
+    let result = run();
+    println!("{name:<72} {:8.3} ms", start.elapsed().as_secs_f64() * 1e3);
+    result
+}
+
+/// Routes with the lengths of an Internet table: most /24, the rest /16 to /23.
+fn lookups(routes: usize) {
+    let mut random = Random(7);
+    let mut builder = builder();
+    let mut prefixes = std::collections::BTreeSet::new();
+    while prefixes.len() < routes {
+        let length = if random.below(10) < 6 { 24 } else { 16 + random.below(8) as u8 };
+        let address = 0x0100_0000 + random.below(0xDE00_0000);
+        prefixes.insert(Prefix::new(v4(address), length));
+    }
+    let via = |prefix: Prefix, i: u32| {
+        let gateway = Some(v4(0xC000_0201 + i % 16));
+        KernelRoute { prefix, ifindex: 2, gateway, mtu: 1500 }
+    };
+    let list: Vec<KernelRoute> = prefixes.iter().zip(0..).map(|(prefix, i)| via(*prefix, i)).collect();
+    once(&format!("{routes} routes: all at once"), || builder.kernel_routes(&list));
+    let tables = once(&format!("{routes} routes: tables"), || builder.build());
+    println!("{:<72} {:8.1} MiB", format!("{routes} routes: memory"), tables.fib.bytes() as f64 / 1048576.0);
+    let routed: Vec<IpAddr> = (0..1 << 16)
+        .map(|_| match list[random.next() as usize % list.len()].prefix.address() {
+            IpAddr::V4(address) => v4(address.to_bits() | random.below(256)),
+            other => other,
+        })
+        .collect();
+    each(&format!("{routes} routes: lookup of a routed address, 64k of them"), 1 << 20, |i| {
+        black_box(tables.fib.lookup(black_box(routed[i & 0xFFFF])));
+    });
+    let mut changed = tables;
+    let mut worst = 0f64;
+    let start = Instant::now();
+    for i in 0..200 {
+        let began = Instant::now();
+        builder.set_kernel_route(via(list[random.next() as usize % list.len()].prefix, i + 7));
+        changed = builder.build();
+        worst = worst.max(began.elapsed().as_secs_f64() * 1e3);
+    }
+    let mean = start.elapsed().as_secs_f64() * 1e3 / 200.0;
+    println!("{:<72} {mean:8.3} ms (worst {worst:.3})", format!("{routes} routes: one changed and published"));
+    black_box(changed);
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Shape {
+    /// Every rule has peers of its own, as NetworkPolicies have.
+    SetPerRule,
+    /// Every rule has a port of its own, and the same peers.
+    PortPerRule,
+}
+
+fn address_member(bits: u32, length: u32) -> plane::Member {
+    let prefix = plane::Prefix { address: bits.to_be_bytes().to_vec(), length };
+    plane::Member { prefix: Some(prefix), protocol: 0, port: 0 }
+}
+
+fn transaction(ops: Vec<Op>) -> plane::Transaction {
+    let ops = ops.into_iter().map(|op| plane::Op { op: Some(op) }).collect();
+    plane::Transaction { seq: 1, ops, in_sync: false }
+}
+
+fn policy_id(name: &str) -> plane::PolicyId {
+    plane::PolicyId { kind: "NetworkPolicy".into(), namespace: "bench".into(), name: name.into() }
+}
+
+fn allow(sets: Vec<String>, port: u32) -> plane::Rule {
+    let ports = vec![plane::PortRange { first: port, last: port }];
+    plane::Rule {
+        action: plane::Action::Allow.into(),
+        protocol: 6,
+        source: Some(plane::Entity { in_all: sets, ..Default::default() }),
+        destination: Some(plane::Entity { ports, ..Default::default() }),
+        ..Default::default()
+    }
+}
+
+fn endpoint(id: &str, address: u32, policies: &[String]) -> Op {
+    let tier = plane::TierBinding {
+        tier: "default".into(),
+        default_action: plane::Action::Deny.into(),
+        policies: policies.iter().map(|name| policy_id(name)).collect(),
+    };
+    Op::Endpoint(plane::Endpoint {
+        id: id.into(),
+        interface: format!("cali-{id}"),
+        addresses: vec![address.to_be_bytes().to_vec()],
+        ingress: vec![tier],
+        ..Default::default()
+    })
+}
+
+fn policy(name: &str, ingress: Vec<plane::Rule>) -> Op {
+    Op::Policy(plane::Policy { id: Some(policy_id(name)), tier: "default".into(), ingress, egress: vec![] })
+}
+
+const PODS: u32 = 0x0AF4_0000;
+
+fn judgements(rules: u32, shape: Shape) -> Result<(), Box<dyn std::error::Error>> {
+    let mut builder = builder();
+    let mut ops: Vec<Op> = (0..rules)
+        .map(|i| {
+            let members = vec![address_member(PODS + 2 * i, 32), address_member(PODS + 2 * i + 1, 32)];
+            Op::IpSet(plane::IpSet { id: format!("s{i}"), members })
+        })
+        .collect();
+    let rule = |i: u32| match shape {
+        Shape::SetPerRule => allow(vec![format!("s{i}")], 8080),
+        Shape::PortPerRule => allow(vec![], 1024 + 3 * i),
+    };
+    ops.push(policy("all", (0..rules).map(rule).collect()));
+    ops.push(endpoint("pod", PODS + 0xFFFF, &["all".into()]));
+    let transaction = transaction(ops);
+    once(&format!("{rules} rules, {shape:?}: apply"), || builder.apply(&transaction))?;
+    let tables = once(&format!("{rules} rules, {shape:?}: build"), || builder.build());
+    let Some((_, pod)) = tables.endpoints.iter().next() else { return Ok(()) };
+    let mut random = Random(3);
+    let flows: Vec<FlowTuple> = (0..1 << 14)
+        .map(|_| FlowTuple {
+            protocol: 6,
+            peer_address: v4(PODS + random.below(2 * rules + rules / 5)),
+            peer_port: 40_000,
+            local_address: v4(PODS + 0xFFFF),
+            local_port: match shape {
+                Shape::SetPerRule => 8080,
+                Shape::PortPerRule => (1024 + random.below(3 * rules)) as u16,
+            },
+            direction: FlowDirection::Ingress,
+        })
+        .collect();
+    each(&format!("{rules} rules, {shape:?}: class and judgement, 16k flows"), 1 << 20, |i| {
+        let flow = black_box(&flows[i & 0x3FFF]);
+        let class = tables.policy.class_of(flow.peer_address);
+        black_box(tables.policy.judge(pod.policy_in, class, flow));
+    });
+    Ok(())
+}
+
+fn publish(
+    name: &str,
+    builder: &mut TableBuilder,
+    ops: Vec<Op>,
+) -> Result<std::sync::Arc<Tables>, Box<dyn std::error::Error>> {
+    let transaction = transaction(ops);
+    Ok(once(name, || builder.apply(&transaction).map(|()| builder.build()))?)
+}
+
+fn changes() -> Result<(), Box<dyn std::error::Error>> {
+    let mut builder = builder();
+    // 1,000 policies in 50 applications of 20, on 250 local pods; 50,000 pods elsewhere in sets of 500.
+    let all = |range: std::ops::Range<u32>| -> Vec<plane::Member> {
+        range.map(|i| address_member(PODS + i, 32)).collect()
+    };
+    let mut ops: Vec<Op> = (0..100)
+        .map(|i| Op::IpSet(plane::IpSet { id: format!("s{i}"), members: all(500 * i..500 * i + 500) }))
+        .collect();
+    ops.push(Op::IpSet(plane::IpSet { id: "wide".into(), members: vec![] }));
+    ops.extend((0..1000).map(|i| {
+        let sets = vec![if i == 0 { "wide".into() } else { format!("s{}", i % 100) }];
+        policy(&format!("p{i}"), vec![allow(sets.clone(), 80), allow(sets, 8080 + i)])
+    }));
+    let policies_of = |app: u32| (0..20).map(|i| format!("p{}", app * 20 + i)).collect::<Vec<_>>();
+    ops.extend((0..250).map(|i| endpoint(&format!("pod{i}"), PODS + 0xF000 + i, &policies_of(i % 50))));
+    publish("250 pods × 1,000 policies × 50,000 addresses: everything", &mut builder, ops)?;
+
+    let added = || Op::IpSetDelta(plane::IpSetDelta {
+        id: "s1".into(),
+        add: vec![address_member(PODS + 0xE000, 32)],
+        remove: vec![],
+    });
+    publish("  a remote pod joins a set", &mut builder, vec![added()])?;
+    publish("  a local pod comes", &mut builder, vec![endpoint("new", PODS + 0xFF00, &policies_of(3))])?;
+    publish("  a policy changes", &mut builder, vec![policy("p21", vec![allow(vec!["s7".into()], 443)])])?;
+    let everyone = plane::IpSetDelta { id: "wide".into(), add: all(0..50_000), remove: vec![] };
+    publish("  a set gets 50,000 members", &mut builder, vec![Op::IpSetDelta(everyone)])?;
+    let zero = plane::IpSetDelta { id: "s2".into(), add: vec![address_member(0, 0)], remove: vec![] };
+    publish("  a set gets 0.0.0.0/0", &mut builder, vec![Op::IpSetDelta(zero)])?;
+    let mut alone = self::builder();
+    let one = policy("one", vec![allow(vec![], 80)]);
+    let pods = (0..250).map(|i| endpoint(&format!("pod{i}"), PODS + i, &["one".into()]));
+    publish("250 pods under one policy: everything", &mut alone, std::iter::once(one).chain(pods).collect())?;
+    publish("  the policy changes", &mut alone, vec![policy("one", vec![allow(vec![], 443)])])?;
+    Ok(())
+}
