@@ -141,6 +141,10 @@ impl Agent {
         self.dirty = false;
         self.flushed = Instant::now();
         let ops = self.graph.flush();
+        for (policy, rule) in self.graph.take_dropped_rules() {
+            let (field, why) = (rule.field, rule.message);
+            warn!("{policy}: {field}: {why}; the rule is left out, and the pods are isolated all the same");
+        }
         let of_interest = self.inputs.apply(&ops);
         if let Some(programmer) = &self.programmer
             && of_interest

@@ -35,21 +35,6 @@ impl Backoff {
     }
 }
 
-/// What kube-rs asks of a back-off for its streams.
-impl Iterator for Backoff {
-    type Item = Duration;
-
-    fn next(&mut self) -> Option<Duration> {
-        Some(self.failed())
-    }
-}
-
-impl kube::runtime::utils::Backoff for Backoff {
-    fn reset(&mut self) {
-        self.succeeded();
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

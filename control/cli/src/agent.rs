@@ -37,7 +37,8 @@ pub struct Args {
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let filter = match std::env::var(LOG) {
         Ok(text) => EnvFilter::try_new(&text).with_context(|| format!("{LOG}={text}"))?,
-        Err(_) => EnvFilter::new("info"),
+        // What kube's client would say at each attempt, the agent says once.
+        Err(_) => EnvFilter::new("info,kube_client::client::builder=off"),
     };
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use caracal_calc::Update;
 use caracal_model::object::Kind;
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use kube::core::{ApiResource, GroupVersionKind};
-use kube::runtime::{WatchStreamExt, watcher};
+use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, Config};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -152,19 +152,22 @@ async fn follow_kind(client: Client, kind: Kind, report: mpsc::Sender<Message>) 
     let api: Api<Raw> = Api::all_with(client, &resource);
     let mut follower = Follower::new(kind);
     let mut failure = String::new();
-    let mut stream = watcher(api, watcher::Config::default())
-        .backoff(Backoff::new(RETRY_FIRST, RETRY_LIMIT))
-        .ready_chunks(BATCH)
-        .boxed();
-    while let Some(events) = stream.next().await {
+    let mut backoff = Backoff::new(RETRY_FIRST, RETRY_LIMIT);
+    // Not kube-rs' own back-off: that starts over at `Init`, which is said before the server is asked.
+    let mut stream = watcher(api, watcher::Config::default()).boxed();
+    while let Some(first) = stream.next().await {
         let mut updates = Vec::new();
         let mut listed = false;
-        for event in events {
+        let mut pause = None;
+        let mut next = Some(first);
+        while let Some(event) = next {
             match event {
                 Ok(event) => {
-                    if !failure.is_empty() {
-                        info!("following {}: the API server answers again", kind.plural());
-                        failure.clear();
+                    if !matches!(event, Event::Init) {
+                        backoff.succeeded();
+                        if !std::mem::take(&mut failure).is_empty() {
+                            info!("following {}: the API server answers again", kind.plural());
+                        }
                     }
                     let (more, complete) = follower.on(event);
                     updates.extend(more);
@@ -177,14 +180,21 @@ async fn follow_kind(client: Client, kind: Kind, report: mpsc::Sender<Message>) 
                         warn!("following {}: {text}; keeping what is known, trying again", kind.plural());
                         failure = text;
                     }
+                    pause = Some(backoff.failed());
+                    break;
                 }
             }
+            // What is there already goes with it.
+            next = if updates.len() < BATCH { stream.next().now_or_never().flatten() } else { None };
         }
         if !updates.is_empty() && report.send(Message::Updates(updates)).await.is_err() {
             return;
         }
         if listed && report.send(Message::Listed(kind)).await.is_err() {
             return;
+        }
+        if let Some(pause) = pause {
+            tokio::time::sleep(pause).await;
         }
     }
 }

@@ -20,6 +20,8 @@ pub struct World {
 
 impl World {
     pub async fn new() -> Self {
+        // Shown when a test fails.
+        let _ = tracing_subscriber::fmt().with_test_writer().with_ansi(false).try_init();
         let directory = tempfile::tempdir().unwrap();
         let mut world = Self { directory, address: ([127, 0, 0, 1], 0).into(), server: None };
         world.serve().await;
@@ -28,12 +30,20 @@ impl World {
 
     /// Starts the API server, or starts it again at the same address.
     pub async fn serve(&mut self) {
-        let options = Options {
+        let options = || Options {
             data_dir: self.directory.path().join("api"),
             listen: self.address,
             write_kubeconfig: self.kubeconfig(),
         };
-        let server = serve(options).await.unwrap();
+        // What the former one still has under way holds the store for a moment.
+        let end = tokio::time::Instant::now() + std::time::Duration::from_secs(20);
+        let server = loop {
+            match serve(options()).await {
+                Ok(server) => break server,
+                Err(error) if tokio::time::Instant::now() > end => panic!("{error}"),
+                Err(_) => tokio::time::sleep(std::time::Duration::from_millis(20)).await,
+            }
+        };
         self.address = server.address();
         self.server = Some(server);
     }
