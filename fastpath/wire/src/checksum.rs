@@ -29,22 +29,27 @@ impl Sum {
     #[inline]
     pub fn of(bytes: &[u8]) -> Sum {
         const LANES: usize = 8;
-        // A lane takes at most len/32 words of 32 bits: no slice is long enough to overflow it.
-        let mut lanes = [0u64; LANES];
-        let mut blocks = bytes.chunks_exact(4 * LANES);
-        for block in &mut blocks {
-            for (lane, word) in lanes.iter_mut().zip(block.as_chunks::<4>().0) {
-                *lane += u64::from(u32::from_ne_bytes(*word));
-            }
-        }
-        let mut sum: u64 = lanes.iter().map(|lane| (lane & 0xffff_ffff) + (lane >> 32)).sum();
-        let (words, rest) = blocks.remainder().as_chunks::<4>();
+        let (words, rest) = bytes.as_chunks::<4>();
+        let (blocks, words) = words.as_chunks::<LANES>();
+        let mut sum = match *rest {
+            [] => 0,
+            [a] => u64::from(u16::from_ne_bytes([a, 0])),
+            [a, b] => u64::from(u16::from_ne_bytes([a, b])),
+            [a, b, c, ..] => u64::from(u32::from_ne_bytes([a, b, c, 0])),
+        };
         for word in words {
             sum += u64::from(u32::from_ne_bytes(*word));
         }
-        let mut last = [0; 4];
-        last[..rest.len()].copy_from_slice(rest);
-        sum += u64::from(u32::from_ne_bytes(last));
+        if !blocks.is_empty() {
+            // A lane takes at most len/32 words of 32 bits: no slice is long enough to overflow it.
+            let mut lanes = [0u64; LANES];
+            for block in blocks {
+                for (lane, word) in lanes.iter_mut().zip(block) {
+                    *lane += u64::from(u32::from_ne_bytes(*word));
+                }
+            }
+            sum += lanes.iter().map(|lane| (lane & 0xffff_ffff) + (lane >> 32)).sum::<u64>();
+        }
         Sum(u64::from(u16::from_be(fold(sum))))
     }
 

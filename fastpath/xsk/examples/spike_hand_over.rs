@@ -62,6 +62,27 @@ impl Take for rtrb::Consumer<Frame> {
     }
 }
 
+/// The same ring, publishing and reading one frame at a time.
+struct OneByOne<T>(T);
+
+impl Give for OneByOne<rtrb::Producer<Frame>> {
+    fn give(&mut self, frames: &mut Vec<Frame>) {
+        let room = frames.len().min(self.0.slots());
+        for frame in frames.drain(..room) {
+            self.0.push(frame).expect("one producer, and it saw the room");
+        }
+    }
+}
+
+impl Take for OneByOne<rtrb::Consumer<Frame>> {
+    fn take(&mut self, frames: &mut Vec<Frame>, max: usize) {
+        while frames.len() < max {
+            let Ok(frame) = self.0.pop() else { break };
+            frames.push(frame);
+        }
+    }
+}
+
 impl Give for Arc<ArrayQueue<Frame>> {
     fn give(&mut self, frames: &mut Vec<Frame>) {
         let room = frames.len().min(self.capacity() - self.len());
@@ -210,19 +231,34 @@ fn worker_2(way: Way, load: Load, stop: &AtomicBool, stock: &mut Stock, ends: En
     }
 }
 
+/// A kind of ring, and how it is used.
+#[derive(Clone, Copy)]
+enum Kind {
+    Rtrb,
+    RtrbOneByOne,
+    ArrayQueue,
+}
+
 /// A ring of one kind, as its two ends.
-fn ring(kind: &str) -> (Box<dyn Give>, Box<dyn Take>) {
-    if kind == "rtrb" {
-        let (producer, consumer) = rtrb::RingBuffer::new(RING);
-        (Box::new(producer), Box::new(consumer))
-    } else {
-        let queue = Arc::new(ArrayQueue::new(RING));
-        (Box::new(queue.clone()), Box::new(queue))
+fn ring(kind: Kind) -> (Box<dyn Give>, Box<dyn Take>) {
+    match kind {
+        Kind::Rtrb => {
+            let (producer, consumer) = rtrb::RingBuffer::new(RING);
+            (Box::new(producer), Box::new(consumer))
+        }
+        Kind::RtrbOneByOne => {
+            let (producer, consumer) = rtrb::RingBuffer::new(RING);
+            (Box::new(OneByOne(producer)), Box::new(OneByOne(consumer)))
+        }
+        Kind::ArrayQueue => {
+            let queue = Arc::new(ArrayQueue::new(RING));
+            (Box::new(queue.clone()), Box::new(queue))
+        }
     }
 }
 
 fn two_workers(
-    kind: &str,
+    kind: Kind,
     way: Way,
     load: Load,
     ping: bool,
@@ -287,10 +323,12 @@ fn main() {
         std::process::exit(2);
     };
     let ways = [
-        ("move, rtrb", "rtrb", Way::Move),
-        ("move, ArrayQueue", "ArrayQueue", Way::Move),
-        ("copy by receiver, rtrb", "rtrb", Way::CopyByReceiver),
-        ("copy by sender, rtrb", "rtrb", Way::CopyBySender),
+        ("move, rtrb", Kind::Rtrb, Way::Move),
+        ("move, rtrb one by one", Kind::RtrbOneByOne, Way::Move),
+        ("move, ArrayQueue", Kind::ArrayQueue, Way::Move),
+        ("copy by receiver, rtrb", Kind::Rtrb, Way::CopyByReceiver),
+        ("copy by receiver, rtrb one by one", Kind::RtrbOneByOne, Way::CopyByReceiver),
+        ("copy by sender, rtrb", Kind::Rtrb, Way::CopyBySender),
     ];
     for (hot, frames) in [(true, HOT_FRAMES), (false, COLD_FRAMES)] {
         // Worker 2 lends RING / 2 frames and needs some of its own besides.
