@@ -100,7 +100,10 @@ fn lookups(routes: usize) {
         worst = worst.max(began.elapsed().as_secs_f64() * 1e3);
     }
     let mean = start.elapsed().as_secs_f64() * 1e3 / 200.0;
-    println!("{:<72} {mean:8.3} ms (worst {worst:.3})", format!("{routes} routes: one changed and published"));
+    println!(
+        "{:<72} {mean:8.3} ms (worst {worst:.3})",
+        format!("{routes} routes: one changed and published")
+    );
     black_box(changed);
 }
 
@@ -225,11 +228,13 @@ fn changes() -> Result<(), Box<dyn std::error::Error>> {
     ops.extend((0..250).map(|i| endpoint(&format!("pod{i}"), PODS + 0xF000 + i, &policies_of(i % 50))));
     publish("250 pods × 1,000 policies × 50,000 addresses: everything", &mut builder, ops)?;
 
-    let added = || Op::IpSetDelta(plane::IpSetDelta {
-        id: "s1".into(),
-        add: vec![address_member(PODS + 0xE000, 32)],
-        remove: vec![],
-    });
+    let added = || {
+        Op::IpSetDelta(plane::IpSetDelta {
+            id: "s1".into(),
+            add: vec![address_member(PODS + 0xE000, 32)],
+            remove: vec![],
+        })
+    };
     publish("  a remote pod joins a set", &mut builder, vec![added()])?;
     publish("  a local pod comes", &mut builder, vec![endpoint("new", PODS + 0xFF00, &policies_of(3))])?;
     publish("  a policy changes", &mut builder, vec![policy("p21", vec![allow(vec!["s7".into()], 443)])])?;

@@ -133,6 +133,9 @@ fn a_value_counts_as_adopted_once_the_last_of_two_readers_has_it() {
         let adopted = publisher.reclaim();
         assert_eq!(freed.load(Ordering::Relaxed), adopted);
         let numbers = readers.map(|reader| reader.join().unwrap().number());
-        assert!(numbers.iter().all(|number| *number >= adopted), "{numbers:?} were all said to be at {adopted}");
+        assert!(
+            numbers.iter().all(|number| *number >= adopted),
+            "{numbers:?} were all said to be at {adopted}"
+        );
     });
 }

@@ -134,6 +134,11 @@ impl LpmBuilder {
         self.prefixes.get(&prefix).copied()
     }
 
+    /// Whether there is any prefix inside `prefix`, itself included.
+    pub fn has_inside(&self, prefix: Prefix) -> bool {
+        self.prefixes.range(prefix..).next().is_some_and(|(first, _)| prefix.covers(first))
+    }
+
     /// The table as it is now, for readers.
     pub fn snapshot(&mut self) -> Lpm {
         Lpm { v4: self.v4.snapshot(), v6: self.v6.snapshot() }

@@ -60,6 +60,7 @@ pub struct TableBuilder {
     routes: Routes,
     kernel: BTreeMap<Prefix, KernelRoute>,
     local_addresses: BTreeSet<IpAddr>,
+    local_blocks: BTreeSet<Prefix>,
     endpoints: Endpoints,
     tunnels: Tunnels,
     neighbors: Neighbors,
@@ -103,6 +104,7 @@ impl TableBuilder {
             routes: Routes::default(),
             kernel: BTreeMap::new(),
             local_addresses: BTreeSet::new(),
+            local_blocks: BTreeSet::new(),
             endpoints: Endpoints::default(),
             tunnels: Tunnels::default(),
             neighbors: Neighbors::default(),
@@ -163,29 +165,26 @@ impl TableBuilder {
             None => NextHop::OnLink,
         };
         let entry = FibEntry::Via { ifindex: route.ifindex, next_hop, mtu: route.mtu };
-        self.routes.state(route.prefix, Origin::Kernel, Some(entry));
-        self.underlay_is_stale = true;
+        self.state_route(route.prefix, Origin::Kernel, Some(entry));
     }
 
     /// Removes the kernel's route for `prefix`.
     pub fn remove_kernel_route(&mut self, prefix: Prefix) {
         if self.kernel.remove(&prefix).is_some() {
-            self.routes.state(prefix, Origin::Kernel, None);
-            self.underlay_is_stale = true;
+            self.state_route(prefix, Origin::Kernel, None);
         }
     }
 
     /// Replaces the host's own addresses.
     pub fn local_addresses(&mut self, addresses: &[IpAddr]) {
         let new: BTreeSet<IpAddr> = addresses.iter().copied().collect();
-        for gone in self.local_addresses.difference(&new) {
-            self.routes.state(Prefix::host(*gone), Origin::KernelLocal, None);
+        let former = std::mem::replace(&mut self.local_addresses, new.clone());
+        for gone in former.difference(&new) {
+            self.state_route(Prefix::host(*gone), Origin::KernelLocal, None);
         }
-        for come in new.difference(&self.local_addresses) {
-            self.routes.state(Prefix::host(*come), Origin::KernelLocal, Some(FibEntry::LocalHost));
+        for come in new.difference(&former) {
+            self.state_route(Prefix::host(*come), Origin::KernelLocal, Some(FibEntry::LocalHost));
         }
-        self.local_addresses = new;
-        self.underlay_is_stale = true;
     }
 
     /// What the kernel knows of a neighbour; None: not resolved, or gone.
@@ -238,11 +237,7 @@ impl TableBuilder {
     /// What the uplink must hand to us besides tunnels: addresses of local endpoints, and local blocks.
     pub fn captures(&self) -> BTreeSet<Prefix> {
         let endpoints = self.endpoints.owners.keys().copied().map(Prefix::host);
-        let blocks = self.state.iter().filter_map(|(key, thing)| match (key, thing) {
-            (Key::Route(prefix), Thing::Route(Target::LocalBlock)) => Some(*prefix),
-            _ => None,
-        });
-        endpoints.chain(blocks).collect()
+        endpoints.chain(self.local_blocks.iter().copied()).collect()
     }
 
     /// The endpoints of the last build, by id.
@@ -304,15 +299,24 @@ impl TableBuilder {
             }
             (Key::Tunnel(node), _) => self.tunnels.remove(node),
             (Key::Route(prefix), thing) => {
-                let entry = match thing {
-                    Some(Thing::Route(target)) => self.entry(&target),
+                let target = match thing {
+                    Some(Thing::Route(target)) => Some(target),
                     _ => None,
                 };
-                self.routes.state(*prefix, Origin::Plane, entry);
-                self.underlay_is_stale = true;
+                match target {
+                    Some(Target::LocalBlock) => self.local_blocks.insert(*prefix),
+                    _ => self.local_blocks.remove(prefix),
+                };
+                let entry = target.and_then(|target| self.entry(&target));
+                self.state_route(*prefix, Origin::Plane, entry);
             }
             (Key::Node | Key::Set(_), _) => {}
         }
+    }
+
+    fn state_route(&mut self, prefix: Prefix, origin: Origin, entry: Option<FibEntry>) {
+        self.routes.state(prefix, origin, entry);
+        self.underlay_is_stale |= self.tunnels.by_source.has_inside(prefix);
     }
 
     fn entry(&self, target: &Target) -> Option<FibEntry> {
@@ -389,7 +393,7 @@ impl TableBuilder {
     fn route_to_owner(&mut self, address: IpAddr) {
         let newest = self.endpoints.owners.get(&address).and_then(BTreeSet::last);
         let entry = newest.map(|index| FibEntry::Endpoint(*index));
-        self.routes.state(Prefix::host(address), Origin::Endpoint, entry);
+        self.state_route(Prefix::host(address), Origin::Endpoint, entry);
     }
 
     fn bind(&mut self, direction: FlowDirection, tiers: &[TierSpec], spec: &EndpointSpec) -> PolicyListId {

@@ -167,10 +167,6 @@ impl State {
         self.things.get(key)
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = (&Key, &Thing)> {
-        self.things.iter()
-    }
-
     /// What refers to `key`.
     pub fn users(&self, key: &Key) -> impl Iterator<Item = &Key> {
         self.users.get(key).into_iter().flatten()

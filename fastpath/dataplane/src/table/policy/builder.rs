@@ -161,6 +161,9 @@ impl PolicyBuilder {
     pub fn rebind(&mut self, list: PolicyListId, addresses: impl Iterator<Item = IpAddr>) -> PolicyListId {
         let Some(number) = self.by_list.get(&list).map(|(number, _)| *number) else { return list };
         let local = self.local_classes(number, addresses);
+        if local.is_empty() {
+            return list;
+        }
         let rebound = self.retain(number, local);
         self.release(list);
         rebound

@@ -239,7 +239,7 @@ impl Interned {
         let born = std::mem::take(&mut self.born);
         let unused = std::mem::take(&mut self.released);
         for class in unused.into_iter().chain(born.iter().copied()) {
-            if !self.classes.get(&class).is_some_and(|(_, users)| *users == 0) {
+            if self.classes.get(&class).is_none_or(|(_, users)| *users > 0) {
                 continue;
             }
             let Some((content, _)) = self.classes.remove(&class) else { continue };

@@ -194,7 +194,8 @@ fn bands(protocol: u8, rules: &[PortRule<'_>], ends: &[Outcome]) -> Vec<(u16, Ve
     for last in cuts {
         // Within a band every source port matches the same rules: its last stands for it.
         let matches_source = |rule: &&PortRule<'_>| {
-            rule.source.is_none_or(|s| of_protocol(s, protocol).any(|(first, end)| (first..=end).contains(&last)))
+            rule.source
+                .is_none_or(|s| of_protocol(s, protocol).any(|(first, end)| (first..=end).contains(&last)))
         };
         let painted = paint(protocol, rules.iter().filter(matches_source), ends);
         match bands.last_mut() {
