@@ -15,8 +15,14 @@ fn told(world: &World) -> String {
     format!("objects:\n{}", objects.collect::<String>())
 }
 
+/// How many worlds a run tries: some seconds' worth, or what PROPTEST_CASES says.
+fn config() -> ProptestConfig {
+    let asked = std::env::var_os("PROPTEST_CASES").is_some();
+    if asked { ProptestConfig::default() } else { ProptestConfig::with_cases(100) }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
 
     #[test]
     fn the_judge_agrees_with_the_reference(world in worlds::worlds()) {

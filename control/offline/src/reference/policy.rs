@@ -125,9 +125,7 @@ pub(super) fn decide(
         return Decision::Allow(format!("profile kns.{} · {} of {pod}", pod.namespace(), direction.name()));
     }
     let (direction, isolating) = (direction.name(), isolating.join(", "));
-    Decision::Deny(format!(
-        "tier default · {direction} default · {isolating}: isolates {pod}, no rule matched"
-    ))
+    Decision::Deny(format!("tier default · {direction} default · {isolating}: isolates, no rule matched"))
 }
 
 /// The policy's contents if it selects `pod`.
