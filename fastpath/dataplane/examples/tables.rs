@@ -63,6 +63,14 @@ fn once<T>(name: &str, run: impl FnOnce() -> T) -> T {
     result
 }
 
+/// Memory of this process, as the kernel counts it.
+fn resident_mib() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<f64>().ok());
+    kib.unwrap_or(f64::NAN) / 1024.0
+}
+
 /// Routes with the lengths of an Internet table: most /24, the rest /16 to /23.
 fn lookups(routes: usize) {
     let mut random = Random(7);
@@ -81,6 +89,11 @@ fn lookups(routes: usize) {
     once(&format!("{routes} routes: all at once"), || builder.kernel_routes(&list));
     let tables = once(&format!("{routes} routes: tables"), || builder.build());
     println!("{:<72} {:8.1} MiB", format!("{routes} routes: memory"), tables.fib.bytes() as f64 / 1048576.0);
+    let resident = resident_mib();
+    println!(
+        "{:<72} {resident:8.1} MiB",
+        format!("{routes} routes: whole process, with the controller's part")
+    );
     let routed: Vec<IpAddr> = (0..1 << 16)
         .map(|_| match list[random.next() as usize % list.len()].prefix.address() {
             IpAddr::V4(address) => v4(address.to_bits() | random.below(256)),

@@ -45,7 +45,8 @@ drop_reasons! {
     AddressInvalid, "address-invalid", "A source or destination that must not be forwarded: multicast, broadcast, loopback or unspecified.";
     Oversized, "oversized", "The packet is longer than its port or chain of segments can carry.";
 
-    // Who sent it.
+    // Who sent it, and to whom.
+    NotOurMac, "not-our-mac", "A frame from the fabric that is addressed to another machine.";
     SpoofedSource, "spoofed-source", "A pod sent from an address that is not its own.";
     PodSentTunnel, "pod-sent-tunnel", "A pod sent VXLAN or IPIP, which only nodes may.";
     FabricSpoofedSource, "fabric-spoofed-source", "A packet from the fabric, outside of any tunnel, claims a source that is reached only through a tunnel or is local.";

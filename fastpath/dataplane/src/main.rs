@@ -1,10 +1,11 @@
 //! `caracal-fastpath`: the node's packet forwarder.
 
 use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{SyncSender, channel, sync_channel};
 
 use anyhow::{Context, Result, bail};
 use caracal_dataplane::clock::Clock;
@@ -20,6 +21,7 @@ use caracal_dataplane::table::{AssignWorker, TableBuilder, Tables};
 use caracal_dataplane::worker::thread::{Thread, WorkerStatus};
 use caracal_dataplane::worker::{Engine, WorkerIndex};
 use caracal_xsk::{Domain, DomainConfig, Pages};
+use caps::{CapSet, Capability, CapsHashSet};
 use clap::Parser;
 use nix::sys::signal::{SigSet, Signal};
 use tracing::{info, warn};
@@ -135,9 +137,11 @@ fn run(arguments: &Arguments) -> Result<()> {
     };
 
     let clock = Clock::start();
+    let (events, queue) = channel();
     let mut builder = TableBuilder::new(count, spread(count));
     let mut publisher = Publisher::new(builder.build());
-    let workers = make_workers(arguments, count, clock, &mut publisher)?;
+    let (unknown, wanted) = sync_channel(NEIGHBORS_WAITING_MAX);
+    let workers = make_workers(arguments, count, clock, &unknown, &mut publisher)?;
     let identity = Identity {
         instance: random(),
         clock,
@@ -148,10 +152,16 @@ fn run(arguments: &Arguments) -> Result<()> {
         warn!("memory is in 4 KiB pages, which costs speed: {reason}");
     }
 
+    drop_privileges()?;
     let mirror = Mirror::open()?;
-    let (events, queue) = channel();
     let changes = events.clone();
     mirror::watch(move || changes.send(Event::Kernel).is_ok())?;
+    let neighbors = events.clone();
+    std::thread::Builder::new().name("neighbors".into()).spawn(move || {
+        for (ifindex, address) in wanted {
+            let _ = neighbors.send(Event::UnknownNeighbor(ifindex, address));
+        }
+    })?;
     let greeting = Greeting { instance: identity.instance, workers: u32::from(count) };
     let _socket = server::serve(&arguments.socket, greeting, events.clone())?;
     std::thread::Builder::new().name("signals".into()).spawn(move || {
@@ -189,6 +199,30 @@ fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
+/// Next hops that wait to be resolved, at most.
+const NEIGHBORS_WAITING_MAX: usize = 64;
+
+/// Keeps what running takes: NET_ADMIN (devices, neighbors), NET_RAW (AF_XDP sockets), BPF and PERFMON
+/// (programs and maps; without the latter the verifier refuses pointers computed from packet bytes). What memory took
+/// is not needed any more. Before other threads are started, since each thread has its own capabilities.
+fn drop_privileges() -> Result<()> {
+    let kept: CapsHashSet = [
+        Capability::CAP_NET_ADMIN,
+        Capability::CAP_NET_RAW,
+        Capability::CAP_BPF,
+        Capability::CAP_PERFMON,
+    ]
+    .into();
+    let held = caps::read(None, CapSet::Permitted).context("cannot read this process's capabilities")?;
+    let kept: CapsHashSet = held.intersection(&kept).copied().collect();
+    let give_up = || {
+        caps::clear(None, CapSet::Inheritable)?;
+        caps::set(None, CapSet::Effective, &kept)?;
+        caps::set(None, CapSet::Permitted, &kept)
+    };
+    give_up().context("cannot give up capabilities")
+}
+
 /// Workers, at most.
 const WORKERS_MAX: u16 = 256;
 
@@ -208,6 +242,7 @@ fn make_workers(
     arguments: &Arguments,
     count: u16,
     clock: Clock,
+    unknown_neighbors: &SyncSender<(u32, IpAddr)>,
     publisher: &mut Publisher<Tables>,
 ) -> Result<Vec<(Thread, WorkerHandle)>> {
     let descriptors = "cannot make event descriptors; raise the limit on open files";
@@ -235,6 +270,7 @@ fn make_workers(
             Arc::clone(&doorbell),
             Arc::clone(&status),
             Arc::clone(&counters),
+            unknown_neighbors.clone(),
             clock,
         )
         .context(descriptors)?;

@@ -12,6 +12,8 @@
 //! Stages run over a whole batch before the next begins, so that the memory one packet waits for arrives while others
 //! are worked on.
 
+use std::net::IpAddr;
+
 use caracal_wire::MacAddr;
 use caracal_xsk::FramePool;
 
@@ -33,7 +35,12 @@ pub struct Pipeline {
     worker: WorkerIndex,
     answers: Vec<Slot>,
     icmp_limit: RateLimit,
+    /// Next hops that a packet needed and whose MAC address is not known: the controller has them resolved.
+    pub unknown_neighbors: Vec<(u32, IpAddr)>,
 }
+
+/// Next hops noted at once, at most.
+pub const UNKNOWN_NEIGHBORS_MAX: usize = 16;
 
 /// What a batch is run with.
 pub struct Surroundings<'a> {
@@ -57,6 +64,7 @@ impl Pipeline {
             worker,
             answers: Vec::with_capacity(BATCH_MAX),
             icmp_limit: RateLimit::new(ICMP_ERRORS_PER_SECOND, ICMP_ERRORS_BURST),
+            unknown_neighbors: Vec::with_capacity(UNKNOWN_NEIGHBORS_MAX),
         }
     }
 
@@ -76,7 +84,10 @@ impl Pipeline {
                     source::check_endpoint(&context, slot, endpoint);
                     flow::prepare(&context, slot, endpoint, true);
                 }
-                Ingress::Uplink => tunnel::decapsulate(&mut context, slot),
+                Ingress::Uplink => {
+                    source::check_uplink(&context, slot);
+                    tunnel::decapsulate(&mut context, slot);
+                }
                 _ => {}
             }
         }
@@ -128,6 +139,7 @@ impl Pipeline {
             pool,
             answers: &mut self.answers,
             icmp_limit: &mut self.icmp_limit,
+            unknown_neighbors: &mut self.unknown_neighbors,
             now,
             worker: self.worker,
         }

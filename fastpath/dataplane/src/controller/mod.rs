@@ -149,6 +149,11 @@ impl Controller {
             Event::Kernel => {
                 self.kernel_changed_at.get_or_insert_with(Instant::now);
             }
+            Event::UnknownNeighbor(ifindex, address) => {
+                if !self.known_neighbors.contains_key(&(ifindex, address)) {
+                    self.manage(ifindex, address);
+                }
+            }
             Event::Stop => return false,
         }
         true
@@ -311,12 +316,17 @@ impl Controller {
             if self.managed.contains(&(ifindex, address)) {
                 continue;
             }
-            match self.mirror.manage(ifindex, address) {
-                Ok(()) => {
-                    self.managed.insert((ifindex, address));
-                }
-                Err(error) => debug!(%address, "{error}"),
+            if self.manage(ifindex, address) {
+                self.managed.insert((ifindex, address));
             }
         }
+    }
+
+    fn manage(&mut self, ifindex: u32, address: IpAddr) -> bool {
+        let managed = self.mirror.manage(ifindex, address);
+        if let Err(error) = &managed {
+            debug!(%address, "{error}");
+        }
+        managed.is_ok()
     }
 }

@@ -134,7 +134,7 @@ impl Ports {
     /// None yet.
     #[must_use]
     pub fn new(config: PortConfig, workers: Vec<WorkerHandle>) -> Self {
-        Ports {
+        let ports = Ports {
             config,
             workers,
             uplink: None,
@@ -143,7 +143,9 @@ impl Ports {
             pods: BTreeMap::new(),
             missing: BTreeMap::new(),
             sockets: 0,
-        }
+        };
+        ports.set_fill_targets(0);
+        ports
     }
 
     /// The workers.

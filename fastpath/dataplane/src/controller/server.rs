@@ -4,6 +4,7 @@
 //! The socket is 0600, and its peers must be of our own user or root.
 
 use std::io;
+use std::net::IpAddr;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -30,6 +31,8 @@ pub enum Event {
     Closed(u64),
     /// Links, addresses, routes or neighbors changed.
     Kernel,
+    /// A packet needed a next hop on a device whose MAC address is not known.
+    UnknownNeighbor(u32, IpAddr),
     /// Asked to end.
     Stop,
 }

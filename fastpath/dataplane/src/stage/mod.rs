@@ -10,13 +10,15 @@ pub mod route;
 pub mod source;
 pub mod tunnel;
 
+use std::net::IpAddr;
+
 use caracal_xsk::FramePool;
 
 use crate::batch::Slot;
 use crate::clock::Tick;
 use crate::counters::WorkerCounters;
 use crate::flow::FlowTable;
-use crate::pipeline::{Links, RateLimit};
+use crate::pipeline::{Links, RateLimit, UNKNOWN_NEIGHBORS_MAX};
 use crate::table::{RuleId, Tables};
 use crate::worker::WorkerIndex;
 
@@ -38,6 +40,8 @@ pub struct Context<'a> {
     pub answers: &'a mut Vec<Slot>,
     /// How many ICMP errors may still be sent.
     pub icmp_limit: &'a mut RateLimit,
+    /// Next hops that packets needed and nobody knew.
+    pub unknown_neighbors: &'a mut Vec<(u32, IpAddr)>,
     /// The time of this batch.
     pub now: Tick,
     /// Who we are.
@@ -49,5 +53,13 @@ impl Context<'_> {
     #[inline]
     pub fn rule_hit(&self, rule: RuleId, bytes: usize) {
         self.tables.policy.counters.bump(self.worker.0, rule, 1, bytes as u64);
+    }
+
+    /// Notes that somebody must find out the MAC address of a next hop.
+    #[cold]
+    pub fn wants_neighbor(&mut self, ifindex: u32, address: IpAddr) {
+        if self.unknown_neighbors.len() < UNKNOWN_NEIGHBORS_MAX && !self.unknown_neighbors.contains(&(ifindex, address)) {
+            self.unknown_neighbors.push((ifindex, address));
+        }
     }
 }

@@ -53,11 +53,12 @@ pub fn to_uplink(context: &mut Context, slot: &mut Slot, towards: IpAddr) {
     if !fits(context, slot, mtu) {
         return;
     }
-    let neighbor = match next_hop {
-        NextHop::Gateway { neighbor, .. } => Some(neighbor),
-        NextHop::OnLink => context.tables.neighbors.find(ifindex, towards),
+    let (hop, neighbor) = match next_hop {
+        NextHop::Gateway { neighbor, address } => (address, Some(neighbor)),
+        NextHop::OnLink => (towards, context.tables.neighbors.find(ifindex, towards)),
     };
     let Some(mac) = neighbor.and_then(|n| context.tables.neighbors.mac(n)) else {
+        context.wants_neighbor(ifindex, hop);
         return slot.drop(DropReason::NeighborUnresolved);
     };
     let Some(uplink) = context.links.uplink else { return slot.drop(DropReason::PortGone) };

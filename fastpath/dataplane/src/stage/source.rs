@@ -1,7 +1,7 @@
-//! Who may send what: a pod only from its own addresses, and never tunnel packets (calico-compatible: VXLAN and IPIP
+//! Who may send what to whom: a pod only from its own addresses, and never tunnel packets (calico-compatible: VXLAN and IPIP
 //! from workloads are refused).
 
-use caracal_wire::Protocol;
+use caracal_wire::{Ethernet, Protocol};
 
 use crate::batch::Slot;
 use crate::drop_reason::DropReason;
@@ -22,5 +22,15 @@ pub fn check_endpoint(context: &Context, slot: &mut Slot, endpoint: EndpointInde
         && context.tables.node.config().is_some_and(|node| node.vxlan_port == parsed.destination_port);
     if is_vxlan || parsed.protocol == Protocol::IPIP.0 {
         slot.drop(DropReason::PodSentTunnel);
+    }
+}
+
+/// Checks a frame that came from the fabric: a switch that floods shows us other machines' frames, too.
+#[inline]
+pub fn check_uplink(context: &Context, slot: &mut Slot) {
+    let ours = context.links.uplink.map(|link| link.mac);
+    let addressed = Ethernet::new_checked(slot.packet.head.data()).map(|header| header.destination());
+    if addressed.ok() != ours {
+        slot.drop(DropReason::NotOurMac);
     }
 }

@@ -9,6 +9,7 @@
 //! Ports tell when they are ready: epoll is edge-triggered, and a port stays on the ready list until it has been found
 //! empty a few times. So a turn looks at ports that have traffic, however many there are.
 
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -114,6 +115,8 @@ pub struct Thread {
     doorbell: Arc<Doorbell>,
     status: Arc<WorkerStatus>,
     counters: Arc<crate::counters::WorkerCounters>,
+    /// Where next hops go that packets needed and nobody knew.
+    unknown_neighbors: SyncSender<(u32, IpAddr)>,
     clock: Clock,
     epoll: Epoll,
     ready: Vec<Ready>,
@@ -133,6 +136,7 @@ impl Thread {
         doorbell: Arc<Doorbell>,
         status: Arc<WorkerStatus>,
         counters: Arc<crate::counters::WorkerCounters>,
+        unknown_neighbors: SyncSender<(u32, IpAddr)>,
         clock: Clock,
     ) -> nix::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
@@ -143,6 +147,7 @@ impl Thread {
             doorbell,
             status,
             counters,
+            unknown_neighbors,
             clock,
             epoll,
             ready: Vec::with_capacity(512),
@@ -179,6 +184,10 @@ impl Thread {
             }
             self.engine.flush();
             self.engine.tick(now);
+            for neighbor in self.engine.pipeline.unknown_neighbors.drain(..) {
+                // Full: somebody has asked for enough; the next packet asks again.
+                let _ = self.unknown_neighbors.try_send(neighbor);
+            }
 
             turns_since_poll += 1;
             if came > 0 || self.engine.has_unsent() {

@@ -1,3 +1,5 @@
+mod wild;
+
 use std::net::IpAddr;
 
 use caracal_plane_api as plane;
