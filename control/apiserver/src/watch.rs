@@ -253,3 +253,6 @@ fn expired(error: &crate::store::ReadError) -> ApiError {
 fn line(what: &str, object: &Value) -> String {
     format!("{{\"type\":\"{what}\",\"object\":{object}}}\n")
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,205 @@
+//! kill -9 at random moments: what was acknowledged is there afterwards, and nothing else than what was asked for.
+//!
+//! CARACAL_LONG=1 kills several hundred times instead of some tens.
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use common::{Elsewhere, any_port, client, serve_if_told};
+use futures::TryStreamExt;
+use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
+use kube::api::{Api, DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams, WatchParams};
+use proptest::strategy::{Strategy, ValueTree};
+use proptest::test_runner::TestRunner;
+
+#[test]
+fn the_server_that_others_kill() {
+    serve_if_told();
+}
+
+const WRITERS: usize = 4;
+
+/// What one writer did to its own objects, before its server died.
+#[derive(Default)]
+struct Diary {
+    /// What each object's label must be; none: it must be gone.
+    settled: BTreeMap<String, Option<u64>>,
+    /// A write that got no answer: it may have happened or not.
+    open: Option<(String, Option<u64>)>,
+    acknowledged: u64,
+    highest: u64,
+}
+
+/// Writes until the server no longer answers.
+async fn write(
+    accounts: Api<ServiceAccount>,
+    writer: usize,
+    counter: Arc<AtomicU64>,
+    known: BTreeMap<String, Option<u64>>,
+) -> Diary {
+    let mut diary = Diary { settled: known, ..Diary::default() };
+    loop {
+        let value = counter.fetch_add(1, Ordering::Relaxed);
+        let name = format!("w{writer}-{}", value % 7);
+        let exists = diary.settled.get(&name).is_some_and(Option::is_some);
+        let labels = BTreeMap::from([("value".to_owned(), value.to_string())]);
+        let (wanted, outcome) = if exists && value % 3 == 0 {
+            (None, accounts.delete(&name, &DeleteParams::default()).await.map(|_| None))
+        } else if exists {
+            let patch = Patch::Merge(serde_json::json!({ "metadata": { "labels": labels } }));
+            (Some(value), accounts.patch(&name, &PatchParams::default(), &patch).await.map(Some))
+        } else {
+            let metadata =
+                ObjectMeta { name: Some(name.clone()), labels: Some(labels), ..ObjectMeta::default() };
+            let account = ServiceAccount { metadata, ..ServiceAccount::default() };
+            (Some(value), accounts.create(&PostParams::default(), &account).await.map(Some))
+        };
+        match outcome {
+            Ok(object) => {
+                diary.acknowledged += 1;
+                let revision = object.and_then(|object| object.metadata.resource_version);
+                let revision = revision.and_then(|revision| revision.parse().ok()).unwrap_or(0);
+                diary.highest = diary.highest.max(revision);
+                diary.settled.insert(name, wanted);
+            }
+            Err(kube::Error::Api(status)) => panic!("{name}: {status}"),
+            Err(_) => {
+                diary.open = Some((name, wanted));
+                return diary;
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_acknowledged_write_survives_kill_9() {
+    let kills = if std::env::var("CARACAL_LONG").is_ok() { 400 } else { 30 };
+    let dir = tempfile::tempdir().expect("a directory");
+    let counter = Arc::new(AtomicU64::new(0));
+    let mut known: Vec<BTreeMap<String, Option<u64>>> = vec![BTreeMap::new(); WRITERS];
+    let (mut acknowledged, mut highest) = (0, 0);
+    let mut random = TestRunner::default();
+    for kill in 0..kills {
+        let server = Elsewhere::start(dir.path(), any_port());
+        let accounts: Api<ServiceAccount> = Api::namespaced(client(&server.kubeconfig()).await, "default");
+
+        let list = accounts.list(&ListParams::default()).await.expect("a list");
+        let revision: u64 = list.metadata.resource_version.expect("a revision").parse().expect("a number");
+        assert!(revision >= highest, "the revision went back from {highest} to {revision} at kill {kill}");
+        let found: BTreeMap<String, u64> = list
+            .items
+            .into_iter()
+            .filter_map(|account| {
+                let value = account.metadata.labels?.get("value")?.parse().ok()?;
+                Some((account.metadata.name?, value))
+            })
+            .collect();
+        let expected: BTreeMap<String, u64> =
+            known.iter().flatten().filter_map(|(name, value)| Some((name.clone(), (*value)?))).collect();
+        assert_eq!(found, expected, "after kill {kill}");
+
+        let writers: Vec<_> = (0..WRITERS)
+            .map(|writer| {
+                tokio::spawn(write(accounts.clone(), writer, Arc::clone(&counter), known[writer].clone()))
+            })
+            .collect();
+        let pause = (1u64..120).new_tree(&mut random).expect("a number").current();
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+        server.kill();
+
+        // A write without an answer is settled by looking.
+        let mut open = Vec::new();
+        for (writer, diary) in writers.into_iter().enumerate() {
+            let diary = diary.await.expect("a writer");
+            acknowledged += diary.acknowledged;
+            highest = highest.max(diary.highest);
+            known[writer] = diary.settled;
+            open.extend(diary.open.map(|(name, wanted)| (writer, name, wanted)));
+        }
+        settle(dir.path(), &mut known, open).await;
+    }
+    assert!(acknowledged > kills, "too few writes to say anything: {acknowledged}");
+    println!("{acknowledged} acknowledged writes, {kills} kills");
+}
+
+async fn settle(
+    dir: &std::path::Path,
+    known: &mut [BTreeMap<String, Option<u64>>],
+    open: Vec<(usize, String, Option<u64>)>,
+) {
+    let server = Elsewhere::start(dir, any_port());
+    let accounts: Api<ServiceAccount> = Api::namespaced(client(&server.kubeconfig()).await, "default");
+    for (writer, name, wanted) in open {
+        let before = known[writer].get(&name).copied().flatten();
+        let found = accounts.get_opt(&name).await.expect("an answer");
+        let found: Option<u64> =
+            found.map(|account| account.metadata.labels.expect("labels")["value"].parse().expect("a number"));
+        assert!(
+            found == before || found == wanted,
+            "{name} is {found:?}, was {before:?}, should be {wanted:?}"
+        );
+        known[writer].insert(name, found);
+    }
+    server.kill();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_namespace_whose_deletion_was_interrupted_still_goes() {
+    let dir = tempfile::tempdir().expect("a directory");
+    for round in 0..5 {
+        let server = Elsewhere::start(dir.path(), any_port());
+        let client = client(&server.kubeconfig()).await;
+        let namespaces: Api<Namespace> = Api::all(client.clone());
+        let name = format!("n{round}");
+        let metadata = ObjectMeta { name: Some(name.clone()), ..ObjectMeta::default() };
+        let namespace = Namespace { metadata, ..Namespace::default() };
+        namespaces.create(&PostParams::default(), &namespace).await.expect("a namespace");
+        let accounts: Api<ServiceAccount> = Api::namespaced(client, &name);
+        for index in 0..20 {
+            let metadata = ObjectMeta { name: Some(format!("a{index}")), ..ObjectMeta::default() };
+            let account = ServiceAccount { metadata, ..ServiceAccount::default() };
+            accounts.create(&PostParams::default(), &account).await.expect("an account");
+        }
+        namespaces.delete(&name, &DeleteParams::default()).await.expect("it begins to go");
+        server.kill();
+
+        let server = Elsewhere::start(dir.path(), any_port());
+        let client = common::client(&server.kubeconfig()).await;
+        let namespaces: Api<Namespace> = Api::all(client.clone());
+        gone(&namespaces, &name).await;
+        let accounts: Api<ServiceAccount> = Api::all(client);
+        let left: BTreeSet<_> = accounts
+            .list(&ListParams::default())
+            .await
+            .expect("a list")
+            .into_iter()
+            .filter(|account| account.metadata.namespace.as_deref() == Some(&name))
+            .filter_map(|account| account.metadata.name)
+            .collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+}
+
+/// Waits until there is no such namespace.
+async fn gone(namespaces: &Api<Namespace>, name: &str) {
+    loop {
+        let field = format!("metadata.name={name}");
+        let list = namespaces.list(&ListParams::default().fields(&field)).await.expect("a list");
+        if list.items.is_empty() {
+            return;
+        }
+        let revision = list.metadata.resource_version.expect("a revision");
+        let watch = WatchParams::default().fields(&field).timeout(60);
+        let events = namespaces.watch(&watch, &revision).await.expect("a watch");
+        let mut events = std::pin::pin!(events);
+        while let Some(event) = events.try_next().await.expect("an event") {
+            if matches!(event, kube::api::WatchEvent::Deleted(_)) {
+                break;
+            }
+        }
+    }
+}
