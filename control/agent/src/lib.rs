@@ -53,7 +53,7 @@ pub enum AgentError {
     NotPermitted,
     /// Signals cannot be caught.
     #[error("cannot catch signals: {0}")]
-    Signals(#[source] std::io::Error),
+    Signals(std::io::Error),
     /// Something could not be removed.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     CleanUp(Vec<KernelError>),

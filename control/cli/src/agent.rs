@@ -1,5 +1,6 @@
 //! `caracal agent`: the control plane of one node.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -36,11 +37,12 @@ pub struct Args {
 /// Runs it.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let filter = match std::env::var(LOG) {
-        Ok(text) => EnvFilter::try_new(&text).with_context(|| format!("{LOG}={text}"))?,
+        Ok(text) => EnvFilter::try_new(&text).map_err(|e| anyhow::anyhow!("{LOG}={text}: {e}"))?,
         // What kube's client would say at each attempt, the agent says once.
         Err(_) => EnvFilter::new("info,kube_client::client::builder=off"),
     };
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let ansi = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(ansi).with_writer(std::io::stderr).init();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

@@ -33,15 +33,15 @@ const EADDRNOTAVAIL: i32 = 99;
 
 /// What could not be observed or changed, and why.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {doing}: {source}")]
+#[error("cannot {doing}: {error}")]
 pub struct KernelError {
     doing: String,
-    source: io::Error,
+    error: io::Error,
 }
 
 impl KernelError {
-    fn new(doing: impl Into<String>, source: io::Error) -> Self {
-        Self { doing: doing.into(), source }
+    fn new(doing: impl Into<String>, error: io::Error) -> Self {
+        Self { doing: doing.into(), error }
     }
 
     pub(super) fn no_uplink(address: IpAddr) -> Self {

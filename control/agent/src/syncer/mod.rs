@@ -36,12 +36,12 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// The kubeconfig cannot be read.
-    #[error("kubeconfig {path}: {source}")]
+    #[error("kubeconfig {path}: {error}")]
     Unreadable {
         /// Its path.
         path: String,
         /// Why.
-        source: std::io::Error,
+        error: std::io::Error,
     },
     /// The kubeconfig cannot be used.
     #[error("kubeconfig {path}: {why}")]
@@ -53,14 +53,14 @@ pub enum ClientError {
     },
     /// No kubeconfig, and this is no pod.
     #[error("no --kubeconfig is given, and this is not a pod with a service account: {0}")]
-    InCluster(#[from] kube::config::InClusterError),
+    InCluster(kube::config::InClusterError),
     /// The certificates or the address in the configuration cannot be used.
-    #[error("cannot make a client from {from}: {source}")]
+    #[error("cannot make a client from {from}: {error}")]
     Client {
         /// Where the configuration came from.
         from: String,
         /// What is wrong with it.
-        source: Box<kube::Error>,
+        error: Box<kube::Error>,
     },
 }
 
@@ -73,7 +73,7 @@ pub async fn client(kubeconfig: Option<&Path>) -> Result<Client, ClientError> {
         Some(file) => {
             let path = file.display().to_string();
             std::fs::File::open(file)
-                .map_err(|source| ClientError::Unreadable { path: path.clone(), source })?;
+                .map_err(|error| ClientError::Unreadable { path: path.clone(), error })?;
             let wrong = |error: kube::config::KubeconfigError| {
                 // A YAML error goes on with an excerpt of the file, which may hold secrets.
                 let why = causes(&error).lines().next().unwrap_or_default().to_owned();
@@ -84,10 +84,12 @@ pub async fn client(kubeconfig: Option<&Path>) -> Result<Client, ClientError> {
                 Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await.map_err(wrong)?;
             (config, format!("kubeconfig {path}"))
         }
-        None => (Config::incluster()?, "the pod's service account".to_owned()),
+        None => {
+            (Config::incluster().map_err(ClientError::InCluster)?, "the pod's service account".to_owned())
+        }
     };
     config.connect_timeout = Some(CONNECT_TIMEOUT);
-    Client::try_from(config).map_err(|source| ClientError::Client { from, source: Box::new(source) })
+    Client::try_from(config).map_err(|error| ClientError::Client { from, error: Box::new(error) })
 }
 
 /// What the syncer tells.
