@@ -188,8 +188,16 @@ fn whole_story(error: &(dyn Error + 'static)) -> String {
         }
         next = cause.source();
     }
-    story.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" | ")
+    let mut lines: Vec<&str> = story.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    // A verifier's log says at its end what it did not like; nobody reads the rest of it in a message.
+    if lines.len() > LINES_OF_A_STORY {
+        lines.splice(1..lines.len() - (LINES_OF_A_STORY - 2), ["…"]);
+    }
+    lines.join(" | ")
 }
+
+/// Lines of an error that are worth telling.
+const LINES_OF_A_STORY: usize = 6;
 
 /// aya's loader reads all of the kernel's type information when it is made, which takes tens of milliseconds; our programs look into no
 /// kernel structure, so one loader is made for the process and forgets it.
