@@ -58,7 +58,6 @@ pub struct TableBuilder {
     state: State,
     policy: PolicyBuilder,
     routes: Routes,
-    kernel: BTreeMap<Prefix, KernelRoute>,
     local_addresses: BTreeSet<IpAddr>,
     local_blocks: BTreeSet<Prefix>,
     endpoints: Endpoints,
@@ -102,7 +101,6 @@ impl TableBuilder {
             state: State::default(),
             policy: PolicyBuilder::new(workers),
             routes: Routes::default(),
-            kernel: BTreeMap::new(),
             local_addresses: BTreeSet::new(),
             local_blocks: BTreeSet::new(),
             endpoints: Endpoints::default(),
@@ -143,9 +141,8 @@ impl TableBuilder {
         for route in routes {
             new.entry(route.prefix).or_insert(*route);
         }
-        let gone: Vec<Prefix> =
-            self.kernel.keys().filter(|prefix| !new.contains_key(prefix)).copied().collect();
-        for prefix in gone {
+        let gone = self.routes.of(Origin::Kernel).filter(|prefix| !new.contains_key(prefix));
+        for prefix in gone.collect::<Vec<_>>() {
             self.remove_kernel_route(prefix);
         }
         for route in new.into_values() {
@@ -155,9 +152,6 @@ impl TableBuilder {
 
     /// Adds a route of the kernel, or replaces the one with its prefix.
     pub fn set_kernel_route(&mut self, route: KernelRoute) {
-        if self.kernel.insert(route.prefix, route) == Some(route) {
-            return;
-        }
         let next_hop = match route.gateway {
             Some(address) => {
                 NextHop::Gateway { address, neighbor: self.neighbors.index(route.ifindex, address) }
@@ -170,9 +164,7 @@ impl TableBuilder {
 
     /// Removes the kernel's route for `prefix`.
     pub fn remove_kernel_route(&mut self, prefix: Prefix) {
-        if self.kernel.remove(&prefix).is_some() {
-            self.state_route(prefix, Origin::Kernel, None);
-        }
+        self.state_route(prefix, Origin::Kernel, None);
     }
 
     /// Replaces the host's own addresses.
@@ -315,8 +307,8 @@ impl TableBuilder {
     }
 
     fn state_route(&mut self, prefix: Prefix, origin: Origin, entry: Option<FibEntry>) {
-        self.routes.state(prefix, origin, entry);
-        self.underlay_is_stale |= self.tunnels.by_source.has_inside(prefix);
+        let is_new = self.routes.state(prefix, origin, entry);
+        self.underlay_is_stale |= is_new && self.tunnels.by_source.has_inside(prefix);
     }
 
     fn entry(&self, target: &Target) -> Option<FibEntry> {

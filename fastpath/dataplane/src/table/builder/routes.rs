@@ -23,8 +23,8 @@ pub(super) struct Routes {
 type EntryNumber = std::num::NonZeroU32;
 
 impl Routes {
-    /// States, for `origin`, the entry of `prefix`; None: it states nothing any more.
-    pub fn state(&mut self, prefix: Prefix, origin: Origin, entry: Option<FibEntry>) {
+    /// States, for `origin`, the entry of `prefix`; None: it states nothing any more. Says whether that is new.
+    pub fn state(&mut self, prefix: Prefix, origin: Origin, entry: Option<FibEntry>) -> bool {
         let number = entry.map(|entry| self.entries.retain(entry));
         let stated = self.stated.entry(prefix).or_default();
         let former = std::mem::replace(&mut stated[origin as usize], number);
@@ -40,6 +40,13 @@ impl Routes {
         if let Some(former) = former {
             self.entries.release(former);
         }
+        former != number
+    }
+
+    /// The prefixes for which `origin` states something.
+    pub fn of(&self, origin: Origin) -> impl Iterator<Item = Prefix> {
+        let of = self.stated.iter().filter(move |(_, stated)| stated[origin as usize].is_some());
+        of.map(|(prefix, _)| *prefix)
     }
 
     /// What is in force, by prefix, and who stated it.

@@ -11,7 +11,7 @@
 //! endpoint in one direction: tiers, policies and their rules, profiles. Ids of classes, lists and rules are never
 //! reused, and what a (list, class) says never changes: a verdict is current as long as both ids are.
 //!
-//! [`compile`] turns a list and a class into a row in which rules are gone: per protocol the ports, cut into ranges of one
+//! `compile.rs` turns a list and a class into a row in which rules are gone: per protocol the ports, cut into ranges of one
 //! judgement. So what a first packet costs depends on the number of ranges (logarithmically), not of rules.
 
 mod builder;
