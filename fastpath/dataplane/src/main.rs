@@ -35,12 +35,12 @@ use tracing::{info, warn};
 #[command(
     version,
     after_help = "Examples:
-  caracal-fastpath --socket /var/run/caracal/plane.sock --cpus 2,3
-  caracal fastpath status --socket /var/run/caracal/plane.sock"
+  caracal-fastpath --socket /var/run/caracal/fastpath.sock --cpus 2,3
+  caracal fastpath status --socket /var/run/caracal/fastpath.sock"
 )]
 struct Arguments {
     /// Where the control plane and readers connect (a unix socket, made with mode 0600)
-    #[arg(long, default_value = "/var/run/caracal/plane.sock")]
+    #[arg(long, default_value = "/var/run/caracal/fastpath.sock")]
     socket: PathBuf,
     /// CPUs to pin workers to, one worker each ("2,3" or "2-5"); not given: one worker, not pinned
     #[arg(long, value_parser = parse_cpus)]
