@@ -1,1 +1,49 @@
-fn main() {}
+//! `pktgen`: a generator and a sink of traffic, to find out what a network does to it.
+//!
+//! ```text
+//!   profile ─► pace ─► generator ══ packets ══► sink ─► report
+//!   (flows,    (tokens) (one place)  (numbered   (another place:
+//!    sizes,                           and         loss, order,
+//!    rate)                            stamped)    latency)
+//! ```
+//!
+//! A place is a network namespace of this machine, so both ends read one clock and latency is one-way.
+//! Exit status: 0 done, 1 what was expected did not happen, 2 could not run.
+
+mod clock;
+mod cpu;
+mod generator;
+mod pace;
+mod payload;
+mod place;
+mod profile;
+mod report;
+mod run;
+mod sink;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Sends numbered, stamped packets and tells what became of them.
+#[derive(Debug, Parser)]
+#[command(name = "pktgen", version, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::Args),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Run(args) => run::run(&args),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("pktgen: {error:#}");
+        ExitCode::from(2)
+    })
+}

@@ -1,0 +1,206 @@
+//! Sends a profile's packets from connected UDP sockets, one socket a flow.
+//!
+//! A packet counts as sent when the kernel has taken it, and only then uses up a sequence number: so what the sink misses was lost on the
+//! way. A packet that the kernel refuses (no route, no neighbor) spends its token and is counted as refused.
+
+use std::io::IoSlice;
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow};
+use nix::sys::prctl;
+use nix::sys::socket::{MsgFlags, MultiHeaders, SetSockOpt, sendmmsg, sockopt};
+
+use crate::clock;
+use crate::pace::{Pacer, Rate};
+use crate::payload::{self, Mark};
+use crate::place::Place;
+use crate::profile::{HEADERS_LEN, Profile};
+
+/// Packets given to the kernel in one call, at most.
+const BATCH: usize = 32;
+/// Below this, waiting for the next token by sleeping would be late: wake-ups take about so long.
+const SPIN: Duration = Duration::from_micros(20);
+/// Wishes; the kernel caps what an ordinary user gets.
+const SEND_BUFFER_BYTES: usize = 4 << 20;
+
+/// Who sends to whom.
+#[derive(Debug, Clone)]
+pub struct Ends {
+    /// Where the generator is.
+    pub from: Place,
+    /// Its address; `None`: as the kernel chooses.
+    pub from_address: Option<Ipv4Addr>,
+    /// The source port of the first flow; `None`: as the kernel chooses.
+    pub from_port: Option<u16>,
+    /// Where packets go.
+    pub to: SocketAddrV4,
+}
+
+/// One socket for each flow, made in the generator's place.
+///
+/// # Errors
+/// The place cannot be entered, or the kernel refuses a socket.
+pub fn open(ends: &Ends, flows: u32) -> anyhow::Result<Vec<UdpSocket>> {
+    ends.from.within(|| {
+        (0..flows)
+            .map(|flow| {
+                let port = match ends.from_port {
+                    None => 0,
+                    Some(first) => u16::try_from(u32::from(first) + flow)
+                        .map_err(|_| anyhow!("there are no {flows} source ports from {first} on"))?,
+                };
+                let local = SocketAddrV4::new(ends.from_address.unwrap_or(Ipv4Addr::UNSPECIFIED), port);
+                let socket = UdpSocket::bind(local)
+                    .with_context(|| format!("cannot send from {local} in {}", ends.from))?;
+                // Without root the default buffer has to do.
+                let _ = sockopt::SndBufForce.set(&socket, &SEND_BUFFER_BYTES);
+                socket
+                    .connect(ends.to)
+                    .with_context(|| format!("cannot send to {} from {}", ends.to, ends.from))?;
+                Ok(socket)
+            })
+            .collect()
+    })
+}
+
+/// What was sent.
+#[derive(Debug, Default)]
+pub struct Sent {
+    /// Packets of each flow.
+    pub by_flow: Vec<u64>,
+    /// Bytes of all frames, from Ethernet header to end of payload.
+    pub bytes: u64,
+    /// From the first packet to the last.
+    pub elapsed: Duration,
+    /// Packets that were due while the generator was held up, and were left out.
+    pub missed: u64,
+    /// Packets that the sender's own kernel refused.
+    pub refused: u64,
+}
+
+impl Sent {
+    /// Packets of all flows.
+    #[must_use]
+    pub fn packets(&self) -> u64 {
+        self.by_flow.iter().sum()
+    }
+}
+
+/// Sends one uncounted packet for each flow, so that neighbors are resolved and flows known before the counting begins.
+pub fn send_scouts(sockets: &[UdpSocket], run: u32) {
+    let mut bytes = [0; payload::LEN];
+    for (flow, socket) in (0..).zip(sockets) {
+        Mark { run, flow, sequence: payload::SCOUT, sent_ns: clock::now_ns() }.write(&mut bytes);
+        // Whether it gets through is what the sink will know.
+        let _ = socket.send(&bytes);
+    }
+}
+
+/// Sends the whole profile. `progress` follows the number of packets; `stop` ends the run early.
+///
+/// # Errors
+/// The kernel refuses in a way that trying again will not mend.
+pub fn send(
+    sockets: &[UdpSocket],
+    run: u32,
+    profile: &Profile,
+    progress: &AtomicU64,
+    stop: &AtomicBool,
+) -> anyhow::Result<Sent> {
+    // The default slack of 50 µs would make every wake-up late. Refused only by kernels without it.
+    let _ = prctl::set_timerslack(1);
+    let payload_max = profile.sizes.largest() - HEADERS_LEN;
+    let mut buffers = vec![vec![0u8; payload_max]; BATCH];
+    let mut headers = MultiHeaders::<()>::preallocate(BATCH, None);
+    let mut sent = Sent { by_flow: vec![0; sockets.len()], ..Sent::default() };
+    let mut pacer = Pacer::new(profile.rate, profile.duration);
+    let mut total = 0u64;
+    let mut next_flow = 0;
+    let start = Instant::now();
+    while !stop.load(Ordering::Relaxed) {
+        let elapsed = start.elapsed();
+        let Some(mut due) = pacer.take(elapsed, BATCH as u64) else { break };
+        if due == 0 {
+            wait(pacer.next().saturating_sub(start.elapsed()));
+            continue;
+        }
+        // What is due is spread over the flows; without a rate each gets a whole call.
+        let share = match profile.rate {
+            Rate::Max => BATCH as u64,
+            Rate::PerSecond(_) => due.div_ceil(sockets.len() as u64),
+        };
+        while due > 0 {
+            let flow = next_flow;
+            next_flow = (next_flow + 1) % sockets.len();
+            let (Some(socket), Some(sequence)) = (sockets.get(flow), sent.by_flow.get_mut(flow)) else {
+                break;
+            };
+            let n = share.min(due);
+            due -= n;
+            let now = clock::now_ns();
+            let flow = u32::try_from(flow).unwrap_or(u32::MAX);
+            for (buffer, i) in buffers.iter_mut().zip(0..n) {
+                Mark { run, flow, sequence: *sequence + i, sent_ns: now }.write(buffer);
+            }
+            let size = |i: usize| profile.sizes.of(total + i as u64);
+            let slices: [[IoSlice; 1]; BATCH] =
+                std::array::from_fn(|i| [IoSlice::new(&buffers[i][..size(i) - HEADERS_LEN])]);
+            let n = usize::try_from(n).unwrap_or(BATCH);
+            let result = sendmmsg(
+                socket.as_raw_fd(),
+                &mut headers,
+                slices[..n].iter(),
+                [None::<()>; BATCH],
+                [],
+                MsgFlags::empty(),
+            );
+            let taken = match result {
+                Ok(results) => results.count(),
+                Err(errno) if passes(errno) => 0,
+                Err(nix::Error::EMSGSIZE) => {
+                    let largest = profile.sizes.largest();
+                    return Err(anyhow!(
+                        "frames of up to {largest} bytes are larger than this path's MTU; ask for a smaller --size"
+                    ));
+                }
+                Err(errno) => return Err(anyhow!(errno).context("the kernel refuses to send")),
+            };
+            sent.refused += (n - taken) as u64;
+            sent.bytes += (0..taken).map(|i| size(i) as u64).sum::<u64>();
+            *sequence += taken as u64;
+            total += taken as u64;
+            progress.store(total, Ordering::Relaxed);
+        }
+    }
+    sent.elapsed = start.elapsed();
+    sent.missed = pacer.missed();
+    Ok(sent)
+}
+
+/// Whether the next packet may well be taken: nobody listens yet, a route or neighbor is missing, a queue is full.
+fn passes(errno: nix::Error) -> bool {
+    use nix::Error as E;
+    matches!(
+        errno,
+        E::ECONNREFUSED
+            | E::EHOSTUNREACH
+            | E::ENETUNREACH
+            | E::ENETDOWN
+            | E::ENOBUFS
+            | E::EAGAIN
+            | E::EINTR
+            | E::EPERM
+    )
+}
+
+fn wait(time: Duration) {
+    if time > SPIN {
+        thread::sleep(time - SPIN);
+    } else {
+        std::hint::spin_loop();
+    }
+}

@@ -1,0 +1,311 @@
+//! `pktgen run`: one generator, one sink, one profile.
+
+use std::io::{IsTerminal, Write};
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use clap::ValueEnum;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigSet, Signal};
+
+use crate::generator::{self, Ends, Sent};
+use crate::pace::Rate;
+use crate::place::Place;
+use crate::profile::{Profile, Sizes, parse_duration};
+use crate::report::{self, Circumstances, Report};
+use crate::sink::{self, Account, Progress};
+use crate::{clock, cpu};
+
+const FLOWS_MAX: u32 = 20_000;
+/// Descriptors beside the flows' sockets.
+const FILES_BESIDE: u64 = 64;
+/// How often scouts are sent until one comes through.
+const SCOUT_EVERY: Duration = Duration::from_millis(20);
+const LIVE_EVERY: Duration = Duration::from_millis(500);
+const TURN: Duration = Duration::from_millis(5);
+
+const EXAMPLES: &str = "\
+Examples:
+  Between two pods of a lab, 10,000 packets a second; fail if one is lost:
+    pktgen run --lab demo --from default/client --to default/server --rate 10k --expect-no-loss
+  As fast as it goes between two network namespaces, 8 flows of simple IMIX:
+    pktgen run --from-netns a --to-netns b --rate max --flows 8 --size imix --duration 30s
+  Through the loopback of this machine:
+    pktgen run --to-address 127.0.0.1 --rate 1k --duration 2s --output json
+
+Exit status: 0 done; 1 --expect-no-loss, and a packet was lost; 2 could not run.";
+
+/// Send flows of UDP from one place to another, and tell what was lost, late, doubled or out of order
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// The lab that --from and --to are in
+    #[arg(long, value_name = "NAME")]
+    lab: Option<String>,
+    /// Where to send from, in the lab: NAMESPACE/POD, node/NAME or outside
+    #[arg(long, value_name = "WHERE", requires = "lab", conflicts_with = "from_netns")]
+    from: Option<String>,
+    /// Where to send to, in the lab
+    #[arg(long, value_name = "WHERE", requires = "lab", conflicts_with = "to_netns")]
+    to: Option<String>,
+    /// The network namespace to send from: a name of `ip netns`, or a path [default: this one]
+    #[arg(long, value_name = "NETNS")]
+    from_netns: Option<String>,
+    /// The network namespace to send to [default: this one]
+    #[arg(long, value_name = "NETNS")]
+    to_netns: Option<String>,
+    /// The address to send to [default: that of the place]
+    #[arg(long, value_name = "ADDRESS")]
+    to_address: Option<Ipv4Addr>,
+    /// The address to send from [default: as the kernel chooses]
+    #[arg(long, value_name = "ADDRESS")]
+    from_address: Option<Ipv4Addr>,
+    /// The port to send to
+    #[arg(long, value_name = "PORT", default_value_t = 9000)]
+    port: u16,
+    /// The source port of the first flow; further flows count up [default: as the kernel chooses]
+    #[arg(long, value_name = "PORT")]
+    from_port: Option<u16>,
+    /// How many flows; packets take turns among them
+    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(FLOWS_MAX)))]
+    flows: u32,
+    /// Frame sizes, from Ethernet header to end of payload, without FCS: SIZE[xWEIGHT],… or imix (64x7,590x4,1514x1)
+    #[arg(long, value_name = "SIZES", default_value = "64")]
+    size: String,
+    /// Packets a second, all flows together: 500, 10k, 1.5M; or max
+    #[arg(long, value_name = "RATE", default_value = "10k")]
+    rate: Rate,
+    /// For how long
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_duration)]
+    duration: Duration,
+    /// How long to wait for a first packet to come through before the counting begins
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = parse_duration)]
+    wait: Duration,
+    /// How long to wait for the last packets
+    #[arg(long, value_name = "TIME", default_value = "500ms", value_parser = parse_duration)]
+    linger: Duration,
+    /// How packets are made and taken
+    #[arg(long, value_enum, default_value_t = Engine::Socket)]
+    engine: Engine,
+    /// Exit status 1 if a packet was lost, or none was sent
+    #[arg(long)]
+    expect_no_loss: bool,
+    /// How to print the report
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Engine {
+    /// The kernel's UDP sockets
+    Socket,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Table,
+    Json,
+}
+
+/// Runs `pktgen run`.
+///
+/// # Errors
+/// It could not run.
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let profile = Profile {
+        flows: args.flows,
+        sizes: args.size.parse::<Sizes>().map_err(anyhow::Error::msg).context("--size")?,
+        rate: args.rate,
+        duration: args.duration,
+    };
+    let from =
+        place(args.lab.as_deref(), args.from.as_deref(), args.from_netns.as_deref()).context("--from")?;
+    let to = place(args.lab.as_deref(), args.to.as_deref(), args.to_netns.as_deref()).context("--to")?;
+    let to_address = match args.to_address {
+        Some(address) => address,
+        None => to.address().context("--to")?,
+    };
+    raise_file_limit(args.flows)?;
+    let ends = Ends {
+        from,
+        from_address: args.from_address,
+        from_port: args.from_port,
+        to: SocketAddrV4::new(to_address, args.port),
+    };
+    let Engine::Socket = args.engine;
+    let sink = sink::open(&to, ends.to)?;
+    let sockets = generator::open(&ends, args.flows)?;
+    let stop = Stop::on_signals()?;
+    let measured = measure(&sockets, &sink, &profile, args, stop)?;
+    let about = Circumstances {
+        profile: profile.row(&args.size),
+        asked_pps: match profile.rate {
+            Rate::Max => None,
+            Rate::PerSecond(rate) => Some(rate),
+        },
+        from: ends.from.to_string(),
+        to: format!("{to} {}", ends.to),
+        machine_cpu_s: measured.machine_cpu_s,
+        sink_overflow: sink::overflowed(&to, &sink),
+        way_was_open: measured.way_was_open,
+        interrupted: stop.is_set(),
+    };
+    let report = Report::new(&measured.sent, &measured.account, about);
+    match args.output {
+        Output::Json => println!("{}", serde_json::to_string_pretty(&report)?),
+        Output::Table => print!("{}", report.table()),
+    }
+    for warning in &report.warnings {
+        eprintln!("pktgen: {warning}");
+    }
+    let failed = args.expect_no_loss && (report.total.lost > 0 || report.total.sent == 0);
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn place(lab: Option<&str>, target: Option<&str>, netns: Option<&str>) -> anyhow::Result<Place> {
+    match (lab, target, netns) {
+        (Some(lab), Some(target), _) => Place::in_lab(lab, target),
+        (_, _, Some(netns)) => Ok(Place::Netns(netns.into())),
+        (Some(lab), None, None) => bail!("say where in lab {lab}"),
+        (None, _, None) => Ok(Place::Here),
+    }
+}
+
+fn raise_file_limit(flows: u32) -> anyhow::Result<()> {
+    let needed = u64::from(flows) + FILES_BESIDE;
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("cannot read the limit of open files")?;
+    if needed <= soft {
+        return Ok(());
+    }
+    setrlimit(Resource::RLIMIT_NOFILE, needed, hard.max(needed)).with_context(|| {
+        format!("{flows} flows need {needed} open files, and the limit is {hard}; ask for fewer --flows")
+    })
+}
+
+/// Ctrl-C or SIGTERM ends a run early; it is still reported.
+#[derive(Debug, Clone, Copy)]
+struct Stop(&'static AtomicBool);
+
+impl Stop {
+    /// Threads started from now on leave these signals to the one that waits for them.
+    fn on_signals() -> anyhow::Result<Self> {
+        static STOP: AtomicBool = AtomicBool::new(false);
+        let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM].into_iter().collect();
+        signals.thread_block().context("cannot block signals")?;
+        thread::spawn(move || {
+            if signals.wait().is_ok() {
+                STOP.store(true, Ordering::Relaxed);
+            }
+        });
+        Ok(Stop(&STOP))
+    }
+
+    fn is_set(self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+struct Measured {
+    sent: Sent,
+    account: Account,
+    machine_cpu_s: Option<f64>,
+    way_was_open: bool,
+}
+
+fn measure(
+    sockets: &[UdpSocket],
+    sink: &UdpSocket,
+    profile: &Profile,
+    args: &Args,
+    stop: Stop,
+) -> anyhow::Result<Measured> {
+    // Different in every run, so that what an earlier one left on the way is not taken for ours.
+    let run = std::process::id() ^ (clock::now_ns() >> 8) as u32;
+    let mut account = Account::new(run, profile.flows)?;
+    let (progress, sent_so_far, close) = (Progress::default(), AtomicU64::new(0), AtomicBool::new(false));
+    let result: anyhow::Result<_> = thread::scope(|scope| {
+        let receiver = scope.spawn(|| sink::receive(sink, &mut account, &progress, &close));
+        let sent = (|| {
+            let way_was_open = open_the_way(sockets, run, &progress, args.wait, stop);
+            let busy = cpu::busy_seconds();
+            let sender = scope.spawn(|| generator::send(sockets, run, profile, &sent_so_far, stop.0));
+            watch(&sent_so_far, &progress, || sender.is_finished());
+            let sent = join(sender)?;
+            let machine_cpu_s = busy.zip(cpu::busy_seconds()).map(|(before, after)| after - before);
+            wait_for_the_last(sent.packets(), &progress, args.linger);
+            Ok((sent, machine_cpu_s, way_was_open))
+        })();
+        close.store(true, Ordering::Relaxed);
+        join(receiver)?;
+        sent
+    });
+    let (sent, machine_cpu_s, way_was_open) = result?;
+    Ok(Measured { sent, account, machine_cpu_s, way_was_open })
+}
+
+fn join<T>(thread: thread::ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+fn open_the_way(sockets: &[UdpSocket], run: u32, progress: &Progress, limit: Duration, stop: Stop) -> bool {
+    let start = Instant::now();
+    loop {
+        generator::send_scouts(sockets, run);
+        let sent = Instant::now();
+        while sent.elapsed() < SCOUT_EVERY {
+            if progress.scouted.load(Ordering::Relaxed) {
+                return true;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        if start.elapsed() > limit || stop.is_set() {
+            return false;
+        }
+    }
+}
+
+/// Follows the run; on a terminal, shows how it goes.
+fn watch(sent: &AtomicU64, progress: &Progress, is_over: impl Fn() -> bool) {
+    let live = std::io::stderr().is_terminal();
+    let start = Instant::now();
+    let (mut shown, mut before) = (start, (0, 0));
+    while !is_over() {
+        thread::sleep(TURN);
+        let interval = shown.elapsed();
+        if !live || interval < LIVE_EVERY {
+            continue;
+        }
+        shown = Instant::now();
+        let now = (sent.load(Ordering::Relaxed), progress.received.load(Ordering::Relaxed));
+        let per_second = |now: u64, before: u64| report::rate((now - before) as f64 / interval.as_secs_f64());
+        let line = format!(
+            "{:5.1} s   sent {} packets/s   received {} packets/s   missing {}",
+            start.elapsed().as_secs_f64(),
+            per_second(now.0, before.0),
+            per_second(now.1, before.1),
+            now.0.saturating_sub(now.1)
+        );
+        before = now;
+        // A terminal that is gone does not stop a run.
+        let _ = write!(std::io::stderr(), "\r\x1b[K{line}");
+    }
+    if live {
+        let _ = write!(std::io::stderr(), "\r\x1b[K");
+    }
+}
+
+fn wait_for_the_last(sent: u64, progress: &Progress, linger: Duration) {
+    let mut received = progress.received.load(Ordering::Relaxed);
+    let mut since = Instant::now();
+    while received < sent && since.elapsed() < linger {
+        thread::sleep(TURN);
+        let now = progress.received.load(Ordering::Relaxed);
+        if now != received {
+            (received, since) = (now, Instant::now());
+        }
+    }
+}
