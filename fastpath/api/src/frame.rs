@@ -38,7 +38,7 @@ pub fn encode(message: &impl Message, out: &mut Vec<u8>) -> Result<(), FrameErro
     out.reserve(LENGTH_BYTES + length);
     out.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes());
     // Encoding fails only when the buffer is too small, and a Vec grows.
-    message.encode_raw(out);
+    let _ = message.encode(out);
     Ok(())
 }
 
@@ -62,7 +62,7 @@ pub fn read_message<M: Message + Default>(input: &mut impl Read) -> Result<M, Fr
     let mut decoder = Decoder::default();
     let mut chunk = [0; LENGTH_BYTES];
     loop {
-        if let Some(message) = decoder.next()? {
+        if let Some(message) = decoder.next_message()? {
             return Ok(message);
         }
         // Never read past this message: the caller may hand the socket to somebody else.
@@ -113,7 +113,7 @@ impl Decoder {
     ///
     /// # Errors
     /// [`FrameError::TooLong`] or [`FrameError::Malformed`]; the stream cannot be used any further.
-    pub fn next<M: Message + Default>(&mut self) -> Result<Option<M>, FrameError> {
+    pub fn next_message<M: Message + Default>(&mut self) -> Result<Option<M>, FrameError> {
         let pending = &self.bytes[self.consumed..];
         let Some((length, rest)) = pending.split_first_chunk::<LENGTH_BYTES>() else {
             return Ok(None);
@@ -166,7 +166,7 @@ mod tests {
             let mut seen = Vec::new();
             for bytes in stream.chunks(piece) {
                 decoder.push(bytes);
-                while let Some(message) = decoder.next::<FromFastpath>().unwrap() {
+                while let Some(message) = decoder.next_message::<FromFastpath>().unwrap() {
                     seen.push(message);
                 }
             }

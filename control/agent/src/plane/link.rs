@@ -83,7 +83,7 @@ async fn converse(
         let mut bytes = vec![0; READ_BYTES];
         loop {
             loop {
-                match decoder.next() {
+                match decoder.next_message() {
                     Ok(Some(message)) => {
                         if report.send(LinkEvent::Received(Box::new(message))).await.is_err() {
                             return String::new();
