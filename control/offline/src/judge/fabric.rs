@@ -276,3 +276,43 @@ fn kernel_of(node: &WorldNode) -> Kernel {
         pod_mtu: POD_MTU,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PODS: [Place; 2] = [Place::Pod(0), Place::Pod(1)];
+
+    fn datagram(payload: u8) -> Vec<u8> {
+        let talk = super::super::packet::Talk {
+            source: Ipv4Addr::new(10, 244, 1, 2),
+            destination: Ipv4Addr::new(10, 244, 2, payload),
+            protocol: Protocol::UDP,
+            source_port: 40_000,
+            destination_port: 53,
+            icmp: caracal_model::case::Icmp { kind: 8, code: 0 },
+        };
+        talk.questions().unwrap().remove(0)
+    }
+
+    fn observed(arrivals: Vec<(Place, Vec<u8>)>, drops: &[&str]) -> Option<Observed> {
+        let drops = drops.iter().map(|drop| (*drop).to_owned()).collect();
+        let arrived = Journey { arrivals, drops }.arrived_at(PODS[1], &datagram(2), "the packet");
+        arrived.err().map(|observation| observation.observed)
+    }
+
+    #[test]
+    fn only_a_counted_drop_is_a_denial() {
+        assert_eq!(observed(vec![(PODS[1], datagram(2))], &[]), None);
+        assert_eq!(observed(vec![], &["tier default · ingress default"]), Some(Observed::Deny));
+        assert_eq!(observed(vec![], &[]), Some(Observed::Error), "it vanished");
+        assert_eq!(observed(vec![(PODS[0], datagram(2))], &[]), Some(Observed::Error), "it went astray");
+        assert_eq!(observed(vec![(PODS[1], datagram(3))], &[]), Some(Observed::Error), "it was altered");
+    }
+
+    #[test]
+    fn an_answer_of_ours_to_the_sender_does_not_hide_the_drop() {
+        let answer = (PODS[0], datagram(9));
+        assert_eq!(observed(vec![answer], &["blackhole: …"]), Some(Observed::Deny));
+    }
+}
