@@ -70,11 +70,12 @@ pub(crate) fn case_files(arguments: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> 
             files.push(argument.clone());
             continue;
         }
-        let entries =
-            fs::read_dir(argument).with_context(|| format!("cannot list the folder {}", argument.display()))?;
+        let entries = fs::read_dir(argument)
+            .with_context(|| format!("cannot list the folder {}", argument.display()))?;
         let mut found = Vec::new();
         for entry in entries {
-            let path = entry.with_context(|| format!("cannot list the folder {}", argument.display()))?.path();
+            let path =
+                entry.with_context(|| format!("cannot list the folder {}", argument.display()))?.path();
             if path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml") {
                 found.push(path);
             }
