@@ -5,6 +5,7 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use caracal_wire::MacAddr;
 use netlink_packet_core::{
@@ -18,7 +19,9 @@ use netlink_packet_route::neighbour::{
 };
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use nix::sys::socket::{
+    self, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send,
+};
 
 use crate::table::Prefix;
 
@@ -76,8 +79,9 @@ pub struct Neighbor {
 /// A conversation with the kernel of the network namespace that the opening thread was in.
 #[derive(Debug)]
 pub struct Mirror {
-    socket: Socket,
+    socket: OwnedFd,
     sequence: u32,
+    answer: Vec<u8>,
 }
 
 const TABLE_MAIN: u32 = 254;
@@ -88,14 +92,8 @@ impl Mirror {
     /// # Errors
     /// When the process may not, or has no descriptors left.
     pub fn open() -> Result<Self, MirrorError> {
-        let open = || {
-            let mut socket = Socket::new(NETLINK_ROUTE)?;
-            socket.bind_auto()?;
-            socket.connect(&SocketAddr::new(0, 0))?;
-            Ok(socket)
-        };
-        let socket = open().map_err(|source| MirrorError { doing: "open a socket", source })?;
-        Ok(Mirror { socket, sequence: 0 })
+        let socket = open(0).map_err(|source| MirrorError { doing: "open a socket", source })?;
+        Ok(Mirror { socket, sequence: 0, answer: vec![0; ANSWER_MAX] })
     }
 
     /// All devices.
@@ -180,11 +178,12 @@ impl Mirror {
         packet.finalize();
         let mut bytes = vec![0; packet.buffer_len()];
         packet.serialize(&mut bytes);
-        self.socket.send(&bytes, 0).map_err(failed)?;
+        send(self.socket.as_raw_fd(), &bytes, MsgFlags::empty()).map_err(|errno| failed(errno.into()))?;
         let mut answers = Vec::new();
         loop {
-            let (datagram, _) = self.socket.recv_from_full().map_err(failed)?;
-            let mut rest = &datagram[..];
+            let length = recv(self.socket.as_raw_fd(), &mut self.answer, MsgFlags::empty())
+                .map_err(|errno| failed(errno.into()))?;
+            let mut rest = &self.answer[..length];
             while !rest.is_empty() {
                 let Ok(answer) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest) else { break };
                 let length = answer.header.length as usize;
@@ -211,29 +210,38 @@ impl Mirror {
     }
 }
 
+/// The kernel's messages are no longer than this.
+const ANSWER_MAX: usize = 64 << 10;
+
+/// Links, neighbors, IPv4 addresses and IPv4 routes: bits of RTNLGRP_LINK, _NEIGH, _IPV4_IFADDR, _IPV4_ROUTE.
+const GROUPS: u32 = 1 << 0 | 1 << 2 | 1 << 4 | 1 << 6;
+
+fn open(groups: u32) -> io::Result<OwnedFd> {
+    let socket = socket::socket(
+        socket::AddressFamily::Netlink,
+        SockType::Raw,
+        SockFlag::SOCK_CLOEXEC,
+        SockProtocol::NetlinkRoute,
+    )?;
+    bind(socket.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
+    Ok(socket)
+}
+
 /// Calls `changed` whenever something has changed in this thread's network namespace, from a thread of its own; stops
 /// when that says false.
 ///
 /// # Errors
 /// When the process may not listen.
 pub fn watch(changed: impl Fn() -> bool + Send + 'static) -> Result<(), MirrorError> {
-    /// RTNLGRP_LINK, _NEIGH, _IPV4_IFADDR, _IPV4_ROUTE.
-    const GROUPS: [u32; 4] = [1, 3, 5, 7];
-    let open = || {
-        let mut socket = Socket::new(NETLINK_ROUTE)?;
-        socket.bind_auto()?;
-        for group in GROUPS {
-            socket.add_membership(group)?;
-        }
-        Ok(socket)
-    };
-    let socket = open().map_err(|source| MirrorError { doing: "listen for changes", source })?;
+    let socket = open(GROUPS).map_err(|source| MirrorError { doing: "listen for changes", source })?;
     let listen = move || {
-        let mut last = true;
-        while last {
+        let mut message = vec![0; ANSWER_MAX];
+        loop {
             // An overrun (ENOBUFS) means that there were changes, too.
-            let _ = socket.recv_from_full();
-            last = changed();
+            let _ = recv(socket.as_raw_fd(), &mut message, MsgFlags::empty());
+            if !changed() {
+                return;
+            }
         }
     };
     let spawned = std::thread::Builder::new().name("kernel-watch".into()).spawn(listen);

@@ -1,0 +1,649 @@
+//! The pipeline in memory: nanoseconds a packet, without any I/O. `scripts/bench` runs it; by hand:
+//! `cargo run --release -p caracal-dataplane --example bench_pipeline -- --cpu 3`.
+//!
+//! ```text
+//!   not timed                  timed                                              not timed
+//!   8,000 frames of 2 KiB ──►  Engine::receive_from, batches of 64 ── flush ──►  counted, and the frames put back
+//!   written and injected       (the production engine, tables and stages)
+//! ```
+//!
+//! A frame that does not come out where it must ends the benchmark: a figure for packets that were dropped is none.
+//! Scenarios take turns round by round, with a fixed loop of arithmetic in every round that tells whether the machine
+//! itself was as fast then as in the others.
+//!
+//! * `mem/vxlan-decap-established`: out of the tunnel to 100 pods, 100,000 TCP connections, each packet of a random one.
+//! * `mem/vxlan-encap-established`: the same connections, from the pods into the tunnel; batches come from one pod each.
+//! * `mem/first-packet/rules-N`: out of the tunnel, every packet the first of a UDP flow; N rules of four shapes, and
+//!   the one that allows the packet a random one of them. Whole path, with the flow's insertion.
+//! * `mem/verdict/rules-N`: of that, the verdict alone: the peer's class and the judgement.
+
+use std::hint::black_box;
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use caracal_dataplane::clock::Tick;
+use caracal_dataplane::sim::{Kernel, Node, POD_MAC, PortName, UPLINK_IFINDEX, UPLINK_MAC};
+use caracal_dataplane::table::{EndpointIndex, FlowDirection, FlowTuple, KernelRoute, Prefix};
+use caracal_dataplane::worker::{PortSlot, Role};
+use caracal_plane_api::op::Op as Kind;
+use caracal_plane_api::{self as plane, Op};
+use caracal_wire::tcp::Flags;
+use caracal_wire::{EtherType, L4Port, MacAddr, Protocol, Tcp, Udp, Vni, ethernet, ipv4, tcp, udp, vxlan};
+use clap::Parser;
+
+/// What the pipeline costs in memory, as JSON.
+#[derive(Parser)]
+struct Args {
+    /// How often each scenario is measured
+    #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// Run on this CPU only
+    #[arg(long)]
+    cpu: Option<usize>,
+    /// Bursts of 8,000 packets in a measurement
+    #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u32).range(1..=30))]
+    bursts: u32,
+}
+
+const BATCH: usize = 64;
+/// Frames of a node's domain; a burst leaves some of them free.
+const FRAMES: u32 = 8192;
+const BURST: usize = 125 * BATCH;
+const FLOW_TABLE: usize = 1 << 18;
+
+const PODS: u32 = 100;
+const REMOTES: u32 = 1000;
+const FLOWS: u32 = PODS * REMOTES;
+const RULE_COUNTS: [u32; 3] = [100, 1_000, 10_000];
+const VERDICTS: usize = 1 << 18;
+
+const NODE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 11);
+const OTHER_NODE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 12);
+const LOCAL_BLOCK: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 0);
+/// Everything behind the other node.
+const REMOTE_BLOCK: Ipv4Addr = Ipv4Addr::new(10, 128, 0, 0);
+const REMOTE_BLOCK_LENGTH: u32 = 10;
+const VNI: u32 = 4096;
+const VXLAN_PORT: u16 = 4789;
+const SERVICE: u16 = 8080;
+const OUR_VTEP: MacAddr = MacAddr([0x66, 0, 0, 0, 0, 1]);
+const THEIR_VTEP: MacAddr = MacAddr([0x66, 0, 0, 0, 0, 2]);
+const FABRIC_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
+const GATEWAY_MAC: MacAddr = MacAddr([0xee; 6]);
+/// An inner frame of 64 bytes.
+const INNER_IP_LEN: usize = 50;
+
+fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    if let Some(id) = args.cpu
+        && !core_affinity::set_for_current(core_affinity::CoreId { id })
+    {
+        bail!("cannot run on CPU {id}");
+    }
+    let mut scenarios: Vec<Scenario> = vec![Scenario::new("mem/calibration", "ns/iteration", Box::new(|_| Ok(calibrate())))];
+    let mut established = Established::new()?;
+    let bursts = args.bursts;
+    scenarios.push(Scenario::new("mem/vxlan-decap-established", "ns/packet", Box::new(move |way| established.run(way, bursts))));
+    let mut established = Established::new()?;
+    scenarios.push(Scenario::new("mem/vxlan-encap-established", "ns/packet", Box::new(move |_| established.run(Way::Encapsulate, bursts))));
+    for rules in RULE_COUNTS {
+        let start = Instant::now();
+        let mut first = FirstPackets::new(rules)?;
+        eprintln!("bench_pipeline: {rules} rules compiled in {:.0} ms", start.elapsed().as_secs_f64() * 1e3);
+        let mut verdicts = Verdicts::new(rules)?;
+        scenarios.push(Scenario::new(&format!("mem/first-packet/rules-{rules}"), "ns/packet", Box::new(move |_| first.run(bursts))));
+        scenarios.push(Scenario::new(&format!("mem/verdict/rules-{rules}"), "ns/verdict", Box::new(move |_| Ok(verdicts.run()))));
+    }
+    // The first round warms caches and tables, and is thrown away.
+    for round in 0..=args.rounds {
+        for scenario in &mut scenarios {
+            let ns = (scenario.measure)(Way::Decapsulate).with_context(|| scenario.name.clone())?;
+            if round > 0 {
+                scenario.rounds.push(ns);
+            }
+        }
+    }
+    print_json(&scenarios);
+    Ok(())
+}
+
+struct Scenario {
+    name: String,
+    unit: &'static str,
+    measure: Box<dyn FnMut(Way) -> anyhow::Result<f64>>,
+    rounds: Vec<f64>,
+}
+
+impl Scenario {
+    fn new(name: &str, unit: &'static str, measure: Box<dyn FnMut(Way) -> anyhow::Result<f64>>) -> Self {
+        Scenario { name: name.into(), unit, measure, rounds: Vec::new() }
+    }
+}
+
+fn print_json(scenarios: &[Scenario]) {
+    println!("[");
+    for (i, scenario) in scenarios.iter().enumerate() {
+        let mut sorted = scenario.rounds.clone();
+        sorted.sort_by(f64::total_cmp);
+        let values: Vec<String> = scenario.rounds.iter().map(|ns| format!("{ns:.3}")).collect();
+        println!(
+            r#"  {{"name": "{}", "subject": "caracal", "metric": "time", "unit": "{}", "min": {:.3}, "median": {:.3}, "max": {:.3}, "rounds": {}, "values": [{}]}}{}"#,
+            scenario.name,
+            scenario.unit,
+            sorted.first().copied().unwrap_or_default(),
+            sorted.get(sorted.len() / 2).copied().unwrap_or_default(),
+            sorted.last().copied().unwrap_or_default(),
+            sorted.len(),
+            values.join(", "),
+            if i + 1 < scenarios.len() { "," } else { "" }
+        );
+    }
+    println!("]");
+}
+
+/// A chain of dependent multiplications: nothing to be had by caches, prefetch or a quieter neighbour's memory traffic.
+fn calibrate() -> f64 {
+    const ITERATIONS: u32 = 4_000_000;
+    let mut random = Random(1);
+    let start = Instant::now();
+    let mut last = 0;
+    for _ in 0..ITERATIONS {
+        last = random.next();
+    }
+    black_box(last);
+    start.elapsed().as_nanos() as f64 / f64::from(ITERATIONS)
+}
+
+/// A small generator, the same in every run.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u32 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as u32
+    }
+
+    fn below(&mut self, bound: u32) -> u32 {
+        self.next() % bound
+    }
+}
+
+// --- the node ---
+
+#[derive(Clone, Copy, PartialEq)]
+enum Way {
+    Decapsulate,
+    Encapsulate,
+}
+
+/// A node with its pods' ports at hand.
+struct Bench {
+    node: Node,
+    uplink: PortSlot,
+    pods: Vec<(PortName, PortSlot)>,
+    now: Tick,
+}
+
+impl Bench {
+    fn new(mut ops: Vec<Kind>, policies: &[plane::PolicyId]) -> anyhow::Result<Self> {
+        ops.extend(world());
+        ops.extend((0..PODS).map(|pod| endpoint(pod, policies)));
+        let ops: Vec<Op> = ops.into_iter().map(|op| Op { op: Some(op) }).collect();
+        let kernel = Kernel {
+            routes: vec![KernelRoute {
+                prefix: Prefix::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 0)), 24),
+                ifindex: UPLINK_IFINDEX,
+                gateway: None,
+                mtu: 1500,
+            }],
+            addresses: vec![IpAddr::V4(NODE)],
+            neighbor_mac: FABRIC_MAC,
+            uplink_mtu: 1500,
+            pod_mtu: 1450,
+        };
+        let mut node = Node::new(&ops, kernel, FLOW_TABLE, FRAMES)?;
+        let names: Vec<(EndpointIndex, PortName)> =
+            node.tables().endpoints.iter().map(|(index, e)| (index, PortName::Pod(e.id.to_string()))).collect();
+        let slots: Vec<(PortSlot, Role)> = node.engine_mut().ports_mut().map(|(slot, role, _)| (slot, role)).collect();
+        let slot_of = |wanted: Role| slots.iter().find(|(_, role)| *role == wanted).map(|(slot, _)| *slot);
+        let uplink = slot_of(Role::Uplink).context("the node has no uplink")?;
+        let mut pods = Vec::new();
+        for pod in 0..PODS {
+            let name = PortName::Pod(pod_id(pod));
+            let index = names.iter().find(|(_, n)| *n == name).context("a pod is missing")?.0;
+            pods.push((name, slot_of(Role::Endpoint(index)).context("a pod has no port")?));
+        }
+        Ok(Bench { node, uplink, pods, now: Tick(1) })
+    }
+
+    /// Frames from the fabric to pods.
+    fn from_uplink<'a>(&mut self, frames: impl Iterator<Item = &'a [u8]>) -> anyhow::Result<Duration> {
+        let mut injected = 0;
+        for frame in frames {
+            self.inject(&PortName::Uplink, frame)?;
+            injected += 1;
+        }
+        let (slot, now) = (self.uplink, self.now);
+        let engine = self.node.engine_mut();
+        let start = Instant::now();
+        while engine.receive_from(slot, now) > 0 {
+            engine.flush();
+        }
+        let elapsed = start.elapsed();
+        let came: usize = self.pods.iter().map(|(name, _)| self.node.drain(name, usize::MAX, |_| ())).sum();
+        self.all_came(came, injected)?;
+        Ok(elapsed)
+    }
+
+    /// Frames from pods to the fabric; each group is one pod's, and at most a batch.
+    fn from_pods<'a>(&mut self, groups: &[(usize, Vec<&'a [u8]>)]) -> anyhow::Result<Duration> {
+        let mut injected = 0;
+        for (pod, frames) in groups {
+            let name = self.pods[*pod].0.clone();
+            for frame in frames {
+                self.inject(&name, frame)?;
+                injected += 1;
+            }
+        }
+        let (slots, now) = (&self.pods, self.now);
+        let engine = self.node.engine_mut();
+        let start = Instant::now();
+        for (pod, _) in groups {
+            engine.receive_from(slots[*pod].1, now);
+            engine.flush();
+        }
+        let elapsed = start.elapsed();
+        let came = self.node.drain(&PortName::Uplink, usize::MAX, |_| ());
+        self.all_came(came, injected)?;
+        Ok(elapsed)
+    }
+
+    fn inject(&mut self, port: &PortName, frame: &[u8]) -> anyhow::Result<()> {
+        if !self.node.inject(port, frame) {
+            bail!("there is no room for a frame");
+        }
+        Ok(())
+    }
+
+    fn all_came(&mut self, came: usize, injected: usize) -> anyhow::Result<()> {
+        if came != injected {
+            bail!("{came} of {injected} packets came out; dropped: {:?}", self.node.drops());
+        }
+        Ok(())
+    }
+
+    /// Lets so much time pass that every flow of UDP ends.
+    fn forget_flows(&mut self) {
+        self.now = Tick(self.now.0.wrapping_add(120_000));
+        let now = self.now;
+        let engine = self.node.engine_mut();
+        while !engine.pipeline.flows.is_empty() {
+            engine.tick(now);
+        }
+    }
+}
+
+// --- scenarios ---
+
+/// Connections that are open.
+struct Established {
+    bench: Bench,
+    inward: Vec<Vec<u8>>,
+    outward: Vec<Vec<u8>>,
+    random: Random,
+}
+
+impl Established {
+    fn new() -> anyhow::Result<Self> {
+        let rules = 100;
+        let mut ops = rule_set(rules);
+        // The connections' own rule comes last.
+        let last = plane::PolicyId { name: "p-last".into(), ..policy_id(0) };
+        let peers = vec![member(REMOTE_BLOCK.to_bits(), REMOTE_BLOCK_LENGTH)];
+        ops.push(Kind::IpSet(plane::IpSet { id: "peers".into(), members: peers }));
+        let rule = rule(Protocol::TCP, &["peers"], &[], &[(SERVICE, SERVICE)]);
+        ops.push(policy(last.clone(), vec![rule]));
+        let mut policies = policy_ids(rules);
+        policies.push(last);
+        let mut bench = Bench::new(ops, &policies)?;
+        let open = |flags| (0..FLOWS).map(|flow| inward_tcp(flow, flags)).collect::<anyhow::Result<Vec<_>>>();
+        let answer = |flags| (0..FLOWS).map(|flow| outward_tcp(flow, flags)).collect::<anyhow::Result<Vec<_>>>();
+        let data = Flags(Flags::ACK.0 | Flags::PSH.0);
+        let (syn, syn_ack) = (open(Flags::SYN)?, answer(Flags(Flags::SYN.0 | Flags::ACK.0))?);
+        let (inward, outward) = (open(data)?, answer(data)?);
+        for from in (0..FLOWS as usize).step_by(BURST) {
+            let flows = from..(from + BURST).min(FLOWS as usize);
+            bench.from_uplink(syn[flows.clone()].iter().map(Vec::as_slice))?;
+            let groups: Vec<_> = flows.clone().map(|f| (f % PODS as usize, vec![syn_ack[f].as_slice()])).collect();
+            bench.from_pods(&groups)?;
+            bench.from_uplink(inward[flows].iter().map(Vec::as_slice))?;
+        }
+        Ok(Established { bench, inward, outward, random: Random(11) })
+    }
+
+    fn run(&mut self, way: Way, bursts: u32) -> anyhow::Result<f64> {
+        let mut time = Duration::ZERO;
+        for _ in 0..bursts {
+            let random = &mut self.random;
+            time += match way {
+                Way::Decapsulate => {
+                    let flows: Vec<&[u8]> =
+                        (0..BURST).map(|_| self.inward[random.below(FLOWS) as usize].as_slice()).collect();
+                    self.bench.from_uplink(flows.into_iter())?
+                }
+                Way::Encapsulate => {
+                    let groups: Vec<_> = (0..BURST / BATCH)
+                        .map(|_| {
+                            let pod = random.below(PODS);
+                            let mut frame = || self.outward[(random.below(REMOTES) * PODS + pod) as usize].as_slice();
+                            (pod as usize, (0..BATCH).map(|_| frame()).collect())
+                        })
+                        .collect();
+                    self.bench.from_pods(&groups)?
+                }
+            };
+        }
+        Ok(per_packet(time, bursts))
+    }
+}
+
+fn per_packet(time: Duration, bursts: u32) -> f64 {
+    time.as_nanos() as f64 / (f64::from(bursts) * BURST as f64)
+}
+
+/// Flows that are new.
+struct FirstPackets {
+    bench: Bench,
+    rules: u32,
+    random: Random,
+}
+
+impl FirstPackets {
+    fn new(rules: u32) -> anyhow::Result<Self> {
+        Ok(FirstPackets { bench: Bench::new(rule_set(rules), &policy_ids(rules))?, rules, random: Random(5) })
+    }
+
+    fn run(&mut self, bursts: u32) -> anyhow::Result<f64> {
+        let mut time = Duration::ZERO;
+        let mut flow = 0;
+        for _ in 0..bursts {
+            let mut frames = Vec::with_capacity(BURST);
+            for _ in 0..BURST {
+                let (source, port) = allowed_by(self.random.below(self.rules));
+                frames.push(inward_udp(flow, source, port)?);
+                flow += 1;
+            }
+            time += self.bench.from_uplink(frames.iter().map(Vec::as_slice))?;
+        }
+        self.bench.forget_flows();
+        Ok(per_packet(time, bursts))
+    }
+}
+
+/// Verdicts without packets.
+struct Verdicts {
+    bench: Bench,
+    tuples: Vec<FlowTuple>,
+}
+
+impl Verdicts {
+    fn new(rules: u32) -> anyhow::Result<Self> {
+        let bench = Bench::new(rule_set(rules), &policy_ids(rules))?;
+        let mut random = Random(3);
+        let tuples = (0..1 << 14)
+            .map(|_| {
+                let (peer, local_port) = allowed_by(random.below(rules));
+                FlowTuple {
+                    protocol: Protocol::UDP.0,
+                    peer_address: IpAddr::V4(peer),
+                    peer_port: 40_000,
+                    local_address: IpAddr::V4(pod_address(random.below(PODS))),
+                    local_port,
+                    direction: FlowDirection::Ingress,
+                }
+            })
+            .collect();
+        Ok(Verdicts { bench, tuples })
+    }
+
+    fn run(&mut self) -> f64 {
+        let tables = self.bench.node.tables();
+        let Some((_, pod)) = tables.endpoints.iter().next() else { return 0.0 };
+        let start = Instant::now();
+        for tuple in self.tuples.iter().cycle().take(VERDICTS) {
+            let tuple = black_box(tuple);
+            let class = tables.policy.class_of(tuple.peer_address);
+            black_box(tables.policy.judge(pod.policy_in, class, tuple));
+        }
+        start.elapsed().as_nanos() as f64 / VERDICTS as f64
+    }
+}
+
+// --- what the control plane says ---
+
+fn pod_id(pod: u32) -> String {
+    format!("bench/pod{pod}")
+}
+
+fn pod_address(pod: u32) -> Ipv4Addr {
+    Ipv4Addr::from_bits(LOCAL_BLOCK.to_bits() + 2 + pod)
+}
+
+fn octets(address: Ipv4Addr) -> Vec<u8> {
+    address.octets().to_vec()
+}
+
+fn world() -> Vec<Kind> {
+    let prefix = |address, length| Some(plane::Prefix { address: octets(address), length });
+    let remote = plane::RemoteNode { node: "node2".into(), encapsulation: plane::Encapsulation::Vxlan.into() };
+    vec![
+        Kind::NodeConfig(plane::NodeConfig {
+            node: "node1".into(),
+            address: octets(NODE),
+            tunnel_address: octets(LOCAL_BLOCK),
+            tunnel_mac: OUR_VTEP.0.to_vec(),
+            vni: VNI,
+            vxlan_port: VXLAN_PORT.into(),
+            host_port: "caracal0".into(),
+            forward_port: "caracal1".into(),
+        }),
+        Kind::Tunnel(plane::Tunnel {
+            node: "node2".into(),
+            node_address: octets(OTHER_NODE),
+            tunnel_address: octets(REMOTE_BLOCK),
+            tunnel_mac: THEIR_VTEP.0.to_vec(),
+        }),
+        Kind::Route(plane::Route {
+            prefix: prefix(REMOTE_BLOCK, REMOTE_BLOCK_LENGTH),
+            target: Some(plane::route::Target::Remote(remote)),
+        }),
+        Kind::Route(plane::Route {
+            prefix: prefix(LOCAL_BLOCK, 24),
+            target: Some(plane::route::Target::LocalBlock(plane::LocalBlock {})),
+        }),
+    ]
+}
+
+fn endpoint(pod: u32, policies: &[plane::PolicyId]) -> Kind {
+    let tier = plane::TierBinding {
+        tier: "default".into(),
+        default_action: plane::Action::Deny.into(),
+        policies: policies.to_vec(),
+    };
+    Kind::Endpoint(plane::Endpoint {
+        id: pod_id(pod),
+        interface: format!("cali{pod}"),
+        addresses: vec![octets(pod_address(pod))],
+        ingress: vec![tier],
+        ..Default::default()
+    })
+}
+
+/// Rules in one policy.
+const RULES_OF_A_POLICY: u32 = 10;
+
+fn policy_id(policy: u32) -> plane::PolicyId {
+    plane::PolicyId { kind: "NetworkPolicy".into(), namespace: "bench".into(), name: format!("p{policy}") }
+}
+
+fn policy_ids(rules: u32) -> Vec<plane::PolicyId> {
+    (0..rules.div_ceil(RULES_OF_A_POLICY)).map(policy_id).collect()
+}
+
+fn policy(id: plane::PolicyId, ingress: Vec<plane::Rule>) -> Kind {
+    Kind::Policy(plane::Policy { id: Some(id), tier: "default".into(), ingress, egress: vec![] })
+}
+
+fn rule(protocol: Protocol, all: &[&str], none: &[&str], ports: &[(u16, u16)]) -> plane::Rule {
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    let ports = ports.iter().map(|&(first, last)| plane::PortRange { first: first.into(), last: last.into() }).collect();
+    plane::Rule {
+        action: plane::Action::Allow.into(),
+        protocol: protocol.0.into(),
+        source: Some(plane::Entity { in_all: names(all), in_none: names(none), ..Default::default() }),
+        destination: Some(plane::Entity { ports, ..Default::default() }),
+        ..Default::default()
+    }
+}
+
+fn member(bits: u32, length: u32) -> plane::Member {
+    let prefix = plane::Prefix { address: bits.to_be_bytes().to_vec(), length };
+    plane::Member { prefix: Some(prefix), protocol: 0, port: 0 }
+}
+
+/// Where rule `i`'s peers begin: 16 addresses each.
+fn peers_of(i: u32) -> u32 {
+    REMOTE_BLOCK.to_bits() + 0x10_0000 + 16 * i
+}
+
+/// IP sets and policies with `rules` rules, of four shapes in turn.
+fn rule_set(rules: u32) -> Vec<Kind> {
+    let set = |id: String, members| Kind::IpSet(plane::IpSet { id, members });
+    let mut ops = vec![
+        set("cluster".into(), vec![member(REMOTE_BLOCK.to_bits(), REMOTE_BLOCK_LENGTH)]),
+        set("banned".into(), vec![member(REMOTE_BLOCK.to_bits() + 0x3f_0000, 24)]),
+    ];
+    for i in 0..rules {
+        let first = peers_of(i);
+        let members = match i % 4 {
+            2 => vec![member(first, 28)],
+            _ => vec![member(first + 1, 32), member(first + 2, 32)],
+        };
+        ops.push(set(format!("s{i}"), members));
+    }
+    let shaped = |i: u32| {
+        let own = format!("s{i}");
+        let port = port_of(i);
+        match i % 4 {
+            0 => rule(Protocol::UDP, &[&own], &[], &[(port, port)]),
+            1 => rule(Protocol::UDP, &[&own], &[], &[(port, port + 1000)]),
+            2 => rule(Protocol::UDP, &[&own], &[], &[]),
+            _ => rule(Protocol::UDP, &[&own, "cluster"], &["banned"], &[(53, 53), (port, port)]),
+        }
+    };
+    for (i, id) in (0..).zip(policy_ids(rules)) {
+        let own = i * RULES_OF_A_POLICY..((i + 1) * RULES_OF_A_POLICY).min(rules);
+        ops.push(policy(id, own.map(shaped).collect()));
+    }
+    ops
+}
+
+fn port_of(rule: u32) -> u16 {
+    1024 + (rule % 40_000) as u16
+}
+
+/// A peer and a port that rule `i`, and no other, allows.
+fn allowed_by(i: u32) -> (Ipv4Addr, u16) {
+    (Ipv4Addr::from_bits(peers_of(i) + 1), port_of(i))
+}
+
+// --- frames ---
+
+fn remote_of(flow: u32) -> Ipv4Addr {
+    Ipv4Addr::from_bits(REMOTE_BLOCK.to_bits() + 2 + flow / PODS)
+}
+
+fn remote_port_of(flow: u32) -> L4Port {
+    L4Port(30_000 + (flow % 20_000) as u16)
+}
+
+fn inward_tcp(flow: u32, flags: Flags) -> anyhow::Result<Vec<u8>> {
+    let (source, destination) = (remote_of(flow), pod_address(flow % PODS));
+    in_tunnel(flow, &tcp_packet((source, remote_port_of(flow)), (destination, L4Port(SERVICE)), flags)?)
+}
+
+fn outward_tcp(flow: u32, flags: Flags) -> anyhow::Result<Vec<u8>> {
+    let (source, destination) = (pod_address(flow % PODS), remote_of(flow));
+    let packet = tcp_packet((source, L4Port(SERVICE)), (destination, remote_port_of(flow)), flags)?;
+    in_frame(GATEWAY_MAC, POD_MAC, &packet)
+}
+
+fn inward_udp(flow: u32, source: Ipv4Addr, port: u16) -> anyhow::Result<Vec<u8>> {
+    let destination = pod_address(flow % PODS);
+    let mut packet = ip_packet(source, destination, Protocol::UDP, INNER_IP_LEN)?;
+    let l4 = &mut packet[ipv4::HEADER_LEN..];
+    let payload_len = (l4.len() - udp::HEADER_LEN) as u16;
+    let source_port = L4Port(1024 + (flow / PODS % 60_000) as u16);
+    udp::Repr { source_port, destination_port: L4Port(port), payload_len }.emit(l4)?;
+    Udp::new_checked(l4)?.update_checksum(pseudo(source, destination, Protocol::UDP));
+    in_tunnel(flow, &packet)
+}
+
+fn pseudo(source: Ipv4Addr, destination: Ipv4Addr, protocol: Protocol) -> caracal_wire::checksum::Sum {
+    let len = (INNER_IP_LEN - ipv4::HEADER_LEN) as u32;
+    caracal_wire::checksum::Sum::pseudo_v4(source, destination, protocol, len)
+}
+
+fn tcp_packet(from: (Ipv4Addr, L4Port), to: (Ipv4Addr, L4Port), flags: Flags) -> anyhow::Result<Vec<u8>> {
+    let mut packet = ip_packet(from.0, to.0, Protocol::TCP, INNER_IP_LEN)?;
+    let l4 = &mut packet[ipv4::HEADER_LEN..];
+    let header = tcp::Repr {
+        source_port: from.1,
+        destination_port: to.1,
+        sequence: 1,
+        acknowledgement: 1,
+        flags,
+        window: 1024,
+    };
+    header.emit(l4)?;
+    Tcp::new_checked(l4)?.update_checksum(pseudo(from.0, to.0, Protocol::TCP));
+    Ok(packet)
+}
+
+fn ip_packet(source: Ipv4Addr, destination: Ipv4Addr, protocol: Protocol, len: usize) -> anyhow::Result<Vec<u8>> {
+    let mut packet = vec![0; len];
+    let header = ipv4::Repr {
+        tos: 0,
+        identification: 0,
+        fragment_word: ipv4::DONT_FRAGMENT,
+        ttl: 64,
+        protocol,
+        source,
+        destination,
+        payload_len: (len - ipv4::HEADER_LEN) as u16,
+    };
+    header.emit(&mut packet)?;
+    Ok(packet)
+}
+
+fn in_frame(destination: MacAddr, source: MacAddr, packet: &[u8]) -> anyhow::Result<Vec<u8>> {
+    let mut frame = vec![0; ethernet::HEADER_LEN];
+    ethernet::Repr { destination, source, ether_type: EtherType::IPV4 }.emit(&mut frame)?;
+    frame.extend_from_slice(packet);
+    Ok(frame)
+}
+
+/// Ethernet · IPv4 · UDP · VXLAN · Ethernet · packet, as the other node sends it.
+fn in_tunnel(flow: u32, packet: &[u8]) -> anyhow::Result<Vec<u8>> {
+    let inner = in_frame(OUR_VTEP, THEIR_VTEP, packet)?;
+    let udp_len = udp::HEADER_LEN + vxlan::HEADER_LEN + inner.len();
+    let mut outer = ip_packet(OTHER_NODE, NODE, Protocol::UDP, ipv4::HEADER_LEN + udp_len)?;
+    let (udp_header, rest) = outer[ipv4::HEADER_LEN..].split_at_mut(udp::HEADER_LEN);
+    let source_port = L4Port(49_152 + (flow % 16_384) as u16);
+    let payload_len = (udp_len - udp::HEADER_LEN) as u16;
+    udp::Repr { source_port, destination_port: L4Port(VXLAN_PORT), payload_len }.emit(udp_header)?;
+    vxlan::Repr { vni: Vni::new(VNI)? }.emit(rest)?;
+    rest[vxlan::HEADER_LEN..].copy_from_slice(&inner);
+    in_frame(UPLINK_MAC, FABRIC_MAC, &outer)
+}

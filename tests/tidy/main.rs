@@ -1,0 +1,221 @@
+//! The house rules that a program can check: who may depend on whom, where `unsafe` may be, under which licences we
+//! build, and what is not left lying about.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ is in the workspace").to_path_buf()
+}
+
+fn metadata() -> Value {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version", "1", "--locked"])
+        .current_dir(root())
+        .output()
+        .expect("cargo can be run");
+    assert!(output.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("cargo metadata prints JSON")
+}
+
+/// Ours: name → names of everything in its normal dependency closure.
+fn closures(metadata: &Value) -> BTreeMap<String, BTreeSet<String>> {
+    let packages = metadata["packages"].as_array().expect("packages");
+    let name_of: BTreeMap<&str, &str> =
+        packages.iter().map(|p| (p["id"].as_str().unwrap(), p["name"].as_str().unwrap())).collect();
+    let nodes = metadata["resolve"]["nodes"].as_array().expect("nodes");
+    let direct: BTreeMap<&str, Vec<&str>> = nodes
+        .iter()
+        .map(|node| {
+            let normal = node["deps"].as_array().unwrap().iter().filter(|dep| {
+                dep["dep_kinds"].as_array().unwrap().iter().any(|kind| kind["kind"].is_null())
+            });
+            (node["id"].as_str().unwrap(), normal.map(|dep| dep["pkg"].as_str().unwrap()).collect())
+        })
+        .collect();
+    let members = metadata["workspace_members"].as_array().expect("members");
+    members
+        .iter()
+        .map(|member| {
+            let member = member.as_str().unwrap();
+            let (mut seen, mut todo) = (BTreeSet::new(), direct[member].clone());
+            while let Some(id) = todo.pop() {
+                if seen.insert(id) {
+                    todo.extend(&direct[id]);
+                }
+            }
+            (name_of[member].to_string(), seen.into_iter().map(|id| name_of[id].to_string()).collect())
+        })
+        .collect()
+}
+
+/// Files that git tracks, or would.
+fn files(endings: &[&str]) -> Vec<PathBuf> {
+    let output = Command::new("git")
+        .args(["ls-files", "--cached", "--others", "--exclude-standard"])
+        .current_dir(root())
+        .output()
+        .expect("git can be run");
+    let listed = String::from_utf8_lossy(&output.stdout).into_owned();
+    let found: Vec<PathBuf> = listed
+        .lines()
+        .filter(|path| endings.iter().any(|ending| path.ends_with(ending)))
+        .map(PathBuf::from)
+        .filter(|path| root().join(path).is_file())
+        .collect();
+    assert!(!found.is_empty(), "no files {endings:?}: is this a git checkout?");
+    found
+}
+
+fn read(path: &Path) -> String {
+    std::fs::read_to_string(root().join(path)).unwrap_or_default()
+}
+
+#[test]
+fn the_rooms_depend_on_one_another_only_as_the_architecture_allows() {
+    let closures = closures(&metadata());
+    let forbidden: &[(&str, &[&str])] = &[
+        ("caracal-wire", &["caracal-xsk", "caracal-plane-api", "caracal-dataplane", "caracal-model", "libc", "nix"]),
+        ("caracal-xsk", &["caracal-wire", "caracal-plane-api", "caracal-dataplane", "caracal-model", "tokio"]),
+        ("caracal-plane-api", &["caracal-dataplane", "caracal-model", "tokio"]),
+        ("caracal-dataplane", &["tokio", "serde_json", "kube", "k8s-openapi", "caracal-model", "rustls"]),
+        ("caracal-model", &["tokio", "kube", "caracal-dataplane", "caracal-xsk", "nix"]),
+        ("caracal-calc", &["tokio", "kube", "caracal-dataplane", "caracal-xsk", "nix"]),
+        ("caracal-agent", &["caracal-dataplane"]),
+        ("caracal-lab", &["caracal-dataplane"]),
+        ("caracal-cni", &["caracal-dataplane"]),
+        ("caracal-apiserver", &["caracal-dataplane", "caracal-xsk"]),
+    ];
+    for (room, others) in forbidden {
+        let closure = closures.get(*room).unwrap_or_else(|| panic!("no crate {room}"));
+        for other in *others {
+            assert!(!closure.contains(*other), "{room} must not depend on {other}");
+        }
+    }
+}
+
+#[test]
+fn unsafe_code_is_in_xsk_only_and_says_why_it_is_sound() {
+    for path in files(&[".rs"]) {
+        let text = read(&path);
+        let lines: Vec<&str> = text.lines().collect();
+        for (at, line) in lines.iter().enumerate() {
+            let code = line.split("//").next().unwrap_or_default();
+            let is_unsafe = ["unsafe {", "unsafe fn", "unsafe impl"].iter().any(|form| code.contains(form));
+            if !is_unsafe || path.ends_with("tidy/main.rs") {
+                continue;
+            }
+            assert!(path.starts_with("fastpath/xsk"), "{}:{}: unsafe outside fastpath/xsk", path.display(), at + 1);
+            if code.contains("unsafe {") {
+                let near = &lines[at.saturating_sub(6)..=at];
+                let explained = near.iter().any(|line| line.contains("SAFETY"));
+                assert!(explained, "{}:{}: no SAFETY comment", path.display(), at + 1);
+            }
+        }
+    }
+}
+
+#[test]
+fn every_licence_is_one_that_we_may_ship_under() {
+    const ALLOWED: &[&str] = &[
+        "Apache-2.0",
+        "Apache-2.0 WITH LLVM-exception",
+        "MIT",
+        "MIT-0",
+        "BSD-2-Clause",
+        "BSD-3-Clause",
+        "ISC",
+        "0BSD",
+        "Zlib",
+        "BSL-1.0",
+        "CC0-1.0",
+        "CDLA-Permissive-2.0",
+        "Unicode-3.0",
+        "Unlicense",
+    ];
+    let metadata = metadata();
+    for package in metadata["packages"].as_array().expect("packages") {
+        let (name, licence) = (&package["name"], package["license"].as_str().unwrap_or("none"));
+        // One of the alternatives must do; of what is joined by AND, every part.
+        let fine = licence.replace('/', " OR ").split(" OR ").any(|alternative| {
+            let alternative = alternative.trim().trim_start_matches('(').trim_end_matches(')');
+            alternative.split(" AND ").all(|part| ALLOWED.contains(&part.trim().trim_matches(['(', ')'])))
+        });
+        assert!(fine, "{name}: licence {licence:?} is not on the list in tests/tidy");
+    }
+}
+
+#[test]
+fn nothing_unfinished_is_left_lying_about() {
+    // Written so that this file does not find itself.
+    let banned = ["todo", "unimplemented", "dbg"].map(|name| format!("{name}!("));
+    let words = ["FIX", "XX"].map(|half| format!("{half}{}", if half == "FIX" { "ME" } else { "X" }));
+    for path in files(&[".rs", ".c", ".sh", ".proto"]) {
+        let text = read(&path);
+        for (at, line) in text.lines().enumerate() {
+            for word in banned.iter().chain(&words) {
+                assert!(!line.contains(word.as_str()), "{}:{}: {word}", path.display(), at + 1);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_project_refers_to_nothing_outside_itself() {
+    let outside = [["..", "shared"].join("/"), ["/work", "/"].concat()];
+    for path in files(&[".rs", ".c", ".md", ".toml", ".yaml", ".sh", ".proto", "scripts/demo", "scripts/test", ".ci/run"]) {
+        for (at, line) in read(&path).lines().enumerate() {
+            for word in &outside {
+                assert!(!line.contains(word.as_str()), "{}:{}: {word}", path.display(), at + 1);
+            }
+        }
+    }
+}
+
+#[test]
+fn every_script_is_executable_and_helps() {
+    use std::os::unix::fs::PermissionsExt;
+    let scripts: Vec<PathBuf> = files(&[""])
+        .into_iter()
+        .filter(|path| path.starts_with("scripts") && path.extension().is_none())
+        .filter(|path| path.components().count() == 2)
+        .collect();
+    assert!(scripts.len() >= 3, "{scripts:?}");
+    for script in scripts {
+        let full = root().join(&script);
+        let mode = std::fs::metadata(&full).unwrap().permissions().mode();
+        assert!(mode & 0o111 != 0, "{} is not executable", script.display());
+        let output = Command::new(&full).arg("--help").output().unwrap();
+        assert!(output.status.success() && !output.stdout.is_empty(), "{} --help", script.display());
+    }
+}
+
+#[test]
+fn the_readme_links_to_files_that_exist() {
+    for document in files(&[".md"]) {
+        let folder = document.parent().unwrap_or(Path::new("")).to_path_buf();
+        for target in links(&read(&document)) {
+            if target.contains("://") || target.starts_with('#') || target.starts_with("mailto:") {
+                continue;
+            }
+            let path = target.split('#').next().unwrap_or_default();
+            assert!(root().join(&folder).join(path).exists(), "{}: dead link {target}", document.display());
+        }
+    }
+}
+
+/// Targets of Markdown links, `[text](target)`.
+fn links(text: &str) -> Vec<String> {
+    let mut rest = text;
+    let mut found = Vec::new();
+    while let Some(at) = rest.find("](") {
+        rest = &rest[at + 2..];
+        if let Some(end) = rest.find(')') {
+            found.push(rest[..end].to_string());
+        }
+    }
+    found
+}
