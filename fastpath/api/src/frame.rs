@@ -19,7 +19,9 @@ pub enum FrameError {
     #[error("plane socket: {0}")]
     Io(#[from] io::Error),
     /// A length above [`MAX_MESSAGE_BYTES`]: the other end does not speak this protocol.
-    #[error("a message of {0} bytes is over the limit of {MAX_MESSAGE_BYTES}: is this a Caracal plane socket?")]
+    #[error(
+        "a message of {0} bytes is over the limit of {MAX_MESSAGE_BYTES}: is this a Caracal plane socket?"
+    )]
     TooLong(usize),
     /// The bytes are no message of the expected kind.
     #[error("a message could not be decoded: {0}")]
@@ -190,7 +192,10 @@ mod tests {
     fn an_empty_message_is_a_message() {
         let mut stream = Vec::new();
         encode(&FromFastpath::default(), &mut stream).unwrap();
-        assert_eq!(read_message::<FromFastpath>(&mut io::Cursor::new(stream)).unwrap(), FromFastpath::default());
+        assert_eq!(
+            read_message::<FromFastpath>(&mut io::Cursor::new(stream)).unwrap(),
+            FromFastpath::default()
+        );
     }
 
     #[test]
