@@ -10,15 +10,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use nix::sys::prctl;
-use nix::sys::socket::{MsgFlags, MultiHeaders, SetSockOpt, sendmmsg, sockopt};
+use nix::sys::socket::{GetSockOpt, MsgFlags, MultiHeaders, SetSockOpt, sendmmsg, sockopt};
 
 use crate::clock;
 use crate::pace::{Pacer, Rate};
 use crate::payload::{self, Mark};
 use crate::place::Place;
-use crate::profile::{HEADERS_LEN, Profile};
+use crate::profile::{ETHERNET_LEN, HEADERS_LEN, Profile};
 
 /// Packets given to the kernel in one call, at most.
 const BATCH: usize = 32;
@@ -40,11 +40,11 @@ pub struct Ends {
     pub to: SocketAddrV4,
 }
 
-/// One socket for each flow, made in the generator's place.
+/// One socket for each flow, made in the generator's place, for frames of up to `frame_max` bytes.
 ///
 /// # Errors
-/// The place cannot be entered, or the kernel refuses a socket.
-pub fn open(ends: &Ends, flows: u32) -> anyhow::Result<Vec<UdpSocket>> {
+/// The place cannot be entered, the kernel refuses a socket, or such frames do not fit the path.
+pub fn open(ends: &Ends, flows: u32, frame_max: usize) -> anyhow::Result<Vec<UdpSocket>> {
     ends.from.within(|| {
         (0..flows)
             .map(|flow| {
@@ -61,6 +61,12 @@ pub fn open(ends: &Ends, flows: u32) -> anyhow::Result<Vec<UdpSocket>> {
                 socket
                     .connect(ends.to)
                     .with_context(|| format!("cannot send to {} from {}", ends.to, ends.from))?;
+                // The kernel would send a larger one in fragments, which are another thing to measure.
+                let mtu = sockopt::IpMtu.get(&socket).context("cannot read the path's MTU")?;
+                let largest = usize::try_from(mtu).unwrap_or(0) + ETHERNET_LEN;
+                if frame_max > largest {
+                    bail!("frames of {frame_max} bytes do not fit the MTU of {mtu} to {}: {largest} are possible", ends.to);
+                }
                 Ok(socket)
             })
             .collect()
@@ -161,12 +167,7 @@ pub fn send(
             let taken = match result {
                 Ok(results) => results.count(),
                 Err(errno) if passes(errno) => 0,
-                Err(nix::Error::EMSGSIZE) => {
-                    let largest = profile.sizes.largest();
-                    return Err(anyhow!(
-                        "frames of up to {largest} bytes are larger than this path's MTU; ask for a smaller --size"
-                    ));
-                }
+                Err(nix::Error::EMSGSIZE) => bail!("the path's MTU shrank below what --size asks for"),
                 Err(errno) => return Err(anyhow!(errno).context("the kernel refuses to send")),
             };
             sent.refused += (n - taken) as u64;

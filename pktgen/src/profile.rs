@@ -8,12 +8,14 @@ use serde::Serialize;
 use crate::pace::Rate;
 use crate::payload;
 
+/// An Ethernet header.
+pub const ETHERNET_LEN: usize = 14;
 /// Ethernet, IPv4 and UDP headers. A frame's size here counts from its Ethernet header to the end of its payload, without the FCS.
-pub const HEADERS_LEN: usize = 14 + 20 + 8;
+pub const HEADERS_LEN: usize = ETHERNET_LEN + 20 + 8;
 /// The smallest frame: headers and a mark.
 pub const SIZE_MIN: usize = HEADERS_LEN + payload::LEN;
 /// The largest frame: what a 64 KB IPv4 packet comes to.
-pub const SIZE_MAX: usize = 14 + 65_535;
+pub const SIZE_MAX: usize = ETHERNET_LEN + 65_535;
 
 /// Frame sizes in the order in which packets have them, round and round.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -138,7 +138,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     };
     let Engine::Socket = args.engine;
     let sink = sink::open(&to, ends.to)?;
-    let sockets = generator::open(&ends, args.flows)?;
+    let sockets = generator::open(&ends, args.flows, profile.sizes.largest())?;
     let stop = Stop::on_signals()?;
     let measured = measure(&sockets, &sink, &profile, args, stop)?;
     let about = Circumstances {
