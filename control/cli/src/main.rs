@@ -1,1 +1,46 @@
-fn main() {}
+//! `caracal`: one binary for the agent, the API server, the lab and the operator's commands.
+//!
+//! Each command is one file here: its flags (`Args`) and `run`, which returns the exit status that design.md gives: 0 done, 1 the thing
+//! asked about is not so, 2 could not do it. An error that reaches this file is printed as one line, and means 2.
+
+mod agent;
+mod apiserver;
+mod fastpath;
+mod lab;
+mod policy;
+mod table;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Calico-compatible Kubernetes networking with a userspace data plane.
+#[derive(Debug, Parser)]
+#[command(name = "caracal", version, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Lab(lab::Args),
+    Policy(policy::Args),
+    Fastpath(fastpath::Args),
+    Agent(agent::Args),
+    Apiserver(apiserver::Args),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Lab(args) => lab::run(args),
+        Command::Policy(args) => policy::run(args),
+        Command::Fastpath(args) => fastpath::run(args),
+        Command::Agent(args) => agent::run(args),
+        Command::Apiserver(args) => apiserver::run(args),
+    };
+    result.unwrap_or_else(|error: anyhow::Error| {
+        eprintln!("caracal: {error:#}");
+        ExitCode::from(2)
+    })
+}

@@ -35,5 +35,5 @@ pub use plane::{PlaneError, Reader};
 pub use process::{MARK, Process};
 pub use ready::{interfaces_of, missing, status};
 pub use run::run_case;
-pub use state::{NodeState, Phase, PodState, ProcessState, State, names, sweep};
+pub use state::{NodeState, Phase, PodState, ProcessState, State, names, sweep, take_down};
 pub use stop::Stop;

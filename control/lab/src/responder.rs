@@ -5,9 +5,9 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::{self, IoSlice, IoSliceMut, Read},
-    net::{Ipv4Addr, SocketAddrV4, UdpSocket},
-    os::fd::AsRawFd,
+    io::{self, IoSlice, IoSliceMut},
+    net::{Ipv4Addr, SocketAddrV4},
+    os::fd::{AsRawFd, RawFd},
 };
 
 use caracal_cni::netns;
@@ -15,10 +15,10 @@ use caracal_model::protocol::Protocol;
 use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, recvmsg, sendmsg, setsockopt, sockopt::Ipv4PacketInfo,
 };
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::{Domain, Socket, Type};
 use tokio::{
-    io::unix::AsyncFd,
-    net::{TcpListener, TcpStream},
+    io::Interest,
+    net::{TcpListener, TcpStream, UdpSocket},
     runtime::Handle,
 };
 
@@ -66,12 +66,13 @@ pub(crate) fn open(runtime: &Handle, netns: &str, place: &str, listening: &Liste
             Protocol::UDP => {
                 for &port in ports {
                     let socket = made_in(netns, || udp_socket(port))?.map_err(fail(Some(port)))?;
-                    runtime.spawn(serve_udp(AsyncFd::register(socket).map_err(fail(Some(port)))?));
+                    runtime.spawn(serve_udp(UdpSocket::from_std(socket).map_err(fail(Some(port)))?));
                 }
             }
             _ => {
                 let socket = made_in(netns, || raw_socket(protocol))?.map_err(fail(None))?;
-                runtime.spawn(serve_raw(AsyncFd::register(socket).map_err(fail(None))?, protocol, ports.clone()));
+                let socket = UdpSocket::from_std(socket).map_err(fail(None))?;
+                runtime.spawn(serve_raw(socket, protocol, ports.clone()));
             }
         }
     }
@@ -95,19 +96,20 @@ fn tcp_socket(port: u16) -> io::Result<std::net::TcpListener> {
     Ok(socket.into())
 }
 
-fn udp_socket(port: u16) -> io::Result<UdpSocket> {
-    let socket = UdpSocket::bind(any(port))?;
+fn udp_socket(port: u16) -> io::Result<std::net::UdpSocket> {
+    let socket = std::net::UdpSocket::bind(any(port))?;
     socket.set_nonblocking(true)?;
     // Which of its addresses was asked: the answer must come from there.
     setsockopt(&socket, Ipv4PacketInfo, &true)?;
     Ok(socket)
 }
 
-fn raw_socket(protocol: Protocol) -> io::Result<Socket> {
+/// A raw socket in the clothes of a UDP socket: for both, receiving and sending is one datagram at a time.
+fn raw_socket(protocol: Protocol) -> io::Result<std::net::UdpSocket> {
     let socket = Socket::new(Domain::IPV4, Type::RAW, Some(i32::from(protocol.0).into()))?;
     socket.set_header_included_v4(true)?;
     socket.set_nonblocking(true)?;
-    Ok(socket)
+    Ok(socket.into())
 }
 
 async fn serve_tcp(listener: TcpListener) {
@@ -125,21 +127,22 @@ async fn echo_stream(mut stream: TcpStream) {
     let _ = tokio::io::copy(&mut reader, &mut writer).await;
 }
 
-async fn serve_udp(socket: AsyncFd<UdpSocket>) {
+async fn serve_udp(socket: UdpSocket) {
     let mut buffer = vec![0; LONGEST_DATAGRAM];
     loop {
-        let Ok(mut ready) = socket.readable().await else { return };
+        if socket.readable().await.is_err() {
+            return;
+        }
         // Errors are earlier answers' (ICMP), and no reason to stop answering.
-        let _ = ready.try_io(|socket| echo_datagram(socket.get_ref(), &mut buffer));
+        let _ = socket.try_io(Interest::READABLE, || echo_datagram(socket.as_raw_fd(), &mut buffer));
     }
 }
 
-fn echo_datagram(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<()> {
-    let fd = socket.as_raw_fd();
+fn echo_datagram(socket: RawFd, buffer: &mut [u8]) -> io::Result<()> {
     let mut control = nix::cmsg_space!(nix::libc::in_pktinfo);
     let (length, sender, asked) = {
         let mut slices = [IoSliceMut::new(buffer)];
-        let received = recvmsg::<SockaddrIn>(fd, &mut slices, Some(&mut control), MsgFlags::empty())?;
+        let received = recvmsg::<SockaddrIn>(socket, &mut slices, Some(&mut control), MsgFlags::empty())?;
         let asked = received.cmsgs()?.find_map(|message| match message {
             ControlMessageOwned::Ipv4PacketInfo(info) => Some(info),
             _ => None,
@@ -149,28 +152,24 @@ fn echo_datagram(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<()> {
     let Some(answer) = buffer.get(..length) else { return Ok(()) };
     let from = asked.map(|info| nix::libc::in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: info.ipi_addr, ..info });
     let control: Vec<_> = from.iter().map(ControlMessage::Ipv4PacketInfo).collect();
-    sendmsg(fd, &[IoSlice::new(answer)], &control, MsgFlags::empty(), sender.as_ref())?;
+    sendmsg(socket, &[IoSlice::new(answer)], &control, MsgFlags::empty(), sender.as_ref())?;
     Ok(())
 }
 
-async fn serve_raw(socket: AsyncFd<Socket>, protocol: Protocol, ports: BTreeSet<u16>) {
+async fn serve_raw(socket: UdpSocket, protocol: Protocol, ports: BTreeSet<u16>) {
     let mut buffer = vec![0; LONGEST_DATAGRAM];
     loop {
-        let Ok(mut ready) = socket.readable().await else { return };
-        let _ = ready.try_io(|socket| answer_raw(socket.get_ref(), protocol, &ports, &mut buffer));
+        let Ok(length) = socket.recv(&mut buffer).await else { continue };
+        let Some(asked) = buffer.get(..length).and_then(Datagram::parse) else { continue };
+        let payload = match protocol {
+            Protocol::SCTP => sctp::answer(&asked.payload, |port| ports.contains(&port)),
+            _ => wire::answer(&asked.payload),
+        };
+        let Some(payload) = payload else { continue };
+        let answer = Datagram { source: asked.destination, destination: asked.source, protocol, payload };
+        if let Some(bytes) = answer.bytes() {
+            // Who cannot be reached gets no answer.
+            let _ = socket.send_to(&bytes, SocketAddrV4::new(answer.destination, 0)).await;
+        }
     }
-}
-
-fn answer_raw(mut socket: &Socket, protocol: Protocol, ports: &BTreeSet<u16>, buffer: &mut [u8]) -> io::Result<()> {
-    let length = socket.read(buffer)?;
-    let Some(asked) = buffer.get(..length).and_then(Datagram::parse) else { return Ok(()) };
-    let payload = match protocol {
-        Protocol::SCTP => sctp::answer(&asked.payload, |port| ports.contains(&port)),
-        _ => wire::answer(&asked.payload),
-    };
-    let Some(payload) = payload else { return Ok(()) };
-    let answer = Datagram { source: asked.destination, destination: asked.source, protocol, payload };
-    let Some(bytes) = answer.bytes() else { return Ok(()) };
-    (&*socket).send_to(&bytes, &SockAddr::from(SocketAddrV4::new(answer.destination, 0)))?;
-    Ok(())
 }

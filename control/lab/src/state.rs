@@ -22,7 +22,10 @@ use std::{
 };
 
 use caracal_cni::netns;
-use nix::mount::{MntFlags, umount2};
+use nix::{
+    mount::{MntFlags, umount2},
+    sys::signal::Signal,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -33,6 +36,7 @@ use crate::{
 
 const STATE_FILE: &str = "state.json";
 const KILL_LIMIT: Duration = Duration::from_secs(10);
+const SUPERVISOR_LIMIT: Duration = Duration::from_secs(20);
 
 /// How far a lab is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -271,4 +275,22 @@ fn unmount(path: &Path) -> Result<(), LabError> {
         Ok(()) | Err(nix::Error::EINVAL | nix::Error::ENOENT) => Ok(()),
         Err(errno) => Err(LabError::file("unmount", path)(errno.into())),
     }
+}
+
+/// Ends whoever looks after a lab, and removes the lab; also what is left of one whose supervisor was killed.
+///
+/// # Errors
+/// There is no such lab, or something could not be removed.
+pub fn take_down(name: &LabName) -> Result<(), LabError> {
+    if !name.directory().exists() {
+        return Err(LabError::NoSuchLab(name.to_string()));
+    }
+    if let Ok(state) = State::read(name) {
+        // It removes its lab itself; the sweep below then finds nothing.
+        state.supervisor.signal(Signal::SIGTERM);
+        if !state.supervisor.wait_end(SUPERVISOR_LIMIT) {
+            state.supervisor.signal(Signal::SIGKILL);
+        }
+    }
+    sweep(name)
 }
