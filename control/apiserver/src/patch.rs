@@ -1,5 +1,6 @@
 //! Patches: a sent change and a stored object in, the changed object out. Pure.
 
+mod json;
 mod strategic;
 
 use caracal_model::object::FieldErrorReason;
@@ -58,11 +59,7 @@ impl Patch {
             ApiError::invalid(resource, name, &[kinds::cause("patch", FieldErrorReason::Invalid, why)])
         };
         match self {
-            Patch::Json(patch) => {
-                let mut changed = object.clone();
-                json_patch::patch(&mut changed, patch).map_err(|error| refused(error.to_string()))?;
-                if changed.is_object() { Ok(changed) } else { Err(refused("leaves no object".into())) }
-            }
+            Patch::Json(patch) => json::apply(object, patch).map_err(|error| refused(error.to_string())),
             Patch::Merge(patch) => {
                 let mut changed = object.clone();
                 json_patch::merge(&mut changed, patch);

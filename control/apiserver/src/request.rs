@@ -2,13 +2,14 @@
 
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, Request, header, request};
+use caracal_model::manifest;
 use serde_json::Value;
 
 use crate::protobuf;
 use crate::status::ApiError;
 
 /// The largest body that is read, as in Kubernetes.
-pub const BODY_MOST: usize = 3 << 20;
+const BODY_MOST: usize = crate::store::OBJECT_MOST;
 
 /// The query's parameters. Those that are not known are ignored, as Kubernetes does.
 #[derive(Debug, Default, serde::Deserialize)]
@@ -102,7 +103,7 @@ pub async fn body(request: Request<Body>) -> Result<Bytes, ApiError> {
         use std::error::Error;
         let limited = error.source().is_some_and(|source| source.to_string().contains("length limit"));
         if limited {
-            ApiError::too_large(BODY_MOST)
+            ApiError::too_large(format!("the request body is larger than {BODY_MOST} bytes"))
         } else {
             ApiError::bad_request(format!("the body could not be read: {error}"))
         }
@@ -128,9 +129,15 @@ pub fn object(media_type: &str, body: &[u8]) -> Result<Value, ApiError> {
     Ok(value)
 }
 
-/// YAML as JSON.
-pub fn yaml(body: &[u8]) -> Result<Value, ApiError> {
+/// YAML with one document.
+fn yaml(body: &[u8]) -> Result<Value, ApiError> {
     let text = std::str::from_utf8(body).map_err(|_| ApiError::bad_request("the body is not UTF-8"))?;
-    serde_saphyr::from_str(text)
-        .map_err(|error| ApiError::bad_request(format!("the body is not YAML: {error}")))
+    let documents = manifest::parse(text)
+        .map_err(|error| ApiError::bad_request(format!("the body is not YAML: {error}")))?;
+    match <[Value; 1]>::try_from(documents) {
+        Ok([document]) => Ok(document),
+        Err(documents) => {
+            Err(ApiError::bad_request(format!("the body must hold one object, not {}", documents.len())))
+        }
+    }
 }

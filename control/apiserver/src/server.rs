@@ -15,7 +15,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 
 use crate::credentials::{Credentials, CredentialsError};
@@ -61,6 +61,7 @@ pub struct Server {
     address: SocketAddr,
     stop: watch::Sender<bool>,
     accepting: JoinHandle<()>,
+    store: Option<Store>,
 }
 
 impl Server {
@@ -69,10 +70,15 @@ impl Server {
         self.address
     }
 
-    /// Stops: no new connections; watches end; requests under way are answered.
+    /// Stops: no new connections; watches end; requests under way are answered; the store is let go.
     pub async fn stop(mut self) {
         self.stop.send_replace(true);
         let _ = (&mut self.accepting).await;
+        if let Some(store) = self.store.take()
+            && tokio::time::timeout(STOPPING_MOST, store.close()).await.is_err()
+        {
+            tracing::warn!("the store is still in use");
+        }
     }
 }
 
@@ -99,13 +105,13 @@ pub async fn serve(options: Options) -> Result<Server, ServeError> {
     let address = listener.local_addr().map_err(listening)?;
 
     let (stop, stopped) = watch::channel(false);
-    let app = Arc::new(App { store, token: credentials.token.clone(), stop: stopped.clone() });
+    let app = Arc::new(App { store: store.clone(), token: credentials.token.clone(), stop: stopped.clone() });
     namespaces::start(&app).await.map_err(|error| ServeError::Initial(error.message))?;
     let tls = TlsAcceptor::from(Arc::clone(&credentials.tls));
     let accepting = tokio::spawn(accept(listener, tls, app, stopped));
     credentials.write_kubeconfig(&options.write_kubeconfig, address)?;
     tracing::info!(%address, "serving");
-    Ok(Server { address, stop, accepting })
+    Ok(Server { address, stop, accepting, store: Some(store) })
 }
 
 /// How long requests under way may take once the server is told to stop.
@@ -114,17 +120,19 @@ const STOPPING_MOST: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(30);
 
 async fn accept(listener: TcpListener, tls: TlsAcceptor, app: Arc<App>, mut stop: watch::Receiver<bool>) {
-    let graceful = Arc::new(GracefulShutdown::new());
+    let graceful = GracefulShutdown::new();
+    let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
+            Some(_) = connections.join_next() => continue,
             _ = stop.wait_for(|stop| *stop) => break,
         };
         match accepted {
             Ok((stream, _)) => {
                 let watcher = graceful.watcher();
                 let (tls, app) = (tls.clone(), Arc::clone(&app));
-                tokio::spawn(async move {
+                connections.spawn(async move {
                     if let Some(connection) = connect(stream, &tls, app).await
                         && let Err(error) = watcher.watch(connection).await
                     {
@@ -140,11 +148,10 @@ async fn accept(listener: TcpListener, tls: TlsAcceptor, app: Arc<App>, mut stop
         }
     }
     drop(listener);
-    if let Some(graceful) = Arc::into_inner(graceful)
-        && tokio::time::timeout(STOPPING_MOST, graceful.shutdown()).await.is_err()
-    {
+    if tokio::time::timeout(STOPPING_MOST, graceful.shutdown()).await.is_err() {
         tracing::warn!("some requests were cut off");
     }
+    connections.shutdown().await;
 }
 
 /// Shakes hands, and sets up what answers the connection's requests.

@@ -86,9 +86,8 @@ impl ApiError {
         ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType", message)
     }
 
-    /// The body is larger than any object may be.
-    pub fn too_large(limit: usize) -> ApiError {
-        let message = format!("the request body is larger than {limit} bytes");
+    /// The body, or the object, is larger than any may be.
+    pub fn too_large(message: impl Into<String>) -> ApiError {
         ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge", message)
     }
 
@@ -187,6 +186,7 @@ impl From<CommitError> for ApiError {
     fn from(error: CommitError) -> ApiError {
         match error {
             CommitError::Stopped => ApiError::stopping(),
+            CommitError::TooLarge(_) => ApiError::too_large(error.to_string()),
             other => ApiError::internal(other.to_string()),
         }
     }
@@ -198,4 +198,38 @@ pub fn json_response(code: StatusCode, body: &Value) -> Response<Body> {
     *response.status_mut() = code;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_forgotten_past_is_410_and_the_future_504() {
+        let expired = ApiError::from(ReadError::Expired { asked: 1, oldest: 2 }).status();
+        assert_eq!((&expired["code"], &expired["reason"]), (&json!(410), &json!("Expired")));
+        let future = ApiError::from(ReadError::Future { asked: 2, current: 1 }).status();
+        assert_eq!((&future["code"], &future["reason"]), (&json!(504), &json!("Timeout")));
+        // By this cause client-go knows to ask for whatever is newest.
+        assert_eq!(future["details"]["causes"][0]["reason"], "ResourceVersionTooLarge");
+    }
+
+    #[test]
+    fn all_causes_are_told_in_the_message_and_apart() {
+        let policies = crate::kinds::find("networking.k8s.io", "v1", "networkpolicies").expect("served");
+        let cause = |field: &str| {
+            crate::kinds::cause(field, caracal_model::object::FieldErrorReason::Required, "Required value")
+        };
+        let status = ApiError::invalid(policies, "a", &[cause("spec.x"), cause("spec.y")]).status();
+        assert_eq!(
+            status["message"],
+            "NetworkPolicy.networking.k8s.io \"a\" is invalid: [spec.x: Required value, spec.y: Required value]"
+        );
+        assert_eq!(
+            status["details"]["causes"][1],
+            json!({
+                "reason": "FieldValueRequired", "message": "Required value", "field": "spec.y",
+            })
+        );
+    }
 }

@@ -20,6 +20,7 @@ mod tests;
 mod writer;
 
 use std::path::Path;
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, RwLock, RwLockReadGuard};
 
 use serde_json::Value;
@@ -58,6 +59,9 @@ pub enum CommitError {
     /// The world is not as the writer thought: read again and decide again.
     #[error("{0:?} does not hold")]
     Unmet(Condition),
+    /// The object is larger than any may be.
+    #[error("the object would have {0} bytes, and {OBJECT_MOST} are the most")]
+    TooLarge(usize),
     /// The disk refused. The change may or may not be found after a restart.
     #[error("writing to the store failed: {0}; look at the disk that holds the data directory")]
     Disk(String),
@@ -77,7 +81,8 @@ pub struct Committed {
 #[derive(Clone)]
 pub struct Store {
     shared: Arc<Shared>,
-    jobs: std::sync::mpsc::SyncSender<Job>,
+    jobs: SyncSender<Job>,
+    closed: watch::Receiver<bool>,
 }
 
 struct Shared {
@@ -91,6 +96,9 @@ impl Shared {
     }
 }
 
+/// The largest object, as JSON.
+pub const OBJECT_MOST: usize = 3 << 20;
+
 /// Changes that may wait for the writer; beyond that, writers wait to be let in.
 const QUEUE: usize = 1024;
 
@@ -102,13 +110,18 @@ impl Store {
             state: RwLock::new(State::new(objects, revision, limits)),
             revision: watch::Sender::new(revision),
         });
-        let (jobs, queue) = std::sync::mpsc::sync_channel(QUEUE);
+        let (jobs, queue) = sync_channel(QUEUE);
         let for_writer = Arc::clone(&shared);
+        let (close, closed) = watch::channel(false);
         std::thread::Builder::new()
             .name("store-writer".into())
-            .spawn(move || writer::run(&disk, &for_writer, &queue))
+            .spawn(move || {
+                writer::run(&disk, &for_writer, &queue);
+                drop(disk);
+                close.send_replace(true);
+            })
             .map_err(OpenError::Thread)?;
-        Ok(Store { shared, jobs })
+        Ok(Store { shared, jobs, closed })
     }
 
     /// Makes one change, and returns once it is on disk and visible.
@@ -117,18 +130,24 @@ impl Store {
         let jobs = self.jobs.clone();
         let job = Job { change, answer };
         // A full queue blocks, so a burst of writers waits off the async threads.
-        if let Err(error) = jobs.try_send(job) {
-            match error {
-                std::sync::mpsc::TrySendError::Full(job) => {
-                    tokio::task::spawn_blocking(move || jobs.send(job))
-                        .await
-                        .map_err(|_| CommitError::Stopped)?
-                        .map_err(|_| CommitError::Stopped)?
-                }
-                std::sync::mpsc::TrySendError::Disconnected(_) => return Err(CommitError::Stopped),
+        let taken = match jobs.try_send(job) {
+            Ok(()) => true,
+            Err(TrySendError::Full(job)) => {
+                tokio::task::spawn_blocking(move || jobs.send(job).is_ok()).await.unwrap_or(false)
             }
+            Err(TrySendError::Disconnected(_)) => false,
+        };
+        if !taken {
+            return Err(CommitError::Stopped);
         }
         answered.await.unwrap_or(Err(CommitError::Stopped))
+    }
+
+    /// Gives up this handle, and waits until all others are given up and the file is let go.
+    pub async fn close(self) {
+        let Store { shared, jobs, mut closed } = self;
+        drop((shared, jobs));
+        let _ = closed.wait_for(|closed| *closed).await;
     }
 
     /// The newest revision.

@@ -2,6 +2,8 @@
 //!
 //! CARACAL_LONG=1 kills several hundred times instead of some tens.
 
+#![allow(clippy::expect_used, clippy::panic, reason = "a test fails by panicking, in its helpers too")]
+
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -47,7 +49,7 @@ async fn write(
         let name = format!("w{writer}-{}", value % 7);
         let exists = diary.settled.get(&name).is_some_and(Option::is_some);
         let labels = BTreeMap::from([("value".to_owned(), value.to_string())]);
-        let (wanted, outcome) = if exists && value % 3 == 0 {
+        let (wanted, outcome) = if exists && value.is_multiple_of(3) {
             (None, accounts.delete(&name, &DeleteParams::default()).await.map(|_| None))
         } else if exists {
             let patch = Patch::Merge(serde_json::json!({ "metadata": { "labels": labels } }));

@@ -1,5 +1,7 @@
 //! Real kubectl against the server: the one on the PATH, and 1.20.
 
+#![allow(clippy::expect_used, clippy::panic, reason = "a test fails by panicking, in its helpers too")]
+
 mod common;
 
 use std::path::{Path, PathBuf};

@@ -1,5 +1,7 @@
 //! kube-rs' reflector, as the agent uses it, against the server: also when the server is killed and comes back.
 
+#![allow(clippy::expect_used, clippy::panic, reason = "a test fails by panicking, in its helpers too")]
+
 mod common;
 
 use std::collections::BTreeMap;
@@ -53,7 +55,7 @@ async fn write_some(accounts: &Api<ServiceAccount>, round: usize) {
             let metadata = ObjectMeta { name: Some(name), labels: Some(labels), ..ObjectMeta::default() };
             let account = ServiceAccount { metadata, ..ServiceAccount::default() };
             accounts.create(&PostParams::default(), &account).await.expect("created");
-        } else if (index + round) % 4 == 0 {
+        } else if (index + round).is_multiple_of(4) {
             accounts.delete(&name, &DeleteParams::default()).await.expect("deleted");
         } else {
             let patch = Patch::Merge(serde_json::json!({ "metadata": { "labels": labels } }));

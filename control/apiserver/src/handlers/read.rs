@@ -148,7 +148,13 @@ fn watch(
         return Err(ApiError::bad_request("sendInitialEvents needs resourceVersionMatch=NotOlderThan"));
     }
     let revision = Query::number("resourceVersion", &query.resource_version)?.unwrap_or(0);
-    let start = if initial || revision == 0 { Start::Now } else { Start::Revision(revision) };
+    let start = match (initial, revision) {
+        (true, _) => Start::Now,
+        // Said to be false: only what changes from here on.
+        (false, 0) if !query.send_initial_events.is_empty() => Start::Revision(app.store.revision()),
+        (false, 0) => Start::Now,
+        (false, revision) => Start::Revision(revision),
+    };
     let timeout = Query::number("timeoutSeconds", &query.timeout_seconds)?.filter(|seconds| *seconds > 0);
     let watch = Watch {
         resource: target.resource,

@@ -95,8 +95,8 @@ proptest! {
                 Step::Reopen => {
                     first += states.len() as u64 - 1;
                     states = vec![state];
-                    drop(store);
-                    store = reopen(&dir);
+                    block_on(store.close());
+                    store = open(&dir, LIMITS);
                 }
             }
         }
@@ -139,17 +139,6 @@ proptest! {
         let future = ReadError::Future { asked: newest + 1, current: newest };
         prop_assert_eq!(store.list(&everything(), Some(newest + 1), None).err(), Some(future));
     }
-}
-
-/// The writer's thread lets the file go a moment after the last handle has gone.
-fn reopen(dir: &tempfile::TempDir) -> Store {
-    for _ in 0..1000 {
-        match Store::open(&dir.path().join("store.redb"), LIMITS) {
-            Err(OpenError::InUse(_)) => std::thread::sleep(std::time::Duration::from_millis(5)),
-            other => return other.expect("a store"),
-        }
-    }
-    panic!("the store was not let go");
 }
 
 #[test]
@@ -239,4 +228,16 @@ fn the_log_forgets_its_oldest_changes_and_says_so() {
     });
     assert!(matches!(store.events(&everything(), 1, 100), Err(ReadError::Expired { .. })));
     assert!(store.events(&everything(), 24, 100).is_ok());
+}
+
+#[test]
+fn an_object_beyond_the_limit_is_refused_and_the_next_is_taken() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = open(&dir, LIMITS);
+    let large = Change { value: Some(json!({ "x": "x".repeat(OBJECT_MOST) })), ..put(&pod("a", "x"), 0) };
+    block_on(async {
+        assert!(matches!(store.commit(large).await, Err(CommitError::TooLarge(_))));
+        store.commit(put(&pod("a", "y"), 1)).await.expect("a write");
+    });
+    assert_eq!((store.revision(), store.get(&pod("a", "x"))), (1, None));
 }

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use super::disk::{Disk, Write};
 use super::state::{Event, Key, State, Stored};
-use super::{Change, CommitError, Committed, Condition, Shared};
+use super::{Change, CommitError, Committed, Condition, OBJECT_MOST, Shared};
 
 /// A change and who asked for it.
 pub struct Job {
@@ -90,6 +90,10 @@ impl Batch {
         let (after, object, write) = match (change.value, &before) {
             (Some(value), _) => {
                 let (stored, json) = Stored::new(value, revision);
+                if json.len() > OBJECT_MOST {
+                    let _ = answer.send(Err(CommitError::TooLarge(json.len())));
+                    return;
+                }
                 let stored = Arc::new(stored);
                 (Some(Arc::clone(&stored)), stored, Some((revision, json)))
             }
