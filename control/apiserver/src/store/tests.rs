@@ -181,6 +181,30 @@ fn conditions_are_judged_at_the_instant_of_the_write() {
 }
 
 #[test]
+fn who_is_refused_reads_again_and_sees_why() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = open(&dir, LIMITS);
+    block_on(async {
+        let key = pod("a", "x");
+        for round in 0..20 {
+            let seen = store.get(&key).map(|stored| stored.revision);
+            let condition =
+                seen.map_or(Condition::Absent(key.clone()), |seen| Condition::Unchanged(key.clone(), seen));
+            let change = Change { conditions: vec![condition], ..put(&key, round) };
+            let racers = (0..20).map(|_| async {
+                let outcome = store.commit(change.clone()).await;
+                // What defeated it is there to be read by the time it is told.
+                let now = store.get(&key).map(|stored| stored.revision);
+                assert!(outcome.is_ok() || now > seen, "refused for what cannot be seen");
+                outcome.is_ok()
+            });
+            let won = futures::future::join_all(racers).await;
+            assert_eq!(won.into_iter().filter(|won| *won).count(), 1);
+        }
+    });
+}
+
+#[test]
 fn a_namespace_with_content_is_not_removed_even_within_one_batch() {
     let dir = tempfile::tempdir().expect("a directory");
     let store = open(&dir, LIMITS);

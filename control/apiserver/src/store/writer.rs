@@ -10,10 +10,12 @@ use super::disk::{Disk, Write};
 use super::state::{Event, Key, State, Stored};
 use super::{Change, CommitError, Committed, Condition, OBJECT_MOST, Shared};
 
+type Answer = oneshot::Sender<Result<Committed, CommitError>>;
+
 /// A change and who asked for it.
 pub struct Job {
     pub change: Change,
-    pub answer: oneshot::Sender<Result<Committed, CommitError>>,
+    pub answer: Answer,
 }
 
 /// Changes that share one fsync.
@@ -38,7 +40,9 @@ struct Batch {
     revision: u64,
     events: Vec<Event>,
     writes: Vec<Write>,
-    answers: Vec<(oneshot::Sender<Result<Committed, CommitError>>, Committed)>,
+    /// Refusals wait as well: what stands in a change's way may itself not be on disk yet, and who is refused reads
+    /// again and must find it.
+    answers: Vec<(Answer, Result<Committed, CommitError>)>,
     /// The objects as these changes leave them.
     latest: BTreeMap<Key, Option<Arc<Stored>>>,
 }
@@ -56,7 +60,7 @@ impl Batch {
     }
 
     fn len(&self) -> usize {
-        self.events.len()
+        self.answers.len()
     }
 
     fn get(&self, state: &State, key: &Key) -> Option<Arc<Stored>> {
@@ -80,8 +84,7 @@ impl Batch {
         let Job { change, answer } = job;
         let state = shared.state();
         if let Some(unmet) = change.conditions.iter().find(|condition| !self.holds(&state, condition)) {
-            // The asker may have gone away; nobody else minds.
-            let _ = answer.send(Err(CommitError::Unmet(unmet.clone())));
+            self.answers.push((answer, Err(CommitError::Unmet(unmet.clone()))));
             return;
         }
         let before = self.get(&state, &change.key);
@@ -91,7 +94,7 @@ impl Batch {
             (Some(value), _) => {
                 let (stored, json) = Stored::new(value, revision);
                 if json.len() > OBJECT_MOST {
-                    let _ = answer.send(Err(CommitError::TooLarge(json.len())));
+                    self.answers.push((answer, Err(CommitError::TooLarge(json.len()))));
                     return;
                 }
                 let stored = Arc::new(stored);
@@ -99,7 +102,7 @@ impl Batch {
             }
             (None, Some(before)) => (None, Arc::new(Stored::new(before.value.clone(), revision).0), None),
             (None, None) => {
-                let _ = answer.send(Err(CommitError::Unmet(Condition::Unchanged(change.key, 0))));
+                self.answers.push((answer, Err(CommitError::Unmet(Condition::Unchanged(change.key, 0)))));
                 return;
             }
         };
@@ -107,30 +110,35 @@ impl Batch {
         self.latest.insert(change.key.clone(), after.clone());
         self.writes.push((change.key.clone(), write));
         self.events.push(Event { revision, key: change.key, before, after });
-        self.answers.push((answer, Committed { object }));
+        self.answers.push((answer, Ok(Committed { object })));
     }
 
     fn finish(self, disk: &Disk, shared: &Shared) {
-        if self.events.is_empty() {
-            return;
-        }
-        if let Err(error) = disk.write(&self.writes, self.revision) {
-            let reason = error.to_string();
-            tracing::error!(%reason, "the store could not be written");
-            for (answer, _) in self.answers {
-                let _ = answer.send(Err(CommitError::Disk(reason.clone())));
+        let mut failed = None;
+        if !self.events.is_empty() {
+            match disk.write(&self.writes, self.revision) {
+                Ok(()) => {
+                    let mut state = shared.state.write().unwrap_or_else(|poisoned| poisoned.into_inner());
+                    for event in self.events {
+                        state.apply(event);
+                    }
+                    drop(state);
+                    shared.revision.send_replace(self.revision);
+                }
+                Err(error) => {
+                    let reason = error.to_string();
+                    tracing::error!(%reason, "the store could not be written");
+                    failed = Some(reason);
+                }
             }
-            return;
         }
-        {
-            let mut state = shared.state.write().unwrap_or_else(|poisoned| poisoned.into_inner());
-            for event in self.events {
-                state.apply(event);
-            }
-        }
-        shared.revision.send_replace(self.revision);
-        for (answer, committed) in self.answers {
-            let _ = answer.send(Ok(committed));
+        for (answer, outcome) in self.answers {
+            let outcome = match &failed {
+                Some(reason) => Err(CommitError::Disk(reason.clone())),
+                None => outcome,
+            };
+            // The asker may have gone away; nobody else minds.
+            let _ = answer.send(outcome);
         }
     }
 }
