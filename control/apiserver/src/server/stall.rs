@@ -74,3 +74,34 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for StallLimit<S> {
         self.judged(cx, outcome)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    const LIMIT: Duration = Duration::from_secs(30);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_takes_nothing_is_given_up() {
+        let (ours, _theirs) = tokio::io::duplex(1024);
+        let mut stream = StallLimit::new(ours, LIMIT);
+        let error = stream.write_all(&[0; 4096]).await.expect_err("nobody reads");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_takes_something_now_and_then_is_waited_for() {
+        let (ours, mut theirs) = tokio::io::duplex(1024);
+        let mut stream = StallLimit::new(ours, LIMIT);
+        let reading = tokio::spawn(async move {
+            let mut bytes = [0; 1024];
+            for _ in 0..8 {
+                tokio::time::sleep(LIMIT / 2).await;
+                theirs.read_exact(&mut bytes).await.expect("something");
+            }
+        });
+        stream.write_all(&[0; 8192]).await.expect("all is taken in time");
+        reading.await.expect("a reader");
+    }
+}
