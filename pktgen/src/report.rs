@@ -14,6 +14,8 @@ const QUANTILES: [(&str, f64); 4] = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), 
 const FLOWS_SHOWN: usize = 10;
 /// Below this part of the rate that was asked for, the generator is called the limit.
 const RATE_REACHED: f64 = 0.99;
+/// Below this loss at the generator's greatest rate, the generator is called the limit.
+const LOSS_OF_THE_UNLOADED_PERCENT: f64 = 0.1;
 
 /// A run.
 #[derive(Debug, Serialize)]
@@ -175,8 +177,11 @@ impl Report {
         // The first packet opens the interval, so it is not one of those that came within it.
         let received_pps = if arriving_s > 0.0 { (total.received - 1) as f64 / arriving_s } else { 0.0 };
         let sent_pps = per_second(total.sent as f64);
-        let generator_was_the_limit =
-            about.asked_pps.is_some_and(|asked| sent_pps < asked * RATE_REACHED) && !about.interrupted;
+        let generator_was_the_limit = match about.asked_pps {
+            Some(asked) => sent_pps < asked * RATE_REACHED && !about.interrupted,
+            // Who loses nothing of all that the generator has might carry more.
+            None => total.loss_percent() < LOSS_OF_THE_UNLOADED_PERCENT,
+        };
         let heard: Vec<f64> = account.flows.iter().filter(|f| f.received > 0).map(|f| f.jitter_ns).collect();
         let ends = EndsReport {
             missed: sent.missed,
@@ -212,12 +217,17 @@ impl Report {
         if interrupted {
             warnings.push("the run was ended before its time".into());
         }
-        if let (true, Some(asked)) = (self.ends.generator_was_the_limit, asked_pps) {
-            warnings.push(format!(
-                "the generator was the limit: it sent {} packets/s of the {} asked for",
-                rate(self.sent_pps),
-                rate(asked)
-            ));
+        if self.ends.generator_was_the_limit {
+            let sent = rate(self.sent_pps);
+            warnings.push(match asked_pps {
+                Some(asked) => {
+                    format!(
+                        "the generator was the limit: it sent {sent} packets/s of the {} asked for",
+                        rate(asked)
+                    )
+                }
+                None => format!("the generator was the limit: all of its {sent} packets/s came through"),
+            });
         }
         if self.ends.refused > 0 {
             warnings.push(format!("the sender's own kernel refused {} packets", self.ends.refused));
@@ -326,5 +336,73 @@ pub fn rate(pps: f64) -> String {
         p if p >= 1e6 => format!("{:.3} M", p / 1e6),
         p if p >= 1e4 => format!("{:.1} k", p / 1e3),
         p => format!("{p:.1}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::pace::Rate;
+    use crate::payload::{self, Mark};
+    use crate::profile::Profile;
+
+    /// A run of one second that sent `sent` packets, of which the first `received` came.
+    fn report(asked_pps: Option<f64>, sent: u64, received: u64, overflow: u64) -> Report {
+        let mut account = Account::new(1, 1).unwrap();
+        let mut bytes = [0; payload::LEN];
+        for sequence in 0..received {
+            Mark { run: 1, flow: 0, sequence, sent_ns: 0 }.write(&mut bytes);
+            account.take(&bytes, 1_000 + sequence);
+        }
+        let rate = asked_pps.map_or(Rate::Max, Rate::PerSecond);
+        let profile =
+            Profile { flows: 1, sizes: "64".parse().unwrap(), rate, duration: Duration::from_secs(1) }
+                .row("64");
+        let sent = Sent { by_flow: vec![sent], elapsed: Duration::from_secs(1), ..Sent::default() };
+        let about = Circumstances {
+            profile,
+            asked_pps,
+            from: "a".into(),
+            to: "b".into(),
+            machine_cpu_s: Some(0.5),
+            sink_overflow: Some(overflow),
+            way_was_open: true,
+            interrupted: false,
+        };
+        Report::new(&sent, &account, about)
+    }
+
+    #[test]
+    fn what_was_sent_and_did_not_come_is_lost() {
+        let report = report(Some(1000.0), 1000, 990, 4);
+        assert_eq!((report.total.lost, report.total.received), (10, 990));
+        assert_eq!(report.packets_per_cpu_s, Some(1980.0));
+        assert_eq!(report.warnings.len(), 1, "{:?}", report.warnings);
+        assert!(report.warnings[0].contains("too slow for 4 packets"));
+        assert!(report.table().contains("1.0000 %"), "{}", report.table());
+    }
+
+    #[test]
+    fn a_generator_that_does_not_keep_up_says_so() {
+        assert!(!report(Some(1000.0), 1000, 1000, 0).ends.generator_was_the_limit);
+        let slow = report(Some(1000.0), 900, 900, 0);
+        assert!(
+            slow.ends.generator_was_the_limit && slow.warnings[0].contains("900.0 packets/s of the 1000.0")
+        );
+    }
+
+    #[test]
+    fn a_generator_without_a_rate_is_the_limit_when_nothing_is_lost() {
+        assert!(report(None, 10_000, 10_000, 0).ends.generator_was_the_limit);
+        assert!(!report(None, 10_000, 9_000, 0).ends.generator_was_the_limit);
+    }
+
+    #[test]
+    fn a_run_in_which_nothing_came_has_no_latency() {
+        let report = report(Some(10.0), 10, 0, 0);
+        assert!(report.latency_ns.is_none() && report.received_pps == 0.0);
+        assert!(serde_json::to_string(&report).unwrap().contains("\"latency_ns\":null"));
     }
 }

@@ -152,7 +152,7 @@ impl Account {
     }
 
     /// Takes a packet's payload that came at `now_ns`.
-    fn take(&mut self, payload: &[u8], now_ns: u64) -> Came {
+    pub(crate) fn take(&mut self, payload: &[u8], now_ns: u64) -> Came {
         let run = self.run;
         let mark = Mark::read(payload).filter(|mark| mark.run == run);
         let flow = mark.and_then(|mark| Some((mark, self.flows.get_mut(mark.flow as usize)?)));
@@ -178,10 +178,14 @@ impl Account {
     }
 }
 
+/// What a packet was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Came {
+pub(crate) enum Came {
+    /// One of the run, for the first time.
     Counted,
+    /// One that went ahead.
     Scout,
+    /// A duplicate, or a stranger.
     Uncounted,
 }
 
