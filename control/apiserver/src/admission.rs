@@ -49,6 +49,9 @@ pub fn decode(
     mut object: Value,
     validation: FieldValidation,
 ) -> Result<Admitted, ApiError> {
+    if !object.is_object() {
+        return Err(ApiError::bad_request("what was sent, or what the patch leaves, is not an object"));
+    }
     let expected = [("apiVersion", resource.api_version()), ("kind", resource.kind.to_owned())];
     for (field, expected) in expected {
         match object.get(field).and_then(Value::as_str).unwrap_or("") {
@@ -166,6 +169,8 @@ fn judged(resource: &Resource, object: &Value, causes: Vec<FieldError>) -> Resul
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::kinds;
 
@@ -208,5 +213,66 @@ mod tests {
         update(pods(), Some(Subresource::Status), &before_full, &mut sent).expect("taken");
         assert_eq!(sent["status"]["phase"], "Failed");
         assert_eq!(sent["spec"]["nodeName"], "one");
+    }
+
+    /// JSON made of names that matter, where they should not be.
+    fn any_json() -> impl Strategy<Value = Value> {
+        let name = proptest::sample::select(vec![
+            "metadata",
+            "name",
+            "generateName",
+            "labels",
+            "finalizers",
+            "spec",
+            "status",
+            "containers",
+            "ports",
+            "podCIDR",
+            "podCIDRs",
+            "podSelector",
+            "ingress",
+            "from",
+            "protocol",
+            "resources",
+            "apiVersion",
+            "kind",
+            "matchLabels",
+        ]);
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            "[a-zA-Z./-]{0,8}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(6, 48, 5, move |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::btree_map(name.clone().prop_map(str::to_owned), inner, 0..6)
+                    .prop_map(|map| Value::Object(map.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn any_object_is_taken_or_refused(sent in any_json(), other in any_json()) {
+            for resource in kinds::RESOURCES {
+                for sent in [sent.clone(), json!({ "metadata": { "name": "a" }, "spec": sent, "status": other })] {
+                    let namespace = Some("n").filter(|_| resource.scope == Scope::Namespaced);
+                    let Ok(admitted) = decode(resource, namespace, sent, FieldValidation::Warn) else { continue };
+                    let mut made = admitted.object.clone();
+                    let taken = create(resource, &mut made);
+                    for column in resource.columns {
+                        (column.cell)(&made, metadata::timestamp());
+                    }
+                    if taken.is_ok() {
+                        // What was taken once is taken as it is.
+                        let mut again = made.clone();
+                        prop_assert_eq!(update(resource, None, &made, &mut again), Ok(()));
+                        prop_assert_eq!(again, made);
+                    }
+                }
+            }
+        }
     }
 }

@@ -126,4 +126,16 @@ mod tests {
         let target = Target::parse("/api/v1/nodes/a%2Db").expect("a node");
         assert_eq!(target.name.as_deref(), Some("a-b"));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_path_names_something_or_nothing(path in "(/api/v1|/apis/networking.k8s.io/v1)?(/[^/]{0,6}|/namespaces|/pods|/status|/%[0-9a-z]{0,2}){0,6}/?") {
+            if let Some(target) = Target::parse(&path) {
+                let namespaced = target.resource.scope == Scope::Namespaced;
+                proptest::prop_assert!(namespaced || target.namespace.is_none());
+                proptest::prop_assert!(!namespaced || target.name.is_none() || target.namespace.is_some());
+                proptest::prop_assert!(target.name.is_some() || target.subresource.is_none());
+            }
+        }
+    }
 }

@@ -106,4 +106,12 @@ mod tests {
         assert!(object(&whole[..3]).is_err());
         assert!(object(&whole[..8]).is_err());
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_an_object_or_refused(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..64)) {
+            let _ = object(&bytes);
+            let _ = object(&[MAGIC, &bytes].concat());
+        }
+    }
 }

@@ -286,4 +286,16 @@ mod tests {
             assert!(Selection::parse(pods, "", fields).is_err(), "{fields}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_a_selector_or_refused(labels in "[a-c!=<>(), inot0-9é/.-]{0,20}", fields in ".{0,20}") {
+            let pods = crate::kinds::find("", "v1", "pods").expect("pods are served");
+            for (labels, fields) in [(labels.as_str(), ""), ("", fields.as_str())] {
+                if let Ok(selection) = Selection::parse(pods, labels, fields) {
+                    selection.matches(&json!({ "metadata": { "labels": { "a": "1" } } }));
+                }
+            }
+        }
+    }
 }

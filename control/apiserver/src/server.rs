@@ -116,8 +116,11 @@ pub async fn serve(options: Options) -> Result<Server, ServeError> {
 
 /// How long requests under way may take once the server is told to stop.
 const STOPPING_MOST: Duration = Duration::from_secs(5);
-/// How long a client may take for its handshake, and for a request's head.
+/// How long a client may take for its handshake, and for taking anything of an answer.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a connection may be without a request. Longer than clients keep idle connections (90 s), so that it is
+/// they who close them, and none sends a request into a connection that is being closed.
+const IDLE_MOST: Duration = Duration::from_secs(300);
 
 async fn accept(listener: TcpListener, tls: TlsAcceptor, app: Arc<App>, mut stop: watch::Receiver<bool>) {
     let graceful = GracefulShutdown::new();
@@ -169,7 +172,7 @@ async fn connect(
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(PATIENCE)
+        .header_read_timeout(IDLE_MOST)
         .serve_connection(TokioIo::new(StallLimit::new(stream, PATIENCE)), service);
     Some(connection)
 }
