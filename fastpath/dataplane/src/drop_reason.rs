@@ -75,7 +75,7 @@ drop_reasons! {
     // No room.
     NoFrames, "no-frames", "The worker had no free frame to put the packet, its copy or an answer in.";
     TransmitRingFull, "transmit-ring-full", "The port's transmit ring is full: the receiver is slower than the senders.";
-    HandoverRingFull, "handover-ring-full", "The ring to another worker is full.";
+    HandoverRefused, "handover-refused", "The worker that owns the rest of the way has lent no more frames: it is slower than this one.";
     NoHeadroom, "no-headroom", "There is no room in front of the packet for a tunnel header.";
 }
 

@@ -1,14 +1,16 @@
 //! Packets from one worker to another.
 //!
-//! Two rings for each ordered pair of workers, both single-producer single-consumer:
+//! Workers do not share memory that sockets send from: worker B's sockets can only send frames of B's domain. So B lends
+//! frames to A, and A copies a packet that B is to go on with into lent frames. The sender copies, because the bytes
+//! are in its cache. Two rings for each ordered pair of workers, both single-producer single-consumer:
 //!
 //! ```text
-//!   worker A ── packets (A's frames) ──► worker B      B copies them into frames of its own domain …
-//!            ◄── A's frames, emptied ───               … and gives A's frames back
+//!   worker A ◄── empty frames of B ────── worker B     B tops up what it has lent, once a turn
+//!            ─── the same, filled ──────►              written once a batch, with one ring of the bell
 //! ```
 //!
-//! B's sockets can only send B's frames, so between domains a packet is copied once, by the receiver, whose ports are
-//! going to read it. Both rings have room for every frame of A's domain, so giving back never fails.
+//! What A may queue at B is bounded by what B has lent; beyond that A drops, and its own frames never leave it. A frame
+//! is always somebody's: B's pool's, lent (in a ring or in A's hands), or a packet of B's.
 //!
 //! A sleeping receiver must be woken. Invariant of [`Doorbell`]: whoever pushes and then finds `asleep` rings; whoever
 //! wants to sleep says so and then looks at its rings once more. One of the two sees the other.
@@ -18,72 +20,92 @@ use std::sync::Arc;
 use caracal_xsk::{Frame, FramePool};
 use rtrb::{Consumer, Producer, RingBuffer};
 
-use crate::batch::Step;
+use crate::batch::{BATCH_MAX, Step};
 use crate::packet::Packet;
 use crate::port::{Boxes, HEADROOM};
 
 pub use doorbell::Doorbell;
 
-/// A packet on its way, and where it goes on.
+/// A packet on its way, in frames of the receiver's domain, and where the receiver goes on.
 #[derive(Debug)]
-pub struct Handed {
-    /// The packet, in frames of the sender's domain.
-    pub packet: Packet,
-    /// Where the receiver goes on.
-    pub step: Step,
+struct Handed {
+    packet: Packet,
+    step: Step,
 }
 
 /// One worker's ends of the rings to and from one other worker.
 #[derive(Debug)]
 pub struct Peer {
+    /// Packets of this batch, not written yet.
+    outbox: Vec<Handed>,
     send: Producer<Handed>,
     receive: Consumer<Handed>,
-    give_back: Producer<Frame>,
-    take_back: Consumer<Frame>,
+    /// Their frames, for us to fill.
+    borrowed: Consumer<Frame>,
+    /// Our frames, for them to fill.
+    lend: Producer<Frame>,
+    lent: usize,
+    lent_max: usize,
     doorbell: Arc<Doorbell>,
-    rung: bool,
 }
 
-/// Connects two workers. `frames` is how many the larger domain has, `a` and `b` are how they are woken.
+/// Connects two workers, each of which lends the other up to `frames`; `a` and `b` are how they are woken.
 #[must_use]
 pub fn connect(frames: usize, a: Arc<Doorbell>, b: Arc<Doorbell>) -> (Peer, Peer) {
     let (send_ab, receive_ab) = RingBuffer::new(frames);
     let (send_ba, receive_ba) = RingBuffer::new(frames);
-    let (give_ab, take_ab) = RingBuffer::new(frames);
-    let (give_ba, take_ba) = RingBuffer::new(frames);
-    let to_b = Peer {
-        send: send_ab,
-        receive: receive_ba,
-        give_back: give_ab,
-        take_back: take_ba,
-        doorbell: b,
-        rung: false,
+    let (lend_ab, borrowed_ab) = RingBuffer::new(frames);
+    let (lend_ba, borrowed_ba) = RingBuffer::new(frames);
+    let peer = |send, receive, lend, borrowed, doorbell| Peer {
+        outbox: Vec::with_capacity(2 * BATCH_MAX),
+        send,
+        receive,
+        borrowed,
+        lend,
+        lent: 0,
+        lent_max: frames,
+        doorbell,
     };
-    let to_a = Peer {
-        send: send_ba,
-        receive: receive_ab,
-        give_back: give_ba,
-        take_back: take_ab,
-        doorbell: a,
-        rung: false,
-    };
+    let to_b = peer(send_ab, receive_ba, lend_ab, borrowed_ba, b);
+    let to_a = peer(send_ba, receive_ab, lend_ba, borrowed_ab, a);
     (to_b, to_a)
 }
 
+/// The receiver has lent too few frames: it is slower than this worker, or has none to spare.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NothingLent;
+
 impl Peer {
-    /// Hands a packet over. [`ring`](Self::ring) once when the batch is done.
+    /// Copies a packet into frames of the peer's, to be sent by [`flush`](Self::flush). The packet itself stays the
+    /// caller's.
     ///
     /// # Errors
-    /// Gives it back when the ring is full.
-    pub fn send(&mut self, handed: Handed) -> Result<(), Packet> {
-        self.send.push(handed).map_err(|rtrb::PushError::Full(handed)| handed.packet)?;
-        self.rung = true;
+    /// [`NothingLent`], and nothing has been queued.
+    pub fn send(&mut self, packet: &Packet, step: Step, boxes: &mut Boxes) -> Result<(), NothingLent> {
+        let segments = 1 + packet.rest.as_ref().map_or(0, |rest| rest.len());
+        if self.borrowed.slots() < segments {
+            return Err(NothingLent);
+        }
+        let Ok(mut head) = self.borrowed.pop() else { return Err(NothingLent) };
+        copy(&packet.head, &mut head);
+        let mut handed = Packet { offload: packet.offload, ..Packet::new(head) };
+        for segment in packet.rest.iter().flat_map(|rest| rest.iter()) {
+            let Ok(mut frame) = self.borrowed.pop() else { break };
+            copy(segment, &mut frame);
+            handed.rest.get_or_insert_with(|| boxes.pop().unwrap_or_default()).push(frame);
+        }
+        self.outbox.push(Handed { packet: handed, step });
         Ok(())
     }
 
-    /// Wakes the peer if something has been sent since and it sleeps.
-    pub fn ring(&mut self) {
-        if std::mem::take(&mut self.rung) {
+    /// Sends what has been queued, in one write, and wakes the peer if it sleeps.
+    pub fn flush(&mut self) {
+        if self.outbox.is_empty() {
+            return;
+        }
+        // A packet takes at least one lent frame, and the ring has room for as many as can be lent.
+        if let Ok(chunk) = self.send.write_chunk_uninit(self.outbox.len()) {
+            chunk.fill_from_iter(self.outbox.drain(..));
             self.doorbell.ring();
         }
     }
@@ -94,70 +116,36 @@ impl Peer {
         !self.receive.is_empty()
     }
 
-    /// Takes the next packet over into frames of `pool`. `None`: nothing there; an error: no frame was free and the
-    /// packet is lost.
-    pub fn receive(
-        &mut self,
-        pool: &mut FramePool,
-        boxes: &mut Boxes,
-    ) -> Option<Result<(Packet, Step), NoFrames>> {
-        let Handed { packet: Packet { head, rest, offload }, step } = self.receive.pop().ok()?;
-        let mut copy = copy_frame(&head, pool).map(|head| Packet { offload, ..Packet::new(head) });
-        give_back(head, &mut self.give_back);
-        if let Some(mut rest) = rest {
-            for frame in rest.drain(..) {
-                copy = copy.and_then(|packet| extend(packet, &frame, pool, boxes));
-                give_back(frame, &mut self.give_back);
+    /// Takes what the peer has sent, up to `max` packets, which are in frames of our own domain. Returns how many.
+    pub fn receive(&mut self, max: usize, mut sink: impl FnMut(Packet, Step)) -> usize {
+        let count = self.receive.slots().min(max);
+        let Ok(chunk) = self.receive.read_chunk(count) else { return 0 };
+        for Handed { packet, step } in chunk {
+            self.lent -= 1 + packet.rest.as_ref().map_or(0, |rest| rest.len());
+            sink(packet, step);
+        }
+        count
+    }
+
+    /// Lends the peer as many frames as it may have, and the pool can spare: a pool that is half empty lends no more.
+    pub fn top_up(&mut self, pool: &mut FramePool) {
+        let spare = pool.free().saturating_sub(pool.total() / 2);
+        for _ in 0..(self.lent_max - self.lent).min(spare) {
+            let Some(frame) = pool.take() else { return };
+            match self.lend.push(frame) {
+                Ok(()) => self.lent += 1,
+                Err(rtrb::PushError::Full(frame)) => return pool.put(frame),
             }
-            boxes.push(rest);
-        }
-        Some(copy.map(|packet| (packet, step)).ok_or(NoFrames))
-    }
-
-    /// Takes back what the peer has emptied.
-    pub fn take_back(&mut self, pool: &mut FramePool) {
-        while let Ok(frame) = self.take_back.pop() {
-            pool.put(frame);
         }
     }
 }
 
-/// There was no free frame to copy a packet into.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NoFrames;
-
-fn copy_frame(frame: &Frame, pool: &mut FramePool) -> Option<Frame> {
-    let mut copy = pool.take()?;
-    copy.reset(HEADROOM.min(frame.headroom()));
-    match copy.append(frame.len()) {
-        Some(bytes) => {
-            bytes.copy_from_slice(frame.data());
-            Some(copy)
-        }
-        None => {
-            pool.put(copy);
-            None
-        }
+/// Frames of all domains have the same size, so what fits one fits another.
+fn copy(from: &Frame, to: &mut Frame) {
+    to.reset(HEADROOM.min(from.headroom()));
+    if let Some(bytes) = to.append(from.len()) {
+        bytes.copy_from_slice(from.data());
     }
-}
-
-/// The packet with a copy of one more segment; gives up what there is when there is no frame for it.
-fn extend(mut packet: Packet, frame: &Frame, pool: &mut FramePool, boxes: &mut Boxes) -> Option<Packet> {
-    match copy_frame(frame, pool) {
-        Some(copy) => {
-            packet.rest.get_or_insert_with(|| boxes.pop().unwrap_or_default()).push(copy);
-            Some(packet)
-        }
-        None => {
-            packet.release(pool, boxes);
-            None
-        }
-    }
-}
-
-/// The ring has room for every frame there is, so this does not fail; were it to, the frame would count as lost.
-fn give_back(frame: Frame, ring: &mut Producer<Frame>) {
-    drop(ring.push(frame));
 }
 
 mod doorbell {
@@ -211,48 +199,4 @@ mod doorbell {
     }
 }
 
-/// The part of a doorbell that threads agree by; checked by loom.
-pub mod sleep_state {
-    #[cfg(loom)]
-    use loom::sync::atomic::{AtomicBool, Ordering, fence};
-    #[cfg(not(loom))]
-    use std::sync::atomic::{AtomicBool, Ordering, fence};
-
-    /// Whether somebody sleeps, or is about to.
-    #[derive(Debug)]
-    pub struct SleepState {
-        asleep: AtomicBool,
-    }
-
-    impl Default for SleepState {
-        fn default() -> Self {
-            Self::new()
-        }
-    }
-
-    impl SleepState {
-        /// Awake.
-        #[must_use]
-        pub fn new() -> Self {
-            SleepState { asleep: AtomicBool::new(false) }
-        }
-
-        /// Announces sleep. What is looked at after this is at least as new as what anybody who did not see the
-        /// announcement had pushed.
-        pub fn falls_asleep(&self) {
-            self.asleep.store(true, Ordering::Relaxed);
-            fence(Ordering::SeqCst);
-        }
-
-        /// Takes the announcement back.
-        pub fn wakes_up(&self) {
-            self.asleep.store(false, Ordering::Relaxed);
-        }
-
-        /// Whether the sleeper must be woken for what has just been pushed. Only one of several callers is told so.
-        pub fn must_wake(&self) -> bool {
-            fence(Ordering::SeqCst);
-            self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::Relaxed)
-        }
-    }
-}
+pub mod sleep_state;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, channel, sync_channel};
 
 use anyhow::{Context, Result, bail};
+use caps::{CapSet, Capability, CapsHashSet};
 use caracal_dataplane::clock::Clock;
 use caracal_dataplane::controller::mirror::{self, Mirror};
 use caracal_dataplane::controller::ports::{PortConfig, Ports, WorkerHandle};
@@ -21,7 +22,6 @@ use caracal_dataplane::table::{AssignWorker, TableBuilder, Tables};
 use caracal_dataplane::worker::thread::{Thread, WorkerStatus};
 use caracal_dataplane::worker::{Engine, WorkerIndex};
 use caracal_xsk::{Domain, DomainConfig, Pages};
-use caps::{CapSet, Capability, CapsHashSet};
 use clap::Parser;
 use nix::sys::signal::{SigSet, Signal};
 use tracing::{info, warn};
@@ -206,13 +206,9 @@ const NEIGHBORS_WAITING_MAX: usize = 64;
 /// (programs and maps; without the latter the verifier refuses pointers computed from packet bytes). What memory took
 /// is not needed any more. Before other threads are started, since each thread has its own capabilities.
 fn drop_privileges() -> Result<()> {
-    let kept: CapsHashSet = [
-        Capability::CAP_NET_ADMIN,
-        Capability::CAP_NET_RAW,
-        Capability::CAP_BPF,
-        Capability::CAP_PERFMON,
-    ]
-    .into();
+    let kept: CapsHashSet =
+        [Capability::CAP_NET_ADMIN, Capability::CAP_NET_RAW, Capability::CAP_BPF, Capability::CAP_PERFMON]
+            .into();
     let held = caps::read(None, CapSet::Permitted).context("cannot read this process's capabilities")?;
     let kept: CapsHashSet = held.intersection(&kept).copied().collect();
     let give_up = || {
@@ -222,6 +218,9 @@ fn drop_privileges() -> Result<()> {
     };
     give_up().context("cannot give up capabilities")
 }
+
+/// Frames that a worker lends each other one to hand packets over in, at most; all together a quarter of its frames.
+const LENT_FRAMES_MAX: usize = 512;
 
 /// Workers, at most.
 const WORKERS_MAX: u16 = 256;
@@ -248,7 +247,8 @@ fn make_workers(
     let descriptors = "cannot make event descriptors; raise the limit on open files";
     let doorbells: Vec<Arc<Doorbell>> =
         (0..count).map(|_| Doorbell::new().map(Arc::new)).collect::<Result<_, _>>().context(descriptors)?;
-    let peers = connect_all(&doorbells, arguments.chunks as usize);
+    let others = usize::from(count).saturating_sub(1).max(1);
+    let peers = connect_all(&doorbells, (arguments.chunks as usize / 4 / others).min(LENT_FRAMES_MAX));
     let mut workers = Vec::new();
     for ((index, doorbell), peers) in (0..count).zip(doorbells).zip(peers) {
         let config = DomainConfig {

@@ -1,7 +1,7 @@
-//! The primitives that [`crate::snapshot`] shares memory with, in one place: `tests/loom_snapshot.rs` compiles that module
-//! again beside loom's, which explore every interleaving and every value that the memory model allows.
+//! The primitives that [`crate::snapshot`] and [`crate::handover::sleep_state`] share memory with, in one place:
+//! `tests/loom_*.rs` compile those modules again beside loom's, which explore every interleaving and every value that the memory model allows.
 
-pub use std::sync::atomic::{AtomicU64, Ordering};
+pub use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 pub use std::sync::{Arc, Mutex};
 #[cfg(test)]
 pub use std::thread;

@@ -10,7 +10,7 @@ use crate::batch::{BATCH_MAX, Batch, Egress, Ingress, Slot, Step, Verdict};
 use crate::clock::Tick;
 use crate::counters::{PortCounters, WorkerCounters};
 use crate::drop_reason::DropReason;
-use crate::handover::{Handed, Peer};
+use crate::handover::Peer;
 use crate::packet::Packet;
 use crate::pipeline::{EndpointLink, Link, Pipeline, Surroundings};
 use crate::port::{Boxes, HEADROOM, Port};
@@ -263,18 +263,13 @@ impl Engine {
         let mut total = 0;
         for at in 0..self.peers.len() {
             let Some(peer) = self.peers.get_mut(at).and_then(Option::as_mut) else { continue };
-            peer.take_back(&mut self.pool);
             self.steps.clear();
-            while self.batch.len() < BATCH_MAX {
-                match peer.receive(&mut self.pool, &mut self.boxes) {
-                    None => break,
-                    Some(Ok((packet, step))) => {
-                        self.batch.push(Slot::new(packet, Ingress::Ourselves));
-                        self.steps.push(step);
-                    }
-                    Some(Err(_)) => self.counters.count_drop(DropReason::NoFrames),
-                }
-            }
+            let (batch, steps) = (&mut self.batch, &mut self.steps);
+            peer.receive(BATCH_MAX, |packet, step| {
+                batch.push(Slot::new(packet, Ingress::Ourselves));
+                steps.push(step);
+            });
+            peer.top_up(&mut self.pool);
             if self.batch.is_empty() {
                 continue;
             }
@@ -316,7 +311,7 @@ impl Engine {
             }
         }
         for peer in self.peers.iter_mut().flatten() {
-            peer.ring();
+            peer.flush();
         }
     }
 
@@ -359,7 +354,7 @@ impl Engine {
             }
         }
         for peer in self.peers.iter_mut().flatten() {
-            peer.take_back(&mut self.pool);
+            peer.top_up(&mut self.pool);
         }
     }
 
@@ -449,12 +444,14 @@ impl Engine {
     }
 
     fn hand_over(&mut self, worker: WorkerIndex, step: Step, packet: Packet) {
-        match self.peers.get_mut(usize::from(worker.0)) {
-            Some(Some(peer)) => match peer.send(Handed { packet, step }) {
-                Ok(()) => self.counters.pipeline.handed_over.add(1),
-                Err(packet) => self.discard(packet, DropReason::HandoverRingFull),
-            },
-            _ => self.discard(packet, DropReason::PortGone),
+        let peer = self.peers.get_mut(usize::from(worker.0)).and_then(Option::as_mut);
+        match peer.map(|peer| peer.send(&packet, step, &mut self.boxes)) {
+            Some(Ok(())) => {
+                self.counters.pipeline.handed_over.add(1);
+                packet.release(&mut self.pool, &mut self.boxes);
+            }
+            Some(Err(_)) => self.discard(packet, DropReason::HandoverRefused),
+            None => self.discard(packet, DropReason::PortGone),
         }
     }
 
