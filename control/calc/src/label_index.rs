@@ -317,10 +317,7 @@ mod tests {
             index.remove_selector(&id);
         }
         index.remove_item(&1);
-        for filed in [&index.items_filed.by_key] {
-            assert!(filed.is_empty());
-        }
-        assert!(index.items_filed.by_value.is_empty());
+        assert!(index.items_filed.by_value.is_empty() && index.items_filed.by_key.is_empty());
         assert!(index.selectors_filed.by_value.is_empty() && index.selectors_filed.by_key.is_empty());
         assert!(index.selectors_filed.elsewhere.is_empty());
     }

@@ -198,3 +198,113 @@ impl fmt::Display for Set<'_> {
         f.write_str("}")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn labels(text: &str) -> Labels {
+        text.split(',').filter_map(|pair| pair.split_once('=')).collect()
+    }
+
+    fn values(text: &str) -> BTreeSet<String> {
+        text.split_whitespace().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn what_is_missing_matches_only_the_negative_operators() {
+        let none = Labels::new();
+        assert!(!Selector::equal("a", "").matches(&none));
+        assert!(!Selector::In("a".into(), values("x")).matches(&none));
+        assert!(!Selector::has("a").matches(&none));
+        assert!(Selector::NotEqual("a".into(), "x".into()).matches(&none));
+        assert!(Selector::NotIn("a".into(), values("x")).matches(&none));
+        assert!(Selector::All.matches(&none));
+    }
+
+    #[test]
+    fn an_empty_value_is_a_value() {
+        assert!(Selector::has("a").matches(&labels("a=")));
+        assert!(Selector::equal("a", "").matches(&labels("a=")));
+        assert!(Selector::NotIn("a".into(), values("x")).matches(&labels("a=")));
+    }
+
+    #[test]
+    fn operators_compare_the_value() {
+        let one = labels("a=1,b=2");
+        for (selector, expected) in [
+            (Selector::equal("a", "1"), true),
+            (Selector::equal("a", "2"), false),
+            (Selector::NotEqual("a".into(), "1".into()), false),
+            (Selector::In("a".into(), values("0 1")), true),
+            (Selector::In("a".into(), BTreeSet::new()), false),
+            (Selector::NotIn("a".into(), values("0 1")), false),
+            (Selector::NotIn("a".into(), BTreeSet::new()), true),
+            (Selector::and([Selector::has("a"), Selector::has("b")]), true),
+            (Selector::and([Selector::has("a"), Selector::has("c")]), false),
+            (Selector::or([Selector::has("c"), Selector::has("b")]), true),
+            (Selector::or([]), false),
+            (Selector::and([]), true),
+            (Selector::has("a").negate(), false),
+        ] {
+            assert_eq!(selector.matches(&one), expected, "{selector}");
+        }
+    }
+
+    #[test]
+    fn the_text_is_canonical() {
+        let nested = Selector::and([
+            Selector::and([Selector::has("a"), Selector::All]),
+            Selector::and([Selector::equal("b", "x"), Selector::NotEqual("c".into(), "it\"s".into())]),
+        ]);
+        assert_eq!(nested.to_string(), r#"(has(a) && b == "x" && c != 'it"s')"#);
+        let either = Selector::or([Selector::NotIn("k".into(), values("b a b")), nested.clone()]);
+        assert_eq!(either.to_string(), format!(r#"(k not in {{"a", "b"}} || {nested})"#));
+        assert_eq!(either.clone().negate().to_string(), format!("!{either}"));
+        assert_eq!(either.clone().negate().negate(), either);
+        assert_eq!(Selector::and([Selector::All]).to_string(), "all()");
+        assert_eq!(Selector::In("k".into(), BTreeSet::new()).to_string(), "k in {}");
+    }
+
+    #[test]
+    fn whatever_matches_has_what_is_required() {
+        let selectors = [
+            Selector::equal("a", "1"),
+            Selector::In("a".into(), values("1 2")),
+            Selector::has("b"),
+            Selector::NotIn("a".into(), values("1")),
+            Selector::and([Selector::has("b"), Selector::In("a".into(), values("1 2"))]),
+            Selector::and([Selector::has("c").negate(), Selector::has("b")]),
+            Selector::or([Selector::has("a"), Selector::has("b")]),
+            Selector::has("a").negate(),
+        ];
+        let maps = ["", "a=1", "a=2", "a=3", "b=1", "a=1,b=1", "a=2,b=1,c=1", "b=1,c=1"].map(labels);
+        for selector in &selectors {
+            for map in maps.iter().filter(|map| selector.matches(map)) {
+                let has = match selector.requirement() {
+                    Requirement::Values(key, values) => {
+                        map.get(key).is_some_and(|value| values.contains(&value))
+                    }
+                    Requirement::Key(key) => map.has(key),
+                    Requirement::None => true,
+                };
+                assert!(has, "{selector} matches {map} without what it requires");
+            }
+        }
+    }
+
+    #[test]
+    fn the_most_telling_requirement_is_chosen() {
+        use crate::labels::key;
+        let app = Selector::equal("app", "web");
+        let policy = Selector::and([
+            Selector::equal(key::ORCHESTRATOR, "k8s"),
+            app,
+            Selector::equal(key::NAMESPACE, "x"),
+        ]);
+        assert_eq!(policy.requirement(), Requirement::Values("app", vec!["web"]));
+        let all_here =
+            Selector::and([Selector::equal(key::ORCHESTRATOR, "k8s"), Selector::equal(key::NAMESPACE, "x")]);
+        assert_eq!(all_here.requirement(), Requirement::Values(key::NAMESPACE, vec!["x"]));
+    }
+}
