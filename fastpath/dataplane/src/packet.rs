@@ -93,11 +93,19 @@ impl Packet {
         }
     }
 
-    /// Cuts the packet to `len` bytes: what Ethernet padded goes.
-    pub fn truncate(&mut self, len: usize) {
-        if self.rest.is_none() {
+    /// Cuts the packet to `len` bytes: what Ethernet padded goes. False: the packet has a segment that would be left
+    /// empty, which no padding makes.
+    #[inline]
+    #[must_use]
+    pub fn truncate(&mut self, len: usize) -> bool {
+        let Some(rest) = &mut self.rest else {
             self.head.truncate(len);
-        }
+            return true;
+        };
+        let Some((last, before)) = rest.split_last_mut() else { return true };
+        let before = self.head.len() + before.iter().map(Frame::len).sum::<usize>();
+        last.truncate(len.saturating_sub(before));
+        !last.is_empty()
     }
 
     /// Completes a partial checksum by reading the whole packet once (RFC 1071).

@@ -33,8 +33,7 @@ pub fn handle(context: &mut Context, slot: &mut Slot) {
         return slot.drop(DropReason::SpoofedSource);
     }
     learn(context, endpoint, message.sender_mac);
-    let asks_for_itself = message.target_addr == message.sender_addr;
-    if message.operation != Operation::REQUEST || asks_for_itself {
+    if message.operation != Operation::REQUEST || asks_for_itself(context, endpoint, &message) {
         slot.verdict = Verdict::Consumed;
         return;
     }
@@ -42,7 +41,9 @@ pub fn handle(context: &mut Context, slot: &mut Slot) {
     if answer.emit(body).is_err() || address(&mut slot.packet.head, message.sender_mac).is_none() {
         return slot.drop(DropReason::ArpMalformed);
     }
-    slot.packet.truncate(ethernet::HEADER_LEN + arp::PACKET_LEN);
+    if !slot.packet.truncate(ethernet::HEADER_LEN + arp::PACKET_LEN) {
+        return slot.drop(DropReason::ArpMalformed);
+    }
     context.counters.pipeline.arp_answered.add(1);
     slot.verdict = Verdict::Transmit(Egress::Endpoint(endpoint));
 }
@@ -51,6 +52,13 @@ pub fn handle(context: &mut Context, slot: &mut Slot) {
 fn speaks_for_itself(context: &Context, endpoint: EndpointIndex, message: &Repr) -> bool {
     let Some(known) = context.tables.endpoints.get(endpoint) else { return false };
     message.sender_addr.is_unspecified() || known.owns(IpAddr::V4(message.sender_addr))
+}
+
+/// An announcement of the sender's own address, or a probe whether somebody else has it (RFC 5227, 2.1.1): an answer to
+/// that would keep the pod from using its address.
+fn asks_for_itself(context: &Context, endpoint: EndpointIndex, message: &Repr) -> bool {
+    let known = context.tables.endpoints.get(endpoint);
+    known.is_some_and(|known| known.owns(IpAddr::V4(message.target_addr)))
 }
 
 fn learn(context: &mut Context, endpoint: EndpointIndex, mac: MacAddr) {

@@ -205,8 +205,7 @@ pub(crate) fn try_parse(slot: &mut Slot) -> Result<(), DropReason> {
     {
         slot.packet.offload.checksum = Some(PartialChecksum { start: L4 as u16, offset: field as u16 });
     }
-    slot.packet.truncate(ethernet::HEADER_LEN + total_len);
-    Ok(())
+    if slot.packet.truncate(ethernet::HEADER_LEN + total_len) { Ok(()) } else { Err(DropReason::Ipv4Malformed) }
 }
 
 /// Checksums come half made from any virtual device; a port with a virtio-net header says so itself.
