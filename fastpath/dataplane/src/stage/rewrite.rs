@@ -107,5 +107,4 @@ fn to_host(context: &mut Context, slot: &mut Slot, link: Option<crate::pipeline:
         return;
     }
     address(slot, link.mac, GATEWAY_MAC);
-    context.counters.pipeline.to_host.add(1);
 }

@@ -4,7 +4,7 @@ use caracal_plane_api::Encapsulation;
 
 use crate::batch::{Egress, Ingress, Slot, Step, Verdict};
 use crate::drop_reason::DropReason;
-use crate::stage::{Context, icmp_error};
+use crate::stage::{Context, icmp_error, source};
 use crate::table::FibEntry;
 
 /// Finds the way and prepares the packet for it; what goes to a local endpoint continues to its ingress half.
@@ -28,6 +28,9 @@ pub fn route(context: &mut Context, slot: &mut Slot) {
             }
         }
         Some(FibEntry::LocalHost) => {
+            if let Some(reason) = source::out_of_place(context, slot) {
+                return slot.drop(reason);
+            }
             // What this host sent to itself never leaves its kernel.
             slot.verdict = match slot.ingress {
                 Ingress::Host | Ingress::Forward => Verdict::Drop(DropReason::NoRoute),

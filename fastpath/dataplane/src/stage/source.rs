@@ -3,10 +3,10 @@
 
 use caracal_wire::{Ethernet, Protocol};
 
-use crate::batch::Slot;
+use crate::batch::{Ingress, Slot};
 use crate::drop_reason::DropReason;
 use crate::stage::Context;
-use crate::table::EndpointIndex;
+use crate::table::{EndpointIndex, FibEntry};
 
 /// Checks a packet that `endpoint` has sent.
 #[inline]
@@ -32,5 +32,24 @@ pub fn check_uplink(context: &Context, slot: &mut Slot) {
     let addressed = Ethernet::new_checked(slot.packet.head.data()).map(|header| header.destination());
     if addressed.ok() != ours {
         slot.drop(DropReason::NotOurMac);
+    }
+}
+
+/// A packet that comes in from the fabric must have a source that belongs there. For an endpoint, checked for the first
+/// packet of a flow (a later one has the same source by its key); for this host, for each.
+pub fn out_of_place(context: &Context, slot: &Slot) -> Option<DropReason> {
+    let source = slot.parsed.source;
+    match slot.ingress {
+        Ingress::Uplink => match context.tables.fib.lookup(source) {
+            None | Some(FibEntry::Via { .. }) => None,
+            Some(_) => Some(DropReason::FabricSpoofedSource),
+        },
+        Ingress::Tunnel(tunnel) => match context.tables.fib.lookup(source) {
+            Some(FibEntry::Tunnel { .. }) => None,
+            // A node answers with its own address when it was asked by that.
+            _ if context.tables.tunnels.get(tunnel).is_some_and(|t| t.node_address == source) => None,
+            _ => Some(DropReason::TunnelSpoofedInner),
+        },
+        _ => None,
     }
 }

@@ -427,6 +427,9 @@ impl Engine {
             Ok(()) => {
                 entry.counters.sent_packets.add(1);
                 entry.counters.sent_bytes.add(len);
+                if matches!(egress, Egress::Host | Egress::Forward) {
+                    self.counters.pipeline.to_host.add(1);
+                }
                 if !entry.dirty {
                     entry.dirty = true;
                     self.dirty.push(at);
