@@ -129,6 +129,9 @@ impl Peer {
 
     /// Lends the peer as many frames as it may have, and the pool can spare: a pool that is half empty lends no more.
     pub fn top_up(&mut self, pool: &mut FramePool) {
+        if self.lend.is_abandoned() {
+            return;
+        }
         let spare = pool.free().saturating_sub(pool.total() / 2);
         for _ in 0..(self.lent_max - self.lent).min(spare) {
             let Some(frame) = pool.take() else { return };
@@ -136,6 +139,24 @@ impl Peer {
                 Ok(()) => self.lent += 1,
                 Err(rtrb::PushError::Full(frame)) => return pool.put(frame),
             }
+        }
+    }
+}
+
+/// A worker that ends has frames of others, and others have its own. They are part of memory that nobody sends from any
+/// more, and go with it.
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let forget = |packet: Packet| {
+            std::mem::forget(packet.head);
+            packet.rest.into_iter().flat_map(|rest| *rest).for_each(std::mem::forget);
+        };
+        self.outbox.drain(..).for_each(|handed| forget(handed.packet));
+        while let Ok(handed) = self.receive.pop() {
+            forget(handed.packet);
+        }
+        while let Ok(frame) = self.borrowed.pop() {
+            std::mem::forget(frame);
         }
     }
 }
