@@ -73,7 +73,6 @@ drop_reasons! {
     FlowTableFull, "flow-table-full", "No room for another flow, and none that could make way.";
 
     // No room.
-    NoFrames, "no-frames", "The worker had no free frame to put the packet, its copy or an answer in.";
     TransmitRingFull, "transmit-ring-full", "The port's transmit ring is full: the receiver is slower than the senders.";
     HandoverRefused, "handover-refused", "The worker that owns the rest of the way has lent no more frames: it is slower than this one.";
     NoHeadroom, "no-headroom", "There is no room in front of the packet for a tunnel header.";

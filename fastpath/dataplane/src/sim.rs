@@ -1,6 +1,9 @@
 //! A whole node in memory: the production tables, pipeline and worker, with memory ports for links. The offline judge,
 //! the benchmarks and the fuzz targets send real frames through it; no kernel is involved, and time is an argument.
 
+pub mod datagram;
+pub mod world;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -127,6 +130,18 @@ impl Node {
     /// # Errors
     /// When the ops do not fit together; nothing has changed then.
     pub fn apply(&mut self, ops: &[Op]) -> Result<(), ApplyError> {
+        self.publish(ops)?;
+        self.engine.adopt();
+        self.publisher.reclaim();
+        self.attach_new_pods();
+        Ok(())
+    }
+
+    /// The controller's part of [`apply`](Self::apply): the new tables are there, and the engine has not adopted them.
+    ///
+    /// # Errors
+    /// When the ops do not fit together; nothing has changed then.
+    pub fn publish(&mut self, ops: &[Op]) -> Result<(), ApplyError> {
         self.last_seq += 1;
         self.builder.apply(&Transaction { seq: self.last_seq, ops: ops.to_vec(), in_sync: true })?;
         // Building finds out which next hops are wanted; this kernel knows them at once.
@@ -139,9 +154,6 @@ impl Node {
             tables = self.builder.build();
         }
         self.publisher.publish(tables);
-        self.engine.adopt();
-        self.publisher.reclaim();
-        self.attach_new_pods();
         Ok(())
     }
 
@@ -153,8 +165,9 @@ impl Node {
         for index in gone {
             if let Some(name) = self.endpoints.remove(&index)
                 && let Some(slot) = self.ports.remove(&name)
+                && let Some(Port::Memory(port)) = self.engine.remove_port(slot)
             {
-                let _ = self.engine.remove_port(slot);
+                self.empty(port);
             }
         }
         for (index, id) in pods {
@@ -166,6 +179,14 @@ impl Node {
             let link = EndpointLink { pod_mac: Some(POD_MAC), mtu: self.kernel.pod_mtu };
             self.engine.set_endpoint_link(index, link);
             self.endpoints.insert(index, name);
+        }
+    }
+
+    /// Gives the frames of a port that has gone back.
+    fn empty(&mut self, mut port: MemoryPort) {
+        let mut boxes = Vec::new();
+        while let Some(packet) = port.take_unreceived().or_else(|| port.sent()) {
+            packet.release(&mut self.engine.pool, &mut boxes);
         }
     }
 
@@ -268,6 +289,14 @@ impl Node {
         let counters = &self.engine.tables().policy.counters;
         let hits = self.builder.rules().map(|(rule, name)| (name.clone(), counters.read(rule).packets));
         hits.filter(|(_, packets)| *packets > 0).collect()
+    }
+
+    /// The port behind a link.
+    pub fn port_mut(&mut self, port: &PortName) -> Option<&mut MemoryPort> {
+        match self.engine.port_mut(*self.ports.get(port)?) {
+            Some(Port::Memory(memory)) => Some(memory),
+            _ => None,
+        }
     }
 
     /// The node's counters.

@@ -9,6 +9,7 @@ use crate::packet::Packet;
 pub struct MemoryPort {
     incoming: VecDeque<Packet>,
     outgoing: VecDeque<Packet>,
+    room: Option<usize>,
 }
 
 impl MemoryPort {
@@ -22,6 +23,17 @@ impl MemoryPort {
         self.outgoing.pop_front()
     }
 
+    /// Takes a packet that was injected and not received.
+    pub fn take_unreceived(&mut self) -> Option<Packet> {
+        self.incoming.pop_front()
+    }
+
+    /// Refuses packets while `packets` of them wait to be taken, as a ring of that size does. Without this, there is
+    /// always room.
+    pub fn set_room(&mut self, packets: usize) {
+        self.room = Some(packets);
+    }
+
     pub(super) fn receive(&mut self, max: usize, mut sink: impl FnMut(Packet)) -> usize {
         let count = max.min(self.incoming.len());
         self.incoming.drain(..count).for_each(&mut sink);
@@ -29,6 +41,10 @@ impl MemoryPort {
     }
 
     pub(super) fn transmit(&mut self, packet: Packet) -> Result<(), Packet> {
+        // A wire carries no super-frames.
+        if packet.offload.gso_size != 0 || self.room.is_some_and(|room| self.outgoing.len() >= room) {
+            return Err(packet);
+        }
         self.outgoing.push_back(packet);
         Ok(())
     }

@@ -28,7 +28,10 @@ pub type Boxes = Vec<Box<Vec<Frame>>>;
 
 /// One of the kinds of port.
 #[derive(Debug)]
-#[allow(clippy::large_enum_variant, reason = "the large one is the common one, and lives in its engine's list")]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "the large one is the common one, and lives in its engine's list"
+)]
 pub enum Port {
     /// AF_XDP.
     Xsk(XskPort),

@@ -58,7 +58,9 @@ impl Context<'_> {
     /// Notes that somebody must find out the MAC address of a next hop.
     #[cold]
     pub fn wants_neighbor(&mut self, ifindex: u32, address: IpAddr) {
-        if self.unknown_neighbors.len() < UNKNOWN_NEIGHBORS_MAX && !self.unknown_neighbors.contains(&(ifindex, address)) {
+        if self.unknown_neighbors.len() < UNKNOWN_NEIGHBORS_MAX
+            && !self.unknown_neighbors.contains(&(ifindex, address))
+        {
             self.unknown_neighbors.push((ifindex, address));
         }
     }

@@ -1,0 +1,156 @@
+//! The flow stage against a plain model of connection tracking, on random walks of packets.
+
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+
+use super::super::PortName;
+use super::super::datagram::{ACK, Datagram, FIN, RST, SYN};
+use super::super::world::{A, OUTSIDE, pod};
+use super::policy::ingress;
+use super::support::*;
+use caracal_plane_api::plane::{Action, Entity, PortRange};
+
+/// One packet between pod a and somebody outside.
+#[derive(Clone, Copy, Debug)]
+struct Step {
+    is_tcp: bool,
+    /// The pod sends it.
+    out: bool,
+    /// 80 may be opened from outside, 81 not.
+    pod_port: u16,
+    peer_port: u16,
+    flags: u8,
+    /// Milliseconds since the former packet.
+    pause: u32,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let flags = prop::sample::select(vec![SYN, SYN | ACK, ACK, ACK, ACK, FIN | ACK, RST, RST | ACK]);
+    let pause = prop_oneof![
+        8 => 0u32..3000,
+        2 => prop::sample::select(vec![20_000u32, 20_001, 30_001, 40_000, 40_001, 60_000, 60_001]),
+        1 => prop::sample::select(vec![3_599_999u32, 3_600_001]),
+    ];
+    (any::<bool>(), any::<bool>(), 80u16..82, 1u16..3, flags, pause).prop_map(
+        |(is_tcp, out, pod_port, peer_port, flags, pause)| Step { is_tcp, out, pod_port, peer_port, flags, pause },
+    )
+}
+
+/// What RFC 9293's connections look like from the middle, written down without regard to speed.
+struct Connection {
+    opened_by_pod: bool,
+    answered_syn: bool,
+    established: bool,
+    fin_from_opener: bool,
+    fin_from_other: bool,
+    reset: bool,
+    last: u64,
+}
+
+#[derive(Default)]
+struct Model {
+    connections: HashMap<(bool, u16, u16), Connection>,
+    now: u64,
+}
+
+impl Model {
+    fn lives(is_tcp: bool, c: &Connection) -> u64 {
+        match (is_tcp, c) {
+            (false, _) => 60_000,
+            (true, Connection { reset: true, .. }) => 40_000,
+            (true, Connection { fin_from_opener: true, fin_from_other: true, .. }) => 30_000,
+            (true, Connection { established: true, .. }) => 3_600_000,
+            (true, c) if c.fin_from_opener || c.fin_from_other => 3_600_000,
+            _ => 20_000,
+        }
+    }
+
+    /// Whether the packet passes.
+    fn passes(&mut self, step: &Step) -> bool {
+        self.now += u64::from(step.pause);
+        let key = (step.is_tcp, step.pod_port, step.peer_port);
+        if let Some(c) = self.connections.get(&key) {
+            let timed_out = self.now - c.last > Model::lives(step.is_tcp, c);
+            let over = c.reset || (c.fin_from_opener && c.fin_from_other);
+            if timed_out || (step.is_tcp && over && step.flags & SYN != 0) {
+                self.connections.remove(&key);
+            }
+        }
+        let Some(c) = self.connections.get_mut(&key) else {
+            let allowed = step.out || step.pod_port == 80;
+            let to_be_kept = !step.is_tcp || step.flags & RST == 0;
+            if allowed && to_be_kept {
+                let begins = step.flags & SYN != 0 && step.flags & ACK == 0;
+                self.connections.insert(
+                    key,
+                    Connection {
+                        opened_by_pod: step.out,
+                        answered_syn: false,
+                        established: !begins,
+                        fin_from_opener: false,
+                        fin_from_other: false,
+                        reset: false,
+                        last: self.now,
+                    },
+                );
+            }
+            return allowed;
+        };
+        c.last = self.now;
+        let by_opener = c.opened_by_pod == step.out;
+        let has = |flag| step.flags & flag != 0;
+        // A reset connection stays so until a SYN begins another.
+        c.reset |= has(RST);
+        if c.reset {
+            return true;
+        }
+        if has(FIN) && by_opener {
+            c.fin_from_opener = true;
+        } else if has(FIN) {
+            c.fin_from_other = true;
+        } else if c.fin_from_opener || c.fin_from_other {
+        } else if !by_opener && has(SYN) && has(ACK) {
+            c.answered_syn = true;
+        } else if has(ACK) && (!by_opener || c.answered_syn) {
+            c.established |= !by_opener && !c.answered_syn || by_opener;
+        }
+        true
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn what_passes_is_what_a_plain_model_of_connections_lets_pass(steps in prop::collection::vec(step(), 1..80)) {
+        let mut world = World::new();
+        let to_80 = Entity { ports: vec![PortRange { first: 80, last: 80 }], ..Default::default() };
+        let rule = |protocol| caracal_plane_api::plane::Rule {
+            action: Action::Allow.into(),
+            protocol,
+            destination: Some(to_80.clone()),
+            ..Default::default()
+        };
+        world.apply(&ingress("a", vec![rule(6), rule(17)]));
+        let mut model = Model { now: u64::from(world.now), ..Model::default() };
+        for step in &steps {
+            world.now += step.pause;
+            let (pods, peers) = ((A, step.pod_port), (OUTSIDE, step.peer_port));
+            let (from, to) = if step.out { (pods, peers) } else { (peers, pods) };
+            let packet = if step.is_tcp {
+                Datagram::tcp(from, to, step.flags, b"")
+            } else {
+                Datagram::udp(from, to, b"")
+            };
+            let outputs = if step.out {
+                world.send(&pod("a"), &from_pod(&packet))
+            } else {
+                world.send(&PortName::Uplink, &from_uplink(&packet))
+            };
+            prop_assert_eq!(outputs.len() == 1, model.passes(step), "{:?}", step);
+            let state = world.node.drops();
+            prop_assert_eq!(state.len(), usize::from(outputs.is_empty()), "{:?}", state);
+        }
+    }
+}

@@ -1,0 +1,384 @@
+//! Two workers of one node: what one receives, the other delivers.
+//!
+//! Worker 0 has the uplink, the host ports and pod a; worker 1 has pods b and c.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use proptest::prelude::*;
+use std::os::fd::AsFd;
+
+use super::super::datagram::{ACK, Datagram, SYN};
+use super::super::world::{self, A, B, C, OUTSIDE, REMOTE, TUNNEL1, pod};
+use super::super::{HOST_MAC, Output, POD_MAC, PortName, UPLINK_MAC};
+use super::support::*;
+use crate::batch::Egress;
+use crate::clock::Tick;
+use crate::counters::{PortCounters, WorkerCounters};
+use crate::drop_reason::DropReason;
+use crate::handover::{Doorbell, connect};
+use crate::packet::Packet;
+use crate::pipeline::{EndpointLink, Link, Pipeline};
+use crate::port::{HEADROOM, MemoryPort, Port};
+use crate::snapshot::Publisher;
+use crate::table::{EndpointIndex, TableBuilder, Tables};
+use crate::worker::{Engine, Owners, PortSlot, Role, WorkerIndex};
+use caracal_plane_api::plane::Transaction;
+use caracal_xsk::FramePool;
+
+struct Pair {
+    engines: [Engine; 2],
+    counters: [Arc<WorkerCounters>; 2],
+    doorbells: [Arc<Doorbell>; 2],
+    ports: BTreeMap<PortName, (usize, PortSlot)>,
+    now: u32,
+    /// Frames in each pool when nothing is on its way: the others are lent.
+    at_home: [usize; 2],
+    _publisher: Publisher<Tables>,
+}
+
+impl Pair {
+    fn new() -> Pair {
+        Pair::with(256, 64)
+    }
+
+    /// `frames` a worker, `ring` of which it lends the other.
+    fn with(frames: u32, ring: usize) -> Pair {
+        let mut builder = TableBuilder::new(2, Box::new(|id, _| u16::from(id != "default/a")));
+        builder.kernel_routes(&world::kernel().routes);
+        builder.local_addresses(&world::kernel().addresses);
+        builder.apply(&Transaction { seq: 1, ops: world::ops(), in_sync: true }).unwrap();
+        builder.build();
+        for (ifindex, address) in builder.wanted_neighbors() {
+            builder.set_neighbor(ifindex, address, Some(world::NEIGHBOR_MAC));
+        }
+        let tables = builder.build();
+        let mut publisher = Publisher::new(tables);
+        let doorbells = [(); 2].map(|()| Arc::new(Doorbell::new().unwrap()));
+        let (to_1, to_0) = connect(ring, Arc::clone(&doorbells[0]), Arc::clone(&doorbells[1]));
+        let counters = [WorkerCounters::new(), WorkerCounters::new()];
+        let mut peers = [vec![None, Some(to_1)], vec![Some(to_0), None]].into_iter();
+        let engines = [0u16, 1].map(|index| {
+            let worker = WorkerIndex(index);
+            let mut engine = Engine::new(
+                Pipeline::new(worker, 1024, 0x5eed),
+                worker,
+                FramePool::heap(frames),
+                Arc::clone(&counters[usize::from(index)]),
+                publisher.subscribe(),
+                peers.next().unwrap(),
+            );
+            engine.set_owners(Owners::default());
+            let link = |mac| Some(Link { mac, mtu: world::UPLINK_MTU });
+            engine.set_link(Egress::Uplink, link(UPLINK_MAC));
+            engine.set_link(Egress::Host, link(HOST_MAC));
+            engine.set_link(Egress::Forward, link(HOST_MAC));
+            engine
+        });
+        let mut pair =
+            Pair { engines, counters, doorbells, ports: BTreeMap::new(), now: 1000, at_home: [0; 2], _publisher: publisher };
+        pair.attach(0, PortName::Uplink, Role::Uplink);
+        pair.attach(0, PortName::Host, Role::Host);
+        pair.attach(0, PortName::Forward, Role::Forward);
+        let endpoints: Vec<(EndpointIndex, u16, String)> =
+            builder.endpoints().map(|(index, e)| (index, e.worker, e.id.to_string())).collect();
+        for (index, worker, id) in endpoints {
+            pair.attach(usize::from(worker), PortName::Pod(id), Role::Endpoint(index));
+            let link = EndpointLink { pod_mac: Some(POD_MAC), mtu: world::POD_MTU };
+            pair.engines[usize::from(worker)].set_endpoint_link(index, link);
+        }
+        // Frames are lent before there is anything to hand over.
+        pair.turn(0);
+        pair.turn(1);
+        pair.at_home = [0, 1].map(|w| pair.engines[w].pool.free());
+        assert_eq!(pair.at_home, [frames as usize - ring; 2]);
+        pair
+    }
+
+    fn attach(&mut self, worker: usize, name: PortName, role: Role) {
+        let port = Port::Memory(MemoryPort::default());
+        let slot = self.engines[worker].add_port(port, role, Arc::new(PortCounters::default()));
+        self.ports.insert(name, (worker, slot));
+    }
+
+    fn inject(&mut self, port: &PortName, frame: &[u8]) -> bool {
+        let (worker, slot) = self.ports[port];
+        let engine = &mut self.engines[worker];
+        let Some(mut new) = engine.pool.take() else { return false };
+        new.reset(HEADROOM);
+        new.append(frame.len()).unwrap().copy_from_slice(frame);
+        match engine.port_mut(slot) {
+            Some(Port::Memory(memory)) => memory.inject(Packet::new(new)),
+            _ => unreachable!("all ports are in memory"),
+        }
+        true
+    }
+
+    /// One turn of one worker.
+    fn turn(&mut self, worker: usize) -> usize {
+        let engine = &mut self.engines[worker];
+        let now = Tick(self.now);
+        let mut came = engine.receive_from_peers(now);
+        for (_, slot) in self.ports.values().filter(|(owner, _)| *owner == worker) {
+            came += engine.receive_from(*slot, now);
+        }
+        engine.flush();
+        engine.tick(now);
+        came
+    }
+
+    fn collect(&mut self) -> Vec<Output> {
+        let mut outputs = Vec::new();
+        let mut boxes = Vec::new();
+        for (name, (worker, slot)) in &self.ports {
+            let engine = &mut self.engines[*worker];
+            while let Some(Port::Memory(memory)) = engine.port_mut(*slot)
+                && let Some(mut packet) = memory.sent()
+            {
+                packet.complete_checksum();
+                let frame = packet.segments().flat_map(|segment| segment.data()).copied().collect();
+                packet.release(&mut engine.pool, &mut boxes);
+                outputs.push(Output { port: name.clone(), frame });
+            }
+        }
+        outputs
+    }
+
+    /// Turns both workers until nothing is left to do; every frame is at home then.
+    fn run(&mut self) -> Vec<Output> {
+        let mut outputs = Vec::new();
+        while self.turn(0) + self.turn(1) > 0 {
+            outputs.extend(self.collect());
+        }
+        outputs.extend(self.collect());
+        self.expect_all_frames_home();
+        outputs
+    }
+
+    fn expect_all_frames_home(&mut self) {
+        // What has been used is lent anew in the next turn.
+        self.turn(0);
+        self.turn(1);
+        for (engine, at_home) in self.engines.iter().zip(self.at_home) {
+            assert_eq!(engine.pool.free(), at_home, "frames went missing");
+            assert_eq!(engine.pool.strays(), 0);
+        }
+    }
+
+    fn send(&mut self, port: &PortName, frame: &[u8]) -> Vec<Output> {
+        assert!(self.inject(port, frame));
+        self.run()
+    }
+
+    fn handed_over(&self) -> [(u64, u64); 2] {
+        [0, 1].map(|w| {
+            let counters = &self.counters[w].pipeline;
+            (counters.handed_over.get(), counters.taken_over.get())
+        })
+    }
+
+    fn dropped(&self) -> BTreeSet<DropReason> {
+        DropReason::ALL.iter().filter(|r| self.counters.iter().any(|c| c.dropped(**r) > 0)).copied().collect()
+    }
+
+    fn bell_rings(&self, worker: usize) -> bool {
+        let mut fds = [PollFd::new(self.doorbells[worker].as_fd(), PollFlags::POLLIN)];
+        poll(&mut fds, PollTimeout::ZERO).unwrap() == 1
+    }
+}
+
+#[test]
+fn a_packet_and_its_answer_go_between_pods_of_two_workers() {
+    let mut pair = Pair::new();
+    let syn = Datagram::tcp((A, 1000), (B, 80), SYN, b"");
+    assert_eq!(pair.send(&pod("a"), &from_pod(&syn)), [to_pod("b", &syn.clone().ttl(63))]);
+    let answer = Datagram::tcp((B, 80), (A, 1000), SYN | ACK, b"");
+    assert_eq!(pair.send(&pod("b"), &from_pod(&answer)), [to_pod("a", &answer.clone().ttl(63))]);
+    assert_eq!(pair.handed_over(), [(1, 1), (1, 1)]);
+    // Each worker tracks its own pod's flow, and knows the answer.
+    for worker in 0..2 {
+        let counters = &pair.counters[worker].pipeline;
+        assert_eq!((counters.flow_created.get(), counters.flow_hits.get()), (1, 1), "worker {worker}");
+        assert_eq!(pair.engines[worker].pipeline.flows.len(), 1);
+    }
+}
+
+#[test]
+fn a_pod_whose_worker_has_no_uplink_sends_and_receives_by_the_one_that_has() {
+    let mut pair = Pair::new();
+    let out = Datagram::udp((B, 1), (OUTSIDE, 53), b"?");
+    assert_eq!(pair.send(&pod("b"), &from_pod(&out)), [to_uplink(&out.clone().ttl(63))]);
+    let back = Datagram::udp((OUTSIDE, 53), (B, 1), b"!");
+    assert_eq!(pair.send(&PortName::Uplink, &from_uplink(&back)), [to_pod("b", &back.clone().ttl(63))]);
+    let out = Datagram::tcp((B, 1), (REMOTE, 80), SYN, b"").partial();
+    let outputs = pair.send(&pod("b"), &from_pod(&out));
+    assert!(unwrapped(&outputs[0]).0.checksum_is_right(), "the half-made checksum goes along");
+    let back = Datagram::tcp((REMOTE, 80), (B, 1), SYN | ACK, b"");
+    assert_eq!(pair.send(&PortName::Uplink, &from_tunnel(&back)), [to_pod("b", &back.clone().ttl(63))]);
+    let plain_spoof = Datagram::tcp((REMOTE, 81), (B, 1), SYN | ACK, b"");
+    assert_eq!(pair.send(&PortName::Uplink, &from_uplink(&plain_spoof)), [], "how it came goes along, too");
+    assert_eq!(pair.dropped(), [DropReason::FabricSpoofedSource].into());
+}
+
+#[test]
+fn the_host_talks_to_a_pod_of_another_worker() {
+    let mut pair = Pair::new();
+    let probe = Datagram::tcp((TUNNEL1, 40_000), (B, 80), SYN, b"");
+    assert_eq!(pair.send(&PortName::Host, &from_host(&probe)), [to_pod("b", &probe)]);
+    let answer = Datagram::tcp((B, 80), (TUNNEL1, 40_000), SYN | ACK, b"");
+    assert_eq!(pair.send(&pod("b"), &from_pod(&answer)), [to_host(PortName::Host, &answer)]);
+    let to_host_packets: u64 = pair.counters.iter().map(|c| c.pipeline.to_host.get()).sum();
+    assert_eq!(to_host_packets, 1, "counted by one of the workers");
+}
+
+#[test]
+fn an_error_finds_its_way_back_across_workers() {
+    let mut pair = Pair::new();
+    let asked = Datagram::udp((A, 1000), (B, 53), b"?");
+    pair.send(&pod("a"), &from_pod(&asked));
+    let error = Datagram::error(B, A, 3, 3, [0; 4], &asked.clone().ttl(63), 28);
+    assert_eq!(pair.send(&pod("b"), &from_pod(&error)), [to_pod("a", &error.clone().ttl(63))]);
+    // One that the second worker makes itself: too big for b's link, found out there.
+    let big = Datagram::udp((A, 1000), (B, 53), &[0; 1451 - 28]).dont_fragment();
+    let outputs = pair.send(&pod("a"), &from_pod(&big));
+    assert_eq!(outputs.len(), 1);
+    assert_eq!(outputs[0].port, pod("a"));
+    assert_eq!(Datagram::read(&outputs[0].frame).unwrap().body[..2], [3, 4]);
+}
+
+/// Hands over more than the other worker has lent frames for, then to one that has none to lend.
+pub fn lent_frames_used_up() -> BTreeSet<DropReason> {
+    let mut pair = Pair::with(64, 4);
+    let packet = |n| from_pod(&Datagram::udp((A, n), (B, 1), b"x"));
+    for n in 0..7 {
+        assert!(pair.inject(&pod("a"), &packet(n)));
+    }
+    assert_eq!(pair.run().len(), 4);
+    assert_eq!(pair.counters[0].dropped(DropReason::HandoverRefused), 3);
+    // The receiver keeps the last half of its frames for itself.
+    let taken: Vec<_> = (0..40).map(|_| pair.engines[1].pool.take().unwrap()).collect();
+    for n in 0..7 {
+        assert!(pair.inject(&pod("a"), &packet(n)));
+        pair.turn(0);
+        pair.turn(1);
+    }
+    assert_eq!(pair.collect().len(), 4, "what had been lent before");
+    assert_eq!(pair.counters[0].dropped(DropReason::HandoverRefused), 6);
+    taken.into_iter().for_each(|frame| pair.engines[1].pool.put(frame));
+    pair.expect_all_frames_home();
+    assert_eq!(pair.send(&pod("a"), &packet(9)).len(), 1, "and again when it has frames");
+    pair.dropped()
+}
+
+#[test]
+fn a_receiver_that_lends_no_frames_costs_packets_and_no_frames() {
+    assert_eq!(lent_frames_used_up(), [DropReason::HandoverRefused].into());
+}
+
+#[test]
+fn a_worker_is_woken_for_what_is_handed_over_and_only_when_it_sleeps() {
+    let mut pair = Pair::new();
+    let packet = from_pod(&Datagram::udp((A, 1), (B, 1), b"x"));
+    assert!(pair.inject(&pod("a"), &packet));
+    pair.turn(0);
+    assert!(!pair.bell_rings(1), "it is awake");
+    assert!(pair.engines[1].peers_have_sent());
+    pair.turn(1);
+
+    pair.doorbells[1].falls_asleep();
+    assert!(!pair.engines[1].peers_have_sent(), "the last look");
+    assert!(pair.inject(&pod("a"), &packet));
+    pair.turn(0);
+    assert!(pair.bell_rings(1));
+    pair.doorbells[1].wakes_up();
+    assert!(!pair.bell_rings(1), "heard");
+    assert_eq!(pair.run().len(), 2);
+}
+
+#[test]
+fn a_chain_is_handed_over_segment_by_segment() {
+    let mut pair = Pair::new();
+    let packet = Datagram::udp((A, 1), (B, 2), &(0..1001u32).map(|n| n as u8).collect::<Vec<_>>());
+    let frame = from_pod(&packet.clone().partial());
+    let (worker, slot) = pair.ports[&pod("a")];
+    let engine = &mut pair.engines[worker];
+    let mut segments = [&frame[..101], &frame[101..402], &frame[402..]].into_iter().map(|bytes| {
+        let mut segment = engine.pool.take().unwrap();
+        segment.reset(HEADROOM);
+        segment.append(bytes.len()).unwrap().copy_from_slice(bytes);
+        segment
+    });
+    let mut chain = Packet::new(segments.next().unwrap());
+    chain.rest = Some(Box::new(segments.collect()));
+    if let Some(Port::Memory(memory)) = engine.port_mut(slot) {
+        memory.inject(chain);
+    }
+    assert_eq!(pair.run(), [to_pod("b", &packet.ttl(63))]);
+}
+
+/// Any packet that a link of the node could see, well-formed or nearly so.
+fn traffic() -> impl Strategy<Value = (PortName, Vec<u8>)> {
+    let address = prop::sample::select(vec![A, B, C, REMOTE, OUTSIDE, TUNNEL1, world::NOBODY, world::NODE1]);
+    let link = prop::sample::select(vec![
+        pod("a"),
+        pod("b"),
+        pod("c"),
+        PortName::Uplink,
+        PortName::Uplink,
+        PortName::Host,
+        PortName::Forward,
+    ]);
+    (link, address.clone(), address, 0u8..6, 0u16..4, 0usize..1500, any::<bool>(), 0u8..4).prop_map(
+        |(link, source, destination, kind, port, len, tunneled, ttl)| {
+            let payload = vec![0; len];
+            let datagram = match kind {
+                0 => Datagram::tcp((source, port), (destination, 80), SYN, b""),
+                1 => Datagram::tcp((source, port), (destination, 80), ACK, &payload),
+                2 => Datagram::udp((source, port), (destination, 53), &payload).dont_fragment(),
+                3 => Datagram::udp((source, 53), (destination, port), &payload).partial(),
+                4 => Datagram::echo(source, destination, port > 1, 7, port),
+                _ => {
+                    let about = Datagram::udp((destination, port), (source, 53), b"");
+                    Datagram::error(source, destination, 3, 3, [0; 4], &about, 28)
+                }
+            }
+            .ttl(ttl.max(1) * 20 - 19);
+            let frame = match &link {
+                PortName::Uplink if tunneled => from_tunnel(&datagram),
+                PortName::Uplink => from_uplink(&datagram),
+                PortName::Pod(_) => from_pod(&datagram),
+                _ => from_host(&datagram),
+            };
+            (link, frame)
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    #[test]
+    fn frames_are_conserved_and_every_packet_is_accounted_for(
+        packets in prop::collection::vec(traffic(), 1..200),
+        turns in prop::collection::vec(0usize..2, 1..50),
+    ) {
+        // Few frames, so that everything that can run out does.
+        let mut pair = Pair::with(96, 16);
+        let mut injected = 0u64;
+        let mut outputs = 0u64;
+        let mut turns = turns.iter().cycle();
+        for (link, frame) in &packets {
+            injected += u64::from(pair.inject(link, frame));
+            if let Some(worker) = turns.next() && injected % 7 == 0 {
+                pair.turn(*worker);
+            }
+        }
+        outputs += pair.run().len() as u64;
+        let sum = |of: &dyn Fn(&WorkerCounters) -> u64| pair.counters.iter().map(|c| of(c)).sum::<u64>();
+        let dropped = sum(&|c| DropReason::ALL.iter().map(|r| c.dropped(*r)).sum());
+        let answers = sum(&|c| c.pipeline.icmp_errors_sent.get());
+        prop_assert_eq!(injected + answers, outputs + dropped);
+        prop_assert_eq!(sum(&|c| c.pipeline.handed_over.get()), sum(&|c| c.pipeline.taken_over.get()));
+    }
+}

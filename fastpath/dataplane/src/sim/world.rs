@@ -1,0 +1,173 @@
+//! One small node to send packets through: what tests, benchmarks and fuzz targets start from.
+//!
+//! ```text
+//!   a 10.244.1.2 ┐                                                   ┌ node2 192.0.2.12, tunnel 10.244.2.0/24 (VXLAN)
+//!   b 10.244.1.3 ┼─ node1 192.0.2.11, tunnel 10.244.1.0 ── uplink ──┼ node3 192.0.2.13, 10.244.3.0/24 (no tunnel)
+//!   c 10.244.1.4 ┘    host: caracal0, caracal1                       └ gateway 192.0.2.254 ── everything else
+//! ```
+//!
+//! Every pod may talk to everybody; tests that are about policy say otherwise by one more transaction.
+
+use std::net::IpAddr;
+
+use caracal_plane_api::plane::{self, Op, op};
+use caracal_wire::MacAddr;
+
+use super::{Kernel, Node, PortName, UPLINK_IFINDEX};
+use crate::table::{ApplyError, KernelRoute, Prefix};
+
+/// Pod `default/a`.
+pub const A: [u8; 4] = [10, 244, 1, 2];
+/// Pod `default/b`.
+pub const B: [u8; 4] = [10, 244, 1, 3];
+/// Pod `default/c`.
+pub const C: [u8; 4] = [10, 244, 1, 4];
+/// An address of our block that nobody has.
+pub const NOBODY: [u8; 4] = [10, 244, 1, 99];
+/// A pod on node2, behind its tunnel.
+pub const REMOTE: [u8; 4] = [10, 244, 2, 7];
+/// A pod on node3, which is reached without a tunnel.
+pub const PLAIN_REMOTE: [u8; 4] = [10, 244, 3, 7];
+/// Somebody outside.
+pub const OUTSIDE: [u8; 4] = [198, 51, 100, 9];
+/// This node.
+pub const NODE1: [u8; 4] = [192, 0, 2, 11];
+/// This node's end of the tunnels.
+pub const TUNNEL1: [u8; 4] = [10, 244, 1, 0];
+/// The other node.
+pub const NODE2: [u8; 4] = [192, 0, 2, 12];
+/// Its end of the tunnels.
+pub const TUNNEL2: [u8; 4] = [10, 244, 2, 0];
+/// The node without a tunnel.
+pub const NODE3: [u8; 4] = [192, 0, 2, 13];
+/// The MAC address of this node's tunnel endpoint.
+pub const TUNNEL1_MAC: MacAddr = MacAddr([0x66, 1, 1, 1, 1, 1]);
+/// The MAC address of the other node's tunnel endpoint.
+pub const TUNNEL2_MAC: MacAddr = MacAddr([0x66, 2, 2, 2, 2, 2]);
+/// The MAC address of every neighbor on the fabric.
+pub const NEIGHBOR_MAC: MacAddr = MacAddr([2, 9, 9, 9, 9, 9]);
+/// The network identifier of the tunnels.
+pub const VNI: u32 = 4096;
+/// VXLAN's port.
+pub const VXLAN_PORT: u16 = 4789;
+/// The uplink's MTU.
+pub const UPLINK_MTU: u16 = 1500;
+/// The pods' MTU.
+pub const POD_MTU: u16 = 1450;
+
+/// The link of pod `default/<name>`.
+#[must_use]
+pub fn pod(name: &str) -> PortName {
+    PortName::Pod(format!("default/{name}"))
+}
+
+/// One operation of the control plane.
+#[must_use]
+pub fn op(op: op::Op) -> Op {
+    Op { op: Some(op) }
+}
+
+/// A rule that does `action` to everything.
+#[must_use]
+pub fn rule(action: plane::Action) -> plane::Rule {
+    plane::Rule { action: action.into(), ..Default::default() }
+}
+
+/// Pod `default/<name>`, with the profile that allows everything.
+#[must_use]
+pub fn endpoint(name: &str, address: [u8; 4]) -> plane::Endpoint {
+    plane::Endpoint {
+        id: format!("default/{name}"),
+        interface: format!("cali{name}"),
+        addresses: vec![address.to_vec()],
+        profiles: vec!["kns.default".into()],
+        ..Default::default()
+    }
+}
+
+/// Another node.
+#[must_use]
+pub fn tunnel(node: &str, address: [u8; 4], tunnel_address: [u8; 4], tunnel_mac: MacAddr) -> Op {
+    op(op::Op::Tunnel(plane::Tunnel {
+        node: node.into(),
+        node_address: address.to_vec(),
+        tunnel_address: tunnel_address.to_vec(),
+        tunnel_mac: tunnel_mac.0.to_vec(),
+    }))
+}
+
+/// A route.
+#[must_use]
+pub fn route(prefix: [u8; 4], length: u32, target: plane::route::Target) -> Op {
+    op(op::Op::Route(plane::Route {
+        prefix: Some(plane::Prefix { address: prefix.to_vec(), length }),
+        target: Some(target),
+    }))
+}
+
+/// A route to another node.
+#[must_use]
+pub fn route_to_node(prefix: [u8; 4], length: u32, node: &str, encapsulation: plane::Encapsulation) -> Op {
+    let remote = plane::RemoteNode { node: node.into(), encapsulation: encapsulation.into() };
+    route(prefix, length, plane::route::Target::Remote(remote))
+}
+
+/// What the control plane says.
+#[must_use]
+pub fn ops() -> Vec<Op> {
+    let config = plane::NodeConfig {
+        node: "node1".into(),
+        address: NODE1.to_vec(),
+        tunnel_address: TUNNEL1.to_vec(),
+        tunnel_mac: TUNNEL1_MAC.0.to_vec(),
+        vni: VNI,
+        vxlan_port: u32::from(VXLAN_PORT),
+        host_port: "caracal0".into(),
+        forward_port: "caracal1".into(),
+    };
+    let allow = rule(plane::Action::Allow);
+    let profile =
+        plane::Profile { name: "kns.default".into(), ingress: vec![allow.clone()], egress: vec![allow] };
+    vec![
+        op(op::Op::NodeConfig(config)),
+        op(op::Op::Profile(profile)),
+        tunnel("node2", NODE2, TUNNEL2, TUNNEL2_MAC),
+        tunnel("node3", NODE3, [10, 244, 3, 0], MacAddr([0x66, 3, 3, 3, 3, 3])),
+        route_to_node(TUNNEL2, 24, "node2", plane::Encapsulation::Vxlan),
+        route_to_node([10, 244, 3, 0], 24, "node3", plane::Encapsulation::None),
+        route(TUNNEL1, 24, plane::route::Target::LocalBlock(plane::LocalBlock {})),
+        route(TUNNEL1, 32, plane::route::Target::LocalHost(plane::LocalHost {})),
+        op(op::Op::Endpoint(endpoint("a", A))),
+        op(op::Op::Endpoint(endpoint("b", B))),
+        op(op::Op::Endpoint(endpoint("c", C))),
+    ]
+}
+
+/// What the kernel says.
+#[must_use]
+pub fn kernel() -> Kernel {
+    let route = |prefix: [u8; 4], length, gateway| KernelRoute {
+        prefix: Prefix::new(IpAddr::from(prefix), length),
+        ifindex: UPLINK_IFINDEX,
+        gateway,
+        mtu: UPLINK_MTU,
+    };
+    Kernel {
+        routes: vec![
+            route([192, 0, 2, 0], 24, None),
+            route([0, 0, 0, 0], 0, Some(IpAddr::from([192, 0, 2, 254]))),
+        ],
+        addresses: vec![IpAddr::from(NODE1)],
+        neighbor_mac: NEIGHBOR_MAC,
+        uplink_mtu: UPLINK_MTU,
+        pod_mtu: POD_MTU,
+    }
+}
+
+/// The node.
+///
+/// # Errors
+/// None, unless the operations of this module do not fit together.
+pub fn node(flows: usize, frames: u32) -> Result<Node, ApplyError> {
+    Node::new(&ops(), kernel(), flows, frames)
+}
