@@ -286,7 +286,8 @@ fn labs_of(pid: u32) -> Vec<LabName> {
 /// Tests that were killed took nothing down.
 fn remove_labs_of_killed_tests() {
     for name in caracal_lab::names().unwrap() {
-        let pid = name.as_str().strip_prefix("crt").and_then(|rest| rest.split_once('-')?.0.parse::<i32>().ok());
+        let pid =
+            name.as_str().strip_prefix("crt").and_then(|rest| rest.split_once('-')?.0.parse::<i32>().ok());
         if pid.is_some_and(|pid| Process::of(pid).is_none()) {
             caracal(&["lab", "down", "--name", name.as_str()]);
         }

@@ -24,8 +24,9 @@ const RATE: u32 = 10_000;
 
 #[test]
 fn a_killed_fastpath_cuts_pods_off_and_leaves_the_host_alone() {
-    let plan = Plan::pods(&[("a", "node1"), ("b", "node1"), ("closed", "node1"), ("c", "node2"), ("d", "node2")])
-        .object(isolate("closed", "closed"));
+    let plan =
+        Plan::pods(&[("a", "node1"), ("b", "node1"), ("closed", "node1"), ("c", "node2"), ("d", "node2")])
+            .object(isolate("closed", "closed"));
     let lab = Lab::up_alone("kill-fastpath", &plan);
     let [a, b, closed, c, d] = ["a", "b", "closed", "c", "d"].map(|name| lab.pod(name));
     let (node1, node2) = (lab.node("node1"), lab.node("node2"));
@@ -59,13 +60,17 @@ fn a_killed_fastpath_cuts_pods_off_and_leaves_the_host_alone() {
     let former = lab.kill("fastpath-node1");
     assert!(former.process.is_some_and(|process| process.wait_end(Duration::from_secs(10))));
     thread::sleep(Duration::from_millis(100));
-    let heard = || -> Vec<u64> { allowed.iter().chain(&denied).map(|(_, questions)| questions.heard()).collect() };
+    let heard =
+        || -> Vec<u64> { allowed.iter().chain(&denied).map(|(_, questions)| questions.heard()).collect() };
     let before = heard();
     let elsewhere_before = elsewhere.answers();
     thread::sleep(Duration::from_millis(500));
     assert_eq!(heard(), before, "pods heard one another without a fastpath");
     // Writing this sets forwarding on every link, the pods' veths too.
-    lab.must("node/node1", &["sh", "-c", "echo 0 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv4/ip_forward"]);
+    lab.must(
+        "node/node1",
+        &["sh", "-c", "echo 0 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv4/ip_forward"],
+    );
     thread::sleep(Duration::from_millis(1000));
     assert_eq!(heard(), before, "with ip_forward, pods heard one another through the kernel");
     assert!(elsewhere.answers() > elsewhere_before + 100, "the other node's pods must not notice");
@@ -95,7 +100,8 @@ fn a_killed_fastpath_is_back_within_a_second() {
         .object(isolate("closed", "closed"));
     let lab = Lab::up_alone("back", &plan);
     let [a, b, closed, c] = ["a", "b", "closed", "c"].map(|name| lab.pod(name));
-    let flows = [("same node", Questions::start(&a, &b, 7001)), ("across nodes", Questions::start(&a, &c, 7002))];
+    let flows =
+        [("same node", Questions::start(&a, &b, 7001)), ("across nodes", Questions::start(&a, &c, 7002))];
     let denied = Questions::start(&c, &closed, 7003);
     for round in 0..rounds(4, 20) {
         for (what, questions) in &flows {
@@ -128,8 +134,11 @@ fn nothing_is_lost_when_nothing_happens() {
 
 #[test]
 fn a_killed_agent_costs_no_packet() {
-    let plan = Plan::pods(&[("a", "node1"), ("b", "node2"), ("x", "node1"), ("y", "node2")])
-        .object(ingress("b", "b", json!([{"from": [{"podSelector": {"matchLabels": {"app": "a"}}}]}])));
+    let plan = Plan::pods(&[("a", "node1"), ("b", "node2"), ("x", "node1"), ("y", "node2")]).object(ingress(
+        "b",
+        "b",
+        json!([{"from": [{"podSelector": {"matchLabels": {"app": "a"}}}]}]),
+    ));
     let lab = Lab::up_alone("kill-agent", &plan);
     let [a, b, x, y] = ["a", "b", "x", "y"].map(|name| lab.pod(name));
     let stream = Stream::start(&a, &b, 7001, RATE);
@@ -153,7 +162,9 @@ fn a_killed_agent_costs_no_packet() {
             let cut = questions.wait_silence("a witness that policy cuts off", Instant::now());
             lab.kubernetes().delete(&policy_key("witness")).unwrap();
             let back = questions.wait_after("a witness that policy lets in again", Instant::now());
-            println!("round {round}: {agent} killed; its successor cut off after {cut:?}, let in after {back:?}");
+            println!(
+                "round {round}: {agent} killed; its successor cut off after {cut:?}, let in after {back:?}"
+            );
         }
     });
     whole(stream.end(), "agents killed", &lab);
@@ -161,7 +172,10 @@ fn a_killed_agent_costs_no_packet() {
 
 #[test]
 fn a_killed_apiserver_costs_no_packet_and_nothing_is_forgotten() {
-    let lab = Lab::up_alone("kill-api", &Plan::pods(&[("a", "node1"), ("b", "node2"), ("x", "node1"), ("y", "node2")]));
+    let lab = Lab::up_alone(
+        "kill-api",
+        &Plan::pods(&[("a", "node1"), ("b", "node2"), ("x", "node1"), ("y", "node2")]),
+    );
     let [a, b, x, y] = ["a", "b", "x", "y"].map(|name| lab.pod(name));
     let stream = Stream::start(&a, &b, 7001, RATE);
     let questions = Questions::start(&x, &y, 7002);
@@ -223,7 +237,8 @@ fn churn(kubernetes: &Kubernetes, stop: &AtomicBool) {
         let address = format!("10.244.{}.{}", 1 + round % 2, 200 + round % 5);
         extra["status"] = json!({"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]});
         let _ = kubernetes.create(extra);
-        let _ = kubernetes.merge(&pod_key("a"), json!({"metadata": {"labels": {"round": round.to_string()}}}));
+        let _ =
+            kubernetes.merge(&pod_key("a"), json!({"metadata": {"labels": {"round": round.to_string()}}}));
         let _ = kubernetes.delete(&policy_key(&format!("churn{}", (round + 3) % 7)));
         let _ = kubernetes.delete(&pod_key(&format!("extra{}", (round + 2) % 5)));
         thread::sleep(Duration::from_millis(3));

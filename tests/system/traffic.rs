@@ -92,7 +92,10 @@ pub struct Delivery {
 
 impl Delivery {
     pub fn assert_whole(&self, what: &str) {
-        println!("{what}: {} of {} packets arrived, longest silence {:?}", self.received, self.sent, self.silence);
+        println!(
+            "{what}: {} of {} packets arrived, longest silence {:?}",
+            self.received, self.sent, self.silence
+        );
         assert_eq!(self.received, self.sent, "{what}: lost {self:?}");
     }
 }
@@ -349,7 +352,10 @@ pub fn transfer(from: &Place, to: &Place, port: u16, bytes: usize) -> f64 {
                 Err(error) => panic!("after {received} bytes: {error}"),
             };
             expected.fill(&mut wanted[..length]);
-            assert!(buffer[..length] == wanted[..length], "bytes from {received} on are not those that were sent");
+            assert!(
+                buffer[..length] == wanted[..length],
+                "bytes from {received} on are not those that were sent"
+            );
             received += length;
         }
     });

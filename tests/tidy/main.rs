@@ -30,9 +30,10 @@ fn closures(metadata: &Value) -> BTreeMap<String, BTreeSet<String>> {
     let direct: BTreeMap<&str, Vec<&str>> = nodes
         .iter()
         .map(|node| {
-            let normal = node["deps"].as_array().unwrap().iter().filter(|dep| {
-                dep["dep_kinds"].as_array().unwrap().iter().any(|kind| kind["kind"].is_null())
-            });
+            let normal =
+                node["deps"].as_array().unwrap().iter().filter(|dep| {
+                    dep["dep_kinds"].as_array().unwrap().iter().any(|kind| kind["kind"].is_null())
+                });
             (node["id"].as_str().unwrap(), normal.map(|dep| dep["pkg"].as_str().unwrap()).collect())
         })
         .collect();
@@ -78,8 +79,14 @@ fn read(path: &Path) -> String {
 fn the_rooms_depend_on_one_another_only_as_the_architecture_allows() {
     let closures = closures(&metadata());
     let forbidden: &[(&str, &[&str])] = &[
-        ("caracal-wire", &["caracal-xsk", "caracal-plane-api", "caracal-dataplane", "caracal-model", "libc", "nix"]),
-        ("caracal-xsk", &["caracal-wire", "caracal-plane-api", "caracal-dataplane", "caracal-model", "tokio"]),
+        (
+            "caracal-wire",
+            &["caracal-xsk", "caracal-plane-api", "caracal-dataplane", "caracal-model", "libc", "nix"],
+        ),
+        (
+            "caracal-xsk",
+            &["caracal-wire", "caracal-plane-api", "caracal-dataplane", "caracal-model", "tokio"],
+        ),
         ("caracal-plane-api", &["caracal-dataplane", "caracal-model", "tokio"]),
         ("caracal-dataplane", &["tokio", "serde_json", "kube", "k8s-openapi", "caracal-model", "rustls"]),
         ("caracal-model", &["tokio", "kube", "caracal-dataplane", "caracal-xsk", "nix"]),
@@ -108,7 +115,12 @@ fn unsafe_code_is_in_xsk_only_and_says_why_it_is_sound() {
             if !is_unsafe || path.ends_with("tidy/main.rs") {
                 continue;
             }
-            assert!(path.starts_with("fastpath/xsk"), "{}:{}: unsafe outside fastpath/xsk", path.display(), at + 1);
+            assert!(
+                path.starts_with("fastpath/xsk"),
+                "{}:{}: unsafe outside fastpath/xsk",
+                path.display(),
+                at + 1
+            );
             if code.contains("unsafe {") {
                 let near = &lines[at.saturating_sub(6)..=at];
                 let explained = near.iter().any(|line| line.contains("SAFETY"));
@@ -166,7 +178,18 @@ fn nothing_unfinished_is_left_lying_about() {
 #[test]
 fn the_project_refers_to_nothing_outside_itself() {
     let outside = [["..", "shared"].join("/"), ["/work", "/"].concat()];
-    for path in files(&[".rs", ".c", ".md", ".toml", ".yaml", ".sh", ".proto", "scripts/demo", "scripts/test", ".ci/run"]) {
+    for path in files(&[
+        ".rs",
+        ".c",
+        ".md",
+        ".toml",
+        ".yaml",
+        ".sh",
+        ".proto",
+        "scripts/demo",
+        "scripts/test",
+        ".ci/run",
+    ]) {
         for (at, line) in read(&path).lines().enumerate() {
             for word in &outside {
                 assert!(!line.contains(word.as_str()), "{}:{}: {word}", path.display(), at + 1);

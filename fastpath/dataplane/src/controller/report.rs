@@ -271,7 +271,7 @@ fn flow_row(
         remote_port: u32::from(remote_port),
         direction: if entry.flags.is_out() { "out".into() } else { "in".into() },
         state: entry.state.label().into(),
-        verdict: verdict.into(),
+        verdict: if entry.flags.is_denied() { format!("denied by {verdict}") } else { verdict.into() },
         packets: u64::from(entry.packets),
         bytes: note.bytes,
         idle_ms: u64::from(idle_ms),

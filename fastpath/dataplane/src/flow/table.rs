@@ -28,6 +28,7 @@ impl FlowFlags {
     const FROM_HOST: u8 = 2;
     const FROM_FORWARD: u8 = 4;
     const ANSWERED: u8 = 8;
+    const DENIED: u8 = 16;
 
     /// A flow whose first packet the endpoint sent (`out`) or received.
     #[must_use]
@@ -74,6 +75,14 @@ impl FlowFlags {
     pub fn is_answered(self) -> bool {
         self.0 & Self::ANSWERED != 0
     }
+
+    /// Policy has come to deny it. It stays known, so that answers under way do not look like the beginning of a flow
+    /// of the other side's.
+    #[inline]
+    #[must_use]
+    pub fn is_denied(self) -> bool {
+        self.0 & Self::DENIED != 0
+    }
 }
 
 /// One flow, the part that every packet touches: a cache line.
@@ -107,10 +116,20 @@ impl FlowEntry {
         self.flags.0 |= FlowFlags::ANSWERED;
     }
 
-    /// Whether only one side has spoken so far, or a TCP handshake has not been completed: such a flow makes way.
+    /// Notes what policy says now.
+    #[inline]
+    pub fn set_denied(&mut self, denied: bool) {
+        let flag = if denied { FlowFlags::DENIED } else { 0 };
+        self.flags.0 = self.flags.0 & !FlowFlags::DENIED | flag;
+    }
+
+    /// Whether only one side has spoken so far, a TCP handshake has not been completed, or policy denies the flow: it
+    /// makes way.
     #[must_use]
     pub fn is_half_open(&self) -> bool {
-        !self.flags.is_answered() || matches!(self.state, State::Opening | State::Answered)
+        !self.flags.is_answered()
+            || self.flags.is_denied()
+            || matches!(self.state, State::Opening | State::Answered)
     }
 
     /// Milliseconds that the flow lives without a packet.
@@ -125,7 +144,7 @@ impl FlowEntry {
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct FlowNote {
-    /// The rule that allowed it; none for what this host opened.
+    /// The rule that allows or denies it; none for what this host opened.
     pub rule: Option<RuleId>,
     /// When it began.
     pub created: Tick,
@@ -211,29 +230,48 @@ impl FlowTable {
         caracal_xsk::prefetch(&self.tags[self.bucket(hash)]);
     }
 
-    /// Brings the entry that probably belongs to `hash` near, once its tags are.
+    /// Where the flow of `hash` probably is, by its tag in the first bucket; brings that entry near.
     #[inline]
-    pub fn prefetch_entry(&self, hash: u64) {
+    #[must_use]
+    pub fn guess(&self, hash: u64) -> Option<u32> {
         let bucket = self.bucket(hash);
-        let tag = tag(hash);
-        if let Some(slot) = self.tags[bucket].iter().position(|t| *t == tag) {
-            let index = bucket * SLOTS + slot;
-            caracal_xsk::prefetch(&self.entries[index]);
-            caracal_xsk::prefetch(&self.notes[index]);
+        let matches = matches(&self.tags[bucket], tag(hash));
+        let index = bucket * SLOTS + matches.trailing_zeros() as usize;
+        if matches == 0 {
+            return None;
+        }
+        caracal_xsk::prefetch_slice(&self.entries, index);
+        caracal_xsk::prefetch_slice(&self.notes, index);
+        Some(index as u32)
+    }
+
+    /// Where `key` is. `guess`: from [`guess`](Self::guess), looked at first.
+    #[inline]
+    #[must_use]
+    pub fn find(&self, key: &FlowKey, hash: u64, guess: Option<u32>) -> Option<usize> {
+        match guess.map(|index| index as usize) {
+            // The tag is looked at again: the flow may have gone since.
+            Some(index) if self.holds(index, tag(hash), key) => Some(index),
+            _ => self.search(key, hash),
         }
     }
 
-    /// Where `key` is.
     #[inline]
-    #[must_use]
-    pub fn find(&self, key: &FlowKey, hash: u64) -> Option<usize> {
+    fn holds(&self, index: usize, tag: u16, key: &FlowKey) -> bool {
+        let tags = self.tags.get(index / SLOTS);
+        tags.is_some_and(|tags| tags[index % SLOTS] == tag) && self.entries.get(index).is_some_and(|e| e.key == *key)
+    }
+
+    fn search(&self, key: &FlowKey, hash: u64) -> Option<usize> {
         let tag = tag(hash);
         for bucket in [self.bucket(hash), self.other_bucket(hash)] {
-            for (slot, candidate) in self.tags[bucket].iter().enumerate() {
-                let index = bucket * SLOTS + slot;
-                if *candidate == tag && self.entries[index].key == *key {
+            let mut matches = matches(&self.tags[bucket], tag);
+            while matches != 0 {
+                let index = bucket * SLOTS + matches.trailing_zeros() as usize;
+                if self.entries[index].key == *key {
                     return Some(index);
                 }
+                matches &= matches - 1;
             }
         }
         None
@@ -257,6 +295,12 @@ impl FlowTable {
     #[must_use]
     pub fn note(&self, index: usize) -> &FlowNote {
         &self.notes[index]
+    }
+
+    /// The same, to change.
+    #[inline]
+    pub fn note_mut(&mut self, index: usize) -> &mut FlowNote {
+        &mut self.notes[index]
     }
 
     /// Counts bytes of a flow.
@@ -378,6 +422,12 @@ impl FlowTable {
         let offset = usize::from(tag(hash)).wrapping_mul(0x5bd1_e995) | 1;
         (self.bucket(hash) ^ offset) & (self.tags.len() - 1)
     }
+}
+
+/// One bit for each slot whose tag this is. Compiles to one comparison of the whole bucket.
+#[inline]
+fn matches(tags: &[u16; SLOTS], tag: u16) -> u32 {
+    tags.iter().enumerate().fold(0, |bits, (slot, candidate)| bits | u32::from(*candidate == tag) << slot)
 }
 
 /// 16 bits of the hash that the bucket number does not use; never [`EMPTY`].

@@ -5,13 +5,14 @@
 //!     │      └─── other generation: peer's class and the
 //!     │            endpoint's policy list unchanged ─── stamp ──► go on
 //!     │                     changed ── judge again ── allow ────► go on
-//!     │                                    └ deny: forget, drop
+//!     │                                    └ deny: remember, drop
 //!     └ miss ── judge ── allow: remember ───────────────────────► go on
 //!                 └ deny: drop
 //! ```
 //!
 //! A flow is judged in the direction of its first packet; answers follow. ICMP errors follow the flow that they are
-//! about.
+//! about. A flow that policy comes to deny is not forgotten: the next answer under way would look like the first packet
+//! of a flow in the other direction, be allowed as such, and carry the denied one on as *its* answers.
 
 use std::net::IpAddr;
 
@@ -21,9 +22,9 @@ use caracal_wire::tcp::Flags;
 use crate::batch::{Egress, Ingress, Slot, Verdict};
 use crate::drop_reason::DropReason;
 use crate::flow::{FlowEntry, FlowFlags, FlowKey, FlowNote, Inserted, State, Way};
-use crate::stage::Context;
+use crate::stage::{Context, source};
 use crate::stage::parse::{Icmp, Parsed, Quoted};
-use crate::table::{ClassId, EndpointIndex, FibEntry, FlowDirection, FlowTuple, PolicyListId};
+use crate::table::{ClassId, EndpointIndex, FlowDirection, FlowTuple, PolicyListId};
 
 const TCP: u8 = Protocol::TCP.0;
 
@@ -37,11 +38,19 @@ pub fn key_of(parsed: &Parsed, endpoint: EndpointIndex, out: bool) -> FlowKey {
     FlowKey::new(endpoint, parsed.protocol, local, remote)
 }
 
-/// Hashes the packet's key and brings the flow table's lines near: run over a batch one stage before [`track`].
+/// Hashes the packet's key and brings the flow table's line of tags near. Run over a batch, then [`fetch`] over the
+/// batch, then [`track`].
 #[inline]
 pub fn prepare(context: &Context, slot: &mut Slot, endpoint: EndpointIndex, out: bool) {
-    slot.flow_hash = context.flows.hash(&key_of(&slot.parsed, endpoint, out));
+    slot.flow_key = key_of(&slot.parsed, endpoint, out);
+    slot.flow_hash = context.flows.hash(&slot.flow_key);
     context.flows.prefetch(slot.flow_hash);
+}
+
+/// Guesses by its tag where the flow is, and brings that entry near.
+#[inline]
+pub fn fetch(context: &Context, slot: &mut Slot) {
+    slot.flow_guess = context.flows.guess(slot.flow_hash);
 }
 
 /// Decides whether a packet that `endpoint` sends (`out`) or is to receive may pass.
@@ -50,52 +59,67 @@ pub fn track(context: &mut Context, slot: &mut Slot, endpoint: EndpointIndex, ou
     if let Icmp::Error(about) = slot.parsed.icmp {
         return related(context, slot, endpoint, out, &about);
     }
-    let key = key_of(&slot.parsed, endpoint, out);
-    match context.flows.find(&key, slot.flow_hash) {
-        Some(index) => known(context, slot, index, key, out),
-        None => unknown(context, slot, key, out),
+    match context.flows.find(&slot.flow_key, slot.flow_hash, slot.flow_guess) {
+        Some(index) => known(context, slot, index, out),
+        None => unknown(context, slot, out),
     }
 }
 
 #[inline]
-fn known(context: &mut Context, slot: &mut Slot, index: usize, key: FlowKey, out: bool) {
-    let flags = slot.parsed.tcp_flags;
-    let entry = context.flows.entry(index);
-    let expired = context.now.since(entry.last_seen) > entry.timeout_ms();
-    let begins_again = key.protocol() == TCP && entry.state.may_be_reused() && flags.contains(Flags::SYN);
-    if expired || begins_again {
-        context.flows.remove(index);
-        context.counters.pipeline.flow_closed.add(1);
-        return unknown(context, slot, key, out);
-    }
-    if !still_allowed(context, index) {
-        context.flows.remove(index);
-        context.counters.pipeline.flow_closed.add(1);
-        return slot.drop(DropReason::PolicyDeny);
-    }
-    let now = context.now;
+fn known(context: &mut Context, slot: &mut Slot, index: usize, out: bool) {
+    let (now, generation) = (context.now, context.generation);
     let length = slot.packet.len();
+    let flags = slot.parsed.tcp_flags;
+    let entry = context.flows.entry_mut(index);
+    let is_tcp = slot.flow_key.protocol() == TCP;
+    let expired = now.since(entry.last_seen) > entry.timeout_ms();
+    let begins_again = is_tcp && entry.state.may_be_reused() && flags.contains(Flags::SYN);
+    if expired || begins_again {
+        return begin_again(context, slot, index, out);
+    }
+    if entry.generation != generation {
+        if !bring_up_to_date(context, index) {
+            context.flows.remove(index);
+            context.counters.pipeline.flow_closed.add(1);
+            return slot.drop(DropReason::PolicyDeny);
+        }
+    } else {
+        context.counters.pipeline.flow_hits.add(1);
+    }
     let entry = context.flows.entry_mut(index);
     let way = if entry.flags.is_out() == out { Way::Original } else { Way::Reply };
     entry.last_seen = now;
     entry.packets = entry.packets.wrapping_add(1);
+    if is_tcp {
+        entry.state = entry.state.next(way, flags);
+    } else if way == Way::Reply {
+        entry.state = State::Established;
+    }
     if way == Way::Reply {
         entry.mark_answered();
         if out {
-            // Answers go back by the port that the flow came in by.
-            if entry.flags.is_from_host() {
-                slot.verdict = Verdict::Transmit(Egress::Host);
-            } else if entry.flags.is_from_forward() {
-                slot.verdict = Verdict::Transmit(Egress::Forward);
-            }
+            answer_by_origin(slot, entry.flags);
         }
     }
-    entry.state = match key.protocol() {
-        TCP => entry.state.next(way, flags),
-        _ if way == Way::Reply => State::Established,
-        _ => entry.state,
-    };
     context.flows.add_bytes(index, length);
+}
+
+/// Answers go back by the port that the flow came in by.
+#[inline]
+fn answer_by_origin(slot: &mut Slot, flags: FlowFlags) {
+    if flags.is_from_host() {
+        slot.verdict = Verdict::Transmit(Egress::Host);
+    } else if flags.is_from_forward() {
+        slot.verdict = Verdict::Transmit(Egress::Forward);
+    }
+}
+
+/// A flow that has ended and whose addresses and ports are used again.
+#[cold]
+fn begin_again(context: &mut Context, slot: &mut Slot, index: usize, out: bool) {
+    context.flows.remove(index);
+    context.counters.pipeline.flow_closed.add(1);
+    unknown(context, slot, out);
 }
 
 /// Whether the verdict that the flow at `index` rests on is that of the tables of now. Brings the flow up to date when
@@ -106,7 +130,7 @@ fn still_allowed(context: &mut Context, index: usize) -> bool {
     let entry = context.flows.entry(index);
     if entry.generation == generation {
         context.counters.pipeline.flow_hits.add(1);
-        return true;
+        return !entry.flags.is_denied();
     }
     bring_up_to_date(context, index)
 }
@@ -120,22 +144,22 @@ fn bring_up_to_date(context: &mut Context, index: usize) -> bool {
     if list == entry.list && class == entry.peer_class {
         context.flows.entry_mut(index).generation = context.generation;
         context.counters.pipeline.flow_revalidated.add(1);
-        return true;
+        return !entry.flags.is_denied();
     }
     context.counters.pipeline.flow_rejudged.add(1);
+    let mut allow = true;
     if !entry.flags.is_from_host() {
         let judgement = context.tables.policy.judge(list, class, &tuple_of(&entry.key, out));
-        if !judgement.allow {
-            context.rule_hit(judgement.rule, 0);
-            return false;
-        }
+        context.flows.note_mut(index).rule = Some(judgement.rule);
+        allow = judgement.allow;
     }
     let generation = context.generation;
     let entry = context.flows.entry_mut(index);
     entry.list = list;
     entry.peer_class = class;
     entry.generation = generation;
-    true
+    entry.set_denied(!allow);
+    allow
 }
 
 /// What a verdict rests on: the endpoint's policy list for the direction, and the peer's class. `None` when the
@@ -164,8 +188,10 @@ fn tuple_of(key: &FlowKey, out: bool) -> FlowTuple {
     }
 }
 
-fn unknown(context: &mut Context, slot: &mut Slot, key: FlowKey, out: bool) {
-    if !out && let Some(reason) = source_is_out_of_place(context, slot) {
+#[inline(never)]
+fn unknown(context: &mut Context, slot: &mut Slot, out: bool) {
+    let key = slot.flow_key;
+    if !out && let Some(reason) = source::out_of_place(context, slot) {
         return slot.drop(reason);
     }
     let (peer, _) = key.remote();
@@ -224,25 +250,6 @@ fn unknown(context: &mut Context, slot: &mut Slot, key: FlowKey, out: bool) {
     }
 }
 
-/// A packet that comes in from the fabric must have a source that belongs there. Checked for the first packet of a
-/// flow; a later one has the same source by its key.
-fn source_is_out_of_place(context: &Context, slot: &Slot) -> Option<DropReason> {
-    let source = slot.parsed.source;
-    match slot.ingress {
-        Ingress::Uplink => match context.tables.fib.lookup(source) {
-            None | Some(FibEntry::Via { .. }) => None,
-            Some(_) => Some(DropReason::FabricSpoofedSource),
-        },
-        Ingress::Tunnel(tunnel) => match context.tables.fib.lookup(source) {
-            Some(FibEntry::Tunnel { .. }) => None,
-            // A node answers with its own address when it was asked by that.
-            _ if context.tables.tunnels.get(tunnel).is_some_and(|t| t.node_address == source) => None,
-            _ => Some(DropReason::TunnelSpoofedInner),
-        },
-        _ => None,
-    }
-}
-
 /// An ICMP error passes when it is about a flow that we know and that is still allowed.
 fn related(context: &mut Context, slot: &mut Slot, endpoint: EndpointIndex, out: bool, about: &Quoted) {
     // The error quotes a packet that went the other way.
@@ -253,16 +260,12 @@ fn related(context: &mut Context, slot: &mut Slot, endpoint: EndpointIndex, out:
     };
     let key = FlowKey::new(endpoint, about.protocol, local, remote);
     let hash = context.flows.hash(&key);
-    match context.flows.find(&key, hash) {
+    match context.flows.find(&key, hash, None) {
         Some(index) if still_allowed(context, index) => {
             context.counters.pipeline.flow_related.add(1);
             let flags = context.flows.entry(index).flags;
             if out && !flags.is_out() {
-                if flags.is_from_host() {
-                    slot.verdict = Verdict::Transmit(Egress::Host);
-                } else if flags.is_from_forward() {
-                    slot.verdict = Verdict::Transmit(Egress::Forward);
-                }
+                answer_by_origin(slot, flags);
             }
         }
         _ => slot.drop(DropReason::RelatedUnknown),
