@@ -12,7 +12,7 @@ use clap::Subcommand;
 use serde_json::{Value, json};
 
 use crate::policy::Output;
-use crate::table;
+use crate::table::{emit, table};
 
 const EXAMPLES: &str = "Examples:
   caracal fastpath drops --lab lab/node1
@@ -75,15 +75,14 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Table::Routes(args) => (What::Routes, args),
         Table::Policy(args) => (What::Policy, args),
     };
-    let socket = match (&args.socket, &args.lab) {
-        (Some(socket), _) => socket.clone(),
-        (None, None) => DEFAULT_SOCKET.into(),
-        (None, Some((lab, node))) => State::read(lab)?
-            .node(node)?
-            .socket
-            .clone()
-            .with_context(|| format!("node {node} of lab {lab} has no fastpath: Linux does its routing"))?,
-    };
+    let socket =
+        match (&args.socket, &args.lab) {
+            (Some(socket), _) => socket.clone(),
+            (None, None) => DEFAULT_SOCKET.into(),
+            (None, Some((lab, node))) => State::read(lab)?.node(node)?.socket.clone().with_context(|| {
+                format!("node {node} of lab {lab} has no fastpath: Linux does its routing")
+            })?,
+        };
     let mut reply = Reader::connect(&socket)?.read(what)?;
     if !args.all && args.output == Output::Table {
         reply.counters.retain(|counter| counter.value > 0);
@@ -91,30 +90,32 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         reply.policies.retain(|row| row.packets > 0);
     }
     match args.output {
-        Output::Table => print(what, reply),
-        Output::Json => println!("{}", serde_json::to_string_pretty(&to_json(what, reply))?),
+        Output::Table => emit(&text(what, reply)),
+        Output::Json => emit(&format!("{:#}\n", to_json(what, reply))),
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn print(what: What, reply: ReadReply) {
+fn text(what: What, reply: ReadReply) -> String {
     match what {
-        What::Status => print_status(&reply.status.unwrap_or_default()),
+        What::Status => status_text(&reply.status.unwrap_or_default()),
         What::Counters => {
             let rows: Vec<_> = reply
                 .counters
                 .into_iter()
                 .map(|counter| [counter.name, counter.worker, counter.object, counter.value.to_string()])
                 .collect();
-            table::print(["COUNTER", "WORKER", "OBJECT", "VALUE"], &rows);
+            table(["COUNTER", "WORKER", "OBJECT", "VALUE"], &rows)
         }
         What::Drops => {
             let rows: Vec<_> = reply
                 .drops
                 .into_iter()
-                .map(|drop| [drop.reason, drop.worker.to_string(), drop.packets.to_string(), drop.description])
+                .map(|drop| {
+                    [drop.reason, drop.worker.to_string(), drop.packets.to_string(), drop.description]
+                })
                 .collect();
-            table::print(["REASON", "WORKER", "PACKETS", "MEANING"], &rows);
+            table(["REASON", "WORKER", "PACKETS", "MEANING"], &rows)
         }
         What::Flows => {
             let rows: Vec<_> = reply
@@ -140,13 +141,17 @@ fn print(what: What, reply: ReadReply) {
                     ]
                 })
                 .collect();
-            let header = ["ENDPOINT", "PROTOCOL", "FLOW", "STATE", "PACKETS", "BYTES", "EXPIRES IN", "ALLOWED BY"];
-            table::print(header, &rows);
+            let header =
+                ["ENDPOINT", "PROTOCOL", "FLOW", "STATE", "PACKETS", "BYTES", "EXPIRES IN", "ALLOWED BY"];
+            table(header, &rows)
         }
         What::Routes => {
-            let rows: Vec<_> =
-                reply.routes.into_iter().map(|route| [prefix(route.prefix), route.target, route.origin]).collect();
-            table::print(["PREFIX", "TARGET", "ORIGIN"], &rows);
+            let rows: Vec<_> = reply
+                .routes
+                .into_iter()
+                .map(|route| [prefix(route.prefix), route.target, route.origin])
+                .collect();
+            table(["PREFIX", "TARGET", "ORIGIN"], &rows)
         }
         What::Policy => {
             let rows: Vec<_> = reply
@@ -154,23 +159,34 @@ fn print(what: What, reply: ReadReply) {
                 .into_iter()
                 .map(|row| [row.rule, row.action, row.packets.to_string(), row.bytes.to_string()])
                 .collect();
-            table::print(["RULE", "ACTION", "FIRST PACKETS", "BYTES"], &rows);
+            table(["RULE", "ACTION", "FIRST PACKETS", "BYTES"], &rows)
         }
     }
 }
 
-fn print_status(status: &StatusReport) {
+fn status_text(status: &StatusReport) -> String {
     let yes = |is: bool| if is { "yes" } else { "no" };
     let adopted: Vec<_> = status.adopted.iter().map(ToString::to_string).collect();
     let mib = |bytes: u64| format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20));
-    println!("node                     {}", status.node);
-    println!("software                 {}", status.software);
-    println!("in sync                  {}", yes(status.in_sync));
-    println!("controller connected     {}", yes(status.controller_connected));
-    println!("tables                   generation {}, workers have {}", status.generation, adopted.join(", "));
-    println!("unresolved neighbours    {}", status.unresolved_neighbors);
-    println!("packet memory            {}, huge pages: {}", mib(status.umem_bytes), yes(status.huge_pages));
-    println!("kernel's ring memory     {} (computed)\n", mib(status.kernel_ring_bytes));
+    let node = &status.node;
+    let head = [
+        format!("node                     {node}"),
+        format!("software                 {}", status.software),
+        format!("in sync                  {}", yes(status.in_sync)),
+        format!("controller connected     {}", yes(status.controller_connected)),
+        format!(
+            "tables                   generation {}, workers have {}",
+            status.generation,
+            adopted.join(", ")
+        ),
+        format!("unresolved neighbours    {}", status.unresolved_neighbors),
+        format!(
+            "packet memory            {}, huge pages: {}",
+            mib(status.umem_bytes),
+            yes(status.huge_pages)
+        ),
+        format!("kernel's ring memory     {} (computed)\n", mib(status.kernel_ring_bytes)),
+    ];
     let rows: Vec<_> = status
         .ports
         .iter()
@@ -180,7 +196,7 @@ fn print_status(status: &StatusReport) {
             [name, kind, io, port.worker.to_string(), up.into(), port.detail.clone()]
         })
         .collect();
-    table::print(["PORT", "KIND", "I/O", "WORKER", "STATE", "DETAIL"], &rows);
+    format!("{}\n{}", head.join("\n"), table(["PORT", "KIND", "I/O", "WORKER", "STATE", "DETAIL"], &rows))
 }
 
 fn to_json(what: What, reply: ReadReply) -> Value {

@@ -1,12 +1,12 @@
 //! `caracal lab`: clusters of network namespaces from case files.
 
-use std::io::{self, BufRead, BufReader, IsTerminal, Write};
+use std::io::{self, BufRead, BufReader, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::{env, fs, thread};
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, bail};
 use caracal_lab::{Cluster, LabError, LabName, MARK, Phase, Process, Reader, State, Stop, Target};
 use caracal_model::case::report::{CaseReport, Report};
 use caracal_model::case::{Case, World};
@@ -14,7 +14,7 @@ use clap::Subcommand;
 use serde_json::{Value, json};
 
 use crate::policy::{Output, case_files, print_report};
-use crate::table;
+use crate::table::{emit, table};
 
 const EXAMPLES: &str = "Examples:
   caracal lab run tests/cases                     every case, each in a cluster of its own
@@ -67,7 +67,7 @@ struct RunArgs {
     /// How to print the report
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     output: Output,
-    /// Cases that run at once [default: one for each two CPUs]
+    /// Cases that run at once [default: as many as there are CPUs]
     #[arg(short, long, value_name = "COUNT")]
     jobs: Option<usize>,
     /// Say what is being done, with times
@@ -125,9 +125,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 fn read_case(file: &Path) -> anyhow::Result<(Case, World)> {
-    let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-    let case = Case::parse(&text).map_err(|error| anyhow!("{}: {error}", file.display()))?;
-    let world = case.world().map_err(|error| anyhow!("{}: {error}", file.display()))?;
+    let text = fs::read_to_string(file).context("cannot read the file")?;
+    let case = Case::parse(&text)?;
+    let world = case.world()?;
     Ok((case, world))
 }
 
@@ -140,20 +140,17 @@ fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
     let stop = Stop::on_signals();
     caracal_lab::check_root()?;
     // Errors of the case are told before anything is made.
-    read_case(&args.case)?;
+    read_case(&args.case).with_context(|| args.case.display().to_string())?;
     if args.name.directory().exists() {
         return Err(LabError::Exists(args.name.to_string()).into());
     }
     let own = env::current_exe().context("cannot find this program")?;
-    let log_path = env::temp_dir().join(format!("caracal-lab-{}.log", args.name));
-    let log = fs::File::create(&log_path).with_context(|| format!("cannot write {}", log_path.display()))?;
     let mut supervisor = Command::new(own)
         .args(["lab", "supervise", "--name", args.name.as_str()])
         .arg(&args.case)
         .env_remove(MARK)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(log)
         .spawn()
         .context("cannot start the supervisor")?;
     let process = Process::of(i32::try_from(supervisor.id()).unwrap_or(0));
@@ -177,15 +174,19 @@ fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
             bail!("{}", error.to_owned());
         } else if line == READY {
             let name = &args.name;
-            println!("lab {name} is up. To look around:");
-            println!("  caracal lab status --name {name}");
-            println!("  kubectl --kubeconfig {} get pods -A -o wide", name.directory().join("kubeconfig").display());
-            println!("  caracal lab down --name {name}");
+            let kubeconfig = name.directory().join("kubeconfig");
+            emit(&format!(
+                "lab {name} is up. To look around:\n  \
+                 caracal lab status --name {name}\n  \
+                 kubectl --kubeconfig {} get pods -A -o wide\n  \
+                 caracal lab down --name {name}\n",
+                kubeconfig.display()
+            ));
             return Ok(ExitCode::SUCCESS);
         }
     }
     let _ = supervisor.wait();
-    bail!("the lab's supervisor ended before the lab was up; its output is in {}", log_path.display())
+    bail!("the lab's supervisor ended before the lab was up")
 }
 
 fn supervise(args: &UpArgs) -> anyhow::Result<ExitCode> {
@@ -193,12 +194,9 @@ fn supervise(args: &UpArgs) -> anyhow::Result<ExitCode> {
     let _ = nix::unistd::setsid();
     let stop = Stop::on_signals();
     // `lab up` reads until the lab is ready, and then no more.
-    let tell = |line: &str| {
-        let mut out = io::stdout().lock();
-        let _ = writeln!(out, "{line}").and_then(|()| out.flush());
-    };
+    let tell = |line: &str| emit(&format!("{line}\n"));
     let start = || -> anyhow::Result<Cluster> {
-        let (_, world) = read_case(&args.case)?;
+        let (_, world) = read_case(&args.case).with_context(|| args.case.display().to_string())?;
         let file = fs::canonicalize(&args.case).unwrap_or_else(|_| args.case.clone());
         let step = |what: &str| tell(&format!("{STEP}{what}"));
         Ok(Cluster::up(&args.name, &file.display().to_string(), &world, &stop, &step)?)
@@ -210,6 +208,10 @@ fn supervise(args: &UpArgs) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(2));
         }
     };
+    // The terminal is the user's again: what happens from now on goes into a file.
+    let log = cluster.state().log_of("supervisor");
+    let written = fs::File::create(&log).and_then(|file| Ok(nix::unistd::dup2_stderr(file)?));
+    written.with_context(|| format!("cannot write {}", log.display()))?;
     tell(READY);
     while !stop.is_set() {
         thread::sleep(std::time::Duration::from_millis(50));
@@ -223,7 +225,7 @@ fn run_cases(args: &RunArgs) -> anyhow::Result<ExitCode> {
     caracal_lab::check_root()?;
     let files = case_files(&args.cases)?;
     let cpus = thread::available_parallelism().map_or(1, usize::from);
-    let jobs = args.jobs.unwrap_or(cpus / 2).clamp(1, files.len().max(1));
+    let jobs = args.jobs.unwrap_or(cpus).clamp(1, files.len().max(1));
     let show = args.verbose || io::stderr().is_terminal();
     let next = AtomicUsize::new(0);
     let work = || {
@@ -234,7 +236,13 @@ fn run_cases(args: &RunArgs) -> anyhow::Result<ExitCode> {
             let report = run_file(file, &stop, args.verbose);
             if show {
                 let result = json!(report.result);
-                eprintln!("[{}/{}] {}: {}", index + 1, files.len(), file.display(), result.as_str().unwrap_or(""));
+                eprintln!(
+                    "[{}/{}] {}: {}",
+                    index + 1,
+                    files.len(),
+                    file.display(),
+                    result.as_str().unwrap_or("")
+                );
             }
             reports.push((index, report));
         }
@@ -276,7 +284,7 @@ fn down(args: &DownArgs) -> anyhow::Result<ExitCode> {
     let mut failed = None;
     for name in &names {
         match caracal_lab::take_down(name) {
-            Ok(()) => println!("lab {name} is gone"),
+            Ok(()) => emit(&format!("lab {name} is gone\n")),
             Err(error @ LabError::NoSuchLab(_)) if !args.all => {
                 eprintln!("caracal: {error}");
                 return Ok(ExitCode::FAILURE);
@@ -311,14 +319,14 @@ fn status(args: &StatusArgs) -> anyhow::Result<ExitCode> {
     }
     if args.output == Output::Json {
         let labs: Vec<Value> = states.iter().map(lab_json).collect();
-        println!("{}", serde_json::to_string_pretty(&json!({ "labs": labs }))?);
+        emit(&format!("{:#}\n", json!({ "labs": labs })));
         return Ok(ExitCode::SUCCESS);
     }
     if states.is_empty() {
-        println!("there is no lab; `caracal lab up CASE` makes one");
+        emit("there is no lab; `caracal lab up CASE` makes one\n");
     }
     for state in &states {
-        print_lab(state);
+        emit(&lab_text(state));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -360,12 +368,19 @@ fn process(state: &State, name: &str) -> String {
     }
 }
 
-fn print_lab(state: &State) {
-    println!("lab {}: {} (case {})", state.name, phase(state), state.case);
+fn lab_text(state: &State) -> String {
+    let mut head = format!("lab {}: {} (case {})\n", state.name, phase(state), state.case);
     if !state.supervisor.is_alive() {
-        println!("its supervisor was killed; `caracal lab down --name {}` removes what it left", state.name);
+        let name = &state.name;
+        head.push_str(&format!(
+            "its supervisor was killed; `caracal lab down --name {name}` removes what it left\n"
+        ));
     }
-    println!("logs, sockets and kubeconfig in {}; apiserver {}\n", state.directory().display(), process(state, "apiserver"));
+    let (directory, apiserver) = (state.directory(), process(state, "apiserver"));
+    head.push_str(&format!(
+        "logs, sockets and kubeconfig in {}; apiserver {apiserver}\n",
+        directory.display()
+    ));
     let nodes: Vec<_> = state
         .nodes
         .iter()
@@ -379,19 +394,23 @@ fn print_lab(state: &State) {
             ]
         })
         .collect();
-    table::print(["NODE", "ADDRESS", "FASTPATH", "AGENT", "DATA PLANE"], &nodes);
-    println!();
+    let nodes = table(["NODE", "ADDRESS", "FASTPATH", "AGENT", "DATA PLANE"], &nodes);
     let pods: Vec<_> = state
         .pods
         .iter()
         .map(|pod| {
             let addresses: Vec<_> = pod.addresses.iter().map(ToString::to_string).collect();
             let interface = if pod.interface.is_empty() { "(host network)" } else { &pod.interface };
-            [format!("{}/{}", pod.namespace, pod.name), pod.node.clone(), addresses.join(","), interface.into()]
+            [
+                format!("{}/{}", pod.namespace, pod.name),
+                pod.node.clone(),
+                addresses.join(","),
+                interface.into(),
+            ]
         })
         .collect();
-    table::print(["POD", "NODE", "ADDRESS", "INTERFACE"], &pods);
-    println!();
+    let pods = table(["POD", "NODE", "ADDRESS", "INTERFACE"], &pods);
+    format!("{head}\n{nodes}\n{pods}\n")
 }
 
 fn lab_json(state: &State) -> Value {

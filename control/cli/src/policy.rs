@@ -10,6 +10,8 @@ use caracal_model::case::report::{CaseReport, Report};
 use caracal_offline::run::{Judge, run as run_case};
 use clap::{Subcommand, ValueEnum};
 
+use crate::table::emit;
+
 /// Look at network policy.
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -97,8 +99,8 @@ pub(crate) fn print_report(report: &Report, output: Output) -> ExitCode {
         }
     }
     match output {
-        Output::Table => print!("{report}"),
-        Output::Json => println!("{}", report.to_json()),
+        Output::Table => emit(&report.to_string()),
+        Output::Json => emit(&format!("{}\n", report.to_json())),
     }
     ExitCode::from(report.exit_status())
 }

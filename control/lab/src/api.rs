@@ -82,7 +82,8 @@ pub(crate) async fn load(client: &Client, object: &Object) -> Result<(), ApiErro
     let key = object.key();
     let api = api(client, &key);
     let mut value = object.to_value();
-    let status = value.as_object_mut().and_then(|map| map.remove("status")).filter(|status| !is_empty(status));
+    let status =
+        value.as_object_mut().and_then(|map| map.remove("status")).filter(|status| !is_empty(status));
     let refused = |error: kube::Error| ApiError::Refused { key: key.clone(), reason: reason(&error) };
     let as_object = serde_json::from_value::<DynamicObject>(value.clone())
         .map_err(|e| ApiError::Refused { key: key.clone(), reason: e.to_string() })?;
@@ -109,8 +110,12 @@ pub(crate) async fn check_refused(client: &Client, refused: &RefusedObject) -> R
     match api(client, &refused.key).create(&PostParams::default(), &object).await {
         Ok(_) => Err(format!("{wanted}, but the API server took it")),
         Err(kube::Error::Api(status)) if status.code == INVALID => {
-            let fields: Vec<_> =
-                status.details.iter().flat_map(|details| &details.causes).map(|cause| cause.field.as_str()).collect();
+            let fields: Vec<_> = status
+                .details
+                .iter()
+                .flat_map(|details| &details.causes)
+                .map(|cause| cause.field.as_str())
+                .collect();
             if fields.contains(&refused.field.as_str()) {
                 Ok(())
             } else {

@@ -32,7 +32,6 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// A process that ran this long is healthy: what it dies of next is a new matter.
 const HEALTHY: Duration = Duration::from_secs(10);
-const END_LIMIT: Duration = Duration::from_secs(2);
 
 /// How to start a process.
 #[derive(Debug, Clone)]
@@ -77,20 +76,11 @@ impl Children {
         Ok(())
     }
 
-    /// Ends every process and waits for it.
+    /// Ends every process, at once: what it would tidy up goes with its namespace, and what it has on disk goes with the lab.
     pub fn end(&mut self) {
         self.stop.set();
         let processes: Vec<Process> = lock(&self.state).processes.iter().filter_map(|p| p.process).collect();
-        // A stopped process does not hear SIGTERM.
-        for signal in [Signal::SIGTERM, Signal::SIGCONT] {
-            processes.iter().for_each(|process| process.signal(signal));
-        }
-        let deadline = Instant::now() + END_LIMIT;
-        for process in processes {
-            if !process.wait_end(deadline.saturating_duration_since(Instant::now())) {
-                process.signal(Signal::SIGKILL);
-            }
-        }
+        processes.iter().for_each(|process| process.signal(Signal::SIGKILL));
         for thread in self.threads.drain(..) {
             // A thread that panicked has nothing more to tell; its process is ended by the sweep.
             let _ = thread.join();

@@ -413,7 +413,8 @@ impl Cpus {
     }
 
     fn list(&self, first: usize, count: usize) -> String {
-        let cpus = (first..first + count).filter_map(|i| self.allowed.get((self.first + i) % self.allowed.len()));
+        let cpus =
+            (first..first + count).filter_map(|i| self.allowed.get((self.first + i) % self.allowed.len()));
         cpus.map(ToString::to_string).collect::<Vec<_>>().join(",")
     }
 }

@@ -13,7 +13,12 @@ use tokio::{
 use crate::{error::LabError, name::LabName};
 
 /// Opens the door in a node's namespace.
-pub(crate) fn open(runtime: &Handle, name: &LabName, node: &str, address: SocketAddr) -> Result<(), LabError> {
+pub(crate) fn open(
+    runtime: &Handle,
+    name: &LabName,
+    node: &str,
+    address: SocketAddr,
+) -> Result<(), LabError> {
     let fail = |source| LabError::Listen { place: format!("node {node}"), what: address.to_string(), source };
     let listen = || -> io::Result<std::net::TcpListener> {
         let listener = std::net::TcpListener::bind(address)?;

@@ -91,11 +91,9 @@ pub(crate) fn flows_without_us(
         .filter_map(|process| process.process)
         .collect();
     let _continued = Stopped::all(fastpaths);
-    let tried = world
-        .flows
-        .iter()
-        .zip(observations)
-        .filter(|(flow, seen)| flow.expect == Expect::Allow && seen.observed == Observed::Allow && ours(world, flow));
+    let tried = world.flows.iter().zip(observations).filter(|(flow, seen)| {
+        flow.expect == Expect::Allow && seen.observed == Observed::Allow && ours(world, flow)
+    });
     let mut failures = Vec::new();
     let mut waiting = Vec::new();
     for (flow, _) in tried {
@@ -109,7 +107,9 @@ pub(crate) fn flows_without_us(
         match receiver.recv().unwrap_or_else(|_| Answer::Failed("the probe ended early".into())) {
             Answer::Silence(_) => {}
             Answer::Echoed | Answer::Refused => {
-                failures.push(format!("with the fastpaths stopped, {what} still came through: the kernel carried it"));
+                failures.push(format!(
+                    "with the fastpaths stopped, {what} still came through: the kernel carried it"
+                ));
             }
             Answer::Failed(why) => {
                 failures.push(format!("with the fastpaths stopped, {what} could not be tried: {why}"));
@@ -152,7 +152,8 @@ fn start(
             return Ok(Started { evidence: Evidence::default(), outcome });
         }
     };
-    let nodes: BTreeSet<usize> = [flow.source, flow.destination].iter().filter_map(|p| node_of(world, *p)).collect();
+    let nodes: BTreeSet<usize> =
+        [flow.source, flow.destination].iter().filter_map(|p| node_of(world, *p)).collect();
     let before = watchers.snapshot(&nodes)?;
     let begin = Instant::now();
     let receiver = in_background(probe);

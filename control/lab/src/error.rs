@@ -16,10 +16,14 @@ pub enum LabError {
     #[error("the lab makes network namespaces and needs root: run it as root (sudo)")]
     NotRoot,
     /// A lab name that is none.
-    #[error("{0:?} is no lab name: use 1 to 32 of a-z, 0-9 and '-', beginning and ending with a letter or digit")]
+    #[error(
+        "{0:?} is no lab name: use 1 to 32 of a-z, 0-9 and '-', beginning and ending with a letter or digit"
+    )]
     BadName(String),
     /// A lab of that name is there.
-    #[error("there is a lab {0} already: `caracal lab down --name {0}` removes it, `--name` picks another name")]
+    #[error(
+        "there is a lab {0} already: `caracal lab down --name {0}` removes it, `--name` picks another name"
+    )]
     Exists(String),
     /// No lab of that name.
     #[error("there is no lab {0}: `caracal lab status` lists those there are")]

@@ -7,11 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use caracal_plane_api::{Counter, DropRow, PolicyRow, What};
 
-use crate::{
-    error::LabError,
-    plane::Reader,
-    state::State,
-};
+use crate::{error::LabError, plane::Reader, state::State};
 
 /// Drop reasons that are no decision about a flow.
 const ACCIDENTS: [&str; 11] = [
@@ -75,7 +71,9 @@ impl Snapshot {
             *self.rules.entry((row.rule, row.action)).or_default() += row.packets;
         }
         let carried = counters.iter().filter(|counter| {
-            CARRIED.iter().any(|name| counter.name == *name || counter.name.strip_prefix("caracal_") == Some(name))
+            CARRIED
+                .iter()
+                .any(|name| counter.name == *name || counter.name.strip_prefix("caracal_") == Some(name))
         });
         self.carried += carried.map(|counter| counter.value).sum::<u64>();
     }
@@ -85,7 +83,11 @@ impl Snapshot {
         let mut evidence = Evidence { carried: after.carried > self.carried, ..Evidence::default() };
         for ((rule, action), packets) in &after.rules {
             if *packets > self.rules.get(&(rule.clone(), action.clone())).copied().unwrap_or(0) {
-                let list = if action.eq_ignore_ascii_case("deny") { &mut evidence.denied } else { &mut evidence.allowed };
+                let list = if action.eq_ignore_ascii_case("deny") {
+                    &mut evidence.denied
+                } else {
+                    &mut evidence.allowed
+                };
                 list.push(rule.clone());
             }
         }
@@ -115,8 +117,8 @@ impl Watchers {
     pub(crate) fn connect(state: &State) -> Result<Self, LabError> {
         let connect = |node: &crate::state::NodeState| {
             let Some(socket) = &node.socket else { return Ok(None) };
-            let reader =
-                Reader::connect(socket).map_err(|source| LabError::Plane { node: node.name.clone(), source })?;
+            let reader = Reader::connect(socket)
+                .map_err(|source| LabError::Plane { node: node.name.clone(), source })?;
             Ok(Some((node.name.clone(), reader)))
         };
         Ok(Self { nodes: state.nodes.iter().map(connect).collect::<Result<_, LabError>>()? })
@@ -175,7 +177,10 @@ mod tests {
     #[test]
     fn a_drop_reason_decides_unless_it_is_an_accident() {
         let before = snapshot(&[("spoofed-source", 0), ("no-frames", 0)], &[], 0);
-        assert_eq!(before.until(&snapshot(&[("spoofed-source", 1)], &[], 0)).denied, ["dropped: spoofed-source"]);
+        assert_eq!(
+            before.until(&snapshot(&[("spoofed-source", 1)], &[], 0)).denied,
+            ["dropped: spoofed-source"]
+        );
         let accident = before.until(&snapshot(&[("no-frames", 1)], &[], 0));
         assert!(accident.denied.is_empty());
         assert_eq!(accident.accidents, ["dropped: no-frames"]);
@@ -187,7 +192,11 @@ mod tests {
         assert!(!still.until(&still.clone()).carried);
         assert!(still.until(&snapshot(&[], &[], 2)).carried);
         let mut idle = still.clone();
-        idle.add(Vec::new(), Vec::new(), &[Counter { name: "waits".into(), value: 99, ..Counter::default() }]);
+        idle.add(
+            Vec::new(),
+            Vec::new(),
+            &[Counter { name: "waits".into(), value: 99, ..Counter::default() }],
+        );
         assert!(!still.until(&idle).carried, "a worker that waits has carried nothing");
     }
 }

@@ -1,10 +1,7 @@
 //! A node whose data plane is Linux itself, as Calico sets it up: a vxlan device, routes, and proxy ARP for its pods. It has no policy. It
 //! is a peer that was not written by us: what talks with it speaks VXLAN as Linux does.
 
-use std::{
-    net::IpAddr,
-    os::fd::AsFd,
-};
+use std::{net::IpAddr, os::fd::AsFd};
 
 use caracal_cni::{
     link::{self, HOST_MAC, POD_INTERFACE, PodLink},
@@ -54,7 +51,8 @@ pub(crate) fn build(world: &World, name: &LabName, index: usize, uplink_mtu: u32
 
 /// Makes a pod's link without our program: the kernel forwards for it.
 pub(crate) fn pod(world: &World, name: &LabName, index: usize, wanted: &PodLink<'_>) -> Result<(), LabError> {
-    let Some((pod, node)) = world.pods.get(index).and_then(|pod| Some((pod, world.nodes.get(pod.node)?))) else {
+    let Some((pod, node)) = world.pods.get(index).and_then(|pod| Some((pod, world.nodes.get(pod.node)?)))
+    else {
         return Ok(());
     };
     let place = place(node);

@@ -68,7 +68,9 @@ pub fn build(world: &World, name: &LabName, state: &State, stop: &Stop) -> Resul
     routes_to_pods(world, name)?;
     for (index, pod) in world.pods.iter().enumerate() {
         stop.check()?;
-        let (false, false, Some(node)) = (pod.host_network, pod.addresses.is_empty(), world.nodes.get(pod.node)) else {
+        let (false, false, Some(node)) =
+            (pod.host_network, pod.addresses.is_empty(), world.nodes.get(pod.node))
+        else {
             continue;
         };
         let pod_netns = netns::path(&name.pod(&pod.namespace, &pod.name));
@@ -116,7 +118,9 @@ fn fabric(world: &World, name: &LabName, mtu: u32) -> Result<BTreeMap<String, St
         let loopback = netlink.link("lo").map_err(&fail)?.index;
         netlink.set_up(loopback).map_err(&fail)?;
         for (subnet, bridge) in &bridges {
-            let Some(node) = world.nodes.iter().find(|node| node.subnet.to_string() == *subnet) else { continue };
+            let Some(node) = world.nodes.iter().find(|node| node.subnet.to_string() == *subnet) else {
+                continue;
+            };
             netlink.add_bridge(bridge, mtu).map_err(&fail)?;
             let index = netlink.link(bridge).map_err(&fail)?.index;
             netlink.add_address(index, node.router.into(), node.subnet.length()).map_err(&fail)?;
@@ -171,7 +175,13 @@ fn outside(name: &LabName, mtu: u32) -> Result<(), LabError> {
     })
 }
 
-fn node_links(name: &LabName, index: usize, node: &WorldNode, bridge: &str, mtu: u32) -> Result<(), LabError> {
+fn node_links(
+    name: &LabName,
+    index: usize,
+    node: &WorldNode,
+    bridge: &str,
+    mtu: u32,
+) -> Result<(), LabError> {
     let place = format!("node {}", node.name);
     let node_netns = netns::open(&netns::path(&name.node(&node.name)))?;
     inside(&name.fabric(), "fabric", |netlink| {

@@ -73,7 +73,8 @@ impl Probe {
         if let Some(reason) = &flow.unsupported {
             return Err(reason.clone());
         }
-        let (IpAddr::V4(source), IpAddr::V4(destination)) = (flow.source_address, flow.destination_address) else {
+        let (IpAddr::V4(source), IpAddr::V4(destination)) = (flow.source_address, flow.destination_address)
+        else {
             return Err("the lab carries IPv4 only".into());
         };
         if flow.icmp.is_some_and(|icmp| icmp != ECHO) || flow.protocol == Protocol::ICMPV6 {
@@ -119,7 +120,9 @@ impl Probe {
         let mut byte = [b'?'];
         match stream.write_all(&byte).and_then(|()| stream.read_exact(&mut byte)) {
             Ok(()) => Ok(Answer::Echoed),
-            Err(error) => Ok(Answer::Silence(format!("TCP connected, but the byte did not come back: {error}"))),
+            Err(error) => {
+                Ok(Answer::Silence(format!("TCP connected, but the byte did not come back: {error}")))
+            }
         }
     }
 
@@ -244,11 +247,15 @@ fn came_back(error: io::Error, silence: &str) -> io::Result<Answer> {
     match error.kind() {
         ConnectionRefused => Ok(Answer::Refused),
         TimedOut | WouldBlock => Ok(Answer::Silence(silence.into())),
-        ConnectionReset | HostUnreachable | NetworkUnreachable => Ok(Answer::Silence(format!("{silence}: {error}"))),
+        ConnectionReset | HostUnreachable | NetworkUnreachable => {
+            Ok(Answer::Silence(format!("{silence}: {error}")))
+        }
         // An ICMP "protocol unreachable".
         _ if error.raw_os_error() == Some(nix::libc::ENOPROTOOPT) => Ok(Answer::Refused),
         // An ICMP "administratively prohibited" and its like.
-        _ if error.raw_os_error() == Some(nix::libc::EACCES) => Ok(Answer::Silence(format!("{silence}: {error}"))),
+        _ if error.raw_os_error() == Some(nix::libc::EACCES) => {
+            Ok(Answer::Silence(format!("{silence}: {error}")))
+        }
         _ => Err(error),
     }
 }

@@ -92,7 +92,10 @@ pub fn marked(run: &str) -> Vec<Process> {
         .filter_map(|pid| {
             let process = Process::of(pid)?;
             let environment = fs::read(Path::new("/proc").join(pid.to_string()).join("environ")).ok()?;
-            environment.split(|&byte| byte == 0).any(|variable| variable == mark.as_bytes()).then_some(process)
+            environment
+                .split(|&byte| byte == 0)
+                .any(|variable| variable == mark.as_bytes())
+                .then_some(process)
         })
         .collect()
 }

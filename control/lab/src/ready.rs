@@ -74,7 +74,8 @@ pub fn missing(status: &StatusReport, interfaces: &[(String, String)]) -> Option
     }
     let is_up = |name: &str| status.ports.iter().any(|port| port.name == name && port.up);
     for (pod, interface) in interfaces.iter().filter(|(_, interface)| !is_up(interface)) {
-        let detail = status.ports.iter().find(|port| port.name == *interface).map(|port| port.detail.as_str());
+        let detail =
+            status.ports.iter().find(|port| port.name == *interface).map(|port| port.detail.as_str());
         let detail = match detail {
             None => "none yet",
             Some("") => "down",

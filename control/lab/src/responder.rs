@@ -13,7 +13,8 @@ use std::{
 use caracal_cni::netns;
 use caracal_model::protocol::Protocol;
 use nix::sys::socket::{
-    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, recvmsg, sendmsg, setsockopt, sockopt::Ipv4PacketInfo,
+    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, recvmsg, sendmsg, setsockopt,
+    sockopt::Ipv4PacketInfo,
 };
 use socket2::{Domain, Socket, Type};
 use tokio::{
@@ -45,7 +46,12 @@ impl Listening {
 }
 
 /// Opens every socket of a namespace and answers on them, as long as the runtime lives.
-pub(crate) fn open(runtime: &Handle, netns: &str, place: &str, listening: &Listening) -> Result<(), LabError> {
+pub(crate) fn open(
+    runtime: &Handle,
+    netns: &str,
+    place: &str,
+    listening: &Listening,
+) -> Result<(), LabError> {
     let _inside = runtime.enter();
     for (&protocol, ports) in &listening.ports {
         let fail = |port: Option<u16>| {
@@ -150,7 +156,8 @@ fn echo_datagram(socket: RawFd, buffer: &mut [u8]) -> io::Result<()> {
         (received.bytes, received.address, asked)
     };
     let Some(answer) = buffer.get(..length) else { return Ok(()) };
-    let from = asked.map(|info| nix::libc::in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: info.ipi_addr, ..info });
+    let from =
+        asked.map(|info| nix::libc::in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: info.ipi_addr, ..info });
     let control: Vec<_> = from.iter().map(ControlMessage::Ipv4PacketInfo).collect();
     sendmsg(socket, &[IoSlice::new(answer)], &control, MsgFlags::empty(), sender.as_ref())?;
     Ok(())

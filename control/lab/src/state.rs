@@ -159,7 +159,9 @@ impl State {
         let path = name.directory().join(STATE_FILE);
         match fs::read(&path) {
             Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| LabError::file("read", &path)(e.into())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(LabError::NoSuchLab(name.to_string())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(LabError::NoSuchLab(name.to_string()))
+            }
             Err(error) => Err(LabError::file("read", &path)(error)),
         }
     }
@@ -212,7 +214,8 @@ impl State {
     /// There is none.
     pub fn pod(&self, namespace: &str, name: &str) -> Result<&PodState, LabError> {
         self.pods.iter().find(|pod| pod.namespace == namespace && pod.name == name).ok_or_else(|| {
-            let known: Vec<_> = self.pods.iter().map(|pod| format!("{}/{}", pod.namespace, pod.name)).collect();
+            let known: Vec<_> =
+                self.pods.iter().map(|pod| format!("{}/{}", pod.namespace, pod.name)).collect();
             LabError::NotInLab {
                 lab: self.name.clone(),
                 what: format!("pod {namespace}/{name}"),
