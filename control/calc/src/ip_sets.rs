@@ -114,7 +114,8 @@ struct Set {
     said: bool,
     /// How many endpoints bring each member: an address may for a moment belong to two.
     members: BTreeMap<Member, usize>,
-    /// Members that may have changed since the last flush, and whether they were in the set then.
+    /// Members that may have changed since the last flush, and whether they were in the set then; of a set that has not
+    /// been said all are new.
     touched: BTreeMap<Member, bool>,
 }
 
@@ -122,7 +123,7 @@ impl Set {
     fn add(&mut self, member: Member) {
         let count = self.members.entry(member).or_insert(0);
         *count += 1;
-        if *count == 1 {
+        if *count == 1 && self.said {
             self.touched.entry(member).or_insert(false);
         }
     }
@@ -132,7 +133,9 @@ impl Set {
         *count -= 1;
         if *count == 0 {
             self.members.remove(&member);
-            self.touched.entry(member).or_insert(true);
+            if self.said {
+                self.touched.entry(member).or_insert(true);
+            }
         }
     }
 
