@@ -44,6 +44,9 @@ struct Args {
     /// Bursts of 8,000 packets in a measurement
     #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u32).range(1..=30))]
     bursts: u32,
+    /// Only scenarios whose names begin with this, as "mem/vxlan-decap": for profilers
+    #[arg(long)]
+    only: Option<String>,
 }
 
 const BATCH: usize = 64;
@@ -96,7 +99,8 @@ fn main() -> anyhow::Result<()> {
         "ns/packet",
         Box::new(move |_| established.run(Way::Encapsulate, bursts)),
     ));
-    for rules in RULE_COUNTS {
+    let wants = |name: &str| args.only.as_ref().is_none_or(|only| name.starts_with(only.as_str()));
+    for rules in RULE_COUNTS.into_iter().filter(|_| wants("mem/first-packet") || wants("mem/verdict")) {
         let start = Instant::now();
         let mut first = FirstPackets::new(rules)?;
         eprintln!("bench_pipeline: {rules} rules compiled in {:.0} ms", start.elapsed().as_secs_f64() * 1e3);
@@ -112,6 +116,7 @@ fn main() -> anyhow::Result<()> {
             Box::new(move |_| Ok(verdicts.run())),
         ));
     }
+    scenarios.retain(|scenario| wants(&scenario.name));
     // The first round warms caches and tables, and is thrown away.
     for round in 0..=args.rounds {
         for scenario in &mut scenarios {

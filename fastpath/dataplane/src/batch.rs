@@ -1,6 +1,7 @@
 //! What stages work on: up to [`BATCH_MAX`] packets that came in by one port.
 
 use crate::drop_reason::DropReason;
+use crate::flow::FlowKey;
 use crate::packet::Packet;
 use crate::stage::parse::Parsed;
 use crate::table::{EndpointIndex, TunnelIndex};
@@ -74,8 +75,12 @@ pub struct Slot {
     pub ingress: Ingress,
     /// The endpoint that it goes to, once routed, when that is local.
     pub deliver_to: Option<EndpointIndex>,
-    /// Hash of its flow key, computed one stage before it is used so that the table's lines are on their way.
+    /// The key of its flow at the endpoint that is next asked, and …
+    pub flow_key: FlowKey,
+    /// … its hash, computed a stage before they are used so that the table's lines are on their way.
     pub flow_hash: u64,
+    /// Where in the table the flow probably is.
+    pub flow_guess: Option<u32>,
     /// What has been decided.
     pub verdict: Verdict,
 }
@@ -89,7 +94,9 @@ impl Slot {
             parsed: Parsed::default(),
             ingress,
             deliver_to: None,
+            flow_key: FlowKey::default(),
             flow_hash: 0,
+            flow_guess: None,
             verdict: Verdict::Continue,
         }
     }

@@ -73,27 +73,28 @@ impl Pipeline {
         let mut context = self.context(surroundings);
         context.counters.pipeline.batches.add(1);
         for slot in going_on(batch) {
-            parse::parse(slot);
-            if slot.parsed.is_arp() {
+            match slot.ingress {
+                Ingress::Uplink => {
+                    source::check_uplink(&context, slot);
+                    if slot.goes_on() {
+                        tunnel::receive(&mut context, slot);
+                    }
+                }
+                _ => parse::parse(slot),
+            }
+            if slot.parsed.is_arp() && slot.goes_on() {
                 arp::handle(&mut context, slot);
             }
         }
         for slot in going_on(batch) {
-            match slot.ingress {
-                Ingress::Endpoint(endpoint) => {
-                    source::check_endpoint(&context, slot, endpoint);
-                    flow::prepare(&context, slot, endpoint, true);
-                }
-                Ingress::Uplink => {
-                    source::check_uplink(&context, slot);
-                    tunnel::decapsulate(&mut context, slot);
-                }
-                _ => {}
+            if let Ingress::Endpoint(endpoint) = slot.ingress {
+                source::check_endpoint(&context, slot, endpoint);
+                flow::prepare(&context, slot, endpoint, true);
             }
         }
         for slot in going_on(batch) {
             if let Ingress::Endpoint(_) = slot.ingress {
-                context.flows.prefetch_entry(slot.flow_hash);
+                flow::fetch(&context, slot);
             }
         }
         for slot in going_on(batch) {
@@ -166,7 +167,7 @@ fn to_endpoints(context: &mut Context, batch: &mut [Slot]) {
     }
     for slot in going_on(batch) {
         if slot.deliver_to.is_some() {
-            context.flows.prefetch_entry(slot.flow_hash);
+            flow::fetch(context, slot);
         }
     }
     for slot in going_on(batch) {

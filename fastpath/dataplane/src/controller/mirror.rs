@@ -19,9 +19,7 @@ use netlink_packet_route::neighbour::{
 };
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use nix::sys::socket::{
-    self, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send,
-};
+use nix::sys::socket::{self, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send};
 
 use crate::table::Prefix;
 

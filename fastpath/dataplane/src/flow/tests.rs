@@ -39,7 +39,8 @@ fn insert(table: &mut FlowTable, e: FlowEntry) -> Result<(usize, Inserted), supe
 }
 
 fn find(table: &FlowTable, n: u32) -> Option<usize> {
-    table.find(&key(n), table.hash(&key(n)))
+    let hash = table.hash(&key(n));
+    table.find(&key(n), hash, table.guess(hash))
 }
 
 proptest! {

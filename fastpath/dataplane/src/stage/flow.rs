@@ -73,18 +73,20 @@ fn known(context: &mut Context, slot: &mut Slot, index: usize, out: bool) {
     let entry = context.flows.entry_mut(index);
     let is_tcp = slot.flow_key.protocol() == TCP;
     let expired = now.since(entry.last_seen) > entry.timeout_ms();
-    let begins_again = is_tcp && entry.state.may_be_reused() && flags.contains(Flags::SYN);
+    // A SYN on a connection that is over; or from the other side of one that policy has come to deny.
+    let is_over = entry.state.may_be_reused()
+        || entry.flags.is_denied() && entry.flags.is_out() != out && !flags.contains(Flags::ACK);
+    let begins_again = is_tcp && flags.contains(Flags::SYN) && is_over;
     if expired || begins_again {
         return begin_again(context, slot, index, out);
     }
-    if entry.generation != generation {
-        if !bring_up_to_date(context, index) {
-            context.flows.remove(index);
-            context.counters.pipeline.flow_closed.add(1);
-            return slot.drop(DropReason::PolicyDeny);
-        }
-    } else {
+    let (is_current, is_denied) = (entry.generation == generation, entry.flags.is_denied());
+    if is_current {
         context.counters.pipeline.flow_hits.add(1);
+    }
+    let allowed = if is_current { !is_denied } else { bring_up_to_date(context, index) };
+    if !allowed {
+        return deny(context, slot, index);
     }
     let entry = context.flows.entry_mut(index);
     let way = if entry.flags.is_out() == out { Way::Original } else { Way::Reply };
@@ -112,6 +114,15 @@ fn answer_by_origin(slot: &mut Slot, flags: FlowFlags) {
     } else if flags.is_from_forward() {
         slot.verdict = Verdict::Transmit(Egress::Forward);
     }
+}
+
+/// A packet of a flow that policy has come to deny.
+#[cold]
+fn deny(context: &Context, slot: &mut Slot, index: usize) {
+    if let Some(rule) = context.flows.note(index).rule {
+        context.rule_hit(rule, slot.packet.len());
+    }
+    slot.drop(DropReason::PolicyDeny);
 }
 
 /// A flow that has ended and whose addresses and ports are used again.

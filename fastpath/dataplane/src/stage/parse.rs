@@ -3,9 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use caracal_wire::tcp::Flags;
-use caracal_wire::{
-    Arp, EtherType, Ethernet, Icmpv4, Ipv4, Protocol, Tcp, Udp, checksum, ethernet, ipv4, tcp, udp,
-};
+use caracal_wire::checksum::{self, Sum};
+use caracal_wire::{Arp, EtherType, Ethernet, Icmpv4, Ipv4, Protocol, ethernet, ipv4, tcp, udp};
 
 use crate::batch::{Ingress, Slot};
 use crate::drop_reason::DropReason;
@@ -105,107 +104,189 @@ pub fn parse(slot: &mut Slot) {
     }
 }
 
+/// Ethernet and IPv4 without options: what every packet that is carried begins with.
+pub(crate) const HEADERS: usize = ethernet::HEADER_LEN + ipv4::HEADER_LEN;
+
 /// As [`parse`], with the reason to drop as a result.
 #[inline]
 pub(crate) fn try_parse(slot: &mut Slot) -> Result<(), DropReason> {
-    let available = slot.packet.len();
     let frame = slot.packet.head.data();
-    let header = Ethernet::new_checked(frame).map_err(|_| DropReason::EthernetTruncated)?;
-    let parsed = &mut slot.parsed;
-    parsed.ether_type = header.ether_type().0;
-    match header.ether_type() {
-        EtherType::IPV4 => {}
-        EtherType::ARP => {
-            Arp::new_checked(header.payload()).map_err(|_| DropReason::ArpMalformed)?;
-            return Ok(());
-        }
-        EtherType::IPV6 => return Err(DropReason::Ipv6Unsupported),
-        _ => return Err(DropReason::UnsupportedEtherType),
+    let Some((headers, segment)) = frame.split_first_chunk::<HEADERS>() else {
+        return Err(try_parse_short(slot));
+    };
+    let ether_type = u16::from_be_bytes([headers[12], headers[13]]);
+    slot.parsed.ether_type = ether_type;
+    if ether_type != EtherType::IPV4.0 {
+        return parse_other(slot);
     }
+    let ip = ip_header(headers);
+    let total_len = ip_plausible(ip)?;
     // The payload may go on in further segments, so its length is held against the packet, not the frame.
-    let ip = Ipv4::new_quoted(header.payload()).map_err(|_| DropReason::Ipv4Malformed)?;
-    let total_len = usize::from(ip.total_len());
-    if ethernet::HEADER_LEN + total_len > available {
+    if ethernet::HEADER_LEN + usize::from(total_len) > slot.packet.len() {
         return Err(DropReason::Ipv4Malformed);
     }
-    if !ip.checksum_is_correct() {
-        return Err(DropReason::Ipv4BadChecksum);
-    }
-    if ip.header_len() != ipv4::HEADER_LEN {
-        return Err(DropReason::Ipv4Options);
-    }
-    if ip.is_fragment() {
+    if u16::from_be_bytes([ip[6], ip[7]]) & (ipv4::MORE_FRAGMENTS | ipv4::FRAGMENT_OFFSET) != 0 {
         return Err(DropReason::Ipv4Fragment);
     }
-    let (source, destination) = (ip.source(), ip.destination());
+    let source = u32::from_be_bytes([ip[12], ip[13], ip[14], ip[15]]);
+    let destination = u32::from_be_bytes([ip[16], ip[17], ip[18], ip[19]]);
     if !is_forwardable(source) || !is_forwardable(destination) {
         return Err(DropReason::AddressInvalid);
     }
-    const L4: usize = ethernet::HEADER_LEN + ipv4::HEADER_LEN;
-    parsed.source = IpAddr::V4(source);
-    parsed.destination = IpAddr::V4(destination);
-    parsed.protocol = ip.protocol().0;
-    parsed.ttl = ip.ttl();
-    parsed.dont_fragment = ip.dont_fragment();
-    parsed.ip_len = ip.total_len();
-    parsed.l3 = ethernet::HEADER_LEN as u16;
-    parsed.l4 = L4 as u16;
-    parsed.source_port = 0;
-    parsed.destination_port = 0;
-    parsed.tcp_flags = Flags(0);
-    parsed.icmp = Icmp::No;
+    let l4_len = usize::from(total_len) - ipv4::HEADER_LEN;
+    // The transport header must be in the first segment, which may be longer (padding) or shorter than the packet.
+    let segment = segment.get(..l4_len).unwrap_or(segment);
+    let transport = Transport::parse(ip[9], segment, l4_len)?;
 
-    // The transport header must be in the first segment. `segment` ends with it or with the packet, whichever is first.
-    let segment = ip.payload();
-    let l4_len = total_len - ipv4::HEADER_LEN;
-    let pseudo = || ip.pseudo_sum();
-    let mut partial = None;
-    match ip.protocol() {
-        Protocol::TCP => {
-            let header = Tcp::new_checked(segment).map_err(|_| DropReason::L4Truncated)?;
-            parsed.source_port = header.source_port().get();
-            parsed.destination_port = header.destination_port().get();
-            parsed.tcp_flags = header.flags();
-            if flags_are_invalid(header.flags()) {
-                return Err(DropReason::TcpInvalidFlags);
-            }
-            if may_be_partial(slot.ingress) && checksum::is_partial(header.checksum(), pseudo()) {
-                partial = Some(tcp::field::CHECKSUM.start);
-            }
-        }
-        Protocol::UDP => {
-            let header = Udp::new_quoted(segment).map_err(|_| DropReason::L4Truncated)?;
-            if usize::from(header.len()) > l4_len {
-                return Err(DropReason::L4Truncated);
-            }
-            parsed.source_port = header.source_port().get();
-            parsed.destination_port = header.destination_port().get();
-            if may_be_partial(slot.ingress) && checksum::is_partial(header.checksum(), pseudo()) {
-                partial = Some(udp::field::CHECKSUM.start);
-            }
-        }
-        Protocol::SCTP => {
-            let ports: &[u8; 12] = segment.first_chunk().ok_or(DropReason::L4Truncated)?;
-            parsed.source_port = u16::from_be_bytes([ports[0], ports[1]]);
-            parsed.destination_port = u16::from_be_bytes([ports[2], ports[3]]);
-        }
-        Protocol::ICMPV4 => {
-            let message = Icmpv4::new_checked(segment).map_err(|_| DropReason::L4Truncated)?;
-            if message.kind().is_echo() {
-                parsed.source_port = message.identifier();
-                parsed.destination_port = message.identifier();
-            } else if message.kind().is_error() {
-                parsed.icmp = Icmp::Error(quoted(message.payload()).ok_or(DropReason::L4Truncated)?);
-            }
-        }
-        _ => {}
-    }
-    if let Some(field) = partial
-        && slot.packet.offload.checksum.is_none()
+    let parsed = &mut slot.parsed;
+    parsed.source = IpAddr::V4(Ipv4Addr::from_bits(source));
+    parsed.destination = IpAddr::V4(Ipv4Addr::from_bits(destination));
+    parsed.protocol = ip[9];
+    parsed.ttl = ip[8];
+    parsed.dont_fragment = ip[6] & 0x40 != 0;
+    parsed.ip_len = total_len;
+    parsed.l3 = ethernet::HEADER_LEN as u16;
+    parsed.l4 = HEADERS as u16;
+    parsed.source_port = transport.source_port;
+    parsed.destination_port = transport.destination_port;
+    parsed.tcp_flags = transport.tcp_flags;
+    parsed.icmp = transport.icmp;
+    if let Some((field, value)) = transport.checksum
+        && may_be_partial(slot.ingress)
+        && checksum::is_partial(value, Sum::ZERO + source + destination + u32::from(ip[9]) + l4_len as u32)
     {
-        slot.packet.offload.checksum = Some(PartialChecksum { start: L4 as u16, offset: field as u16 });
+        slot.packet.offload.checksum.get_or_insert(PartialChecksum { start: HEADERS as u16, offset: field });
     }
-    if slot.packet.truncate(ethernet::HEADER_LEN + total_len) { Ok(()) } else { Err(DropReason::Ipv4Malformed) }
+    if slot.packet.truncate(ethernet::HEADER_LEN + usize::from(total_len)) {
+        Ok(())
+    } else {
+        Err(DropReason::Ipv4Malformed)
+    }
+}
+
+/// The IPv4 header that follows the Ethernet header.
+#[inline]
+pub(crate) fn ip_header(headers: &[u8; HEADERS]) -> &[u8; ipv4::HEADER_LEN] {
+    // An array of the one length ends with an array of the other.
+    headers.last_chunk().unwrap_or(&[0; ipv4::HEADER_LEN])
+}
+
+/// The total length of an IPv4 packet whose header has no options, a right checksum and a length that covers it.
+#[inline]
+pub(crate) fn ip_plausible(ip: &[u8; ipv4::HEADER_LEN]) -> Result<u16, DropReason> {
+    if ip[0] != 0x45 {
+        return Err(not_plain(ip));
+    }
+    let (words, _) = ip.as_chunks::<4>();
+    let sum: u64 = words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum();
+    // One's complement sums do not depend on the byte order: all ones is all ones.
+    let folded = (sum & 0xffff_ffff) + (sum >> 32);
+    let folded = (folded & 0xffff) + (folded >> 16);
+    if (folded & 0xffff) + (folded >> 16) != 0xffff {
+        return Err(DropReason::Ipv4BadChecksum);
+    }
+    let total_len = u16::from_be_bytes([ip[2], ip[3]]);
+    if usize::from(total_len) < ipv4::HEADER_LEN { Err(DropReason::Ipv4Malformed) } else { Ok(total_len) }
+}
+
+/// What is wrong with a header that does not begin as one of version 4 without options does.
+#[cold]
+fn not_plain(ip: &[u8; ipv4::HEADER_LEN]) -> DropReason {
+    let header_len = u16::from(ip[0] & 0x0f) * 4;
+    let has_options = ip[0] >> 4 == 4 && header_len > ipv4::HEADER_LEN as u16;
+    if has_options && header_len <= u16::from_be_bytes([ip[2], ip[3]]) {
+        DropReason::Ipv4Options
+    } else {
+        DropReason::Ipv4Malformed
+    }
+}
+
+/// A frame too short for Ethernet and IPv4: ARP has room in it, just, and everything else is malformed.
+#[cold]
+fn try_parse_short(slot: &Slot) -> DropReason {
+    match Ethernet::new_checked(slot.packet.head.data()) {
+        Err(_) => DropReason::EthernetTruncated,
+        Ok(header) => match header.ether_type() {
+            EtherType::IPV4 => DropReason::Ipv4Malformed,
+            EtherType::ARP => DropReason::ArpMalformed,
+            EtherType::IPV6 => DropReason::Ipv6Unsupported,
+            _ => DropReason::UnsupportedEtherType,
+        },
+    }
+}
+
+/// A frame that is not IPv4.
+#[cold]
+fn parse_other(slot: &mut Slot) -> Result<(), DropReason> {
+    let header = Ethernet::new_checked(slot.packet.head.data()).map_err(|_| DropReason::EthernetTruncated)?;
+    match header.ether_type() {
+        EtherType::ARP => Arp::new_checked(header.payload()).map(drop).map_err(|_| DropReason::ArpMalformed),
+        EtherType::IPV6 => Err(DropReason::Ipv6Unsupported),
+        _ => Err(DropReason::UnsupportedEtherType),
+    }
+}
+
+/// What the transport header says.
+struct Transport {
+    source_port: u16,
+    destination_port: u16,
+    tcp_flags: Flags,
+    /// Where the checksum field is in the header, and what is in it.
+    checksum: Option<(u16, u16)>,
+    icmp: Icmp,
+}
+
+impl Transport {
+    #[inline]
+    fn parse(protocol: u8, segment: &[u8], l4_len: usize) -> Result<Self, DropReason> {
+        let truncated = DropReason::L4Truncated;
+        let mut found =
+            Transport { source_port: 0, destination_port: 0, tcp_flags: Flags(0), checksum: None, icmp: Icmp::No };
+        match Protocol(protocol) {
+            Protocol::TCP => {
+                let header: &[u8; tcp::HEADER_LEN] = segment.first_chunk().ok_or(truncated)?;
+                let header_len = usize::from(header[tcp::field::DATA_OFFSET] >> 4) * 4;
+                if header_len < tcp::HEADER_LEN || header_len > segment.len() {
+                    return Err(truncated);
+                }
+                found.tcp_flags = Flags(header[tcp::field::FLAGS]);
+                if flags_are_invalid(found.tcp_flags) {
+                    return Err(DropReason::TcpInvalidFlags);
+                }
+                found.source_port = u16::from_be_bytes([header[0], header[1]]);
+                found.destination_port = u16::from_be_bytes([header[2], header[3]]);
+                found.checksum =
+                    Some((tcp::field::CHECKSUM.start as u16, u16::from_be_bytes([header[16], header[17]])));
+            }
+            Protocol::UDP => {
+                let header: &[u8; udp::HEADER_LEN] = segment.first_chunk().ok_or(truncated)?;
+                let len = usize::from(u16::from_be_bytes([header[4], header[5]]));
+                if len < udp::HEADER_LEN || len > l4_len {
+                    return Err(truncated);
+                }
+                found.source_port = u16::from_be_bytes([header[0], header[1]]);
+                found.destination_port = u16::from_be_bytes([header[2], header[3]]);
+                found.checksum =
+                    Some((udp::field::CHECKSUM.start as u16, u16::from_be_bytes([header[6], header[7]])));
+            }
+            Protocol::SCTP => {
+                let header: &[u8; 12] = segment.first_chunk().ok_or(truncated)?;
+                found.source_port = u16::from_be_bytes([header[0], header[1]]);
+                found.destination_port = u16::from_be_bytes([header[2], header[3]]);
+            }
+            Protocol::ICMPV4 => {
+                let message = Icmpv4::new_checked(segment).map_err(|_| truncated)?;
+                if message.kind().is_echo() {
+                    found.source_port = message.identifier();
+                    found.destination_port = message.identifier();
+                } else if message.kind().is_error() {
+                    found.icmp = Icmp::Error(quoted(message.payload()).ok_or(truncated)?);
+                }
+            }
+            _ => {}
+        }
+        Ok(found)
+    }
 }
 
 /// Checksums come half made from any virtual device; a port with a virtio-net header says so itself.
@@ -217,8 +298,8 @@ fn may_be_partial(ingress: Ingress) -> bool {
 /// Whether packets from or to this address are forwarded: not "this network", loopback, multicast, reserved or broadcast
 /// (RFC 1812, 5.3.7).
 #[inline]
-fn is_forwardable(address: Ipv4Addr) -> bool {
-    let first = address.octets()[0];
+fn is_forwardable(address: u32) -> bool {
+    let first = address >> 24;
     first != 0 && first != 127 && first < 224
 }
 

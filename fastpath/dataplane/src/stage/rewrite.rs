@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use caracal_wire::{Ipv4, MacAddr, ethernet};
+use caracal_wire::{MacAddr, checksum, ethernet, ipv4};
 
 use crate::batch::{Egress, Slot, Verdict};
 use crate::drop_reason::DropReason;
@@ -14,12 +14,14 @@ use crate::table::{EndpointIndex, FibEntry, NextHop};
 /// than one.
 #[inline]
 pub fn decrement_ttl(slot: &mut Slot) {
-    if let Some(header) = slot.packet.head.data_mut().get_mut(usize::from(slot.parsed.l3)..)
-        && let Ok(mut ip) = Ipv4::new_quoted(header)
-        && ip.decrement_ttl()
-    {
-        slot.parsed.ttl -= 1;
-    }
+    let at = usize::from(slot.parsed.l3) + ipv4::field::TTL;
+    // Time to live, protocol, checksum: the bytes that change lie beside one another.
+    let Some([ttl, protocol, high, low]) = slot.packet.head.data_mut().get_mut(at..at + 4) else { return };
+    let before = u16::from_be_bytes([*ttl, *protocol]);
+    let checksum = u16::from_be_bytes([*high, *low]);
+    *ttl = ttl.saturating_sub(1);
+    [*high, *low] = checksum::update_u16(checksum, before, u16::from_be_bytes([*ttl, *protocol])).to_be_bytes();
+    slot.parsed.ttl = *ttl;
 }
 
 /// Whether the packet fits. If not, its sender is told when it asked not to fragment, and the packet is dropped.

@@ -8,7 +8,7 @@
 
 use std::net::IpAddr;
 
-use caracal_wire::{EtherType, Ethernet, Protocol, Vni, Vxlan, ethernet, ipv4, udp, vxlan};
+use caracal_wire::{EtherType, Protocol, Vni, Vxlan, ethernet, ipv4, udp, vxlan};
 
 use crate::batch::{Egress, Ingress, Slot, Verdict};
 use crate::drop_reason::DropReason;
@@ -27,36 +27,31 @@ const SOURCE_PORT_COUNT: u16 = 16_384;
 
 const OUTER_TTL: u8 = 64;
 
-/// Takes a packet out of its tunnel if it is in one, and parses what was inside. A plain packet is left as it is.
+/// Parses a packet from the fabric; one that is in a tunnel is taken out of it first.
 #[inline]
-pub fn decapsulate(context: &mut Context, slot: &mut Slot) {
-    if let Err(reason) = try_decapsulate(context, slot) {
+pub fn receive(context: &mut Context, slot: &mut Slot) {
+    if let Err(reason) = try_receive(context, slot) {
         slot.drop(reason);
     }
 }
 
-fn try_decapsulate(context: &mut Context, slot: &mut Slot) -> Result<(), DropReason> {
+#[inline]
+fn try_receive(context: &mut Context, slot: &mut Slot) -> Result<(), DropReason> {
     let Some(node) = context.tables.node.config() else { return Err(DropReason::NoRoute) };
-    if slot.parsed.destination != node.address {
-        return Ok(());
-    }
-    if slot.parsed.protocol != Protocol::UDP.0 || slot.parsed.destination_port != node.vxlan_port {
-        return Ok(());
-    }
-    let tunnel =
-        context.tables.tunnels.by_source(slot.parsed.source).ok_or(DropReason::TunnelUnknownSource)?;
-    let header_at = usize::from(slot.parsed.l4) + udp::HEADER_LEN;
-    let bytes = slot.packet.head.data().get(header_at..).ok_or(DropReason::TunnelMalformed)?;
-    let header = Vxlan::new_checked(bytes).map_err(|_| DropReason::TunnelMalformed)?;
+    let Some((source, outer)) = tunnel_packet(slot, node.address, node.vxlan_port)? else {
+        return parse::try_parse(slot);
+    };
+    let tunnel = context.tables.tunnels.by_source(source).ok_or(DropReason::TunnelUnknownSource)?;
+    let header = Vxlan::new_checked(&outer[UDP_END..]).map_err(|_| DropReason::TunnelMalformed)?;
     if header.vni().get() != node.vni {
         return Err(DropReason::TunnelUnknownVni);
     }
-    let inner = Ethernet::new_checked(header.payload()).map_err(|_| DropReason::TunnelMalformed)?;
-    if inner.ether_type() == EtherType::ARP {
+    slot.packet.trim_front(OUTER_LEN);
+    // What is inside must be Ethernet, and no ARP: every tunnel endpoint is known beforehand.
+    let inner = slot.packet.head.data().get(ethernet::field::ETHER_TYPE).ok_or(DropReason::TunnelMalformed)?;
+    if inner == EtherType::ARP.0.to_be_bytes() {
         return Err(DropReason::TunnelMalformed);
     }
-    let outer_len = (header_at + vxlan::HEADER_LEN) as u16;
-    slot.packet.trim_front(outer_len);
     slot.ingress = Ingress::Tunnel(tunnel);
     parse::try_parse(slot)?;
     let parsed = &slot.parsed;
@@ -66,6 +61,40 @@ fn try_decapsulate(context: &mut Context, slot: &mut Slot) -> Result<(), DropRea
     }
     context.counters.pipeline.tunnel_decapsulated.add(1);
     Ok(())
+}
+
+/// Where the outer UDP header ends and VXLAN's begins.
+const UDP_END: usize = parse::HEADERS + udp::HEADER_LEN;
+
+/// The outer source and headers of a VXLAN packet to this node; none for any other packet. Only what says so is
+/// looked at: the packet inside is what is going to be parsed.
+#[inline]
+fn tunnel_packet(
+    slot: &Slot,
+    node: IpAddr,
+    port: u16,
+) -> Result<Option<(IpAddr, &[u8; OUTER_LEN as usize])>, DropReason> {
+    let bytes = slot.packet.head.data();
+    let Some((headers, udp)) = bytes.split_first_chunk::<{ parse::HEADERS }>() else { return Ok(None) };
+    let Some(&[_, _, high, low]) = udp.first_chunk() else { return Ok(None) };
+    let ip = parse::ip_header(headers);
+    let is_ipv4 = headers[12..14] == EtherType::IPV4.0.to_be_bytes() && ip[0] == 0x45;
+    let fragment = u16::from_be_bytes([ip[6], ip[7]]) & (ipv4::MORE_FRAGMENTS | ipv4::FRAGMENT_OFFSET);
+    let is_for_tunnel = ip[9] == Protocol::UDP.0
+        && u16::from_be_bytes([high, low]) == port
+        && IpAddr::from([ip[16], ip[17], ip[18], ip[19]]) == node;
+    if !is_ipv4 || fragment != 0 || !is_for_tunnel {
+        return Ok(None);
+    }
+    let total_len = usize::from(parse::ip_plausible(ip)?);
+    if ethernet::HEADER_LEN + total_len > slot.packet.len() {
+        return Err(DropReason::Ipv4Malformed);
+    }
+    let outer = bytes.first_chunk().ok_or(DropReason::TunnelMalformed)?;
+    if total_len < usize::from(OUTER_LEN) - ethernet::HEADER_LEN {
+        return Err(DropReason::TunnelMalformed);
+    }
+    Ok(Some((IpAddr::from([ip[12], ip[13], ip[14], ip[15]]), outer)))
 }
 
 /// Puts a packet into the tunnel to another node and addresses it to the next hop there.
