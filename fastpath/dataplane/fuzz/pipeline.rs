@@ -1,0 +1,166 @@
+//! What must hold for any frames on any links of a node, at any times, under tables that change: nothing panics, every
+//! frame of memory comes home, every packet is accounted for, and what comes out is well-formed.
+//!
+//! ```text
+//!   bytes:  link │ how │ time │ length (2) │ frame … │ link │ how │ …
+//! ```
+
+use caracal_dataplane::clock::Tick;
+use caracal_dataplane::drop_reason::DropReason;
+use caracal_dataplane::packet::{Offload, Packet, PartialChecksum};
+use caracal_dataplane::port::HEADROOM;
+use caracal_dataplane::sim::datagram::{Datagram, checksum, ethernet, vxlan};
+use caracal_dataplane::sim::world::{self, NODE1, NODE2, TUNNEL1_MAC, TUNNEL2_MAC, VNI, VXLAN_PORT, pod};
+use caracal_dataplane::sim::{Node, Output, PortName, UPLINK_MAC};
+
+/// Bytes of a record before its frame.
+pub const RECORD_LEN: usize = 5;
+/// How many links there are.
+pub const LINKS: u8 = 5;
+/// How many ways there are to make a frame of bytes.
+pub const WAYS: u8 = 4;
+
+/// Sends what `bytes` say.
+pub fn any_traffic(bytes: &[u8]) {
+    let mut node = world::node(64, 96).expect("the world that tests start from");
+    let mut now = Tick(0);
+    let mut rest = bytes;
+    while let Some((record, after)) = rest.split_first_chunk::<RECORD_LEN>() {
+        let [link, how, time, high, low] = *record;
+        let len = usize::from(u16::from_be_bytes([high, low])).min(after.len());
+        let (content, after) = after.split_at(len);
+        rest = after;
+        now = Tick(now.0.wrapping_add(u32::from(time).pow(2)));
+        if how & 0x80 != 0 {
+            change_tables(&mut node, time);
+        }
+        let link = link_of(link);
+        let frame = frame_of(&link, how, content);
+        let came = u64::from(inject(&mut node, &link, &frame, how));
+        let before = Totals::of(&node);
+        let outputs = node.run(now);
+        let after = Totals::of(&node);
+        outputs.iter().for_each(well_formed);
+        let engine = node.engine_mut();
+        assert_eq!(engine.pool.free(), engine.pool.total(), "frames went missing");
+        // What was only learned from comes out nowhere, and is no drop.
+        let went = outputs.len() as u64 + after.dropped - before.dropped;
+        let answers = after.answers - before.answers;
+        assert!(went <= came + answers && came + answers - went <= 1, "{came} + {answers} came, {went} went");
+    }
+}
+
+struct Totals {
+    dropped: u64,
+    answers: u64,
+}
+
+impl Totals {
+    fn of(node: &Node) -> Totals {
+        let counters = node.counters();
+        Totals {
+            dropped: DropReason::ALL.iter().map(|reason| counters.dropped(*reason)).sum(),
+            answers: counters.pipeline.icmp_errors_sent.get(),
+        }
+    }
+}
+
+fn link_of(number: u8) -> PortName {
+    match number % LINKS {
+        0 => PortName::Uplink,
+        1 => PortName::Host,
+        2 => PortName::Forward,
+        3 => pod("a"),
+        _ => pod("b"),
+    }
+}
+
+/// As they are; as an IPv4 packet whose lengths and checksum are mended; the same in a tunnel; as what is in a tunnel.
+fn frame_of(link: &PortName, how: u8, content: &[u8]) -> Vec<u8> {
+    let to = if *link == PortName::Uplink { UPLINK_MAC } else { world::NEIGHBOR_MAC };
+    let framed = |packet: &[u8]| ethernet(to, world::NEIGHBOR_MAC, 0x0800, packet);
+    let tunneled = |inner: &[u8]| {
+        let outer = vxlan((NODE2, 50_000), (NODE1, VXLAN_PORT), VNI, inner);
+        outer.frame(to, world::NEIGHBOR_MAC)
+    };
+    match how % WAYS {
+        0 => content.to_vec(),
+        1 => framed(&mended(content)),
+        2 => tunneled(&ethernet(TUNNEL1_MAC, TUNNEL2_MAC, 0x0800, &mended(content))),
+        _ => tunneled(content),
+    }
+}
+
+fn mended(content: &[u8]) -> Vec<u8> {
+    let mut packet = content.to_vec();
+    if let Some(header) = packet.first_chunk_mut::<20>() {
+        header[0] = 0x45;
+        header[2..4].copy_from_slice(&(content.len() as u16).to_be_bytes());
+        header[10..12].fill(0);
+        let sum = checksum(header).to_be_bytes();
+        header[10..12].copy_from_slice(&sum);
+    }
+    packet
+}
+
+/// In one frame, or in a chain of frames; with offloads as a port with a virtio-net header has them.
+fn inject(node: &mut Node, link: &PortName, frame: &[u8], how: u8) -> bool {
+    let pool = &mut node.engine_mut().pool;
+    let size = if how & 0x40 != 0 { 256 } else { 1800 };
+    let mut frames = Vec::new();
+    for part in frame.chunks(size) {
+        let mut next = pool.take().expect("every frame is at home");
+        next.reset(HEADROOM);
+        next.append(part.len()).expect("room for a part").copy_from_slice(part);
+        frames.push(next);
+        if frames.len() == 40 {
+            break;
+        }
+    }
+    if frames.is_empty() {
+        return false;
+    }
+    let mut packet = Packet::new(frames.remove(0));
+    if !frames.is_empty() {
+        packet.rest = Some(Box::new(frames));
+    }
+    packet.offload = Offload {
+        gso_size: if how & 0x20 != 0 { 1400 } else { 0 },
+        checksum: (how & 0x10 != 0)
+            .then_some(PartialChecksum { start: 34, offset: u16::from(how & 0x0f) * 2 }),
+    };
+    match node.port_mut(link) {
+        Some(port) => port.inject(packet),
+        None => unreachable!("the world has this link"),
+    }
+    true
+}
+
+/// Pod b goes, or comes back.
+fn change_tables(node: &mut Node, time: u8) {
+    use caracal_plane_api::plane::op::Op;
+    let op = if time & 1 == 0 {
+        Op::Route(caracal_plane_api::plane::Route {
+            prefix: Some(caracal_plane_api::plane::Prefix { address: vec![10, 244, time, 0], length: 24 }),
+            target: Some(caracal_plane_api::plane::route::Target::LocalBlock(Default::default())),
+        })
+    } else {
+        Op::Endpoint(caracal_plane_api::plane::Endpoint {
+            profiles: if time & 2 == 0 { vec![] } else { vec!["kns.default".into()] },
+            ..world::endpoint("b", world::B)
+        })
+    };
+    node.apply(&[world::op(op)]).expect("operations that fit together");
+}
+
+/// ARP, or an IPv4 packet whose lengths and header checksum are right.
+fn well_formed(output: &Output) {
+    let frame = &output.frame;
+    if frame.get(12..14) == Some(&[8, 6]) {
+        assert_eq!(frame.len(), 14 + 28);
+        assert!(matches!(output.port, PortName::Pod(_)));
+        return;
+    }
+    let packet = Datagram::read(frame).expect("a plain IPv4 packet that fills its frame");
+    assert!(!packet.body.is_empty() || packet.protocol != 6, "a TCP packet without a header");
+}
