@@ -130,7 +130,8 @@ pub fn add(link: &PodLink<'_>) -> Result<AttachMode, LinkError> {
 pub fn remove(node_netns: Option<&Path>, host_name: &str, bpf_dir: &Path) -> Result<(), LinkError> {
     // The link first: a veth without its program must not be there for a moment.
     within(node_netns, || Ok(Netlink::open()?.delete_link(host_name)?))?;
-    pod::unpin(bpf_dir, host_name).map_err(|source| LinkError::Program { interface: host_name.into(), source })
+    pod::unpin(bpf_dir, host_name)
+        .map_err(|source| LinkError::Program { interface: host_name.into(), source })
 }
 
 /// Forwarding must be off on `host_name` again after `net.ipv4.ip_forward` was written, because that sets it for every link.

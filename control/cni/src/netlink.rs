@@ -10,15 +10,13 @@ use std::{
 };
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
-    NetlinkPayload,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader,
+    NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressHeaderFlags, AddressMessage},
-    link::{
-        InfoData, InfoKind, InfoVeth, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
-    },
+    link::{InfoData, InfoKind, InfoVeth, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
     route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteScope, RouteType},
     rule::{RuleAction, RuleAttribute, RuleMessage},
@@ -161,7 +159,10 @@ impl Netlink {
             LinkInfo::Kind(InfoKind::Veth),
             LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(veth_end(far, mtu)))),
         ]));
-        self.create(format!("make the veth pair {} – {}", near.name, far.name), RouteNetlinkMessage::NewLink(message))
+        self.create(
+            format!("make the veth pair {} – {}", near.name, far.name),
+            RouteNetlinkMessage::NewLink(message),
+        )
     }
 
     /// Makes a bridge, down.
@@ -273,7 +274,10 @@ impl Netlink {
         let mut message = LinkMessage::default();
         message.header.index = index;
         message.attributes.push(LinkAttribute::Controller(bridge));
-        self.change(format!("make link {index} a port of bridge {bridge}"), RouteNetlinkMessage::SetLink(message))
+        self.change(
+            format!("make link {index} a port of bridge {bridge}"),
+            RouteNetlinkMessage::SetLink(message),
+        )
     }
 
     /// Adds an address to a link; IPv6 without duplicate detection.
@@ -290,7 +294,10 @@ impl Netlink {
         }
         message.attributes.push(AddressAttribute::Local(address));
         message.attributes.push(AddressAttribute::Address(address));
-        self.create(format!("add address {address}/{length} to link {index}"), RouteNetlinkMessage::NewAddress(message))
+        self.create(
+            format!("add address {address}/{length} to link {index}"),
+            RouteNetlinkMessage::NewAddress(message),
+        )
     }
 
     /// Adds a route, or replaces the one to the same destination in the same table.
@@ -329,7 +336,12 @@ impl Netlink {
     ///
     /// # Errors
     /// It is there already, or the kernel refuses.
-    pub fn add_rule(&mut self, priority: u32, interface: Option<&str>, table: u32) -> Result<(), NetlinkError> {
+    pub fn add_rule(
+        &mut self,
+        priority: u32,
+        interface: Option<&str>,
+        table: u32,
+    ) -> Result<(), NetlinkError> {
         let doing = format!("add a policy rule to table {table}");
         self.create(doing, RouteNetlinkMessage::NewRule(rule(priority, interface, table)))
     }
@@ -338,7 +350,12 @@ impl Netlink {
     ///
     /// # Errors
     /// There is none such.
-    pub fn delete_rule(&mut self, priority: u32, interface: Option<&str>, table: u32) -> Result<(), NetlinkError> {
+    pub fn delete_rule(
+        &mut self,
+        priority: u32,
+        interface: Option<&str>,
+        table: u32,
+    ) -> Result<(), NetlinkError> {
         let doing = format!("remove the policy rule to table {table}");
         self.change(doing, RouteNetlinkMessage::DelRule(rule(priority, interface, table)))
     }
@@ -355,7 +372,8 @@ impl Netlink {
         message.attributes.push(NeighbourAttribute::Destination(neighbour(address)));
         message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.to_vec()));
         let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
-        self.ask(format!("add neighbour {address}"), RouteNetlinkMessage::NewNeighbour(message), flags).map(drop)
+        self.ask(format!("add neighbour {address}"), RouteNetlinkMessage::NewNeighbour(message), flags)
+            .map(drop)
     }
 
     /// Tells a VXLAN device that `mac` is behind the tunnel end `remote`.

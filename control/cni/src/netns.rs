@@ -96,7 +96,8 @@ pub fn enter(netns: BorrowedFd<'_>) -> io::Result<()> {
 /// The namespace cannot be entered.
 pub fn within<T: Send>(path: &Path, work: impl FnOnce() -> T + Send) -> Result<T, NetnsError> {
     let netns = open(path)?;
-    on_own_thread(|| enter(netns.as_fd()).map(|()| work())).map_err(|error| NetnsError::new("enter", path, error))
+    on_own_thread(|| enter(netns.as_fd()).map(|()| work()))
+        .map_err(|error| NetnsError::new("enter", path, error))
 }
 
 /// Sets `net.<key>` (with slashes) of the calling thread's namespace.
@@ -118,11 +119,18 @@ fn on_own_thread<T: Send>(work: impl FnOnce() -> T + Send) -> T {
 /// it did so after us, it would cover our mounts with copies of theirs, and removing one would leave the other.
 fn share_directory(directory: &Path) -> io::Result<()> {
     fs::create_dir_all(directory)?;
-    let share = || mount(None::<&str>, directory, None::<&str>, MsFlags::MS_SHARED | MsFlags::MS_REC, None::<&str>);
+    let share =
+        || mount(None::<&str>, directory, None::<&str>, MsFlags::MS_SHARED | MsFlags::MS_REC, None::<&str>);
     match share() {
         // Not a mount point yet.
         Err(nix::Error::EINVAL) => {
-            mount(Some(directory), directory, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)?;
+            mount(
+                Some(directory),
+                directory,
+                None::<&str>,
+                MsFlags::MS_BIND | MsFlags::MS_REC,
+                None::<&str>,
+            )?;
             Ok(share()?)
         }
         result => Ok(result?),

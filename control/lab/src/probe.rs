@@ -259,3 +259,6 @@ fn came_back(error: io::Error, silence: &str) -> io::Result<Answer> {
         _ => Err(error),
     }
 }
+
+#[cfg(test)]
+mod tests;
