@@ -1,0 +1,108 @@
+//! Nothing is allocated for packets once a worker is warm: not for those of known flows, not for new ones, not for those
+//! that are dropped or answered, and not when newer tables are adopted. (Tables are built by the controller.)
+
+use caracal_dataplane::clock::Tick;
+use caracal_dataplane::sim::datagram::{Datagram, SYN, arp, ethernet, vxlan};
+use caracal_dataplane::sim::world::{
+    self, A, B, NEIGHBOR_MAC, NOBODY, NODE1, NODE2, OUTSIDE, REMOTE, TUNNEL1, TUNNEL1_MAC, TUNNEL2_MAC, VNI,
+    VXLAN_PORT, pod,
+};
+use caracal_dataplane::sim::{HOST_MAC, Node, POD_MAC, PortName, UPLINK_MAC};
+use caracal_dataplane::stage::arp::GATEWAY_MAC;
+use caracal_plane_api::Encapsulation;
+use caracal_wire::MacAddr;
+
+/// Frames, the links that they come by, and where a port number can be written over to make another flow.
+struct Traffic(Vec<(PortName, Vec<u8>, usize)>);
+
+const PLAIN_PORT: usize = 14 + 20;
+const TUNNELED_PORT: usize = 50 + PLAIN_PORT;
+
+impl Traffic {
+    fn new() -> Traffic {
+        let from_pod = |d: Datagram| d.frame(GATEWAY_MAC, POD_MAC);
+        let in_tunnel = |d: Datagram| {
+            let inner = d.frame(TUNNEL1_MAC, TUNNEL2_MAC);
+            vxlan((NODE2, 50_000), (NODE1, VXLAN_PORT), VNI, &inner).frame(UPLINK_MAC, NEIGHBOR_MAC)
+        };
+        let udp = |from, to| Datagram::udp((from, 1000), (to, 53), &[0; 100]);
+        let question = arp(1, (POD_MAC, A.into()), (MacAddr::ZERO, [169, 254, 1, 1].into()));
+        let up = PortName::Uplink;
+        Traffic(vec![
+            (up.clone(), in_tunnel(udp(REMOTE, A)), TUNNELED_PORT),
+            (pod("a"), from_pod(udp(A, REMOTE)), PLAIN_PORT),
+            (pod("a"), from_pod(udp(A, B)), PLAIN_PORT),
+            (pod("a"), from_pod(Datagram::tcp((A, 1000), (B, 80), SYN, b"").partial()), PLAIN_PORT),
+            (pod("b"), from_pod(udp(B, OUTSIDE)), PLAIN_PORT),
+            (up.clone(), udp(OUTSIDE, B).frame(UPLINK_MAC, NEIGHBOR_MAC), PLAIN_PORT),
+            (PortName::Host, udp(TUNNEL1, A).frame(GATEWAY_MAC, HOST_MAC), PLAIN_PORT),
+            (pod("a"), from_pod(udp(A, TUNNEL1)), PLAIN_PORT),
+            // Dropped, with an answer and without.
+            (pod("a"), from_pod(udp(A, NOBODY)), PLAIN_PORT),
+            (pod("a"), from_pod(udp(A, OUTSIDE).ttl(1)), PLAIN_PORT),
+            (pod("a"), from_pod(udp(B, OUTSIDE)), PLAIN_PORT),
+            (up, udp(REMOTE, A).frame(UPLINK_MAC, NEIGHBOR_MAC), PLAIN_PORT),
+            (pod("a"), from_pod(udp(A, [192, 0, 2, 77])), PLAIN_PORT),
+            (pod("b"), ethernet(MacAddr::BROADCAST, POD_MAC, 0x0806, &question), PLAIN_PORT),
+            (pod("a"), ethernet(MacAddr::BROADCAST, POD_MAC, 0x0806, &question), PLAIN_PORT),
+        ])
+    }
+
+    /// Sends four of each, in flows of this number, and takes away what comes out.
+    fn run(&mut self, node: &mut Node, flow: u16, now: u32) -> usize {
+        for (link, frame, port_at) in &mut self.0 {
+            if frame[12..14] == [8, 0] {
+                frame[*port_at..*port_at + 2].copy_from_slice(&flow.to_be_bytes());
+            }
+            for _ in 0..4 {
+                assert!(node.inject(link, frame));
+            }
+        }
+        node.process(Tick(now));
+        // What the worker's thread does after each turn.
+        node.engine_mut().pipeline.unknown_neighbors.clear();
+        self.0.iter().map(|(link, ..)| node.drain(link, usize::MAX, |_| {})).sum()
+    }
+}
+
+#[test]
+fn packets_cost_no_allocation_once_a_worker_is_warm() {
+    let mut node = world::node(1024, 512).unwrap();
+    let mut traffic = Traffic::new();
+    let mut now = 0;
+    for flow in 0..50 {
+        now += 10;
+        assert!(traffic.run(&mut node, flow, now) > 30);
+    }
+    let mut rounds = |node: &mut Node, what: &str, flow_of: &dyn Fn(u16) -> u16| {
+        let spent = allocation_counter::measure(|| {
+            for round in 0..1000 {
+                now += 10;
+                assert!(traffic.run(node, flow_of(round), now) > 20);
+            }
+        });
+        assert_eq!(spent.count_total, 0, "{what}");
+    };
+    rounds(&mut node, "packets of known flows", &|_| 7);
+    rounds(&mut node, "packets of new flows, in the end in a full table", &|round| 1000 + round);
+    for change in 0..20 {
+        let prefix = [10, 244, 100 + change, 0];
+        node.publish(&[world::route_to_node(prefix, 24, "node2", Encapsulation::Vxlan)]).unwrap();
+        let spent = allocation_counter::measure(|| node.engine_mut().adopt());
+        assert_eq!(spent.count_total, 0, "adopting tables");
+        rounds(&mut node, "the same under newer tables", &|round| round % 3);
+    }
+    let counters = &node.counters().pipeline;
+    for (what, count) in [
+        ("hits", counters.flow_hits.get()),
+        ("revalidations", counters.flow_revalidated.get()),
+        ("evictions", counters.flow_evicted.get()),
+        ("decapsulations", counters.tunnel_decapsulated.get()),
+        ("encapsulations", counters.tunnel_encapsulated.get()),
+        ("errors", counters.icmp_errors_sent.get()),
+        ("answers to ARP", counters.arp_answered.get()),
+        ("half-made checksums", counters.checksums_completed.get()),
+    ] {
+        assert!(count > 20, "{count} {what}: the traffic is not what this test is about");
+    }
+}
