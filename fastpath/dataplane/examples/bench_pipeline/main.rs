@@ -11,11 +11,16 @@
 //! Scenarios take turns round by round, with a fixed loop of arithmetic in every round that tells whether the machine
 //! itself was as fast then as in the others.
 //!
+//! * `mem/ports-only`: the same frames from one memory port to another, with a look at their headers and nothing else:
+//!   what of the other figures is not the pipeline's.
 //! * `mem/vxlan-decap-established`: out of the tunnel to 100 pods, 100,000 TCP connections, each packet of a random one.
 //! * `mem/vxlan-encap-established`: the same connections, from the pods into the tunnel; batches come from one pod each.
 //! * `mem/first-packet/rules-N`: out of the tunnel, every packet the first of a UDP flow; N rules of four shapes, and
 //!   the one that allows the packet a random one of them. Whole path, with the flow's insertion.
 //! * `mem/verdict/rules-N`: of that, the verdict alone: the peer's class and the judgement.
+
+mod frames;
+mod world;
 
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
@@ -23,14 +28,23 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use caracal_dataplane::clock::Tick;
-use caracal_dataplane::sim::{Kernel, Node, POD_MAC, PortName, UPLINK_IFINDEX, UPLINK_MAC};
+use caracal_dataplane::packet::Packet;
+use caracal_dataplane::port::{HEADROOM, MemoryPort, Port};
+use caracal_dataplane::sim::{Kernel, Node, PortName, UPLINK_IFINDEX};
 use caracal_dataplane::table::{EndpointIndex, FlowDirection, FlowTuple, KernelRoute, Prefix};
 use caracal_dataplane::worker::{PortSlot, Role};
 use caracal_plane_api::op::Op as Kind;
 use caracal_plane_api::{self as plane, Op};
+use caracal_wire::Protocol;
 use caracal_wire::tcp::Flags;
-use caracal_wire::{EtherType, L4Port, MacAddr, Protocol, Tcp, Udp, Vni, ethernet, ipv4, tcp, udp, vxlan};
+use caracal_xsk::FramePool;
 use clap::Parser;
+
+use crate::frames::{FABRIC_MAC, SERVICE, inward_tcp, inward_udp, outward_tcp};
+use crate::world::{
+    NODE, PODS, REMOTE_BLOCK, REMOTE_BLOCK_LENGTH, allowed_by, endpoint, member, pod_address, pod_id, policy,
+    policy_id, policy_ids, rule, rule_set, world,
+};
 
 /// What the pipeline costs in memory, as JSON.
 #[derive(Parser)]
@@ -55,27 +69,10 @@ const FRAMES: u32 = 8192;
 const BURST: usize = 125 * BATCH;
 const FLOW_TABLE: usize = 1 << 18;
 
-const PODS: u32 = 100;
 const REMOTES: u32 = 1000;
 const FLOWS: u32 = PODS * REMOTES;
 const RULE_COUNTS: [u32; 3] = [100, 1_000, 10_000];
 const VERDICTS: usize = 1 << 18;
-
-const NODE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 11);
-const OTHER_NODE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 12);
-const LOCAL_BLOCK: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 0);
-/// Everything behind the other node.
-const REMOTE_BLOCK: Ipv4Addr = Ipv4Addr::new(10, 128, 0, 0);
-const REMOTE_BLOCK_LENGTH: u32 = 10;
-const VNI: u32 = 4096;
-const VXLAN_PORT: u16 = 4789;
-const SERVICE: u16 = 8080;
-const OUR_VTEP: MacAddr = MacAddr([0x66, 0, 0, 0, 0, 1]);
-const THEIR_VTEP: MacAddr = MacAddr([0x66, 0, 0, 0, 0, 2]);
-const FABRIC_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
-const GATEWAY_MAC: MacAddr = MacAddr([0xee; 6]);
-/// An inner frame of 64 bytes.
-const INNER_IP_LEN: usize = 50;
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
@@ -86,8 +83,10 @@ fn main() -> anyhow::Result<()> {
     }
     let mut scenarios: Vec<Scenario> =
         vec![Scenario::new("mem/calibration", "ns/iteration", Box::new(|_| Ok(calibrate())))];
-    let mut established = Established::new()?;
     let bursts = args.bursts;
+    let mut ports = PortsOnly::new()?;
+    scenarios.push(Scenario::new("mem/ports-only", "ns/packet", Box::new(move |_| ports.run(bursts))));
+    let mut established = Established::new()?;
     scenarios.push(Scenario::new(
         "mem/vxlan-decap-established",
         "ns/packet",
@@ -191,8 +190,6 @@ impl Random {
         self.next() % bound
     }
 }
-
-// --- the node ---
 
 #[derive(Clone, Copy, PartialEq)]
 enum Way {
@@ -312,7 +309,60 @@ impl Bench {
     }
 }
 
-// --- scenarios ---
+/// Two ports and no pipeline.
+struct PortsOnly {
+    pool: FramePool,
+    from: MemoryPort,
+    to: Port,
+    frames: Vec<Vec<u8>>,
+}
+
+impl PortsOnly {
+    fn new() -> anyhow::Result<Self> {
+        Ok(PortsOnly {
+            pool: FramePool::heap(FRAMES),
+            from: MemoryPort::default(),
+            to: Port::Memory(MemoryPort::default()),
+            frames: (0..BURST as u32).map(|flow| inward_tcp(flow, Flags::ACK)).collect::<Result<_, _>>()?,
+        })
+    }
+
+    fn run(&mut self, bursts: u32) -> anyhow::Result<f64> {
+        let mut time = Duration::ZERO;
+        let mut boxes = Vec::new();
+        let mut batch: Vec<Packet> = Vec::with_capacity(BATCH);
+        for _ in 0..bursts {
+            for bytes in &self.frames {
+                let mut frame = self.pool.take().context("there is no room for a frame")?;
+                frame.reset(HEADROOM);
+                frame.append(bytes.len()).context("there is no room in a frame")?.copy_from_slice(bytes);
+                self.from.inject(Packet::new(frame));
+            }
+            let mut from = Port::Memory(std::mem::take(&mut self.from));
+            let start = Instant::now();
+            while from.receive(&mut self.pool, &mut boxes, BATCH, |packet| batch.push(packet)) > 0 {
+                for packet in batch.drain(..) {
+                    // Outer and inner addresses: two cache lines, as any forwarder must read.
+                    let bytes = packet.head.data();
+                    black_box((bytes.get(30), bytes.get(80)));
+                    if self.to.transmit(packet, &mut self.pool, &mut boxes).is_err() {
+                        bail!("a memory port refused a packet");
+                    }
+                }
+            }
+            time += start.elapsed();
+            if let Port::Memory(from) = from {
+                self.from = from;
+            }
+            while let Port::Memory(to) = &mut self.to
+                && let Some(packet) = to.sent()
+            {
+                packet.release(&mut self.pool, &mut boxes);
+            }
+        }
+        Ok(per_packet(time, bursts))
+    }
+}
 
 /// Connections that are open.
 struct Established {
@@ -449,241 +499,4 @@ impl Verdicts {
         }
         start.elapsed().as_nanos() as f64 / VERDICTS as f64
     }
-}
-
-// --- what the control plane says ---
-
-fn pod_id(pod: u32) -> String {
-    format!("bench/pod{pod}")
-}
-
-fn pod_address(pod: u32) -> Ipv4Addr {
-    Ipv4Addr::from_bits(LOCAL_BLOCK.to_bits() + 2 + pod)
-}
-
-fn octets(address: Ipv4Addr) -> Vec<u8> {
-    address.octets().to_vec()
-}
-
-fn world() -> Vec<Kind> {
-    let prefix = |address, length| Some(plane::Prefix { address: octets(address), length });
-    let remote =
-        plane::RemoteNode { node: "node2".into(), encapsulation: plane::Encapsulation::Vxlan.into() };
-    vec![
-        Kind::NodeConfig(plane::NodeConfig {
-            node: "node1".into(),
-            address: octets(NODE),
-            tunnel_address: octets(LOCAL_BLOCK),
-            tunnel_mac: OUR_VTEP.0.to_vec(),
-            vni: VNI,
-            vxlan_port: VXLAN_PORT.into(),
-            host_port: "caracal0".into(),
-            forward_port: "caracal1".into(),
-        }),
-        Kind::Tunnel(plane::Tunnel {
-            node: "node2".into(),
-            node_address: octets(OTHER_NODE),
-            tunnel_address: octets(REMOTE_BLOCK),
-            tunnel_mac: THEIR_VTEP.0.to_vec(),
-        }),
-        Kind::Route(plane::Route {
-            prefix: prefix(REMOTE_BLOCK, REMOTE_BLOCK_LENGTH),
-            target: Some(plane::route::Target::Remote(remote)),
-        }),
-        Kind::Route(plane::Route {
-            prefix: prefix(LOCAL_BLOCK, 24),
-            target: Some(plane::route::Target::LocalBlock(plane::LocalBlock {})),
-        }),
-    ]
-}
-
-fn endpoint(pod: u32, policies: &[plane::PolicyId]) -> Kind {
-    let tier = plane::TierBinding {
-        tier: "default".into(),
-        default_action: plane::Action::Deny.into(),
-        policies: policies.to_vec(),
-    };
-    Kind::Endpoint(plane::Endpoint {
-        id: pod_id(pod),
-        interface: format!("cali{pod}"),
-        addresses: vec![octets(pod_address(pod))],
-        ingress: vec![tier],
-        ..Default::default()
-    })
-}
-
-/// Rules in one policy.
-const RULES_OF_A_POLICY: u32 = 10;
-
-fn policy_id(policy: u32) -> plane::PolicyId {
-    plane::PolicyId { kind: "NetworkPolicy".into(), namespace: "bench".into(), name: format!("p{policy}") }
-}
-
-fn policy_ids(rules: u32) -> Vec<plane::PolicyId> {
-    (0..rules.div_ceil(RULES_OF_A_POLICY)).map(policy_id).collect()
-}
-
-fn policy(id: plane::PolicyId, ingress: Vec<plane::Rule>) -> Kind {
-    Kind::Policy(plane::Policy { id: Some(id), tier: "default".into(), ingress, egress: vec![] })
-}
-
-fn rule(protocol: Protocol, all: &[&str], none: &[&str], ports: &[(u16, u16)]) -> plane::Rule {
-    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-    let ports = ports
-        .iter()
-        .map(|&(first, last)| plane::PortRange { first: first.into(), last: last.into() })
-        .collect();
-    plane::Rule {
-        action: plane::Action::Allow.into(),
-        protocol: protocol.0.into(),
-        source: Some(plane::Entity { in_all: names(all), in_none: names(none), ..Default::default() }),
-        destination: Some(plane::Entity { ports, ..Default::default() }),
-        ..Default::default()
-    }
-}
-
-fn member(bits: u32, length: u32) -> plane::Member {
-    let prefix = plane::Prefix { address: bits.to_be_bytes().to_vec(), length };
-    plane::Member { prefix: Some(prefix), protocol: 0, port: 0 }
-}
-
-/// Where rule `i`'s peers begin: 16 addresses each.
-fn peers_of(i: u32) -> u32 {
-    REMOTE_BLOCK.to_bits() + 0x10_0000 + 16 * i
-}
-
-/// IP sets and policies with `rules` rules, of four shapes in turn.
-fn rule_set(rules: u32) -> Vec<Kind> {
-    let set = |id: String, members| Kind::IpSet(plane::IpSet { id, members });
-    let mut ops = vec![
-        set("cluster".into(), vec![member(REMOTE_BLOCK.to_bits(), REMOTE_BLOCK_LENGTH)]),
-        set("banned".into(), vec![member(REMOTE_BLOCK.to_bits() + 0x3f_0000, 24)]),
-    ];
-    for i in 0..rules {
-        let first = peers_of(i);
-        let members = match i % 4 {
-            2 => vec![member(first, 28)],
-            _ => vec![member(first + 1, 32), member(first + 2, 32)],
-        };
-        ops.push(set(format!("s{i}"), members));
-    }
-    let shaped = |i: u32| {
-        let own = format!("s{i}");
-        let port = port_of(i);
-        match i % 4 {
-            0 => rule(Protocol::UDP, &[&own], &[], &[(port, port)]),
-            1 => rule(Protocol::UDP, &[&own], &[], &[(port, port + 1000)]),
-            2 => rule(Protocol::UDP, &[&own], &[], &[]),
-            _ => rule(Protocol::UDP, &[&own, "cluster"], &["banned"], &[(53, 53), (port, port)]),
-        }
-    };
-    for (i, id) in (0..).zip(policy_ids(rules)) {
-        let own = i * RULES_OF_A_POLICY..((i + 1) * RULES_OF_A_POLICY).min(rules);
-        ops.push(policy(id, own.map(shaped).collect()));
-    }
-    ops
-}
-
-fn port_of(rule: u32) -> u16 {
-    1024 + (rule % 40_000) as u16
-}
-
-/// A peer and a port that rule `i`, and no other, allows.
-fn allowed_by(i: u32) -> (Ipv4Addr, u16) {
-    (Ipv4Addr::from_bits(peers_of(i) + 1), port_of(i))
-}
-
-// --- frames ---
-
-fn remote_of(flow: u32) -> Ipv4Addr {
-    Ipv4Addr::from_bits(REMOTE_BLOCK.to_bits() + 2 + flow / PODS)
-}
-
-fn remote_port_of(flow: u32) -> L4Port {
-    L4Port(30_000 + (flow % 20_000) as u16)
-}
-
-fn inward_tcp(flow: u32, flags: Flags) -> anyhow::Result<Vec<u8>> {
-    let (source, destination) = (remote_of(flow), pod_address(flow % PODS));
-    in_tunnel(flow, &tcp_packet((source, remote_port_of(flow)), (destination, L4Port(SERVICE)), flags)?)
-}
-
-fn outward_tcp(flow: u32, flags: Flags) -> anyhow::Result<Vec<u8>> {
-    let (source, destination) = (pod_address(flow % PODS), remote_of(flow));
-    let packet = tcp_packet((source, L4Port(SERVICE)), (destination, remote_port_of(flow)), flags)?;
-    in_frame(GATEWAY_MAC, POD_MAC, &packet)
-}
-
-fn inward_udp(flow: u32, source: Ipv4Addr, port: u16) -> anyhow::Result<Vec<u8>> {
-    let destination = pod_address(flow % PODS);
-    let mut packet = ip_packet(source, destination, Protocol::UDP, INNER_IP_LEN)?;
-    let l4 = &mut packet[ipv4::HEADER_LEN..];
-    let payload_len = (l4.len() - udp::HEADER_LEN) as u16;
-    let source_port = L4Port(1024 + (flow / PODS % 60_000) as u16);
-    udp::Repr { source_port, destination_port: L4Port(port), payload_len }.emit(l4)?;
-    Udp::new_checked(l4)?.update_checksum(pseudo(source, destination, Protocol::UDP));
-    in_tunnel(flow, &packet)
-}
-
-fn pseudo(source: Ipv4Addr, destination: Ipv4Addr, protocol: Protocol) -> caracal_wire::checksum::Sum {
-    let len = (INNER_IP_LEN - ipv4::HEADER_LEN) as u32;
-    caracal_wire::checksum::Sum::pseudo_v4(source, destination, protocol, len)
-}
-
-fn tcp_packet(from: (Ipv4Addr, L4Port), to: (Ipv4Addr, L4Port), flags: Flags) -> anyhow::Result<Vec<u8>> {
-    let mut packet = ip_packet(from.0, to.0, Protocol::TCP, INNER_IP_LEN)?;
-    let l4 = &mut packet[ipv4::HEADER_LEN..];
-    let header = tcp::Repr {
-        source_port: from.1,
-        destination_port: to.1,
-        sequence: 1,
-        acknowledgement: 1,
-        flags,
-        window: 1024,
-    };
-    header.emit(l4)?;
-    Tcp::new_checked(l4)?.update_checksum(pseudo(from.0, to.0, Protocol::TCP));
-    Ok(packet)
-}
-
-fn ip_packet(
-    source: Ipv4Addr,
-    destination: Ipv4Addr,
-    protocol: Protocol,
-    len: usize,
-) -> anyhow::Result<Vec<u8>> {
-    let mut packet = vec![0; len];
-    let header = ipv4::Repr {
-        tos: 0,
-        identification: 0,
-        fragment_word: ipv4::DONT_FRAGMENT,
-        ttl: 64,
-        protocol,
-        source,
-        destination,
-        payload_len: (len - ipv4::HEADER_LEN) as u16,
-    };
-    header.emit(&mut packet)?;
-    Ok(packet)
-}
-
-fn in_frame(destination: MacAddr, source: MacAddr, packet: &[u8]) -> anyhow::Result<Vec<u8>> {
-    let mut frame = vec![0; ethernet::HEADER_LEN];
-    ethernet::Repr { destination, source, ether_type: EtherType::IPV4 }.emit(&mut frame)?;
-    frame.extend_from_slice(packet);
-    Ok(frame)
-}
-
-/// Ethernet · IPv4 · UDP · VXLAN · Ethernet · packet, as the other node sends it.
-fn in_tunnel(flow: u32, packet: &[u8]) -> anyhow::Result<Vec<u8>> {
-    let inner = in_frame(OUR_VTEP, THEIR_VTEP, packet)?;
-    let udp_len = udp::HEADER_LEN + vxlan::HEADER_LEN + inner.len();
-    let mut outer = ip_packet(OTHER_NODE, NODE, Protocol::UDP, ipv4::HEADER_LEN + udp_len)?;
-    let (udp_header, rest) = outer[ipv4::HEADER_LEN..].split_at_mut(udp::HEADER_LEN);
-    let source_port = L4Port(49_152 + (flow % 16_384) as u16);
-    let payload_len = (udp_len - udp::HEADER_LEN) as u16;
-    udp::Repr { source_port, destination_port: L4Port(VXLAN_PORT), payload_len }.emit(udp_header)?;
-    vxlan::Repr { vni: Vni::new(VNI)? }.emit(rest)?;
-    rest[vxlan::HEADER_LEN..].copy_from_slice(&inner);
-    in_frame(UPLINK_MAC, FABRIC_MAC, &outer)
 }
