@@ -30,7 +30,8 @@ pub struct DomainConfig {
     pub headroom: u16,
     /// Whether to try huge pages first.
     pub huge_pages: bool,
-    /// Whether a packet may span several frames (jumbo frames); else longer ones are dropped by the kernel.
+    /// Whether a packet may span several frames (jumbo frames), if the kernel can ([`Domain::multi_buffer`]); else longer ones are
+    /// dropped by the kernel.
     pub multi_buffer: bool,
     /// Whether the kernel tells when it needs a system call, instead of us always making one.
     pub need_wakeup: bool,
@@ -47,6 +48,15 @@ impl Default for DomainConfig {
             need_wakeup: true,
         }
     }
+}
+
+/// Whether a packet may span several frames. A kernel that cannot still carries every packet that fits into one frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MultiBuffer {
+    /// It may.
+    On,
+    /// It may not, and why.
+    Off(&'static str),
 }
 
 /// Why a domain could not be made.
@@ -109,6 +119,7 @@ pub struct Domain {
     config: DomainConfig,
     pages: Pages,
     checksum_offload: bool,
+    multi_buffer: MultiBuffer,
 }
 
 impl Domain {
@@ -119,9 +130,9 @@ impl Domain {
         let (memory, pages) = Memory::mapped(config.chunks, config.chunk_size, config.huge_pages)
             .map_err(|source| DomainError::Memory { bytes, source })?;
         let memory = Arc::new(memory);
-        let (anchor, checksum_offload) = in_new_network_namespace(|| anchor(&memory, &config))?;
+        let (anchor, checksum_offload, multi_buffer) = in_new_network_namespace(|| anchor(&memory, &config))?;
         let pool = FramePool::full(memory.clone());
-        Ok((Self { memory, anchor, config, pages, checksum_offload }, pool))
+        Ok((Self { memory, anchor, config, pages, checksum_offload, multi_buffer }, pool))
     }
 
     /// The id that its frames carry.
@@ -139,7 +150,13 @@ impl Domain {
         &self.pages
     }
 
-    /// Whether the kernel takes half-made checksums on transmit ([`crate::TxOptions::checksum`]; Linux 6.8).
+    /// Whether packets may span several frames; [`MultiBuffer::Off`] is worth a notice when it was asked for.
+    pub fn multi_buffer(&self) -> MultiBuffer {
+        self.multi_buffer
+    }
+
+    /// Whether the kernel takes half-made checksums on transmit ([`crate::TxOptions::checksum`]; Linux 6.11, which was the first with the
+    /// flag that we register them by).
     pub fn checksum_offload(&self) -> bool {
         self.checksum_offload
     }
@@ -156,12 +173,17 @@ impl Domain {
     pub(crate) fn memory(&self) -> &Arc<Memory> {
         &self.memory
     }
+
+    /// The flags of a bind that does not share.
+    pub(crate) fn bind_flags(&self) -> u16 {
+        bind_flags(&self.config, self.multi_buffer == MultiBuffer::On)
+    }
 }
 
-/// About how much memory the kernel allocates for so many sockets on a domain of so many chunks (its own anchor included): each
-/// socket has a table of all chunks.
-pub fn kernel_ring_bytes(sockets: u64, chunks: u32) -> u64 {
-    (sockets + 1) * u64::from(chunks) * 128
+/// About how much memory the kernel allocates for so many sockets, spread over so many domains of so many chunks each: every socket, and
+/// every domain's anchor, has a table of all chunks of its domain.
+pub fn kernel_ring_bytes(sockets: u64, domains: u64, chunks: u32) -> u64 {
+    (sockets + domains) * u64::from(chunks) * 128
 }
 
 fn check_shape(config: &DomainConfig) -> Result<(), DomainError> {
@@ -199,14 +221,25 @@ pub(crate) fn register(socket: BorrowedFd<'_>, memory: &Memory, config: &DomainC
     }
 }
 
-/// The flags of a bind that does not share.
-pub(crate) fn bind_flags(config: &DomainConfig) -> u16 {
-    let sg = if config.multi_buffer { libc::XDP_USE_SG } else { 0 };
+fn bind_flags(config: &DomainConfig, multi_buffer: bool) -> u16 {
+    let sg = if multi_buffer { libc::XDP_USE_SG } else { 0 };
     let wakeup = if config.need_wakeup { libc::XDP_USE_NEED_WAKEUP } else { 0 };
     sg | wakeup
 }
 
-fn anchor(memory: &Memory, config: &DomainConfig) -> Result<(OwnedFd, bool), DomainError> {
+/// Binds with multi-buffer if it is wanted and the kernel knows it: one before Linux 6.6 refuses the flag, before it looks at anything else.
+fn bind_first(config: &DomainConfig, mut bind: impl FnMut(u16) -> io::Result<()>) -> io::Result<MultiBuffer> {
+    if !config.multi_buffer {
+        return bind(bind_flags(config, false)).map(|()| MultiBuffer::Off("not configured"));
+    }
+    match bind(bind_flags(config, true)) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => bind(bind_flags(config, false))
+            .map(|()| MultiBuffer::Off("the kernel does not know multi-buffer AF_XDP (Linux 6.6)")),
+        other => other.map(|()| MultiBuffer::On),
+    }
+}
+
+fn anchor(memory: &Memory, config: &DomainConfig) -> Result<(OwnedFd, bool, MultiBuffer), DomainError> {
     const LOOPBACK: u32 = 1;
     const SMALLEST_RING: u32 = 2;
     let socket = sys::xdp_socket().map_err(|source| match source.raw_os_error() {
@@ -220,9 +253,9 @@ fn anchor(memory: &Memory, config: &DomainConfig) -> Result<(OwnedFd, bool), Dom
         sys::set_ring(fd, ring, SMALLEST_RING)
             .map_err(|source| failed("make the anchor socket's rings", source))?;
     }
-    sys::bind(fd, LOOPBACK, 0, bind_flags(config) | libc::XDP_COPY, None)
+    let multi_buffer = bind_first(config, |flags| sys::bind(fd, LOOPBACK, 0, flags | libc::XDP_COPY, None))
         .map_err(|source| failed("bind the anchor socket", source))?;
-    Ok((socket, metadata))
+    Ok((socket, metadata, multi_buffer))
 }
 
 /// Runs `make` on a thread in a new network namespace. The namespace ends with the last socket made in it.
@@ -252,5 +285,46 @@ fn failed(doing: &'static str, source: io::Error) -> DomainError {
             DomainError::NotPermitted { doing: "lock packet memory (RLIMIT_MEMLOCK)", source }
         }
         _ => DomainError::Kernel { doing, source },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_that_refuses_multi_buffer_is_asked_without_it_and_the_reason_is_kept() {
+        let mut asked = Vec::new();
+        let old_kernel = |flags: u16| {
+            asked.push(flags);
+            let known = flags & !libc::XDP_USE_NEED_WAKEUP == 0;
+            if known { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EINVAL)) }
+        };
+        let bound = bind_first(&DomainConfig::default(), old_kernel).unwrap();
+        assert!(matches!(bound, MultiBuffer::Off(reason) if reason.contains("6.6")), "{bound:?}");
+        let wakeup = libc::XDP_USE_NEED_WAKEUP;
+        assert_eq!(asked, [libc::XDP_USE_SG | wakeup, wakeup]);
+    }
+
+    #[test]
+    fn another_refusal_is_not_taken_for_an_old_kernel() {
+        let mut asked = 0;
+        let refused = bind_first(&DomainConfig::default(), |_| {
+            asked += 1;
+            Err(io::Error::from_raw_os_error(libc::EBUSY))
+        });
+        assert_eq!((refused.unwrap_err().raw_os_error(), asked), (Some(libc::EBUSY), 1));
+        let without = DomainConfig { multi_buffer: false, ..DomainConfig::default() };
+        let bound = bind_first(&without, |flags| {
+            assert_eq!(flags & libc::XDP_USE_SG, 0);
+            Ok(())
+        });
+        assert_eq!(bound.unwrap(), MultiBuffer::Off("not configured"));
+    }
+
+    #[test]
+    fn each_domain_has_one_anchor_among_the_sockets() {
+        assert_eq!(kernel_ring_bytes(250, 1, 8192), 251 * 8192 * 128);
+        assert_eq!(kernel_ring_bytes(10, 4, 8192), 14 * 8192 * 128);
     }
 }

@@ -34,9 +34,9 @@ mod sys;
 pub mod tap;
 pub mod xdp;
 
-pub use domain::{Domain, DomainConfig, DomainError, kernel_ring_bytes};
+pub use domain::{Domain, DomainConfig, DomainError, MultiBuffer, kernel_ring_bytes};
 pub use frame::{DomainId, Frame, RESERVED_HEADROOM, lost_frames};
 pub use memory::Pages;
 pub use pool::FramePool;
 pub use prefetch::{prefetch, prefetch_slice};
-pub use socket::{BindError, Checksum, Config, Mode, Socket, Statistics, TxOptions};
+pub use socket::{BindError, Checksum, Config, Mode, Socket, Statistics, StatisticsHandle, TxOptions};

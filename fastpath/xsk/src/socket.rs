@@ -2,7 +2,7 @@
 //!
 //! Everything here is for one thread at a time (`&mut self`), and nothing allocates after [`Socket::bind`].
 
-use crate::domain::{self, Domain};
+use crate::domain::{self, Domain, MultiBuffer};
 use crate::frame::{DomainId, Frame, RESERVED_HEADROOM};
 use crate::ledger::Ledger;
 use crate::memory::Memory;
@@ -12,7 +12,7 @@ use crate::sys;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 /// Whether the kernel copies packets between the device's memory and ours.
@@ -64,7 +64,7 @@ pub struct Checksum {
 /// How to transmit a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct TxOptions {
-    /// More frames of the same packet follow.
+    /// More frames of the same packet follow; only if [`Domain::multi_buffer`] is on.
     pub more: bool,
     /// Half-made checksum; on a packet's first frame only, and only if [`Domain::checksum_offload`].
     pub checksum: Option<Checksum>,
@@ -164,11 +164,41 @@ pub struct Socket {
     chunk_shift: u32,
     memory: Arc<Memory>,
     // --- now and then ---
-    fd: OwnedFd,
+    /// Shared only for the moment in which a [`StatisticsHandle`] reads.
+    fd: Arc<OwnedFd>,
     zero_copy: bool,
     checksum_offload: bool,
+    multi_buffer: bool,
     ifindex: u32,
     queue: u32,
+}
+
+/// Reads a socket's counters from another thread than the socket's, for as long as the socket is there. It does not keep the socket
+/// open: a closed socket's queue and memory are free at once.
+#[derive(Clone, Debug)]
+pub struct StatisticsHandle {
+    fd: Weak<OwnedFd>,
+}
+
+impl StatisticsHandle {
+    /// The kernel's counters; none when the socket has been closed. [`Statistics::foreign_descriptors`] is the socket's own and 0 here.
+    pub fn read(&self) -> Option<io::Result<Statistics>> {
+        let fd = self.fd.upgrade()?;
+        Some(statistics(fd.as_fd(), 0))
+    }
+}
+
+fn statistics(fd: BorrowedFd<'_>, foreign_descriptors: u64) -> io::Result<Statistics> {
+    let kernel = sys::statistics(fd)?;
+    Ok(Statistics {
+        rx_dropped: kernel.rx_dropped,
+        rx_invalid_descriptors: kernel.rx_invalid_descs,
+        tx_invalid_descriptors: kernel.tx_invalid_descs,
+        rx_ring_full: kernel.rx_ring_full,
+        fill_ring_empty: kernel.rx_fill_ring_empty_descs,
+        tx_ring_empty: kernel.tx_ring_empty_descs,
+        foreign_descriptors,
+    })
 }
 
 /// `sendto` calls of one [`Socket::flush`], at most. One is enough unless the kernel's budget is smaller than what waits.
@@ -255,12 +285,13 @@ impl Socket {
     }
 
     /// Queues a frame; [`flush`](Self::flush) sends it. A full ring (or a frame that cannot be sent from here: of another domain, or
-    /// empty) gives the frame back.
+    /// empty, or one of several without multi-buffer) gives the frame back.
     ///
     /// Frames of one packet are published together, once its last one (`more: false`) is queued.
     #[inline]
     pub fn transmit(&mut self, mut frame: Frame, options: TxOptions) -> Result<(), Frame> {
-        if !self.is_of(frame.domain()) || frame.is_empty() || !self.tx.has_room() {
+        let is_carried = !options.more || self.multi_buffer;
+        if !self.is_of(frame.domain()) || frame.is_empty() || !is_carried || !self.tx.has_room() {
             return Err(frame);
         }
         let mut flags = if options.more { libc::XDP_PKT_CONTD } else { 0 };
@@ -350,16 +381,18 @@ impl Socket {
 
     /// The kernel's counters.
     pub fn statistics(&self) -> io::Result<Statistics> {
-        let kernel = sys::statistics(self.fd.as_fd())?;
-        Ok(Statistics {
-            rx_dropped: kernel.rx_dropped,
-            rx_invalid_descriptors: kernel.rx_invalid_descs,
-            tx_invalid_descriptors: kernel.tx_invalid_descs,
-            rx_ring_full: kernel.rx_ring_full,
-            fill_ring_empty: kernel.rx_fill_ring_empty_descs,
-            tx_ring_empty: kernel.tx_ring_empty_descs,
-            foreign_descriptors: self.foreign,
-        })
+        statistics(self.fd.as_fd(), self.foreign)
+    }
+
+    /// For whoever wants to read the kernel's counters from another thread.
+    pub fn statistics_handle(&self) -> StatisticsHandle {
+        StatisticsHandle { fd: Arc::downgrade(&self.fd) }
+    }
+
+    /// Whether a packet of several frames can be sent.
+    #[inline]
+    pub fn multi_buffer(&self) -> bool {
+        self.multi_buffer
     }
 
     /// Whether the device uses our memory directly.
@@ -402,7 +435,12 @@ impl Socket {
         // First the kernel: once the last descriptor is closed it neither reads nor writes our memory (copy mode: the socket is
         // taken off the device and the network stack is waited for; what it was sending it had copied).
         drop((rx, tx, fill, completion));
-        drop(fd);
+        let mut fd = fd;
+        // Whoever is reading statistics has it for one system call; the last descriptor must be closed here.
+        while let Err(shared) = Arc::try_unwrap(fd) {
+            fd = shared;
+            std::thread::yield_now();
+        }
         let mut frames = Vec::with_capacity(ledger.held());
         ledger.clear(|index| {
             // SAFETY: the ledger held this chunk and is cleared of it; the kernel let go of it above.
@@ -481,9 +519,7 @@ impl Target<'_> {
         let completion = KernelRing::map(fd, config.completion, &completion).map_err(map_failed)?;
 
         let bind = || match zero_copy {
-            true => {
-                sys::bind(fd, ifindex, queue, domain::bind_flags(domain.config()) | libc::XDP_ZEROCOPY, None)
-            }
+            true => sys::bind(fd, ifindex, queue, domain.bind_flags() | libc::XDP_ZEROCOPY, None),
             false => sys::bind(fd, ifindex, queue, libc::XDP_SHARED_UMEM, Some(domain.anchor())),
         };
         let mut bound = bind();
@@ -521,9 +557,10 @@ impl Target<'_> {
             foreign: 0,
             chunk_shift: domain.memory().chunk_size().trailing_zeros(),
             memory: domain.memory().clone(),
-            fd: socket,
+            fd: Arc::new(socket),
             zero_copy,
             checksum_offload: domain.checksum_offload(),
+            multi_buffer: domain.multi_buffer() == MultiBuffer::On,
             ifindex,
             queue,
         })

@@ -321,9 +321,60 @@ fn a_queue_that_is_taken_or_missing_is_refused_by_name() {
 }
 
 #[test]
+fn what_the_kernel_drops_is_read_from_another_thread_while_the_socket_lives_and_no_longer() {
+    in_netns(|| {
+        let (a, b) = veth("crta", "crtb");
+        let (domain, mut pool) = domain(64);
+        let mut sender = Socket::bind(&domain, a, 0, small_rings()).unwrap();
+        let (receiver, uplink) = receiver(&domain, &mut pool, b);
+        let handle = receiver.statistics_handle();
+        let read = || std::thread::scope(|scope| scope.spawn(|| handle.read()).join().unwrap());
+        assert_eq!(read().unwrap().unwrap().fill_ring_empty, 0);
+        // It has 32 frames, and nobody reads.
+        for number in 0..48 {
+            send_packet(&mut sender, &mut pool, &numbered(number, 20));
+        }
+        sender.reclaim(&mut pool);
+        let lost = read().unwrap().unwrap();
+        assert_eq!(lost, receiver.statistics().unwrap());
+        assert!(lost.fill_ring_empty > 0, "{lost:?}");
+        assert!(lost.rx_dropped + lost.rx_ring_full >= 16, "{lost:?}");
+        drop(uplink);
+        receiver.close(&mut pool);
+        assert!(read().is_none());
+        // And it kept nothing open: the queue is free.
+        Socket::bind(&domain, b, 0, small_rings()).unwrap().close(&mut pool);
+        sender.close(&mut pool);
+        assert_eq!(pool.free(), pool.total());
+    });
+}
+
+#[test]
+fn without_multi_buffer_a_packet_of_several_frames_is_refused_and_one_of_one_frame_goes() {
+    in_netns(|| {
+        let (a, b) = veth("crta", "crtb");
+        let config = DomainConfig { chunks: 64, multi_buffer: false, ..DomainConfig::default() };
+        let (domain, mut pool) = Domain::new(config).unwrap();
+        let mut sender = Socket::bind(&domain, a, 0, small_rings()).unwrap();
+        let (mut receiver, _uplink) = receiver(&domain, &mut pool, b);
+        assert!(!sender.multi_buffer());
+        let mut part = pool.take().unwrap();
+        part.reset(RESERVED_HEADROOM);
+        part.append(100).unwrap();
+        let refused = sender.transmit(part, TxOptions { more: true, checksum: None }).unwrap_err();
+        pool.put(refused);
+        send_packet(&mut sender, &mut pool, &numbered(1, 1000));
+        assert_eq!(receive_packets(&mut receiver, &mut pool, 1), [numbered(1, 1000)]);
+        sender.close(&mut pool);
+        receiver.close(&mut pool);
+        assert_eq!(pool.free(), pool.total());
+    });
+}
+
+#[test]
 fn two_hundred_and_fifty_sockets_share_one_domain() {
     in_netns(|| {
-        assert_eq!(kernel_ring_bytes(250, 8192), 251 * 8192 * 128);
+        assert_eq!(kernel_ring_bytes(250, 1, 8192), 251 * 8192 * 128);
         let (domain, mut pool) = domain(1024);
         let mut sockets = Vec::new();
         for number in 0..125 {

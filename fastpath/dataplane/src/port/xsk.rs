@@ -75,6 +75,9 @@ impl XskPort {
             return Err(packet);
         }
         let segments = 1 + packet.rest.as_ref().map_or(0, |rest| rest.len());
+        if segments > 1 && !self.socket.multi_buffer() {
+            return Err(packet);
+        }
         if self.socket.transmit_room() < segments {
             self.flush(pool);
             if self.socket.transmit_room() < segments {
