@@ -44,6 +44,8 @@ pub struct KernelLink {
     pub mtu: u16,
     /// Administratively up.
     pub up: bool,
+    /// Packets can pass: the other end is up, too.
+    pub carrier: bool,
     /// Receive queues.
     pub queues: u32,
 }
@@ -254,6 +256,7 @@ fn link(message: RouteNetlinkMessage) -> Option<KernelLink> {
         mac: MacAddr::ZERO,
         mtu: 0,
         up: message.header.flags.contains(LinkFlags::Up),
+        carrier: message.header.flags.contains(LinkFlags::LowerUp),
         queues: 1,
     };
     for attribute in message.attributes {

@@ -11,7 +11,9 @@ use std::sync::mpsc::{Sender, sync_channel};
 use caracal_plane_api::PortRow;
 use caracal_xsk::xdp::uplink::TunnelEnd;
 use caracal_xsk::xdp::{self, AttachMode, Preference, Uplink};
-use caracal_xsk::{BindError, Config as SocketConfig, Domain, Socket, kernel_ring_bytes};
+use caracal_xsk::{
+    BindError, Config as SocketConfig, Domain, Socket, Statistics, StatisticsHandle, kernel_ring_bytes,
+};
 use tracing::{info, warn};
 
 use super::mirror::KernelLink;
@@ -91,6 +93,8 @@ struct LivePort {
     mtu: u16,
     io: &'static str,
     counters: Arc<PortCounters>,
+    /// The kernel's counters; none for ports without an AF_XDP socket.
+    kernel: Option<StatisticsHandle>,
 }
 
 struct LiveUplink {
@@ -163,7 +167,13 @@ impl Ports {
     /// Kernel memory that the sockets take, about.
     #[must_use]
     pub fn kernel_ring_bytes(&self) -> u64 {
-        self.workers.first().map_or(0, |w| kernel_ring_bytes(self.sockets, w.domain.config().chunks))
+        self.kernel_bytes_with(self.sockets)
+    }
+
+    fn kernel_bytes_with(&self, sockets: u64) -> u64 {
+        // Every worker has a domain, all of one size.
+        let chunks = self.workers.first().map_or(0, |worker| worker.domain.config().chunks);
+        kernel_ring_bytes(sockets, self.workers.len() as u64, chunks)
     }
 
     /// Brings the ports in line with `plan`.
@@ -376,7 +386,7 @@ impl Ports {
 
     fn bind(&mut self, worker: usize, ifindex: u32, queue: u32, ring: u32) -> Result<Socket, PortError> {
         let worker = self.workers.get(worker).ok_or(PortError::WorkerGone)?;
-        let needed = kernel_ring_bytes(self.sockets + 1, worker.domain.config().chunks);
+        let needed = self.kernel_bytes_with(self.sockets + 1);
         let budget = self.config.kernel_memory_budget;
         if needed > budget {
             return Err(PortError::OverBudget { needed, budget });
@@ -399,13 +409,16 @@ impl Ports {
     ) -> Result<LivePort, PortError> {
         let counters = Arc::new(PortCounters::default());
         let io = port.io();
-        let is_socket = matches!(port, Port::Xsk(_));
+        let kernel = match &port {
+            Port::Xsk(port) => Some(port.socket().statistics_handle()),
+            Port::Tap(_) | Port::Memory(_) => None,
+        };
         let (reply, slot) = sync_channel(1);
         let command = Command::AddPort { port: Box::new(port), role, counters: Arc::clone(&counters), reply };
         self.workers[worker].tell(command);
         let slot = slot.recv().map_err(|_| PortError::WorkerGone)?;
-        self.sockets += u64::from(is_socket);
-        Ok(LivePort { worker, slot, ifindex: link.index, mtu: link.mtu, io, counters })
+        self.sockets += u64::from(kernel.is_some());
+        Ok(LivePort { worker, slot, ifindex: link.index, mtu: link.mtu, io, counters, kernel })
     }
 
     /// Takes a port from its worker, closes it here, and gives the worker the frames that it held.
@@ -430,20 +443,22 @@ impl Ports {
         }
     }
 
-    /// The kernel's counters of dropped packets, which no worker sees: (port, rings were full, other reasons).
-    pub fn each_counters(&self, mut see: impl FnMut(&str, &PortCounters)) {
+    /// What each port has carried, and what the kernel says of its socket: there are losses that no worker sees.
+    pub fn each_counters(&self, mut see: impl FnMut(&str, &PortCounters, Option<Statistics>)) {
+        let mut see = |name: &str, port: &LivePort| {
+            let kernel = port.kernel.as_ref().and_then(StatisticsHandle::read).and_then(Result::ok);
+            see(name, &port.counters, kernel);
+        };
         if let Some(uplink) = &self.uplink {
-            for port in &uplink.queues {
-                see("uplink", &port.counters);
-            }
+            uplink.queues.iter().for_each(|port| see("uplink", port));
         }
         for (name, port) in [("host", &self.host), ("forward", &self.forward)] {
             if let Some(port) = port {
-                see(name, &port.counters);
+                see(name, port);
             }
         }
         for (endpoint, port) in self.pods.values() {
-            see(&endpoint.id, &port.counters);
+            see(&endpoint.id, port);
         }
     }
 
@@ -453,18 +468,19 @@ impl Ports {
         self.uplink.as_ref()?.program.counters().ok()
     }
 
-    /// Every port, for people; the missing ones with the reason.
+    /// Every port, for people: whether packets can pass its link, and the missing ones with the reason.
     #[must_use]
-    pub fn rows(&self) -> Vec<PortRow> {
+    pub fn rows(&self, links: &[KernelLink]) -> Vec<PortRow> {
         let mut rows = Vec::new();
         let mut row = |name: &str, kind: &str, port: &LivePort, io: String| {
+            let problem = link_problem(links.iter().find(|link| link.index == port.ifindex));
             rows.push(PortRow {
                 name: name.into(),
                 kind: kind.into(),
                 io,
                 worker: port.worker as u32,
-                up: true,
-                detail: String::new(),
+                up: problem.is_none(),
+                detail: problem.unwrap_or_default().into(),
             });
         };
         if let Some(uplink) = &self.uplink {
@@ -492,6 +508,16 @@ impl Ports {
     }
 }
 
+/// Why no packet can pass a port's link.
+fn link_problem(link: Option<&KernelLink>) -> Option<&'static str> {
+    match link {
+        None => Some("its device is gone"),
+        Some(link) if !link.up => Some("its device is down"),
+        Some(link) if !link.carrier => Some("its device has no carrier: the other end is down"),
+        Some(_) => None,
+    }
+}
+
 fn capture(
     uplink: &mut LiveUplink,
     node: &NodeConfig,
@@ -514,4 +540,28 @@ fn capture(
         uplink.captured.remove(prefix);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_is_up_only_while_its_link_is_up_at_both_ends() {
+        let link = KernelLink {
+            index: 2,
+            name: "uplink0".into(),
+            mac: caracal_wire::MacAddr::ZERO,
+            mtu: 1500,
+            up: true,
+            carrier: true,
+            queues: 1,
+        };
+        assert_eq!(link_problem(Some(&link)), None);
+        let down = KernelLink { up: false, ..link.clone() };
+        assert_eq!(link_problem(Some(&down)), Some("its device is down"));
+        let cut = KernelLink { carrier: false, ..link };
+        assert!(link_problem(Some(&cut)).unwrap().contains("carrier"));
+        assert!(link_problem(None).unwrap().contains("gone"));
+    }
 }

@@ -79,7 +79,7 @@ impl Controller {
             in_sync: self.builder.in_sync() && self.pending.is_empty(),
             controller_connected: self.client.is_some(),
             node: tables.node.config().map(|node| node.name.to_string()).unwrap_or_default(),
-            ports: self.ports.rows(),
+            ports: self.ports.rows(&self.links),
             umem_bytes: self.identity.umem_bytes,
             kernel_ring_bytes: self.ports.kernel_ring_bytes(),
             huge_pages: self.identity.huge_pages,
@@ -101,11 +101,18 @@ impl Controller {
             row("flows", index.clone(), "", worker.status.flows.load(Relaxed));
             row("free_frames", index.clone(), "", worker.status.free_frames.load(Relaxed));
         }
-        self.ports.each_counters(|port, counters| {
+        self.ports.each_counters(|port, counters, kernel| {
             row("port_received_packets", String::new(), port, counters.received_packets.get());
             row("port_received_bytes", String::new(), port, counters.received_bytes.get());
             row("port_sent_packets", String::new(), port, counters.sent_packets.get());
             row("port_sent_bytes", String::new(), port, counters.sent_bytes.get());
+            // What the kernel dropped at the port's socket, and no worker saw.
+            let Some(kernel) = kernel else { return };
+            row("port_kernel_rx_ring_full", String::new(), port, kernel.rx_ring_full);
+            row("port_kernel_fill_ring_empty", String::new(), port, kernel.fill_ring_empty);
+            row("port_kernel_rx_dropped", String::new(), port, kernel.rx_dropped);
+            row("port_kernel_rx_invalid_descriptors", String::new(), port, kernel.rx_invalid_descriptors);
+            row("port_kernel_tx_invalid_descriptors", String::new(), port, kernel.tx_invalid_descriptors);
         });
         if let Some(uplink) = self.ports.uplink_counters() {
             row("uplink_passed_to_host", String::new(), "uplink", uplink.passed);
