@@ -20,7 +20,8 @@ pub fn decrement_ttl(slot: &mut Slot) {
     let before = u16::from_be_bytes([*ttl, *protocol]);
     let checksum = u16::from_be_bytes([*high, *low]);
     *ttl = ttl.saturating_sub(1);
-    [*high, *low] = checksum::update_u16(checksum, before, u16::from_be_bytes([*ttl, *protocol])).to_be_bytes();
+    [*high, *low] =
+        checksum::update_u16(checksum, before, u16::from_be_bytes([*ttl, *protocol])).to_be_bytes();
     slot.parsed.ttl = *ttl;
 }
 
@@ -50,6 +51,7 @@ pub fn address(slot: &mut Slot, to: MacAddr, from: MacAddr) {
 /// Sends a plain packet to the uplink, towards `towards`: the destination itself, or the node that it is behind.
 pub fn to_uplink(context: &mut Context, slot: &mut Slot, towards: IpAddr) {
     let Some(FibEntry::Via { ifindex, next_hop, mtu }) = context.tables.fib.lookup(towards).copied() else {
+        icmp_error::unreachable(context, slot, icmp_error::Unreachable::Net);
         return slot.drop(DropReason::NoRoute);
     };
     if !fits(context, slot, mtu) {

@@ -12,7 +12,7 @@ use caracal_wire::{EtherType, Protocol, Vni, Vxlan, ethernet, ipv4, udp, vxlan};
 
 use crate::batch::{Egress, Ingress, Slot, Verdict};
 use crate::drop_reason::DropReason;
-use crate::stage::{Context, parse, rewrite};
+use crate::stage::{Context, icmp_error, parse, rewrite};
 use crate::table::TunnelIndex;
 
 /// What goes in front of the inner Ethernet header.
@@ -48,7 +48,8 @@ fn try_receive(context: &mut Context, slot: &mut Slot) -> Result<(), DropReason>
     }
     slot.packet.trim_front(OUTER_LEN);
     // What is inside must be Ethernet, and no ARP: every tunnel endpoint is known beforehand.
-    let inner = slot.packet.head.data().get(ethernet::field::ETHER_TYPE).ok_or(DropReason::TunnelMalformed)?;
+    let inner =
+        slot.packet.head.data().get(ethernet::field::ETHER_TYPE).ok_or(DropReason::TunnelMalformed)?;
     if inner == EtherType::ARP.0.to_be_bytes() {
         return Err(DropReason::TunnelMalformed);
     }
@@ -109,7 +110,10 @@ fn try_encapsulate(context: &mut Context, slot: &mut Slot, tunnel: TunnelIndex) 
     let tables = context.tables;
     let node = tables.node.config().ok_or(DropReason::NoRoute)?;
     let tunnel = tables.tunnels.get(tunnel).ok_or(DropReason::NoRoute)?;
-    let underlay = tunnel.underlay.ok_or(DropReason::NoRoute)?;
+    let Some(underlay) = tunnel.underlay else {
+        icmp_error::unreachable(context, slot, icmp_error::Unreachable::Net);
+        return Err(DropReason::NoRoute);
+    };
     if !rewrite::fits(context, slot, underlay.mtu.saturating_sub(OVERHEAD)) {
         return Err(DropReason::PacketTooBig);
     }

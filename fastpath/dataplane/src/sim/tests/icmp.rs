@@ -2,7 +2,9 @@
 
 use super::super::PortName;
 use super::super::datagram::{Datagram, SYN};
-use super::super::world::{A, B, NOBODY, NODE1, OUTSIDE, POD_MTU, REMOTE, TUNNEL1, UPLINK_MTU, pod};
+use super::super::world::{
+    self, A, B, NOBODY, NODE1, OUTSIDE, PLAIN_REMOTE, POD_MTU, REMOTE, TUNNEL1, UPLINK_MTU, pod,
+};
 use super::support::*;
 
 /// The error that this node must send to `to`: precedence 6 (RFC 1812, 4.3.2.5), and as much of the packet as fits 576
@@ -52,7 +54,9 @@ fn a_packet_that_does_not_fit_and_must_not_be_fragmented_is_answered_with_what_w
         ("outside", OUTSIDE, UPLINK_MTU),
     ] {
         let mut world = World::new();
-        let of = |len: u16| Datagram::udp((A, 1), (destination, 2), &vec![1; usize::from(len) - 28]).dont_fragment();
+        let of = |len: u16| {
+            Datagram::udp((A, 1), (destination, 2), &vec![1; usize::from(len) - 28]).dont_fragment()
+        };
         assert_eq!(world.send(&pod("a"), &from_pod(&of(mtu))).len(), 1, "{description}: exactly fits");
         let packet = of(mtu + 1);
         // The quoted packet is as it would have been sent on, one hop on.
@@ -74,6 +78,22 @@ fn a_packet_for_a_pod_that_is_not_there_is_answered_with_host_unreachable() {
     let packet = Datagram::udp((REMOTE, 1), (NOBODY, 2), b"x");
     let outputs = world.send(&PortName::Uplink, &from_tunnel(&packet));
     assert_eq!(unwrapped(&outputs[0]).0, ours(TUNNEL1, 3, 1, [0; 4], &packet));
+}
+
+#[test]
+fn a_pod_is_told_when_there_is_no_way_to_the_node_of_the_other_pod() {
+    for (description, destination) in [("through a tunnel", REMOTE), ("without a tunnel", PLAIN_REMOTE)] {
+        let mut kernel = world::kernel();
+        kernel.routes.clear();
+        let mut world = World::with(kernel, 64);
+        let packet = Datagram::udp((A, 1), (destination, 2), b"x");
+        let error = ours(NODE1, 3, 0, [0; 4], &packet.clone().ttl(63));
+        assert_eq!(world.send(&pod("a"), &from_pod(&packet)), [to_pod("a", &error)], "{description}");
+        expect_counters!(world, {"flow_created": 1, "drop.no-route": 1, "icmp_errors_sent": 1, "flow_related": 1, "flow_hits": 1});
+        // An error is not answered with one.
+        let error = Datagram::error(A, destination, 3, 3, [0; 4], &packet, 28);
+        assert_eq!(world.send(&pod("a"), &from_pod(&error)), [], "{description}");
+    }
 }
 
 #[test]
