@@ -21,7 +21,9 @@ fn link(name: &str) -> PortName {
         "uplink" => PortName::Uplink,
         "host" => PortName::Host,
         "forward" => PortName::Forward,
-        pod_name => pod(pod_name.strip_prefix("pod-").unwrap_or_else(|| panic!("no link is called {pod_name}"))),
+        pod_name => {
+            pod(pod_name.strip_prefix("pod-").unwrap_or_else(|| panic!("no link is called {pod_name}")))
+        }
     }
 }
 
@@ -48,7 +50,9 @@ fn cases(folder: &Path) -> BTreeMap<String, Case> {
         let file = path.file_name().unwrap().to_str().unwrap().to_owned();
         let Some(stem) = file.strip_suffix(".pcap") else { continue };
         let parts: Vec<&str> = stem.split('.').collect();
-        let [case, way, link] = parts[..] else { panic!("{file}: not CASE.in.LINK.pcap nor CASE.out.LINK.pcap") };
+        let [case, way, link] = parts[..] else {
+            panic!("{file}: not CASE.in.LINK.pcap nor CASE.out.LINK.pcap")
+        };
         let case = cases.entry(case.to_owned()).or_default();
         match way {
             "in" => case.input.insert(link.to_owned(), path),
@@ -91,7 +95,11 @@ fn what_comes_out_is_what_was_written_down_byte_for_byte() {
         for link in links {
             let expected = case.output.get(link).map(|path| pcap::read(path)).unwrap_or_default();
             let actual = sent.get(link).cloned().unwrap_or_default();
-            assert_eq!(hex(&actual), hex(&expected), "{case_name}: what left by {link} (left), and should have (right)");
+            assert_eq!(
+                hex(&actual),
+                hex(&expected),
+                "{case_name}: what left by {link} (left), and should have (right)"
+            );
         }
     }
 }
@@ -113,7 +121,8 @@ fn every_expected_frame_is_sound() {
 }
 
 fn sound(case: &str, frame: &[u8]) {
-    let packet = Datagram::read(frame).unwrap_or_else(|| panic!("{case}: no IPv4 packet that fills its frame"));
+    let packet =
+        Datagram::read(frame).unwrap_or_else(|| panic!("{case}: no IPv4 packet that fills its frame"));
     let word = |at: usize| u16::from_be_bytes([packet.body[at], packet.body[at + 1]]);
     match packet.protocol {
         1 => assert_eq!(checksum(&packet.body), 0, "{case}: the ICMP checksum"),
@@ -123,7 +132,11 @@ fn sound(case: &str, frame: &[u8]) {
             if word(2) == world::VXLAN_PORT {
                 // RFC 7348, 5: no UDP checksum, the I flag, everything reserved zero.
                 assert_eq!(word(6), 0, "{case}: the outer UDP checksum");
-                assert_eq!(packet.body[8..16], [8, 0, 0, 0, 0, 0x10, 0, 0], "{case}: the VXLAN header, VNI 4096");
+                assert_eq!(
+                    packet.body[8..16],
+                    [8, 0, 0, 0, 0, 0x10, 0, 0],
+                    "{case}: the VXLAN header, VNI 4096"
+                );
                 sound(case, &packet.body[16..]);
             } else {
                 assert!(packet.checksum_is_right(), "{case}: the UDP checksum");

@@ -135,7 +135,7 @@ fn sums(bytes: &[u8]) {
     let mut copy = bytes.to_vec();
     let pseudo = checksum::Sum::of(b"pseudo");
     let at = bytes.first().map_or(0, |at| usize::from(*at));
-    if checksum::complete(&mut copy, at, pseudo) && at % 2 == 0 {
+    if checksum::complete(&mut copy, at, pseudo) && at.is_multiple_of(2) {
         assert!(checksum::is_correct(&copy, pseudo));
     }
 }

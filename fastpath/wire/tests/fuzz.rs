@@ -1,5 +1,7 @@
 //! The fuzz target's function in the ordinary test run: over arbitrary bytes, and over valid packets with bytes changed.
 
+#![allow(clippy::expect_used, reason = "what is not as expected fails the test, or ends the fuzzing")]
+
 #[path = "../fuzz/parse.rs"]
 mod parse;
 

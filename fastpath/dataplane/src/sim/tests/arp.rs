@@ -18,10 +18,7 @@ fn question(sender: (MacAddr, Ipv4Addr), target: Ipv4Addr) -> Vec<u8> {
 }
 
 fn answer_for(target: Ipv4Addr, to: (MacAddr, Ipv4Addr)) -> Output {
-    Output {
-        port: pod("a"),
-        frame: ethernet(to.0, GATEWAY_MAC, 0x0806, &arp(2, (GATEWAY_MAC, target), to)),
-    }
+    Output { port: pod("a"), frame: ethernet(to.0, GATEWAY_MAC, 0x0806, &arp(2, (GATEWAY_MAC, target), to)) }
 }
 
 #[test]
@@ -42,7 +39,11 @@ fn a_pods_address_is_learned_from_whatever_it_says() {
     for (description, frame, answered) in [
         ("a question", question((new, A_ADDRESS), GATEWAY), 1),
         ("an announcement", question((new, A_ADDRESS), A_ADDRESS), 0),
-        ("an answer", ethernet(GATEWAY_MAC, new, 0x0806, &arp(2, (new, A_ADDRESS), (GATEWAY_MAC, GATEWAY))), 0),
+        (
+            "an answer",
+            ethernet(GATEWAY_MAC, new, 0x0806, &arp(2, (new, A_ADDRESS), (GATEWAY_MAC, GATEWAY))),
+            0,
+        ),
     ] {
         let mut world = World::new();
         assert_eq!(world.send(&pod("a"), &frame).len(), answered, "{description}");
@@ -90,9 +91,18 @@ fn a_pod_that_makes_sure_that_nobody_has_its_address_finds_nobody() {
 fn a_pod_that_has_not_been_heard_is_asked_until_it_answers() {
     let mut world = World::new();
     let index = world.index_of("a");
-    world.node.engine_mut().pipeline.links.set_endpoint(index, Some(EndpointLink { pod_mac: None, mtu: 1450 }));
-    let question =
-        ethernet(MacAddr::BROADCAST, GATEWAY_MAC, 0x0806, &arp(1, (GATEWAY_MAC, GATEWAY), (MacAddr::ZERO, A_ADDRESS)));
+    world
+        .node
+        .engine_mut()
+        .pipeline
+        .links
+        .set_endpoint(index, Some(EndpointLink { pod_mac: None, mtu: 1450 }));
+    let question = ethernet(
+        MacAddr::BROADCAST,
+        GATEWAY_MAC,
+        0x0806,
+        &arp(1, (GATEWAY_MAC, GATEWAY), (MacAddr::ZERO, A_ADDRESS)),
+    );
     for _ in 0..3 {
         world.now += 50;
         assert_eq!(world.run(), [Output { port: pod("a"), frame: question.clone() }]);

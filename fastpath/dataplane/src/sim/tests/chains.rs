@@ -13,8 +13,13 @@ fn jumbo_world() -> World {
 }
 
 /// Where a frame is cut into segments: even and odd lengths, a byte alone, many.
-const CUTS: [&[usize]; 5] =
-    [&[1500, 3000, 4500], &[1501, 3002, 4503], &[99, 100, 101, 1801, 3500], &[54, 55, 1777, 3400], &[1700, 3400]];
+const CUTS: [&[usize]; 5] = [
+    &[1500, 3000, 4500],
+    &[1501, 3002, 4503],
+    &[99, 100, 101, 1801, 3500],
+    &[54, 55, 1777, 3400],
+    &[1700, 3400],
+];
 
 fn cut<'a>(frame: &'a [u8], cuts: &[usize]) -> Vec<&'a [u8]> {
     let mut segments = Vec::new();
@@ -82,16 +87,24 @@ fn a_jumbo_frame_comes_out_of_a_tunnel() {
 fn headers_that_are_not_in_the_first_segment_are_not_looked_for_elsewhere() {
     let packet = jumbo(A, B);
     let frame = from_pod(&packet);
-    for (at, reason) in [(13, "drop.ethernet-truncated"), (33, "drop.ipv4-malformed"), (53, "drop.l4-truncated")] {
+    for (at, reason) in
+        [(13, "drop.ethernet-truncated"), (33, "drop.ipv4-malformed"), (53, "drop.l4-truncated")]
+    {
         let mut world = jumbo_world();
         assert_eq!(world.send_chain(&pod("a"), &cut(&frame, &[at, 1700, 3400]), Offload::default()), []);
         world.expect_moved(&[(reason, 1)]);
     }
     let inner = jumbo(REMOTE, A).frame(TUNNEL1_MAC, TUNNEL2_MAC);
     let outer = from_uplink(&vxlan((NODE2, 50_000), (NODE1, VXLAN_PORT), VNI, &inner));
-    for (at, reason) in [(45, "drop.tunnel-malformed"), (60, "drop.tunnel-malformed"), (70, "drop.ipv4-malformed")] {
+    for (at, reason) in
+        [(45, "drop.tunnel-malformed"), (60, "drop.tunnel-malformed"), (70, "drop.ipv4-malformed")]
+    {
         let mut world = jumbo_world();
-        assert_eq!(world.send_chain(&PortName::Uplink, &cut(&outer, &[at, 1700, 3400]), Offload::default()), [], "{at}");
+        assert_eq!(
+            world.send_chain(&PortName::Uplink, &cut(&outer, &[at, 1700, 3400]), Offload::default()),
+            [],
+            "{at}"
+        );
         world.expect_moved(&[(reason, 1)]);
     }
 }

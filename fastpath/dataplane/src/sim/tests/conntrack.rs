@@ -33,7 +33,14 @@ fn step() -> impl Strategy<Value = Step> {
         1 => prop::sample::select(vec![3_599_999u32, 3_600_001]),
     ];
     (any::<bool>(), any::<bool>(), 80u16..82, 1u16..3, flags, pause).prop_map(
-        |(is_tcp, out, pod_port, peer_port, flags, pause)| Step { is_tcp, out, pod_port, peer_port, flags, pause },
+        |(is_tcp, out, pod_port, peer_port, flags, pause)| Step {
+            is_tcp,
+            out,
+            pod_port,
+            peer_port,
+            flags,
+            pause,
+        },
     )
 }
 
@@ -105,15 +112,17 @@ impl Model {
         if c.reset {
             return true;
         }
-        if has(FIN) && by_opener {
-            c.fin_from_opener = true;
-        } else if has(FIN) {
-            c.fin_from_other = true;
-        } else if c.fin_from_opener || c.fin_from_other {
+        let is_closing = c.fin_from_opener || c.fin_from_other;
+        if has(FIN) {
+            let fin = if by_opener { &mut c.fin_from_opener } else { &mut c.fin_from_other };
+            *fin = true;
+        } else if is_closing {
+            // Only the other FIN is still to come.
         } else if !by_opener && has(SYN) && has(ACK) {
             c.answered_syn = true;
-        } else if has(ACK) && (!by_opener || c.answered_syn) {
-            c.established |= !by_opener && !c.answered_syn || by_opener;
+        } else if has(ACK) {
+            // The third packet of the handshake, or an answer to an opening that was not seen whole.
+            c.established |= by_opener == c.answered_syn;
         }
         true
     }

@@ -5,8 +5,8 @@ use std::net::Ipv4Addr;
 
 use super::super::datagram::{ACK, Datagram, FIN, PSH, RST, SYN, arp, checksum, ethernet, vxlan};
 use super::super::world::{
-    self, A, B, NEIGHBOR_MAC, NOBODY, NODE1, NODE2, NODE3, OUTSIDE, REMOTE, TUNNEL1, TUNNEL1_MAC, TUNNEL2_MAC,
-    VNI, VXLAN_PORT, pod,
+    self, A, B, NEIGHBOR_MAC, NOBODY, NODE1, NODE2, NODE3, OUTSIDE, REMOTE, TUNNEL1, TUNNEL1_MAC,
+    TUNNEL2_MAC, VNI, VXLAN_PORT, pod,
 };
 use super::super::{POD_MAC, PortName, UPLINK_MAC};
 use super::support::*;
@@ -103,7 +103,12 @@ fn frames() -> Vec<Case> {
             ethernet(GATEWAY_MAC, POD_MAC, 0x0806, &arp_request(1)[..27]),
             ArpMalformed,
         ),
-        case("ARP of something else", a(), ethernet(GATEWAY_MAC, POD_MAC, 0x0806, &arp_request(6)), ArpMalformed),
+        case(
+            "ARP of something else",
+            a(),
+            ethernet(GATEWAY_MAC, POD_MAC, 0x0806, &arp_request(6)),
+            ArpMalformed,
+        ),
         case(
             "ARP from the fabric",
             PortName::Uplink,
@@ -115,7 +120,12 @@ fn frames() -> Vec<Case> {
         case("a packet but for a byte", a(), whole[..whole.len() - 1].to_vec(), Ipv4Malformed),
         case("IP version 5", a(), changed(14, 0x55), Ipv4Malformed),
         case("a header of four words", a(), changed(14, 0x44), Ipv4Malformed),
-        case("a header longer than the frame", a(), whole[..40].iter().enumerate().map(|(i, b)| if i == 14 { 0x4f } else { *b }).collect(), Ipv4Malformed),
+        case(
+            "a header longer than the frame",
+            a(),
+            whole[..40].iter().enumerate().map(|(i, b)| if i == 14 { 0x4f } else { *b }).collect(),
+            Ipv4Malformed,
+        ),
         case("a total length shorter than the header", a(), changed(17, 19), Ipv4Malformed),
         case("a wrong header checksum", a(), wrong_sum, Ipv4BadChecksum),
         case("options", a(), mended(options), Ipv4Options),
@@ -163,10 +173,25 @@ fn senders() -> Vec<Case> {
             NotOurMac,
         ),
         case("a broadcast frame", PortName::Uplink, out.frame(MacAddr::BROADCAST, NEIGHBOR_MAC), NotOurMac),
-        case("in another pod's name", a(), from_pod(&Datagram::udp((B, 1), (OUTSIDE, 2), b"")), SpoofedSource),
+        case(
+            "in another pod's name",
+            a(),
+            from_pod(&Datagram::udp((B, 1), (OUTSIDE, 2), b"")),
+            SpoofedSource,
+        ),
         case("in the node's name", a(), from_pod(&Datagram::udp((NODE1, 1), (B, 2), b"")), SpoofedSource),
-        case("an ICMP error in another's name", a(), from_pod(&Datagram::error(OUTSIDE, B, 3, 1, [0; 4], &TO_B(b""), 28)), SpoofedSource),
-        case("a pod's own VXLAN", a(), from_pod(&vxlan((A, 1), (NODE2, VXLAN_PORT), VNI, &[0; 60])), PodSentTunnel),
+        case(
+            "an ICMP error in another's name",
+            a(),
+            from_pod(&Datagram::error(OUTSIDE, B, 3, 1, [0; 4], &TO_B(b""), 28)),
+            SpoofedSource,
+        ),
+        case(
+            "a pod's own VXLAN",
+            a(),
+            from_pod(&vxlan((A, 1), (NODE2, VXLAN_PORT), VNI, &[0; 60])),
+            PodSentTunnel,
+        ),
         case("a pod's own IPIP", a(), with_body(4, &TO_B(b"").bytes()), PodSentTunnel),
         case("a tunnelled pod, without the tunnel", PortName::Uplink, uplink(&plain), FabricSpoofedSource),
         case(
@@ -182,44 +207,88 @@ fn senders() -> Vec<Case> {
             FabricSpoofedSource,
         ),
         case("a tunnel packet without a VNI", PortName::Uplink, uplink(&no_flag), TunnelMalformed),
-        case("a tunnel packet with nothing inside", PortName::Uplink, tunnel(NODE2, VNI, &[]), TunnelMalformed),
-        case("a tunnel packet with half a header", PortName::Uplink, uplink(&Datagram::udp((NODE2, 1), (NODE1, VXLAN_PORT), &[8, 0, 0])), TunnelMalformed),
-        case("a tunnel packet with half an Ethernet header", PortName::Uplink, tunnel(NODE2, VNI, &[0; 13]), TunnelMalformed),
+        case(
+            "a tunnel packet with nothing inside",
+            PortName::Uplink,
+            tunnel(NODE2, VNI, &[]),
+            TunnelMalformed,
+        ),
+        case(
+            "a tunnel packet with half a header",
+            PortName::Uplink,
+            uplink(&Datagram::udp((NODE2, 1), (NODE1, VXLAN_PORT), &[8, 0, 0])),
+            TunnelMalformed,
+        ),
+        case(
+            "a tunnel packet with half an Ethernet header",
+            PortName::Uplink,
+            tunnel(NODE2, VNI, &[0; 13]),
+            TunnelMalformed,
+        ),
         case(
             "ARP in a tunnel",
             PortName::Uplink,
             tunnel(NODE2, VNI, &ethernet(TUNNEL1_MAC, TUNNEL2_MAC, 0x0806, &[0; 28])),
             TunnelMalformed,
         ),
-        case("IPv6 in a tunnel", PortName::Uplink, tunnel(NODE2, VNI, &ethernet(TUNNEL1_MAC, TUNNEL2_MAC, 0x86dd, &[0x60; 40])), Ipv6Unsupported),
-        case("a tunnel from a stranger", PortName::Uplink, tunnel([192, 0, 2, 66], VNI, &inner(&plain)), TunnelUnknownSource),
-        case("a tunnel of another network", PortName::Uplink, tunnel(NODE2, VNI + 1, &inner(&plain)), TunnelUnknownVni),
-        case("a tunnel in a tunnel, to ourselves", PortName::Uplink, tunnel(NODE2, VNI, &inner(&vxlan_to_us)), TunnelNested),
-        case("IPIP in a tunnel, to ourselves", PortName::Uplink, tunnel(NODE2, VNI, &inner(&Datagram::new(REMOTE, NODE1, 4, &plain.bytes()))), TunnelNested),
+        case(
+            "IPv6 in a tunnel",
+            PortName::Uplink,
+            tunnel(NODE2, VNI, &ethernet(TUNNEL1_MAC, TUNNEL2_MAC, 0x86dd, &[0x60; 40])),
+            Ipv6Unsupported,
+        ),
+        case(
+            "a tunnel from a stranger",
+            PortName::Uplink,
+            tunnel([192, 0, 2, 66], VNI, &inner(&plain)),
+            TunnelUnknownSource,
+        ),
+        case(
+            "a tunnel of another network",
+            PortName::Uplink,
+            tunnel(NODE2, VNI + 1, &inner(&plain)),
+            TunnelUnknownVni,
+        ),
+        case(
+            "a tunnel in a tunnel, to ourselves",
+            PortName::Uplink,
+            tunnel(NODE2, VNI, &inner(&vxlan_to_us)),
+            TunnelNested,
+        ),
+        case(
+            "IPIP in a tunnel, to ourselves",
+            PortName::Uplink,
+            tunnel(NODE2, VNI, &inner(&Datagram::new(REMOTE, NODE1, 4, &plain.bytes()))),
+            TunnelNested,
+        ),
         case(
             "an outside address in a tunnel",
             PortName::Uplink,
             tunnel(NODE2, VNI, &inner(&out)),
             TunnelSpoofedInner,
-        ).also(decapsulated),
+        )
+        .also(decapsulated),
         case(
             "a local pod's address in a tunnel",
             PortName::Uplink,
             tunnel(NODE2, VNI, &inner(&Datagram::udp((B, 1), (A, 2), b""))),
             TunnelSpoofedInner,
-        ).also(decapsulated),
+        )
+        .also(decapsulated),
         case(
             "another node's own address in a tunnel",
             PortName::Uplink,
             tunnel(NODE2, VNI, &inner(&Datagram::udp((NODE3, 1), (A, 2), b""))),
             TunnelSpoofedInner,
-        ).also(decapsulated),
+        )
+        .also(decapsulated),
         case(
             "an outside address in a tunnel, to the host",
             PortName::Uplink,
             tunnel(NODE2, VNI, &inner(&Datagram::udp((OUTSIDE, 1), (TUNNEL1, 2), b""))),
             TunnelSpoofedInner,
-        ).also(decapsulated),
+        )
+        .also(decapsulated),
         case(
             "a local pod's address from the fabric, to the host",
             PortName::Uplink,
@@ -231,53 +300,96 @@ fn senders() -> Vec<Case> {
             PortName::Uplink,
             tunnel(NODE2, VNI, &inner(&Datagram::udp((REMOTE, 1), (OUTSIDE, 2), b""))),
             TunnelNotForPods,
-        ).also(decapsulated),
+        )
+        .also(decapsulated),
         case(
             "through a tunnel and back",
             PortName::Uplink,
             tunnel(NODE2, VNI, &inner(&Datagram::udp((REMOTE, 1), ([10, 244, 2, 8], 2), b""))),
             TunnelNotForPods,
-        ).also(decapsulated),
+        )
+        .also(decapsulated),
     ]
 }
 
 fn ways() -> Vec<Case> {
-    let answered: &[(&str, u64)] = &[("flow_created", 1), ("icmp_errors_sent", 1), ("flow_related", 1), ("flow_hits", 1)];
+    let answered: &[(&str, u64)] =
+        &[("flow_created", 1), ("icmp_errors_sent", 1), ("flow_related", 1), ("flow_hits", 1)];
     let tracked: &[(&str, u64)] = &[("flow_created", 1)];
     let out = from_pod(&Datagram::udp((A, 1), (OUTSIDE, 2), b"x"));
     let remote = from_pod(&Datagram::udp((A, 1), (REMOTE, 2), b"x"));
     let big = vec![0; 1451 - 28];
     vec![
-        case("the host to itself", PortName::Host, from_host(&Datagram::udp((NODE1, 1), (TUNNEL1, 2), b"")), NoRoute),
-        case("an address of ours that nobody has", a(), from_pod(&Datagram::udp((A, 1), (NOBODY, 2), b"")), Blackhole)
+        case(
+            "the host to itself",
+            PortName::Host,
+            from_host(&Datagram::udp((NODE1, 1), (TUNNEL1, 2), b"")),
+            NoRoute,
+        ),
+        case(
+            "an address of ours that nobody has",
+            a(),
+            from_pod(&Datagram::udp((A, 1), (NOBODY, 2), b"")),
+            Blackhole,
+        )
+        .also(answered)
+        .answered(),
+        case("no hop left", a(), from_pod(&TO_B(b"x").ttl(1)), TtlExceeded).also(answered).answered(),
+        case("not even the last hop", a(), from_pod(&TO_B(b"x").ttl(0)), TtlExceeded)
             .also(answered)
             .answered(),
-        case("no hop left", a(), from_pod(&TO_B(b"x").ttl(1)), TtlExceeded).also(answered).answered(),
-        case("not even the last hop", a(), from_pod(&TO_B(b"x").ttl(0)), TtlExceeded).also(answered).answered(),
         case("too big, and may be fragmented", a(), from_pod(&TO_B(&big)), PacketTooBig)
             .also(&[("flow_created", 2)]),
         case("too big, and must not be", a(), from_pod(&TO_B(&big).dont_fragment()), PacketTooBig)
             .also(&[("flow_created", 2), ("icmp_errors_sent", 1), ("flow_related", 1), ("flow_hits", 1)])
             .answered(),
-        case("a neighbor that nobody knows", a(), from_pod(&Datagram::udp((A, 1), ([192, 0, 2, 77], 2), b"x")), NeighborUnresolved)
-            .also(tracked),
+        case(
+            "a neighbor that nobody knows",
+            a(),
+            from_pod(&Datagram::udp((A, 1), ([192, 0, 2, 77], 2), b"x")),
+            NeighborUnresolved,
+        )
+        .also(tracked),
         case("out, without an uplink", a(), out, PortGone)
             .also(tracked)
             .after(|world| world.node.engine_mut().pipeline.links.uplink = None),
         case("to another node, without an uplink", a(), remote.clone(), PortGone)
             .also(tracked)
             .after(|world| world.node.engine_mut().pipeline.links.uplink = None),
-        case("to the host, without a host port", a(), from_pod(&Datagram::udp((A, 1), (NODE1, 2), b"")), PortGone)
-            .also(tracked)
-            .after(|world| world.node.engine_mut().pipeline.links.host = None),
+        case(
+            "to the host, without a host port",
+            a(),
+            from_pod(&Datagram::udp((A, 1), (NODE1, 2), b"")),
+            PortGone,
+        )
+        .also(tracked)
+        .after(|world| world.node.engine_mut().pipeline.links.host = None),
         case("to a pod that is not attached yet", a(), from_pod(&TO_B(b"x")), EndpointNotReady)
             .also(&[("flow_created", 2)])
             .after(|world| {
                 let b = world.index_of("b");
                 world.node.engine_mut().pipeline.links.set_endpoint(b, None);
             }),
-        case("from the fabric to the fabric", PortName::Uplink, from_uplink(&Datagram::udp((OUTSIDE, 1), ([203, 0, 113, 1], 2), b"")), NotForwardedBack),
-        case("an error about something unknown", PortName::Uplink, from_uplink(&Datagram::error(OUTSIDE, A, 3, 1, [0; 4], &Datagram::udp((A, 1), (OUTSIDE, 2), b""), 28)), RelatedUnknown),
+        case(
+            "from the fabric to the fabric",
+            PortName::Uplink,
+            from_uplink(&Datagram::udp((OUTSIDE, 1), ([203, 0, 113, 1], 2), b"")),
+            NotForwardedBack,
+        ),
+        case(
+            "an error about something unknown",
+            PortName::Uplink,
+            from_uplink(&Datagram::error(
+                OUTSIDE,
+                A,
+                3,
+                1,
+                [0; 4],
+                &Datagram::udp((A, 1), (OUTSIDE, 2), b""),
+                28,
+            )),
+            RelatedUnknown,
+        ),
         case("to a receiver that does not keep up", a(), from_pod(&TO_B(b"x")), TransmitRingFull)
             .also(&[("flow_created", 2), ("delivered_local", 1)])
             .after(|world| world.node.port_mut(&pod("b")).unwrap().set_room(0)),

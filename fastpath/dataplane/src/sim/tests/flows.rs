@@ -69,6 +69,9 @@ fn a_syn_on_an_open_connection_does_not_begin_another() {
     expect_counters!(world, {"flow_created": 1, "flow_hits": 4, "to_uplink_plain": 4});
 }
 
+/// A frame and the link that it comes by.
+type Sent = (PortName, Vec<u8>);
+
 #[test]
 fn a_silent_flow_ends_when_its_time_is_over_and_not_before() {
     let second = 1000;
@@ -78,7 +81,7 @@ fn a_silent_flow_ends_when_its_time_is_over_and_not_before() {
     let gre = from_pod(&Datagram::new(A, OUTSIDE, 47, &[0; 8]));
     let up = PortName::Uplink;
     let a = || pod("a");
-    let cases: Vec<(&str, Vec<(PortName, Vec<u8>)>, u32)> = vec![
+    let cases: Vec<(&str, Vec<Sent>, u32)> = vec![
         ("udp", vec![(a(), udp.clone())], 60 * second),
         ("udp, answered", vec![(a(), udp), (up.clone(), udp_answer)], 60 * second),
         ("echo", vec![(a(), echo)], 5 * second),
@@ -87,7 +90,11 @@ fn a_silent_flow_ends_when_its_time_is_over_and_not_before() {
         ("tcp, half open", vec![(a(), out(SYN)), (up.clone(), back(SYN | ACK))], 20 * second),
         ("tcp", vec![(a(), out(ACK)), (up.clone(), back(ACK))], 3600 * second),
         ("tcp, half closed", vec![(a(), out(ACK)), (a(), out(FIN | ACK))], 3600 * second),
-        ("tcp, closed", vec![(a(), out(FIN | ACK)), (a(), out(FIN | ACK)), (up.clone(), back(FIN | ACK))], 30 * second),
+        (
+            "tcp, closed",
+            vec![(a(), out(FIN | ACK)), (a(), out(FIN | ACK)), (up.clone(), back(FIN | ACK))],
+            30 * second,
+        ),
         ("tcp, reset", vec![(a(), out(SYN)), (up, back(RST))], 40 * second),
     ];
     for (description, packets, lives) in cases {
@@ -110,21 +117,17 @@ fn a_silent_flow_ends_when_its_time_is_over_and_not_before() {
         }
         let lived = lived.unwrap_or_else(|| panic!("{description}: lives on"));
         assert!(lived > lives, "{description}: swept after {lived} ms");
-        // And without a sweep: the next packet begins another flow.
-        let mut world = World::new();
-        for (port, frame) in &packets {
-            world.send(port, frame);
-        }
+        // And before any sweep: the next packet begins another flow.
         let (port, frame) = packets.last().unwrap();
-        let before = world.node.counters().pipeline.flow_hits.get();
         for (after, still) in [(lives, true), (lives + 1, false)] {
-            let mut turn = World::new();
+            let mut world = World::new();
             for (port, frame) in &packets {
-                turn.send(port, frame);
+                world.send(port, frame);
             }
-            turn.now += after;
-            turn.send(port, frame);
-            let hit = turn.node.counters().pipeline.flow_hits.get() > before;
+            let before = world.node.counters().pipeline.flow_hits.get();
+            world.now += after;
+            world.send(port, frame);
+            let hit = world.node.counters().pipeline.flow_hits.get() > before;
             assert_eq!(hit, still, "{description}, after {after} ms");
         }
     }

@@ -1,8 +1,8 @@
 //! Policy and the flows that it has allowed.
 
+use super::super::PortName;
 use super::super::datagram::{ACK, Datagram, SYN};
 use super::super::world::{self, A, B, OUTSIDE, REMOTE, TUNNEL2, endpoint, op, pod, rule};
-use super::super::PortName;
 use super::support::*;
 use caracal_plane_api::plane::{self, Action, Op, op::Op as Kind};
 
@@ -12,7 +12,11 @@ pub fn ingress(name: &str, rules: Vec<plane::Rule>) -> Vec<Op> {
 }
 
 fn policy(name: &str, rules: Vec<plane::Rule>, is_ingress: bool) -> Vec<Op> {
-    let id = plane::PolicyId { kind: "NetworkPolicy".into(), namespace: "default".into(), name: format!("for-{name}") };
+    let id = plane::PolicyId {
+        kind: "NetworkPolicy".into(),
+        namespace: "default".into(),
+        name: format!("for-{name}"),
+    };
     let (ingress, egress) = if is_ingress { (rules, vec![]) } else { (vec![], rules) };
     let binding = plane::TierBinding {
         tier: "default".into(),
@@ -74,7 +78,11 @@ fn what_policy_allows_passes_what_it_denies_does_not_and_the_rules_are_counted()
     world.send(&pod("a"), &from_pod(&web));
     let hits = hits(&world);
     let of = |what: &str| hits.iter().filter(|(name, _)| name.contains(what)).map(|(_, n)| n).sum::<u64>();
-    assert_eq!((of("for-b · ingress rule 1"), of("for-b · ingress rule 2"), of("kns.default")), (1, 0, 3), "{hits:?}");
+    assert_eq!(
+        (of("for-b · ingress rule 1"), of("for-b · ingress rule 2"), of("kns.default")),
+        (1, 0, 3),
+        "{hits:?}"
+    );
     assert_eq!(hits.iter().map(|(_, n)| n).sum::<u64>(), 1 + 3 + 3, "{hits:?}");
 }
 

@@ -84,7 +84,11 @@ impl World {
             .map(|(name, count)| (name.as_str(), count - self.counted.get(name).copied().unwrap_or(0)))
             .filter(|(_, by)| *by > 0)
             .collect();
-        assert_eq!(moved, expected.iter().copied().collect(), "counters moved (left) and should have (right)");
+        assert_eq!(
+            moved,
+            expected.iter().copied().collect(),
+            "counters moved (left) and should have (right)"
+        );
         self.counted = now;
     }
 
@@ -92,7 +96,8 @@ impl World {
         let counters = self.node.counters();
         let drops = DropReason::ALL.iter().map(|r| (format!("drop.{}", r.label()), counters.dropped(*r)));
         // Batches and adopted tables say how the test was written, not what happened to packets.
-        let pipeline = counters.pipeline.each().filter(|(name, ..)| !matches!(*name, "batches" | "tables_adopted"));
+        let pipeline =
+            counters.pipeline.each().filter(|(name, ..)| !matches!(*name, "batches" | "tables_adopted"));
         drops.chain(pipeline.map(|(name, _, value)| (name.to_owned(), value))).collect()
     }
 }
@@ -139,12 +144,7 @@ pub fn unwrapped(output: &Output) -> (Datagram, u16) {
     let port = u16::from_be_bytes([outer.body[0], outer.body[1]]);
     let inner = &outer.body[16..];
     let packet = Datagram::read(inner).expect("an inner IPv4 packet");
-    let expected = vxlan(
-        (NODE1, port),
-        (NODE2, VXLAN_PORT),
-        VNI,
-        &packet.frame(TUNNEL2_MAC, TUNNEL1_MAC),
-    );
+    let expected = vxlan((NODE1, port), (NODE2, VXLAN_PORT), VNI, &packet.frame(TUNNEL2_MAC, TUNNEL1_MAC));
     assert_eq!(output.frame, expected.frame(NEIGHBOR_MAC, UPLINK_MAC), "outer headers");
     (packet, port)
 }

@@ -58,7 +58,9 @@ fn the_other_node_itself_reaches_a_pod_by_its_tunnel_address_and_by_its_own() {
 
 #[test]
 fn half_made_checksums_are_completed_inside_tunnels() {
-    for whole in [Datagram::tcp((A, 1), (REMOTE, 2), SYN, b"odd"), Datagram::udp((A, 1), (REMOTE, 2), b"even")] {
+    for whole in
+        [Datagram::tcp((A, 1), (REMOTE, 2), SYN, b"odd"), Datagram::udp((A, 1), (REMOTE, 2), b"even")]
+    {
         let mut world = World::new();
         let outputs = world.send(&pod("a"), &from_pod(&whole.clone().partial()));
         let (inner, _) = unwrapped(&outputs[0]);
@@ -112,10 +114,7 @@ fn reserved_bits_of_the_vxlan_header_are_ignored() {
 fn what_is_for_this_nodes_end_of_the_tunnel_goes_to_the_host() {
     let mut world = World::new();
     let datagram = Datagram::udp((REMOTE, 1), (TUNNEL1, 2), b"x");
-    assert_eq!(
-        world.send(&PortName::Uplink, &from_tunnel(&datagram)),
-        [to_host(PortName::Host, &datagram)]
-    );
+    assert_eq!(world.send(&PortName::Uplink, &from_tunnel(&datagram)), [to_host(PortName::Host, &datagram)]);
     expect_counters!(world, {"tunnel_decapsulated": 1, "to_host": 1});
 }
 

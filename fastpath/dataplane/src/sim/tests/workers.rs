@@ -76,8 +76,15 @@ impl Pair {
             engine.set_link(Egress::Forward, link(HOST_MAC));
             engine
         });
-        let mut pair =
-            Pair { engines, counters, doorbells, ports: BTreeMap::new(), now: 1000, at_home: [0; 2], _publisher: publisher };
+        let mut pair = Pair {
+            engines,
+            counters,
+            doorbells,
+            ports: BTreeMap::new(),
+            now: 1000,
+            at_home: [0; 2],
+            _publisher: publisher,
+        };
         pair.attach(0, PortName::Uplink, Role::Uplink);
         pair.attach(0, PortName::Host, Role::Host);
         pair.attach(0, PortName::Forward, Role::Forward);
@@ -370,7 +377,7 @@ proptest! {
         let mut turns = turns.iter().cycle();
         for (link, frame) in &packets {
             injected += u64::from(pair.inject(link, frame));
-            if let Some(worker) = turns.next() && injected % 7 == 0 {
+            if let Some(worker) = turns.next() && injected.is_multiple_of(7) {
                 pair.turn(*worker);
             }
         }
