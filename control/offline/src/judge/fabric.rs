@@ -19,7 +19,6 @@ use caracal_dataplane::table::{FlowDirection, KernelRoute, Prefix, RuleName};
 use caracal_model::case::report::{Observation, Observed};
 use caracal_model::case::{Place, World, WorldFlow, WorldNode, WorldPod};
 use caracal_plane_api::Op;
-use caracal_plane_api::plane::op::Op as Kind;
 use caracal_wire::{Ipv4, L4Port, MacAddr, Malformed, Protocol, Udp};
 
 use super::JudgeError;
@@ -42,7 +41,6 @@ const NOW: Tick = Tick(1);
 /// The nodes of a world, joined.
 pub(super) struct Fabric<'a> {
     world: &'a World,
-    ops: &'a [Vec<Op>],
     nodes: Vec<Node>,
 }
 
@@ -66,19 +64,17 @@ enum Next {
 
 impl<'a> Fabric<'a> {
     /// Joins nodes that have been told `ops`, one list a node.
-    pub(super) fn new(world: &'a World, ops: &'a [Vec<Op>]) -> Result<Self, JudgeError> {
+    pub(super) fn new(world: &'a World, ops: &[Vec<Op>]) -> Result<Self, JudgeError> {
         let start = |(node, ops): (&WorldNode, &Vec<Op>)| {
             Node::new(ops, kernel_of(node), FLOWS, FRAMES)
                 .map_err(|source| JudgeError::Tables { node: node.name.clone(), source })
         };
         let nodes = world.nodes.iter().zip(ops).map(start).collect::<Result<_, _>>()?;
-        Ok(Self { world, ops, nodes })
+        Ok(Self { world, nodes })
     }
 
     /// Sends a datagram from `from` and follows it until it has come out or is gone.
     pub(super) fn carry(&mut self, from: Place, datagram: Vec<u8>) -> Result<Journey, Malformed> {
-        let ip = Ipv4::new_checked(&datagram[..])?;
-        let ends = (ip.source(), ip.destination());
         let denials_before = self.denials();
         let mut arrivals = Vec::new();
         let mut on_the_way = VecDeque::new();
@@ -114,7 +110,7 @@ impl<'a> Fabric<'a> {
                 }
             }
         }
-        let drops = self.drops(&denials_before, ends);
+        let drops = self.drops(&denials_before);
         Ok(Journey { arrivals, drops })
     }
 
@@ -175,11 +171,7 @@ impl<'a> Fabric<'a> {
         self.nodes.iter().enumerate().flat_map(of_node).collect()
     }
 
-    fn drops(
-        &mut self,
-        denials_before: &BTreeMap<(usize, RuleName), u64>,
-        ends: (Ipv4Addr, Ipv4Addr),
-    ) -> Vec<String> {
+    fn drops(&mut self, denials_before: &BTreeMap<(usize, RuleName), u64>) -> Vec<String> {
         let denials = self.denials();
         let new: Vec<&(usize, RuleName)> = denials
             .iter()
@@ -190,8 +182,7 @@ impl<'a> Fabric<'a> {
         for (index, (node, sim)) in self.world.nodes.iter().zip(&mut self.nodes).enumerate() {
             for (reason, _) in sim.drops() {
                 let rules = new.iter().filter(|(node, _)| *node == index).map(|(_, rule)| rule);
-                let rules: Vec<String> =
-                    rules.map(|rule| explain(rule, &isolating(&self.ops[index], rule, ends))).collect();
+                let rules: Vec<String> = rules.map(ToString::to_string).collect();
                 drops.push(match reason {
                     DropReason::PolicyDeny if !rules.is_empty() => rules.join("; "),
                     _ => format!("{}: {} On {}.", reason.label(), reason.description(), node.name),
@@ -200,34 +191,6 @@ impl<'a> Fabric<'a> {
         }
         drops
     }
-}
-
-/// The policies by which `rule`, a tier's default, denies a packet between `ends`: all that its endpoint has in that tier.
-fn isolating(ops: &[Op], rule: &RuleName, (source, destination): (Ipv4Addr, Ipv4Addr)) -> Vec<String> {
-    let RuleName::TierDefault { tier, direction } = rule else { return Vec::new() };
-    let address = match direction {
-        FlowDirection::Ingress => destination,
-        FlowDirection::Egress => source,
-    };
-    let endpoints = ops.iter().filter_map(|op| match &op.op {
-        Some(Kind::Endpoint(endpoint)) => Some(endpoint),
-        _ => None,
-    });
-    let bindings = endpoints
-        .filter(|endpoint| endpoint.addresses.iter().any(|own| own[..] == address.octets()))
-        .flat_map(|endpoint| match direction {
-            FlowDirection::Ingress => &endpoint.ingress,
-            FlowDirection::Egress => &endpoint.egress,
-        });
-    let policies = bindings.filter(|binding| *binding.tier == **tier).flat_map(|binding| &binding.policies);
-    policies.map(|policy| format!("{} {}/{}", policy.kind, policy.namespace, policy.name)).collect()
-}
-
-fn explain(rule: &RuleName, isolating: &[String]) -> String {
-    if isolating.is_empty() {
-        return rule.to_string();
-    }
-    format!("{rule} · {}: isolates, no rule matched", isolating.join(", "))
 }
 
 impl Journey {

@@ -377,7 +377,9 @@ fn flatten(direction: FlowDirection, binding: &Binding, intern: &mut dyn FnMut(R
         }
         ends.push(match tier.default_deny {
             true => {
-                let name = RuleName::TierDefault { tier: Arc::clone(&tier.name), direction };
+                let policies =
+                    tier.policies.iter().filter_map(|policy| policy.owner.policy().cloned()).collect();
+                let name = RuleName::TierDefault { tier: Arc::clone(&tier.name), direction, policies };
                 Outcome::Decide(Packed::deny(intern(name)))
             }
             false => Outcome::NextSection,

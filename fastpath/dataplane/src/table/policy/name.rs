@@ -27,6 +27,8 @@ pub enum RuleName {
         tier: Arc<str>,
         /// To or from the endpoint.
         direction: FlowDirection,
+        /// The tier's policies that select the endpoint in this direction: they isolate it.
+        policies: Arc<[RuleOwner]>,
     },
     /// A rule of a profile.
     Profile {
@@ -73,13 +75,25 @@ impl RuleName {
     }
 }
 
+/// Isolating policies that are named; the others are counted.
+const POLICIES_NAMED: usize = 3;
+
 impl fmt::Display for RuleName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             RuleName::Rule { tier, policy, direction, index, .. } => {
                 write!(f, "tier {tier} · {policy} · {direction} rule {index}")
             }
-            RuleName::TierDefault { tier, direction } => write!(f, "tier {tier} · {direction} default"),
+            RuleName::TierDefault { tier, direction, policies } => {
+                write!(f, "tier {tier} · {direction} default · ")?;
+                for (at, policy) in policies.iter().take(POLICIES_NAMED).enumerate() {
+                    write!(f, "{}{policy}", if at == 0 { "" } else { ", " })?;
+                }
+                match policies.len().saturating_sub(POLICIES_NAMED) {
+                    0 => f.write_str(": isolates, no rule matched"),
+                    more => write!(f, " and {more} more: isolate, no rule matched"),
+                }
+            }
             RuleName::Profile { name, direction, index, .. } => {
                 write!(f, "profile {name} · {direction} rule {index}")
             }
@@ -135,5 +149,28 @@ mod tests {
             action: RuleAction::Allow,
         };
         assert_eq!(rule.to_string(), "tier default · NetworkPolicy production/allow-web · ingress rule 0");
+    }
+
+    #[test]
+    fn a_tiers_default_names_the_policies_that_isolate() {
+        let policy = |name: &str| RuleOwner {
+            kind: "NetworkPolicy".into(),
+            namespace: "shop".into(),
+            name: name.into(),
+        };
+        let default = |names: &[&str]| RuleName::TierDefault {
+            tier: "default".into(),
+            direction: FlowDirection::Egress,
+            policies: names.iter().map(|name| policy(name)).collect(),
+        };
+        assert_eq!(
+            default(&["deny-all"]).to_string(),
+            "tier default · egress default · NetworkPolicy shop/deny-all: isolates, no rule matched"
+        );
+        assert!(
+            default(&["a", "b", "c", "d", "e"])
+                .to_string()
+                .ends_with("shop/c and 2 more: isolate, no rule matched")
+        );
     }
 }

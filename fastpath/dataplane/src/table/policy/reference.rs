@@ -98,7 +98,15 @@ impl Reference {
                     };
                 }
                 None if tier.default_action() == plane::Action::Pass => {}
-                None => return RuleName::TierDefault { tier: tier.tier.as_str().into(), direction },
+                None => {
+                    let owner = |id: &plane::PolicyId| RuleOwner {
+                        kind: id.kind.as_str().into(),
+                        namespace: id.namespace.as_str().into(),
+                        name: id.name.as_str().into(),
+                    };
+                    let policies = tier.policies.iter().map(owner).collect();
+                    return RuleName::TierDefault { tier: tier.tier.as_str().into(), direction, policies };
+                }
             }
         }
         for name in &endpoint.profiles {

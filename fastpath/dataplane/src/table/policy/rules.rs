@@ -134,6 +134,14 @@ pub(in crate::table) enum Owner {
 }
 
 impl Owner {
+    /// The policy, if it is one.
+    pub(super) fn policy(&self) -> Option<&RuleOwner> {
+        match self {
+            Owner::Policy { policy, .. } => Some(policy),
+            Owner::Profile(_) => None,
+        }
+    }
+
     pub(super) fn rule_name(&self, direction: FlowDirection, index: u32, action: RuleAction) -> RuleName {
         match self {
             Owner::Policy { tier, policy } => {
