@@ -5,6 +5,8 @@
 //! what it must send by that link, and by no other. `BLESS=1` writes what came out instead of comparing: read the
 //! difference before you commit it.
 
+#![allow(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
 mod pcap;
 
 use std::collections::{BTreeMap, BTreeSet};
