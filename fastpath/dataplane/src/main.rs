@@ -21,7 +21,7 @@ use caracal_dataplane::snapshot::Publisher;
 use caracal_dataplane::table::{AssignWorker, TableBuilder, Tables};
 use caracal_dataplane::worker::thread::{Thread, WorkerStatus};
 use caracal_dataplane::worker::{Engine, WorkerIndex};
-use caracal_xsk::{Domain, DomainConfig, Pages};
+use caracal_xsk::{Domain, DomainConfig, MultiBuffer, Pages};
 use clap::Parser;
 use nix::sys::signal::{SigSet, Signal};
 use tracing::{info, warn};
@@ -151,6 +151,9 @@ fn run(arguments: &Arguments) -> Result<()> {
     if let Some(Pages::Small(reason)) = workers.first().map(|(_, handle)| handle.domain.pages()) {
         warn!("memory is in 4 KiB pages, which costs speed: {reason}");
     }
+    if let Some(MultiBuffer::Off(reason)) = workers.first().map(|(_, handle)| handle.domain.multi_buffer()) {
+        warn!("packets that do not fit into one frame are not carried (jumbo frames): {reason}");
+    }
 
     drop_privileges()?;
     let mirror = Mirror::open()?;
@@ -204,7 +207,8 @@ const NEIGHBORS_WAITING_MAX: usize = 64;
 
 /// Keeps what running takes: NET_ADMIN (devices, neighbors), NET_RAW (AF_XDP sockets), BPF and PERFMON
 /// (programs and maps; without the latter the verifier refuses pointers computed from packet bytes). What memory took
-/// is not needed any more. Before other threads are started, since each thread has its own capabilities.
+/// is not needed any more, and no program that this one could be made to execute may get any of it back (bounding set,
+/// no-new-privileges). Before other threads are started, since each thread has its own capabilities.
 fn drop_privileges() -> Result<()> {
     let kept: CapsHashSet =
         [Capability::CAP_NET_ADMIN, Capability::CAP_NET_RAW, Capability::CAP_BPF, Capability::CAP_PERFMON]
@@ -212,11 +216,16 @@ fn drop_privileges() -> Result<()> {
     let held = caps::read(None, CapSet::Permitted).context("cannot read this process's capabilities")?;
     let kept: CapsHashSet = held.intersection(&kept).copied().collect();
     let give_up = || {
+        // Only one with SETPCAP may cut it; one without was started with little.
+        if held.contains(&Capability::CAP_SETPCAP) {
+            caps::clear(None, CapSet::Bounding)?;
+        }
         caps::clear(None, CapSet::Inheritable)?;
         caps::set(None, CapSet::Effective, &kept)?;
         caps::set(None, CapSet::Permitted, &kept)
     };
-    give_up().context("cannot give up capabilities")
+    give_up().context("cannot give up capabilities")?;
+    nix::sys::prctl::set_no_new_privs().context("cannot set no-new-privileges")
 }
 
 /// Frames that a worker lends each other one to hand packets over in, at most; all together a quarter of its frames.
