@@ -5,7 +5,7 @@
 
 use std::{
     fs, io,
-    os::fd::{AsFd, BorrowedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
     path::{Path, PathBuf},
     thread,
 };
@@ -98,6 +98,28 @@ pub fn within<T: Send>(path: &Path, work: impl FnOnce() -> T + Send) -> Result<T
     let netns = open(path)?;
     on_own_thread(|| enter(netns.as_fd()).map(|()| work()))
         .map_err(|error| NetnsError::new("enter", path, error))
+}
+
+/// Gives the calling thread a mount namespace of its own, in which `/sys` shows the devices of the thread's network namespace, as
+/// `ip netns exec` does. Of what is mounted below the machine's `/sys`, BPF file systems and control groups stay where they are. The thread
+/// never goes back, so call it [`within`] a namespace, for what the thread starts.
+///
+/// # Errors
+/// The kernel refuses; then the thread may already be in a mount namespace of its own.
+pub fn own_sysfs() -> io::Result<()> {
+    const SYS: &str = "/sys";
+    const KEPT: [&str; 2] = ["/sys/fs/bpf", "/sys/fs/cgroup"];
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    // What is mounted here stays here; what the machine mounts still arrives.
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_SLAVE | MsFlags::MS_REC, None::<&str>)?;
+    let kept: Vec<(&str, fs::File)> =
+        KEPT.into_iter().filter_map(|path| Some((path, fs::File::open(path).ok()?))).collect();
+    mount(Some("sysfs"), SYS, Some("sysfs"), MsFlags::empty(), None::<&str>)?;
+    for (path, directory) in kept {
+        let source = format!("/proc/self/fd/{}", directory.as_raw_fd());
+        mount(Some(&*source), path, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)?;
+    }
+    Ok(())
 }
 
 /// Sets `net.<key>` (with slashes) of the calling thread's namespace.

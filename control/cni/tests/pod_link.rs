@@ -9,6 +9,7 @@
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -184,4 +185,21 @@ fn a_namespace_is_found_until_it_is_removed() {
     fs::write(&path, "").unwrap();
     netns::remove(&path).unwrap();
     assert!(!path.exists());
+}
+
+#[test]
+fn a_thread_with_a_sysfs_of_its_own_sees_its_namespaces_devices_there_and_the_machines_bpf_file_system() {
+    let world = World::new("sysfs");
+    let devices = || -> Vec<String> {
+        let names = fs::read_dir("/sys/class/net").unwrap().map(|entry| entry.unwrap().file_name());
+        names.map(|name| name.into_string().unwrap()).collect()
+    };
+    let device_of = |path: &str| fs::metadata(path).ok().map(|metadata| metadata.dev());
+    let (machine, bpf) = (devices(), device_of("/sys/fs/bpf"));
+    let look = || {
+        netns::own_sysfs().unwrap();
+        (devices(), device_of("/sys/fs/bpf"))
+    };
+    assert_eq!(netns::within(&world.pod, look).unwrap(), (vec!["lo".to_owned()], bpf));
+    assert_eq!(devices(), machine, "the machine's own is as it was");
 }

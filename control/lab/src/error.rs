@@ -64,6 +64,14 @@ pub enum LabError {
     /// A namespace could not be used.
     #[error(transparent)]
     Netns(#[from] NetnsError),
+    /// A command's view of the devices could not be made.
+    #[error("cannot mount /sys of the network namespace {place}: {source}")]
+    Sysfs {
+        /// Which namespace.
+        place: String,
+        /// Why not.
+        source: io::Error,
+    },
     /// A pod's link could not be made.
     #[error("pod {pod}: {source}")]
     Link {

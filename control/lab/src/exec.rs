@@ -46,14 +46,17 @@ impl FromStr for Target {
 /// # Errors
 /// There is no such place, or the command cannot be started.
 pub fn exec(state: &State, target: &Target, command: &[String]) -> Result<u8, LabError> {
-    let netns = match target {
+    let place = match target {
         Target::Node(name) => state.node(name)?.netns.clone(),
         Target::Pod { namespace, name } => state.pod(namespace, name)?.netns.clone(),
         Target::Outside => format!("crl-{}.outside", state.name),
     };
     let Some((program, arguments)) = command.split_first() else { return Ok(0) };
+    let fail = |source| LabError::Start { program: program.clone(), source };
     // The mark lets `lab down` end it with everything else.
     let spawn = || {
+        // The machine's /sys would show the machine's devices.
+        netns::own_sysfs().map_err(|source| LabError::Sysfs { place: place.clone(), source })?;
         Command::new(program)
             .args(arguments)
             .env(MARK, &state.run)
@@ -61,9 +64,9 @@ pub fn exec(state: &State, target: &Target, command: &[String]) -> Result<u8, La
             .stdout(Stdio::inherit())
             .stderr(Stdio::inherit())
             .spawn()
+            .map_err(fail)
     };
-    let fail = |source| LabError::Start { program: program.clone(), source };
-    let mut child = netns::within(&netns::path(&netns), spawn)?.map_err(fail)?;
+    let mut child = netns::within(&netns::path(&place), spawn)??;
     let status = child.wait().map_err(fail)?;
     let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(2);
     Ok(u8::try_from(code).unwrap_or(2))
