@@ -230,6 +230,75 @@ fn the_readme_links_to_files_that_exist() {
     }
 }
 
+#[test]
+fn every_document_and_case_that_is_named_exists() {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || "._-/".contains(c);
+    for path in files(&[".rs", ".c", ".md", ".toml", ".yaml", ".sh", ".proto"]) {
+        let folder = path.parent().unwrap_or(Path::new("")).to_path_buf();
+        let text = read(&path);
+        for word in text.split(|c| !is_name(c)) {
+            let word = word.trim_start_matches("./").trim_end_matches('.');
+            let is_document = word.ends_with(".md");
+            let is_case = word.starts_with("tests/cases/") && word.ends_with(".yaml");
+            // NAME.yaml stands for any.
+            if !(is_document || is_case) || word.starts_with('.') && is_document || word.contains("NAME") {
+                continue;
+            }
+            let exists = root().join(word).is_file() || root().join(&folder).join(word).is_file();
+            assert!(exists, "{} names {word}, which is not there", path.display());
+        }
+    }
+}
+
+/// Labels of the declared table of drop reasons, `Name, "label", "description";` a line.
+fn drop_reasons() -> BTreeSet<String> {
+    let text = read(Path::new("fastpath/dataplane/src/drop_reason.rs"));
+    let (_, table) = text.split_once("\ndrop_reasons! {").expect("the table of drop reasons");
+    let (table, _) = table.split_once("\n}").expect("its end");
+    let lines = table.lines().filter(|line| !line.trim_start().starts_with("//"));
+    let labels: BTreeSet<String> =
+        lines.filter_map(|line| line.split('"').nth(1)).map(str::to_owned).collect();
+    assert!(labels.len() >= 30, "{labels:?}");
+    labels
+}
+
+#[test]
+fn the_operations_manual_groups_every_drop_reason_and_no_other() {
+    let text = read(Path::new("docs/operations.md"));
+    let (_, section) = text.split_once("\n## Drop reasons\n").expect("the section on drop reasons");
+    let section = section.split("\n## ").next().unwrap_or_default();
+    // | group | `reason` `reason` … | look at |
+    let rows = section.lines().filter(|line| line.starts_with('|')).filter_map(|line| line.split('|').nth(2));
+    let grouped: Vec<String> =
+        rows.flat_map(|reasons| reasons.split('`').skip(1).step_by(2)).map(str::to_owned).collect();
+    let distinct: BTreeSet<String> = grouped.iter().cloned().collect();
+    assert_eq!(distinct.len(), grouped.len(), "a reason is in two groups");
+    assert_eq!(distinct, drop_reasons());
+}
+
+#[test]
+fn the_lab_knows_drop_reasons_by_their_names() {
+    let text = read(Path::new("control/lab/src/evidence.rs"));
+    let (_, list) = text.split_once("const ACCIDENTS").expect("the list of accidents");
+    let (list, _) = list.split_once("];").expect("its end");
+    let reasons = drop_reasons();
+    for reason in list.split('"').skip(1).step_by(2) {
+        assert!(reasons.contains(reason), "{reason} is no drop reason");
+    }
+}
+
+#[test]
+fn logs_are_coloured_only_where_somebody_has_looked_for_a_terminal() {
+    // Written so that this file does not find itself.
+    let start = ["tracing_subscriber", "fmt()"].join("::");
+    for path in files(&[".rs"]) {
+        for statement in read(&path).split(&start).skip(1) {
+            let statement = statement.split(';').next().unwrap_or_default();
+            assert!(statement.contains(".with_ansi("), "{}: colours in files", path.display());
+        }
+    }
+}
+
 /// Targets of Markdown links, `[text](target)`.
 fn links(text: &str) -> Vec<String> {
     let mut rest = text;

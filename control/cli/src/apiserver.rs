@@ -1,5 +1,6 @@
 //! `caracal apiserver`.
 
+use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -36,7 +37,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Ok(text) => EnvFilter::try_new(&text).with_context(|| format!("{LOG}={text}"))?,
         Err(_) => EnvFilter::new("info"),
     };
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let ansi = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(ansi).with_writer(std::io::stderr).init();
     let Args { data_dir, listen, write_kubeconfig } = args;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
