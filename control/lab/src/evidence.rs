@@ -10,16 +10,15 @@ use caracal_plane_api::{Counter, DropRow, PolicyRow, What};
 use crate::{error::LabError, plane::Reader, state::State};
 
 /// Drop reasons that are no decision about a flow.
-const ACCIDENTS: [&str; 11] = [
+const ACCIDENTS: [&str; 10] = [
     "arp-malformed",
     "arp-not-for-us",
     "ipv6-unsupported",
     "unsupported-ethertype",
     "neighbor-unresolved",
-    "no-frames",
     "no-headroom",
     "transmit-ring-full",
-    "handover-ring-full",
+    "handover-refused",
     "flow-table-full",
     "port-gone",
 ];
