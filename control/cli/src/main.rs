@@ -1,7 +1,7 @@
 //! `caracal`: one binary for the agent, the API server, the lab and the operator's commands.
 //!
-//! Each command is one file here: its flags (`Args`) and `run`, which returns the exit status that design.md gives: 0 done, 1 the thing
-//! asked about is not so, 2 could not do it. An error that reaches this file is printed as one line, and means 2.
+//! Each command is one file here: its flags (`Args`) and `run`, which returns the exit status that docs/operations.md gives: 0 done, 1 the
+//! thing asked about is not so, 2 could not do it. An error that reaches this file is printed as one line, and means 2.
 
 mod agent;
 mod apiserver;

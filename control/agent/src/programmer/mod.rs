@@ -1,4 +1,4 @@
-//! Kernel work: the host ports, the routes that lead to them, and the rule (design decision 7).
+//! Kernel work: the host ports, the routes that lead to them, and the rule (decision 7 in docs/architecture.md).
 //!
 //! [`Inputs`] follow from what the calc graph says; [`KernelState::desired`] says what the kernel must hold for them;
 //! the task here observes, compares and changes, at every change of the inputs, after a failure, and now and then in
