@@ -224,22 +224,23 @@ impl FlowTable {
         key.hash(self.secret)
     }
 
-    /// Brings the line of tags for `hash` near.
+    /// Brings the lines of tags for `hash` near.
     #[inline]
     pub fn prefetch(&self, hash: u64) {
         caracal_xsk::prefetch(&self.tags[self.bucket(hash)]);
+        caracal_xsk::prefetch(&self.tags[self.other_bucket(hash)]);
     }
 
-    /// Where the flow of `hash` probably is, by its tag in the first bucket; brings that entry near.
+    /// Where the flow of `hash` probably is, by its tag; brings that entry near.
     #[inline]
     #[must_use]
     pub fn guess(&self, hash: u64) -> Option<u32> {
-        let bucket = self.bucket(hash);
-        let matches = matches(&self.tags[bucket], tag(hash));
-        let index = bucket * SLOTS + matches.trailing_zeros() as usize;
-        if matches == 0 {
-            return None;
-        }
+        let tag = tag(hash);
+        let slot_in = |bucket: usize| {
+            let matches = matches(&self.tags[bucket], tag);
+            (matches != 0).then(|| bucket * SLOTS + matches.trailing_zeros() as usize)
+        };
+        let index = slot_in(self.bucket(hash)).or_else(|| slot_in(self.other_bucket(hash)))?;
         caracal_xsk::prefetch_slice(&self.entries, index);
         caracal_xsk::prefetch_slice(&self.notes, index);
         Some(index as u32)
@@ -259,7 +260,8 @@ impl FlowTable {
     #[inline]
     fn holds(&self, index: usize, tag: u16, key: &FlowKey) -> bool {
         let tags = self.tags.get(index / SLOTS);
-        tags.is_some_and(|tags| tags[index % SLOTS] == tag) && self.entries.get(index).is_some_and(|e| e.key == *key)
+        tags.is_some_and(|tags| tags[index % SLOTS] == tag)
+            && self.entries.get(index).is_some_and(|e| e.key == *key)
     }
 
     fn search(&self, key: &FlowKey, hash: u64) -> Option<usize> {

@@ -65,6 +65,14 @@ struct EnginePort {
     dirty: bool,
 }
 
+/// Brings near what the first stage reads: all headers of a tunnel packet are in two cache lines.
+#[inline]
+fn prefetch_headers(packet: &Packet) {
+    const LINE: usize = 64;
+    packet.head.prefetch();
+    caracal_xsk::prefetch_slice(packet.head.data(), LINE);
+}
+
 /// Everything of a worker but its thread.
 pub struct Engine {
     index: WorkerIndex,
@@ -244,6 +252,7 @@ impl Engine {
         let mut bytes = 0;
         let count = entry.port.receive(&mut self.pool, &mut self.boxes, BATCH_MAX, |packet| {
             bytes += packet.len() as u64;
+            prefetch_headers(&packet);
             batch.push(Slot::new(packet, ingress));
         });
         if count == 0 {
