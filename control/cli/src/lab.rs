@@ -18,8 +18,8 @@ use crate::table::{emit, table};
 
 const EXAMPLES: &str = "Examples:
   caracal lab run tests/cases                     every case, each in a cluster of its own
-  caracal lab up tests/cases/allow-all.yaml       bring a case's cluster up and leave it running
-  caracal lab exec default/client -- ping -c1 10.244.2.2
+  caracal lab up tests/cases/same-node.yaml       bring a case's cluster up and leave it running
+  caracal lab exec shop/friend -- ping -c1 10.244.1.2
   caracal lab exec node/node1 -- ip route
   caracal fastpath drops --lab lab/node1
   caracal lab down";
