@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::{env, fs, thread};
 
 use anyhow::{Context, bail};
-use caracal_lab::{Cluster, LabError, LabName, MARK, Phase, Process, Reader, State, Stop, Target};
-use caracal_model::case::report::{CaseReport, Report};
+use caracal_lab::{Cluster, LabError, LabName, MARK, Phase, Process, Reader, State, Stop, Target, TryFlow};
+use caracal_model::case::report::{CaseReport, Observed, Report};
 use caracal_model::case::{Case, World};
 use clap::Subcommand;
 use serde_json::{Value, json};
@@ -21,6 +21,7 @@ const EXAMPLES: &str = "Examples:
   caracal lab up tests/cases/same-node.yaml       bring a case's cluster up and leave it running
   caracal lab exec shop/friend -- ping -c1 10.244.1.2
   caracal lab exec node/node1 -- ip route
+  caracal lab try shop/web shop/db TCP 5432       answered, or not, and by which rule
   caracal fastpath drops --lab lab/node1
   caracal lab down";
 
@@ -44,6 +45,8 @@ enum LabCommand {
     Status(StatusArgs),
     /// Run a command in a pod, on a node, or where the hosts outside are
     Exec(ExecArgs),
+    /// Send one flow, and tell what became of it and why
+    Try(TryArgs),
     /// Remove everything a lab made, also what a crashed one left
     Down(DownArgs),
     /// What `up` leaves running
@@ -102,6 +105,26 @@ struct ExecArgs {
     command: Vec<String>,
 }
 
+/// Exit status: 0 when it was answered, 1 when it was not, 2 when it could not be tried.
+#[derive(Debug, clap::Args)]
+struct TryArgs {
+    /// The lab
+    #[arg(long, value_name = "N", default_value = "lab")]
+    name: LabName,
+    /// NAMESPACE/POD, node/NAME, or the address of a host outside
+    #[arg(value_name = "FROM")]
+    from: String,
+    /// The same, of the other end
+    #[arg(value_name = "TO")]
+    to: String,
+    /// TCP, UDP, SCTP, ICMP, or a number
+    #[arg(value_name = "PROTOCOL")]
+    protocol: String,
+    /// Number, or the name of a container port
+    #[arg(value_name = "PORT")]
+    port: Option<String>,
+}
+
 #[derive(Debug, clap::Args)]
 struct DownArgs {
     /// The lab
@@ -119,6 +142,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         LabCommand::Run(args) => run_cases(&args),
         LabCommand::Status(args) => status(&args),
         LabCommand::Exec(args) => exec(&args),
+        LabCommand::Try(args) => try_flow(args),
         LabCommand::Down(args) => down(&args),
         LabCommand::Supervise(args) => supervise(&args),
     }
@@ -199,7 +223,10 @@ fn supervise(args: &UpArgs) -> anyhow::Result<ExitCode> {
         let (_, world) = read_case(&args.case).with_context(|| args.case.display().to_string())?;
         let file = fs::canonicalize(&args.case).unwrap_or_else(|_| args.case.clone());
         let step = |what: &str| tell(&format!("{STEP}{what}"));
-        Ok(Cluster::up(&args.name, &file.display().to_string(), &world, &stop, &step)?)
+        let cluster = Cluster::up(&args.name, &file.display().to_string(), &world, &stop, &step)?;
+        let copy = cluster.state().case_file();
+        fs::copy(&args.case, &copy).with_context(|| format!("cannot write {}", copy.display()))?;
+        Ok(cluster)
     };
     let cluster = match start() {
         Ok(cluster) => cluster,
@@ -276,6 +303,20 @@ fn exec(args: &ExecArgs) -> anyhow::Result<ExitCode> {
     caracal_lab::check_root()?;
     let state = State::read(&args.name)?;
     Ok(ExitCode::from(caracal_lab::exec(&state, &args.target, &args.command)?))
+}
+
+fn try_flow(args: TryArgs) -> anyhow::Result<ExitCode> {
+    let stop = Stop::on_signals();
+    caracal_lab::check_root()?;
+    let state = State::read(&args.name)?;
+    let flow = TryFlow { from: args.from, to: args.to, protocol: args.protocol, port: args.port };
+    let seen = caracal_lab::try_flow(&state, &flow, &stop)?;
+    emit(&format!("{}  {}\n", seen.observed.as_str(), seen.why));
+    Ok(match seen.observed {
+        Observed::Allow | Observed::AllowUntracked => ExitCode::SUCCESS,
+        Observed::Deny => ExitCode::FAILURE,
+        Observed::Error | Observed::Unsupported => ExitCode::from(2),
+    })
 }
 
 fn down(args: &DownArgs) -> anyhow::Result<ExitCode> {

@@ -200,10 +200,6 @@ impl Cluster {
         lock(&self.state).clone()
     }
 
-    pub(crate) fn shared_state(&self) -> &Mutex<State> {
-        &self.state
-    }
-
     pub(crate) fn runtime(&self) -> &tokio::runtime::Runtime {
         &self.runtime
     }

@@ -25,12 +25,12 @@ use caracal_model::case::{
 use nix::sys::signal::Signal;
 
 use crate::{
-    children::lock,
-    cluster::Cluster,
     error::LabError,
     evidence::{Evidence, Watchers},
+    name::LabName,
     probe::{Answer, Probe},
     process::Process,
+    state::State,
     stop::Stop,
 };
 
@@ -56,8 +56,13 @@ enum Outcome {
 }
 
 /// Sends every flow; what was observed of each, in their order.
-pub(crate) fn flows(cluster: &Cluster, world: &World, stop: &Stop) -> Result<Vec<Observation>, LabError> {
-    let mut watchers = Watchers::connect(&cluster.state())?;
+pub(crate) fn flows(
+    state: &State,
+    world: &World,
+    stop: &Stop,
+) -> Result<Vec<Observation>, LabError> {
+    let name: LabName = state.name.parse()?;
+    let mut watchers = Watchers::connect(state)?;
     let mut started = Vec::new();
     let mut waiting_since: Option<Instant> = None;
     for flow in &world.flows {
@@ -66,24 +71,29 @@ pub(crate) fn flows(cluster: &Cluster, world: &World, stop: &Stop) -> Result<Vec
             started.iter_mut().for_each(finish);
             waiting_since = None;
         }
-        let next = start(cluster, world, flow, &mut watchers)?;
+        let next = start(&name, world, flow, &mut watchers)?;
         if matches!(next.outcome, Outcome::Waiting(_)) {
             waiting_since = waiting_since.or_else(|| Some(Instant::now()));
         }
         started.push(next);
     }
     started.iter_mut().for_each(finish);
-    Ok(world.flows.iter().zip(started).map(|(flow, started)| judge(world, flow, started)).collect())
+    Ok(world
+        .flows
+        .iter()
+        .zip(started)
+        .map(|(flow, started)| judge(world, flow, started))
+        .collect())
 }
 
 /// Stops every fastpath, tries again every flow that was allowed and that we must carry, and tells which came through nevertheless.
 pub(crate) fn flows_without_us(
-    cluster: &Cluster,
+    state: &State,
     world: &World,
     observations: &[Observation],
     stop: &Stop,
 ) -> Result<Vec<String>, LabError> {
-    let state = lock(cluster.shared_state()).clone();
+    let name: LabName = state.name.parse()?;
     let fastpaths: Vec<Process> = state
         .processes
         .iter()
@@ -97,7 +107,7 @@ pub(crate) fn flows_without_us(
     let mut failures = Vec::new();
     let mut waiting = Vec::new();
     for (flow, _) in tried {
-        let Ok(mut probe) = probe(cluster, world, flow) else { continue };
+        let Ok(mut probe) = probe(&name, world, flow) else { continue };
         probe.timeout = STOPPED_TIMEOUT;
         waiting.push((flow, in_background(probe)));
     }
@@ -140,12 +150,12 @@ impl Drop for Stopped {
 }
 
 fn start(
-    cluster: &Cluster,
+    name: &LabName,
     world: &World,
     flow: &WorldFlow,
     watchers: &mut Watchers,
 ) -> Result<Started, LabError> {
-    let probe = match probe(cluster, world, flow) {
+    let probe = match probe(name, world, flow) {
         Ok(probe) => probe,
         Err(reason) => {
             let outcome = Outcome::Known(Observation::new(Observed::Unsupported, reason));
@@ -187,8 +197,7 @@ fn in_background(probe: Probe) -> Receiver<Answer> {
     receiver
 }
 
-fn probe(cluster: &Cluster, world: &World, flow: &WorldFlow) -> Result<Probe, String> {
-    let name = cluster.name();
+fn probe(name: &LabName, world: &World, flow: &WorldFlow) -> Result<Probe, String> {
     let netns = match flow.source {
         Place::External => name.outside(),
         place => {
@@ -233,7 +242,12 @@ fn judge(world: &World, flow: &WorldFlow, started: Started) -> Observation {
             Observation::new(Observed::Allow, why)
         }
         Answer::Silence(_) if !evidence.denied.is_empty() => {
-            Observation::new(Observed::Deny, evidence.denied.join("; "))
+            let (source, destination) = (pod_of(world, flow.source), pod_of(world, flow.destination));
+            let explain = |rule: &String| isolation.explain(rule, source.as_deref(), destination.as_deref());
+            Observation::new(
+                Observed::Deny,
+                evidence.denied.iter().map(explain).collect::<Vec<_>>().join("; "),
+            )
         }
         Answer::Silence(what) => {
             let accidents = evidence.accidents.join(", ");

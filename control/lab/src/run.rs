@@ -1,18 +1,24 @@
 //! `lab run`: a case, whole. Up, every flow, the check that nothing else than us carries packets, down.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::{
+    fs,
+    sync::atomic::{AtomicU32, Ordering},
+};
 
 use caracal_model::case::{
-    Case, World,
+    Case, CaseFlow, World,
     report::{CaseReport, Observation},
 };
+use serde_json::json;
 
 use crate::{
     api,
     cluster::{Cluster, Progress},
     drive,
     error::LabError,
+    isolation::Isolation,
     name::LabName,
+    state::State,
     stop::Stop,
 };
 
@@ -32,10 +38,70 @@ fn try_run(
 ) -> Result<(Vec<Observation>, Vec<String>), LabError> {
     let cluster = Cluster::up(&unique_name()?, file, world, stop, progress)?;
     let mut failures = refusals(&cluster, world, stop)?;
-    let observations = drive::flows(&cluster, world, stop)?;
-    failures.extend(drive::flows_without_us(&cluster, world, &observations, stop)?);
+    let isolation = Isolation::of(&world.objects, ours(&cluster.state()));
+    let observations = drive::flows(&cluster.state(), world, &isolation, stop)?;
+    failures.extend(drive::flows_without_us(&cluster.state(), world, &observations, stop)?);
     cluster.down()?;
     Ok((observations, failures))
+}
+
+/// Sends one flow through a lab that is up, and tells what became of it and why, by the objects that its API server has now.
+///
+/// # Errors
+/// The flow names what the lab does not have, or the lab does not answer.
+pub fn try_flow(state: &State, flow: &TryFlow, stop: &Stop) -> Result<Observation, LabError> {
+    let unreadable = |error: String| LabError::Case(format!("{}: {error}", state.case_file().display()));
+    let text = fs::read_to_string(state.case_file()).map_err(|error| unreadable(error.to_string()))?;
+    let mut case = Case::parse(&text).map_err(|error| unreadable(error.to_string()))?;
+    case.flows = flow.case_flows()?;
+    let world = case.world().map_err(|error| LabError::Case(error.message))?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(LabError::Threads)?;
+    let objects = runtime.block_on(async {
+        let client = api::connect(&state.kubeconfig(), api::LIMIT, stop).await?;
+        api::list(&client).await
+    })?;
+    let isolation = Isolation::of(&objects, ours(state));
+    let observations = drive::flows(state, &world, &isolation, stop)?;
+    observations.into_iter().next().ok_or_else(|| LabError::Case("the flow is none".into()))
+}
+
+/// A flow as a command line says it; each part as case files write it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TryFlow {
+    /// `namespace/pod`, `node/NAME`, or an address outside.
+    pub from: String,
+    /// The same, of the other end.
+    pub to: String,
+    /// TCP, UDP, SCTP, ICMP or a number.
+    pub protocol: String,
+    /// Number or name.
+    pub port: Option<String>,
+}
+
+impl TryFlow {
+    /// The flow as the one of a case, read as case files are.
+    fn case_flows(&self) -> Result<Vec<CaseFlow>, LabError> {
+        let mut flow = json!({ "from": self.from, "to": self.to, "expect": "allow" });
+        let number_or_text =
+            |text: &String| text.parse::<u16>().map_or_else(|_| json!(text), |number| json!(number));
+        flow["protocol"] = number_or_text(&self.protocol);
+        if let Some(port) = &self.port {
+            flow["port"] = number_or_text(port);
+        }
+        // JSON is YAML.
+        let case = json!({ "name": "try", "flows": [flow] }).to_string();
+        let read = Case::parse(&case).map_err(|error| {
+            let field = error.field.trim_start_matches("flows[0].");
+            LabError::Case(format!("{field}: {}", error.message))
+        })?;
+        Ok(read.flows)
+    }
+}
+
+/// The nodes whose data plane is ours.
+fn ours(state: &State) -> impl Iterator<Item = &str> {
+    state.nodes.iter().filter(|node| node.socket.is_some()).map(|node| node.name.as_str())
 }
 
 fn refusals(cluster: &Cluster, world: &World, stop: &Stop) -> Result<Vec<String>, LabError> {
@@ -56,4 +122,25 @@ fn refusals(cluster: &Cluster, world: &World, stop: &Stop) -> Result<Vec<String>
 fn unique_name() -> Result<LabName, LabError> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     format!("run-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)).parse()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flow_on_the_command_line_is_read_as_case_files_are() {
+        let flow = |protocol: &str, port: Option<&str>| TryFlow {
+            from: "shop/web".into(),
+            to: "203.0.113.7".into(),
+            protocol: protocol.into(),
+            port: port.map(str::to_owned),
+        };
+        assert_eq!(flow("TCP", Some("80")).case_flows().unwrap().len(), 1);
+        assert_eq!(flow("47", None).case_flows().unwrap()[0].protocol.0, 47);
+        let error = flow("TCP", None).case_flows().unwrap_err().to_string();
+        assert!(error.starts_with("port: "), "{error}");
+        let error = flow("TPC", Some("80")).case_flows().unwrap_err().to_string();
+        assert!(error.starts_with("protocol: "), "{error}");
+    }
 }

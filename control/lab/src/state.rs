@@ -8,6 +8,7 @@
 //!   /var/run/caracal/lab/NAME/
 //!     state.json          this file's State
 //!     bpf/                a bpffs of the lab's own: NODE/VETH/{prog,link,xsks}; goes whole when it is unmounted
+//!     case.yaml           what it was made from
 //!     data/               the API server's store          kubeconfig
 //!     NODE.sock           each fastpath's plane socket
 //!     PROCESS.log         what each process writes
@@ -188,6 +189,12 @@ impl State {
     #[must_use]
     pub fn kubeconfig(&self) -> PathBuf {
         self.directory().join("kubeconfig")
+    }
+
+    /// The lab's own copy of its case.
+    #[must_use]
+    pub fn case_file(&self) -> PathBuf {
+        self.directory().join("case.yaml")
     }
 
     /// What a process of the lab writes.
