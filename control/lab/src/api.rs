@@ -11,7 +11,7 @@ use caracal_model::{
 };
 use kube::{
     Api, Client, Config,
-    api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams, PostParams},
+    api::{ApiResource, DynamicObject, Patch, PatchParams, PostParams},
     config::{KubeConfigOptions, Kubeconfig},
     core::GroupVersionKind,
 };
@@ -98,25 +98,6 @@ pub(crate) async fn load(client: &Client, object: &Object) -> Result<(), ApiErro
         api.patch_status(&key.name, &PatchParams::default(), &patch).await.map_err(refused)?;
     }
     Ok(())
-}
-
-/// Every object of the kinds that matter. What cannot be decoded is left out, as the agent leaves it out.
-pub(crate) async fn list(client: &Client) -> Result<Vec<Object>, ApiError> {
-    let mut objects = Vec::new();
-    for kind in Kind::ALL {
-        let listed = Api::<DynamicObject>::all_with(client.clone(), &resource(kind))
-            .list(&ListParams::default())
-            .await
-            .map_err(|error| ApiError::NotUp(reason(&error)))?;
-        for item in listed {
-            let Ok(mut value) = serde_json::to_value(item) else { continue };
-            // Items of a list need not say what they are.
-            value["apiVersion"] = kind.api_version().into();
-            value["kind"] = kind.as_str().into();
-            objects.extend(Object::from_value(value));
-        }
-    }
-    Ok(objects)
 }
 
 /// Sends an object that the API server must refuse; what is wrong with its answer, if anything.

@@ -56,11 +56,7 @@ enum Outcome {
 }
 
 /// Sends every flow; what was observed of each, in their order.
-pub(crate) fn flows(
-    state: &State,
-    world: &World,
-    stop: &Stop,
-) -> Result<Vec<Observation>, LabError> {
+pub(crate) fn flows(state: &State, world: &World, stop: &Stop) -> Result<Vec<Observation>, LabError> {
     let name: LabName = state.name.parse()?;
     let mut watchers = Watchers::connect(state)?;
     let mut started = Vec::new();
@@ -78,12 +74,7 @@ pub(crate) fn flows(
         started.push(next);
     }
     started.iter_mut().for_each(finish);
-    Ok(world
-        .flows
-        .iter()
-        .zip(started)
-        .map(|(flow, started)| judge(world, flow, started))
-        .collect())
+    Ok(world.flows.iter().zip(started).map(|(flow, started)| judge(world, flow, started)).collect())
 }
 
 /// Stops every fastpath, tries again every flow that was allowed and that we must carry, and tells which came through nevertheless.
@@ -242,12 +233,7 @@ fn judge(world: &World, flow: &WorldFlow, started: Started) -> Observation {
             Observation::new(Observed::Allow, why)
         }
         Answer::Silence(_) if !evidence.denied.is_empty() => {
-            let (source, destination) = (pod_of(world, flow.source), pod_of(world, flow.destination));
-            let explain = |rule: &String| isolation.explain(rule, source.as_deref(), destination.as_deref());
-            Observation::new(
-                Observed::Deny,
-                evidence.denied.iter().map(explain).collect::<Vec<_>>().join("; "),
-            )
+            Observation::new(Observed::Deny, evidence.denied.join("; "))
         }
         Answer::Silence(what) => {
             let accidents = evidence.accidents.join(", ");

@@ -12,7 +12,6 @@ mod drive;
 mod error;
 mod evidence;
 mod exec;
-mod isolation;
 mod kernel_node;
 mod name;
 mod network;

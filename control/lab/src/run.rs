@@ -16,7 +16,6 @@ use crate::{
     cluster::{Cluster, Progress},
     drive,
     error::LabError,
-    isolation::Isolation,
     name::LabName,
     state::State,
     stop::Stop,
@@ -38,14 +37,13 @@ fn try_run(
 ) -> Result<(Vec<Observation>, Vec<String>), LabError> {
     let cluster = Cluster::up(&unique_name()?, file, world, stop, progress)?;
     let mut failures = refusals(&cluster, world, stop)?;
-    let isolation = Isolation::of(&world.objects, ours(&cluster.state()));
-    let observations = drive::flows(&cluster.state(), world, &isolation, stop)?;
+    let observations = drive::flows(&cluster.state(), world, stop)?;
     failures.extend(drive::flows_without_us(&cluster.state(), world, &observations, stop)?);
     cluster.down()?;
     Ok((observations, failures))
 }
 
-/// Sends one flow through a lab that is up, and tells what became of it and why, by the objects that its API server has now.
+/// Sends one flow through a lab that is up, and tells what became of it and why.
 ///
 /// # Errors
 /// The flow names what the lab does not have, or the lab does not answer.
@@ -55,14 +53,7 @@ pub fn try_flow(state: &State, flow: &TryFlow, stop: &Stop) -> Result<Observatio
     let mut case = Case::parse(&text).map_err(|error| unreadable(error.to_string()))?;
     case.flows = flow.case_flows()?;
     let world = case.world().map_err(|error| LabError::Case(error.message))?;
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(LabError::Threads)?;
-    let objects = runtime.block_on(async {
-        let client = api::connect(&state.kubeconfig(), api::LIMIT, stop).await?;
-        api::list(&client).await
-    })?;
-    let isolation = Isolation::of(&objects, ours(state));
-    let observations = drive::flows(state, &world, &isolation, stop)?;
+    let observations = drive::flows(state, &world, stop)?;
     observations.into_iter().next().ok_or_else(|| LabError::Case("the flow is none".into()))
 }
 
@@ -97,11 +88,6 @@ impl TryFlow {
         })?;
         Ok(read.flows)
     }
-}
-
-/// The nodes whose data plane is ours.
-fn ours(state: &State) -> impl Iterator<Item = &str> {
-    state.nodes.iter().filter(|node| node.socket.is_some()).map(|node| node.name.as_str())
 }
 
 fn refusals(cluster: &Cluster, world: &World, stop: &Stop) -> Result<Vec<String>, LabError> {
