@@ -19,6 +19,7 @@ mod footprint;
 mod forgery;
 mod lab;
 mod machine;
+mod operator;
 mod paths;
 mod restarts;
 mod traffic;
