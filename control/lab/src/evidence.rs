@@ -1,7 +1,7 @@
 //! What the fastpaths' counters say about one flow: read before and after, the difference is what happened to it.
 //!
 //! A flow that was carried moved the pipeline's counters; one that was denied moved a policy rule that denies, a default, or the counter
-//! of a drop reason that is a decision. What is only an accident (a full ring, an unknown neighbour) decides nothing.
+//! of a drop reason that is a decision. What is only an accident (a full ring, a wrong checksum) decides nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,18 +9,19 @@ use caracal_plane_api::{Counter, DropRow, PolicyRow, What};
 
 use crate::{error::LabError, plane::Reader, state::State};
 
-/// Drop reasons that are no decision about a flow.
-const ACCIDENTS: [&str; 10] = [
-    "arp-malformed",
-    "arp-not-for-us",
-    "ipv6-unsupported",
-    "unsupported-ethertype",
-    "neighbor-unresolved",
-    "no-headroom",
-    "transmit-ring-full",
-    "handover-refused",
-    "flow-table-full",
-    "port-gone",
+/// Drop reasons that are a decision about a flow. Every other one is an accident, or a fault of somebody's.
+const DECISIONS: [&str; 11] = [
+    POLICY_DENY,
+    "address-invalid",
+    "blackhole",
+    "fabric-spoofed-source",
+    "no-route",
+    "not-forwarded-back",
+    "pod-sent-tunnel",
+    "spoofed-source",
+    "tunnel-not-for-pods",
+    "tunnel-spoofed-inner",
+    "tunnel-unknown-source",
 ];
 /// The reason that says no more than that a rule said more.
 const POLICY_DENY: &str = "policy-deny";
@@ -95,7 +96,7 @@ impl Snapshot {
             if *packets <= self.drops.get(reason).copied().unwrap_or(0) {
                 continue;
             }
-            if ACCIDENTS.contains(&reason.as_str()) {
+            if !DECISIONS.contains(&reason.as_str()) {
                 evidence.accidents.push(format!("dropped: {reason}"));
             } else if !(named && reason == POLICY_DENY) {
                 evidence.denied.push(format!("dropped: {reason}"));
@@ -175,14 +176,14 @@ mod tests {
 
     #[test]
     fn a_drop_reason_decides_unless_it_is_an_accident() {
-        let before = snapshot(&[("spoofed-source", 0), ("no-frames", 0)], &[], 0);
+        let before = snapshot(&[("spoofed-source", 0), ("transmit-ring-full", 0)], &[], 0);
         assert_eq!(
             before.until(&snapshot(&[("spoofed-source", 1)], &[], 0)).denied,
             ["dropped: spoofed-source"]
         );
-        let accident = before.until(&snapshot(&[("no-frames", 1)], &[], 0));
+        let accident = before.until(&snapshot(&[("transmit-ring-full", 1)], &[], 0));
         assert!(accident.denied.is_empty());
-        assert_eq!(accident.accidents, ["dropped: no-frames"]);
+        assert_eq!(accident.accidents, ["dropped: transmit-ring-full"]);
     }
 
     #[test]
