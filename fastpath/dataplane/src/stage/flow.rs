@@ -22,8 +22,8 @@ use caracal_wire::tcp::Flags;
 use crate::batch::{Egress, Ingress, Slot, Verdict};
 use crate::drop_reason::DropReason;
 use crate::flow::{FlowEntry, FlowFlags, FlowKey, FlowNote, Inserted, State, Way};
-use crate::stage::{Context, source};
 use crate::stage::parse::{Icmp, Parsed, Quoted};
+use crate::stage::{Context, source};
 use crate::table::{ClassId, EndpointIndex, FlowDirection, FlowTuple, PolicyListId};
 
 const TCP: u8 = Protocol::TCP.0;

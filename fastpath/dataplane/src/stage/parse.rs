@@ -2,8 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use caracal_wire::tcp::Flags;
 use caracal_wire::checksum::{self, Sum};
+use caracal_wire::tcp::Flags;
 use caracal_wire::{Arp, EtherType, Ethernet, Icmpv4, Ipv4, Protocol, ethernet, ipv4, tcp, udp};
 
 use crate::batch::{Ingress, Slot};
@@ -240,8 +240,13 @@ impl Transport {
     #[inline]
     fn parse(protocol: u8, segment: &[u8], l4_len: usize) -> Result<Self, DropReason> {
         let truncated = DropReason::L4Truncated;
-        let mut found =
-            Transport { source_port: 0, destination_port: 0, tcp_flags: Flags(0), checksum: None, icmp: Icmp::No };
+        let mut found = Transport {
+            source_port: 0,
+            destination_port: 0,
+            tcp_flags: Flags(0),
+            checksum: None,
+            icmp: Icmp::No,
+        };
         match Protocol(protocol) {
             Protocol::TCP => {
                 let header: &[u8; tcp::HEADER_LEN] = segment.first_chunk().ok_or(truncated)?;
