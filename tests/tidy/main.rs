@@ -281,7 +281,7 @@ fn the_operations_manual_groups_every_drop_reason_and_no_other() {
 #[test]
 fn the_lab_knows_drop_reasons_by_their_names() {
     let text = read(Path::new("control/lab/src/evidence.rs"));
-    let (_, list) = text.split_once("const ACCIDENTS").expect("the list of accidents");
+    let (_, list) = text.split_once("const DECISIONS").expect("the list of decisions");
     let (list, _) = list.split_once("];").expect("its end");
     let reasons = drop_reasons();
     for reason in list.split('"').skip(1).step_by(2) {
