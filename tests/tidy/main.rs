@@ -1,7 +1,12 @@
 //! The house rules that a program can check: who may depend on whom, where `unsafe` may be, under which licences we
 //! build, and what is not left lying about.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test ends where something is amiss")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test ends where something is amiss"
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
