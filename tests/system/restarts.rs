@@ -17,7 +17,7 @@ use crate::{
     api::{Kubernetes, ingress, isolate, pod, pod_key, policy_key},
     lab::{Lab, Plan},
     machine::{Dice, eventually, is_loaded, rounds},
-    traffic::{Connection, Delivery, Questions, Stream},
+    traffic::{Connection, Delivery, Questions, StopAtEnd, Stream},
 };
 
 const RATE: u32 = 10_000;
@@ -242,15 +242,6 @@ fn churn(kubernetes: &Kubernetes, stop: &AtomicBool) {
         let _ = kubernetes.delete(&policy_key(&format!("churn{}", (round + 3) % 7)));
         let _ = kubernetes.delete(&pod_key(&format!("extra{}", (round + 2) % 5)));
         thread::sleep(Duration::from_millis(3));
-    }
-}
-
-/// Lets other threads of a scope end when this one ends, also by a panic.
-struct StopAtEnd(Arc<AtomicBool>);
-
-impl Drop for StopAtEnd {
-    fn drop(&mut self) {
-        self.0.store(true, Relaxed);
     }
 }
 

@@ -69,12 +69,21 @@ impl Place {
 
 /// Numbered datagrams one way, at a steady rate.
 pub struct Stream {
-    stop: Arc<AtomicBool>,
+    stop: StopAtEnd,
     sender: JoinHandle<u64>,
     receiver: JoinHandle<Vec<Option<Instant>>>,
     received: Arc<AtomicU64>,
     to: Place,
     socket_losses: u64,
+}
+
+/// Lets threads end when this goes, also by a panic.
+pub struct StopAtEnd(pub Arc<AtomicBool>);
+
+impl Drop for StopAtEnd {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
 }
 
 /// What became of a [`Stream`].
@@ -96,7 +105,11 @@ impl Delivery {
             "{what}: {} of {} packets arrived, longest silence {:?}",
             self.received, self.sent, self.silence
         );
-        assert_eq!(self.received, self.sent, "{what}: lost {self:?}");
+        let Self { sent, received, lost, lost_by_socket, .. } = self;
+        assert_eq!(
+            received, sent,
+            "{what}: lost {lost:?}, {lost_by_socket} of them for want of room in the receiver's socket"
+        );
     }
 }
 
@@ -111,17 +124,14 @@ impl Stream {
         let receiver = thread::spawn(move || receive(&sink, &stopped, &count));
         let stopped = Arc::clone(&stop);
         let sender = thread::spawn(move || send(&source, destination, packets_per_second, &stopped));
-        let stream = Self { stop, sender, receiver, received, to: to.clone(), socket_losses };
+        let stream =
+            Self { stop: StopAtEnd(stop), sender, receiver, received, to: to.clone(), socket_losses };
         eventually("the stream flows", || stream.received.load(Relaxed) > 0);
         stream
     }
 
-    pub fn received(&self) -> u64 {
-        self.received.load(Relaxed)
-    }
-
     pub fn end(self) -> Delivery {
-        self.stop.store(true, Relaxed);
+        self.stop.0.store(true, Relaxed);
         let sent = self.sender.join().unwrap();
         let mut arrivals = self.receiver.join().unwrap();
         arrivals.resize(usize::try_from(sent).unwrap().max(arrivals.len()), None);
