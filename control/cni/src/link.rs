@@ -134,14 +134,6 @@ pub fn remove(node_netns: Option<&Path>, host_name: &str, bpf_dir: &Path) -> Res
         .map_err(|source| LinkError::Program { interface: host_name.into(), source })
 }
 
-/// Forwarding must be off on `host_name` again after `net.ipv4.ip_forward` was written, because that sets it for every link.
-///
-/// # Errors
-/// There is no such link.
-pub fn forbid_forwarding(node_netns: Option<&Path>, host_name: &str) -> Result<(), LinkError> {
-    within(node_netns, || sysctl(format!("ipv4/conf/{host_name}/forwarding"), "0"))
-}
-
 /// Gives the pod's end its addresses and routes and sets it up. The calling thread is in the pod's namespace.
 ///
 /// # Errors
