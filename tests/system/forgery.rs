@@ -75,7 +75,7 @@ fn forged_packets_reach_nobody_and_are_dropped_for_what_they_are() {
     let elsewhere = Ipv4Addr::new(10, 244, 1, 77);
     let pod_of_node1 = udp_packet(a.address, b.address, SECRET);
     let stranger = udp_packet(Ipv4Addr::new(198, 51, 100, 9), b.address, SECRET);
-    let mut nested = udp_packet(c.address, b.address, VXLAN);
+    let mut nested = udp_packet(c.address, node1.address, VXLAN);
     nested.truncate(28);
     nested.extend(vxlan(VNI, "node1", &honest));
     let length = nested.len() as u16;
@@ -104,7 +104,7 @@ fn forged_packets_reach_nobody_and_are_dropped_for_what_they_are() {
         ),
         (
             "a pod with no source",
-            "spoofed-source",
+            "address-invalid",
             raw(&a, udp_packet(Ipv4Addr::new(0, 0, 0, 1), b.address, SECRET)),
         ),
         (

@@ -127,12 +127,14 @@ impl Peer {
         count
     }
 
-    /// Lends the peer as many frames as it may have, and the pool can spare: a pool that is half empty lends no more.
+    /// Lends the peer as many frames as it may have, and the pool can spare: the last few stay for answers of our own.
+    ///
+    /// Were the reserve larger than what is left when all ports have their share, nothing would ever be lent again.
     pub fn top_up(&mut self, pool: &mut FramePool) {
         if self.lend.is_abandoned() {
             return;
         }
-        let spare = pool.free().saturating_sub(pool.total() / 2);
+        let spare = pool.free().saturating_sub(pool.total() / 64);
         for _ in 0..(self.lent_max - self.lent).min(spare) {
             let Some(frame) = pool.take() else { return };
             match self.lend.push(frame) {

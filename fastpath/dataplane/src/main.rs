@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use caps::{CapSet, Capability, CapsHashSet};
 use caracal_dataplane::clock::Clock;
 use caracal_dataplane::controller::mirror::{self, Mirror};
-use caracal_dataplane::controller::ports::{PortConfig, Ports, WorkerHandle};
+use caracal_dataplane::controller::ports::{FrameShares, PortConfig, Ports, WorkerHandle};
 use caracal_dataplane::controller::server::{self, Event, Greeting};
 use caracal_dataplane::controller::{Controller, report::Identity};
 use caracal_dataplane::counters::WorkerCounters;
@@ -228,7 +228,8 @@ fn drop_privileges() -> Result<()> {
     nix::sys::prctl::set_no_new_privs().context("cannot set no-new-privileges")
 }
 
-/// Frames that a worker lends each other one to hand packets over in, at most; all together a quarter of its frames.
+/// Frames that a worker lends each other one to hand packets over in, at most; all together
+/// its share for that.
 const LENT_FRAMES_MAX: usize = 512;
 
 /// Workers, at most.
@@ -257,7 +258,8 @@ fn make_workers(
     let doorbells: Vec<Arc<Doorbell>> =
         (0..count).map(|_| Doorbell::new().map(Arc::new)).collect::<Result<_, _>>().context(descriptors)?;
     let others = usize::from(count).saturating_sub(1).max(1);
-    let peers = connect_all(&doorbells, (arguments.chunks as usize / 4 / others).min(LENT_FRAMES_MAX));
+    let lent = FrameShares::of(arguments.chunks as usize).lent / others;
+    let peers = connect_all(&doorbells, lent.min(LENT_FRAMES_MAX));
     let mut workers = Vec::new();
     for ((index, doorbell), peers) in (0..count).zip(doorbells).zip(peers) {
         let config = DomainConfig {

@@ -131,6 +131,25 @@ pub struct Plan<'a> {
     pub uplink_index: Option<u32>,
 }
 
+/// Who may hold how many of a domain's frames while nothing happens. A quarter is nobody's: packets on their way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameShares {
+    /// The uplink's queues, to receive into.
+    pub uplink: usize,
+    /// All pods of the worker together, to receive into.
+    pub pods: usize,
+    /// All other workers together, to hand packets over in.
+    pub lent: usize,
+}
+
+impl FrameShares {
+    /// The shares in a domain of so many frames.
+    #[must_use]
+    pub fn of(chunks: usize) -> Self {
+        FrameShares { uplink: chunks / 4, pods: chunks * 3 / 8, lent: chunks / 8 }
+    }
+}
+
 /// Frames that the kernel always has for a pod, so that a first burst finds room.
 const POD_FILL_MIN: usize = 16;
 
@@ -373,13 +392,13 @@ impl Ports {
         Ok(live)
     }
 
-    /// The kernel's share of frames: a quarter of a domain for the uplink, half of it for all pods together.
+    /// The kernel's share of frames: see [`FrameShares`].
     fn set_fill_targets(&self, pods: usize) {
         for worker in &self.workers {
-            let chunks = worker.domain.config().chunks as usize;
+            let shares = FrameShares::of(worker.domain.config().chunks as usize);
             let pods_here = pods.div_ceil(self.workers.len()).max(1);
-            let pod = (chunks / 2 / pods_here).clamp(POD_FILL_MIN, self.config.pod_ring as usize);
-            let uplink = (chunks / 4).min(self.config.uplink_ring as usize);
+            let pod = (shares.pods / pods_here).clamp(POD_FILL_MIN, self.config.pod_ring as usize);
+            let uplink = shares.uplink.min(self.config.uplink_ring as usize);
             worker.tell(Command::FillTargets { pod, uplink });
         }
     }

@@ -263,8 +263,9 @@ pub fn lent_frames_used_up() -> BTreeSet<DropReason> {
     }
     assert_eq!(pair.run().len(), 4);
     assert_eq!(pair.counters[0].dropped(DropReason::HandoverRefused), 3);
-    // The receiver keeps the last half of its frames for itself.
-    let taken: Vec<_> = (0..40).map(|_| pair.engines[1].pool.take().unwrap()).collect();
+    // The receiver keeps its last frame for itself.
+    let to_take = pair.engines[1].pool.free() - 1;
+    let taken: Vec<_> = (0..to_take).map(|_| pair.engines[1].pool.take().unwrap()).collect();
     for n in 0..7 {
         assert!(pair.inject(&pod("a"), &packet(n)));
         pair.turn(0);
@@ -276,6 +277,20 @@ pub fn lent_frames_used_up() -> BTreeSet<DropReason> {
     pair.expect_all_frames_home();
     assert_eq!(pair.send(&pod("a"), &packet(9)).len(), 1, "and again when it has frames");
     pair.dropped()
+}
+
+#[test]
+fn a_receiver_whose_ports_hold_most_of_its_frames_goes_on_lending() {
+    let mut pair = Pair::with(64, 4);
+    let held: Vec<_> = (0..48).map(|_| pair.engines[1].pool.take().unwrap()).collect();
+    for n in 0..40 {
+        assert!(pair.inject(&pod("a"), &from_pod(&Datagram::udp((A, n), (B, 1), b"x"))));
+        pair.turn(0);
+        pair.turn(1);
+        assert_eq!(pair.collect().len(), 1, "packet {n}");
+    }
+    held.into_iter().for_each(|frame| pair.engines[1].pool.put(frame));
+    pair.expect_all_frames_home();
 }
 
 #[test]
