@@ -11,7 +11,7 @@ use std::{
         mpsc::{RecvTimeoutError, Sender, channel},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use caracal_lab::{LabName, Process, ProcessState, Reader, State};
@@ -65,6 +65,7 @@ impl Plan {
 pub struct Lab {
     name: LabName,
     state: State,
+    came_up_in: Duration,
     kubernetes: OnceLock<Kubernetes>,
     _watchdog: Sender<()>,
     _folder: TempDir,
@@ -93,15 +94,22 @@ impl Lab {
         // JSON is YAML.
         fs::write(&file, case.to_string()).unwrap();
         let watchdog = watchdog();
+        let start = Instant::now();
         let up = caracal(&["lab", "up", "--name", name.as_str(), file.to_str().unwrap()]);
         assert!(up.status.success(), "lab {name} does not come up: {}", stderr(&up));
+        let came_up_in = start.elapsed();
         let state = State::read(&name).unwrap();
         let kubernetes = OnceLock::new();
-        Self { name, state, kubernetes, _watchdog: watchdog, _folder: folder, _permit: permit }
+        Self { name, state, came_up_in, kubernetes, _watchdog: watchdog, _folder: folder, _permit: permit }
     }
 
     pub fn name(&self) -> &str {
         self.name.as_str()
+    }
+
+    /// How long `lab up` took.
+    pub fn came_up_in(&self) -> Duration {
+        self.came_up_in
     }
 
     pub fn state(&self) -> &State {

@@ -96,6 +96,7 @@ fn a_killed_fastpath_cuts_pods_off_and_leaves_the_host_alone() {
 #[test]
 fn a_killed_fastpath_is_back_within_a_second() {
     const PROMISE: Duration = Duration::from_secs(1);
+    const UNDER_WAY: Duration = Duration::from_millis(20);
     let plan = Plan::pods(&[("a", "node1"), ("b", "node1"), ("closed", "node1"), ("c", "node2")])
         .object(isolate("closed", "closed"));
     let lab = Lab::up_alone("back", &plan);
@@ -111,7 +112,8 @@ fn a_killed_fastpath_is_back_within_a_second() {
         let killed = Instant::now();
         let mut slowest = Duration::ZERO;
         for (what, questions) in &flows {
-            let time = questions.wait_after(what, killed + Duration::from_millis(1));
+            // Until then, answers may still be on their way through the pods' kernels.
+            let time = UNDER_WAY + questions.wait_after(what, killed + UNDER_WAY);
             println!("round {round}, {what}: {time:?} from kill -9 to the first answer");
             slowest = slowest.max(time);
         }
