@@ -41,6 +41,20 @@ fn assert_one_line(what: &str, output: &Output, words: &[&str]) {
 }
 
 #[test]
+fn sizes_that_cannot_be_are_refused_by_name() {
+    for (flag, value) in [
+        ("--flows", "99999999999999"),
+        ("--flows", "0"),
+        ("--pod-ring", "3"),
+        ("--pod-ring", "0"),
+        ("--uplink-ring", "65536"),
+    ] {
+        let output = fastpath(&[flag, value]).output().unwrap();
+        assert_refused(&format!("{flag} {value}"), &output, &[flag, value]);
+    }
+}
+
+#[test]
 fn wrong_arguments_get_one_clear_line() {
     let folder = TempDir::new().unwrap();
     let case = |name: &str, text: &str| {

@@ -54,21 +54,21 @@ struct Arguments {
     /// The uplink; not given: the device that has the node's address
     #[arg(long)]
     uplink: Option<String>,
-    /// Frames of a worker's memory (a power of two)
+    /// Frames of a worker's memory
     #[arg(long, default_value_t = 8192)]
     chunks: u32,
     /// Bytes of a frame: 2048 or 4096
     #[arg(long, default_value_t = 2048)]
     chunk_size: u16,
     /// Entries of each ring of a pod's socket (a power of two)
-    #[arg(long, default_value_t = 1024)]
+    #[arg(long, default_value_t = 1024, value_parser = parse_ring)]
     pod_ring: u32,
     /// Entries of each ring of the uplink's sockets (a power of two)
-    #[arg(long, default_value_t = 4096)]
+    #[arg(long, default_value_t = 4096, value_parser = parse_ring)]
     uplink_ring: u32,
     /// Flows that each worker can track
-    #[arg(long, default_value_t = 131_072)]
-    flows: usize,
+    #[arg(long, default_value_t = 131_072, value_parser = clap::value_parser!(u32).range(64..=FLOWS_MAX))]
+    flows: u32,
     /// Kernel memory that all sockets together may take, MiB
     #[arg(long, default_value_t = 1536)]
     kernel_memory_mib: u64,
@@ -82,6 +82,14 @@ struct Arguments {
 
 #[derive(Clone, Debug)]
 struct Cpus(Vec<usize>);
+
+/// Flows of a worker, at most: their table is allocated at the start, about 100 bytes each.
+const FLOWS_MAX: i64 = 1 << 24;
+
+fn parse_ring(text: &str) -> Result<u32, String> {
+    let entries = text.parse().ok().filter(|n: &u32| n.is_power_of_two() && (16..=32_768).contains(n));
+    entries.ok_or_else(|| "a ring has a power of two of entries, from 16 to 32768".into())
+}
 
 fn parse_cpus(text: &str) -> Result<Cpus, String> {
     let mut cpus = Vec::new();
@@ -193,7 +201,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         pod_ring: arguments.pod_ring,
         uplink_ring: arguments.uplink_ring,
         uplink: arguments.uplink.clone(),
-        kernel_memory_budget: arguments.kernel_memory_mib << 20,
+        kernel_memory_budget: arguments.kernel_memory_mib.saturating_mul(1 << 20),
     };
     Controller::new(builder, publisher, Ports::new(config, handles), mirror, queue, identity)?.run();
     for thread in running {
@@ -272,7 +280,7 @@ fn make_workers(
         let counters = WorkerCounters::new();
         let status = Arc::new(WorkerStatus::default());
         let worker = WorkerIndex(index);
-        let pipeline = Pipeline::new(worker, arguments.flows, random());
+        let pipeline = Pipeline::new(worker, arguments.flows as usize, random());
         let engine = Engine::new(pipeline, worker, pool, Arc::clone(&counters), publisher.subscribe(), peers);
         let (commands, inbox) = channel();
         let thread = Thread::new(

@@ -266,8 +266,11 @@ impl Ports {
             old.queues.into_iter().for_each(|port| self.close(port));
         }
         let Some(link) = wanted else {
-            let name = self.config.uplink.clone().unwrap_or_else(|| "uplink".into());
-            self.missing.insert(name, format!("no device has the node's address {}", node.address));
+            let (name, problem) = match &self.config.uplink {
+                Some(name) => (name.clone(), PortError::NoLink(name.clone()).to_string()),
+                None => ("uplink".into(), format!("no device has the node's address {}", node.address)),
+            };
+            self.missing.insert(name, problem);
             return;
         };
         if self.uplink.is_none() {
