@@ -120,6 +120,7 @@ impl CalcGraph {
                     self.policies.set(&key, Some(converted.policy), &mut self.sets, &self.endpoints.all);
                 self.dirty.extend(affected);
             }
+            Update::Upsert(_) => {}
             Update::Delete(key) => self.delete(&key),
         }
     }
@@ -145,6 +146,7 @@ impl CalcGraph {
                 let affected = self.policies.set(&key, None, &mut self.sets, &self.endpoints.all);
                 self.dirty.extend(affected);
             }
+            _ => {}
         }
     }
 
@@ -248,6 +250,7 @@ impl CalcGraph {
             ingress,
             egress,
             profiles: endpoint.pod.profiles.clone(),
+            ..plane::Endpoint::default()
         })
     }
 }

@@ -140,7 +140,7 @@ impl Set {
     }
 
     fn whole(&self, id: &SetId, members: impl Iterator<Item = Member>) -> plane::IpSet {
-        plane::IpSet { id: id.clone(), members: members.map(Member::to_plane).collect() }
+        plane::IpSet { id: id.clone(), members: members.map(Member::to_plane).collect(), hosts: None }
     }
 
     /// The members as last said.
@@ -268,7 +268,7 @@ impl IpSets {
                 }
             }
             if !add.is_empty() || !remove.is_empty() {
-                flushed.deltas.push(plane::IpSetDelta { id, add, remove });
+                flushed.deltas.push(plane::IpSetDelta { id, add, remove, ..plane::IpSetDelta::default() });
             }
         }
         flushed

@@ -194,6 +194,7 @@ impl Routes {
             vxlan_port: VXLAN_PORT,
             host_port: HOST_PORT.to_owned(),
             forward_port: FORWARD_PORT.to_owned(),
+            ..plane::NodeConfig::default()
         })
     }
 

@@ -36,6 +36,7 @@ impl Scanner<'_> {
             protocol: rule.protocol.map_or(0, |protocol| protocol.0.into()),
             source: self.entity(rule, &rule.source),
             destination: self.entity(rule, &rule.destination),
+            ..plane::Rule::default()
         }
     }
 

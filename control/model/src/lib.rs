@@ -11,6 +11,7 @@
 //! ```
 
 pub mod annotations;
+pub mod calico;
 pub mod case;
 pub mod cidr;
 pub mod convert;

@@ -1,78 +1,174 @@
-//! The Kubernetes objects that Caracal reads, decoded strictly and validated as the Kubernetes API server validates them.
+//! The objects that Caracal reads, Kubernetes' and Calico's, decoded strictly and validated as their API servers do.
 
 use std::fmt;
 
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod, ServiceAccount};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service, ServiceAccount};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::validate;
+use crate::{calico, validate};
 
-/// The kinds of objects.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
-    /// v1 Namespace.
-    Namespace,
-    /// v1 ServiceAccount.
-    ServiceAccount,
-    /// v1 Node.
-    Node,
-    /// v1 Pod.
-    Pod,
-    /// networking.k8s.io/v1 NetworkPolicy.
-    NetworkPolicy,
+/// Whether a kind's objects live in namespaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scope {
+    Cluster,
+    Namespaced,
 }
 
-impl Kind {
-    /// All of them, in an order in which they can be created.
-    pub const ALL: [Self; 5] =
-        [Self::Namespace, Self::ServiceAccount, Self::Node, Self::Pod, Self::NetworkPolicy];
-
-    /// As manifests name it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Namespace => "Namespace",
-            Self::ServiceAccount => "ServiceAccount",
-            Self::Node => "Node",
-            Self::Pod => "Pod",
-            Self::NetworkPolicy => "NetworkPolicy",
+/// Makes [`Kind`] and [`Object`] from one table: a kind's type, and how manifests and URLs name it. The order of the rows
+/// is one in which objects can be created.
+macro_rules! objects {
+    ($($(#[$doc:meta])* $variant:ident($type:ty) = $api_version:literal $kind:literal $plural:literal $scope:ident,)*) => {
+        /// The kinds of objects.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Kind {
+            $($(#[$doc])* $variant,)*
         }
-    }
 
-    /// Its API group and version, as manifests name them.
-    pub fn api_version(self) -> &'static str {
-        match self {
-            Self::NetworkPolicy => "networking.k8s.io/v1",
-            Self::Namespace | Self::ServiceAccount | Self::Node | Self::Pod => "v1",
+        /// An object of one of the kinds that matter here.
+        #[derive(Debug, Clone, PartialEq)]
+        pub enum Object {
+            $($(#[$doc])* $variant(Box<$type>),)*
         }
-    }
 
-    /// As URLs name it.
-    pub fn plural(self) -> &'static str {
-        match self {
-            Self::Namespace => "namespaces",
-            Self::ServiceAccount => "serviceaccounts",
-            Self::Node => "nodes",
-            Self::Pod => "pods",
-            Self::NetworkPolicy => "networkpolicies",
+        impl Kind {
+            /// All of them, in an order in which they can be created.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// As manifests name it. Not unique: Kubernetes and Calico both have a NetworkPolicy.
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $kind,)*
+                }
+            }
+
+            /// Its API group and version, as manifests name them.
+            pub fn api_version(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $api_version,)*
+                }
+            }
+
+            /// As URLs name it.
+            pub fn plural(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $plural,)*
+                }
+            }
+
+            /// Whether its objects live in namespaces.
+            pub fn is_namespaced(self) -> bool {
+                let scope = match self {
+                    $(Self::$variant => Scope::$scope,)*
+                };
+                scope == Scope::Namespaced
+            }
+
+            /// The kind that a manifest names.
+            pub fn from_manifest(api_version: &str, kind: &str) -> Option<Self> {
+                let known = |known: &Self| known.as_str() == kind && known.api_version() == api_version;
+                Self::ALL.iter().copied().find(known)
+            }
         }
-    }
 
-    /// Whether its objects live in namespaces.
-    pub fn is_namespaced(self) -> bool {
-        match self {
-            Self::Namespace | Self::Node => false,
-            Self::ServiceAccount | Self::Pod | Self::NetworkPolicy => true,
+        impl Object {
+            /// Decodes a manifest; fields that the kind does not have are left out and returned.
+            pub fn from_value_lenient(value: Value) -> Result<(Self, Vec<String>), ObjectError> {
+                match kind_of(&value)? {
+                    $(Kind::$variant => decode(value, Object::$variant),)*
+                }
+            }
+
+            /// The manifest, with `apiVersion` and `kind`.
+            pub fn to_value(&self) -> Value {
+                match self {
+                    $(Self::$variant(object) => encode(Kind::$variant, object),)*
+                }
+            }
+
+            /// Its kind.
+            pub fn kind(&self) -> Kind {
+                match self {
+                    $(Self::$variant(_) => Kind::$variant,)*
+                }
+            }
+
+            /// Its metadata.
+            pub fn metadata(&self) -> &ObjectMeta {
+                match self {
+                    $(Self::$variant(object) => &object.metadata,)*
+                }
+            }
+
+            /// Its metadata, to be changed.
+            pub fn metadata_mut(&mut self) -> &mut ObjectMeta {
+                match self {
+                    $(Self::$variant(object) => &mut object.metadata,)*
+                }
+            }
         }
-    }
 
-    /// The kind that a manifest names.
-    pub fn from_manifest(api_version: &str, kind: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|known| known.as_str() == kind && known.api_version() == api_version)
-    }
+        $(
+            impl From<$type> for Object {
+                fn from(object: $type) -> Self {
+                    Self::$variant(Box::new(object))
+                }
+            }
+        )*
+    };
+}
+
+objects! {
+    /// v1 Namespace.
+    Namespace(Namespace) = "v1" "Namespace" "namespaces" Cluster,
+    /// v1 ServiceAccount.
+    ServiceAccount(ServiceAccount) = "v1" "ServiceAccount" "serviceaccounts" Namespaced,
+    /// v1 Node.
+    Node(Node) = "v1" "Node" "nodes" Cluster,
+    /// v1 Pod.
+    Pod(Pod) = "v1" "Pod" "pods" Namespaced,
+    /// v1 Service.
+    Service(Service) = "v1" "Service" "services" Namespaced,
+    /// discovery.k8s.io/v1 EndpointSlice.
+    EndpointSlice(EndpointSlice) = "discovery.k8s.io/v1" "EndpointSlice" "endpointslices" Namespaced,
+    /// networking.k8s.io/v1 NetworkPolicy.
+    NetworkPolicy(NetworkPolicy) = "networking.k8s.io/v1" "NetworkPolicy" "networkpolicies" Namespaced,
+    /// policy.networking.k8s.io/v1alpha2 ClusterNetworkPolicy.
+    ClusterNetworkPolicy(calico::ClusterNetworkPolicy) =
+        "policy.networking.k8s.io/v1alpha2" "ClusterNetworkPolicy" "clusternetworkpolicies" Cluster,
+    /// projectcalico.org/v3 Tier.
+    Tier(calico::Tier) = "projectcalico.org/v3" "Tier" "tiers" Cluster,
+    /// projectcalico.org/v3 NetworkPolicy.
+    CalicoNetworkPolicy(calico::NetworkPolicy) =
+        "projectcalico.org/v3" "NetworkPolicy" "networkpolicies" Namespaced,
+    /// projectcalico.org/v3 GlobalNetworkPolicy.
+    GlobalNetworkPolicy(calico::GlobalNetworkPolicy) =
+        "projectcalico.org/v3" "GlobalNetworkPolicy" "globalnetworkpolicies" Cluster,
+    /// projectcalico.org/v3 StagedNetworkPolicy.
+    StagedNetworkPolicy(calico::StagedNetworkPolicy) =
+        "projectcalico.org/v3" "StagedNetworkPolicy" "stagednetworkpolicies" Namespaced,
+    /// projectcalico.org/v3 StagedGlobalNetworkPolicy.
+    StagedGlobalNetworkPolicy(calico::StagedGlobalNetworkPolicy) =
+        "projectcalico.org/v3" "StagedGlobalNetworkPolicy" "stagedglobalnetworkpolicies" Cluster,
+    /// projectcalico.org/v3 StagedKubernetesNetworkPolicy.
+    StagedKubernetesNetworkPolicy(calico::StagedKubernetesNetworkPolicy) =
+        "projectcalico.org/v3" "StagedKubernetesNetworkPolicy" "stagedkubernetesnetworkpolicies" Namespaced,
+    /// projectcalico.org/v3 NetworkSet.
+    NetworkSet(calico::NetworkSet) = "projectcalico.org/v3" "NetworkSet" "networksets" Namespaced,
+    /// projectcalico.org/v3 GlobalNetworkSet.
+    GlobalNetworkSet(calico::GlobalNetworkSet) =
+        "projectcalico.org/v3" "GlobalNetworkSet" "globalnetworksets" Cluster,
+    /// projectcalico.org/v3 HostEndpoint.
+    HostEndpoint(calico::HostEndpoint) = "projectcalico.org/v3" "HostEndpoint" "hostendpoints" Cluster,
+    /// projectcalico.org/v3 Profile.
+    Profile(calico::Profile) = "projectcalico.org/v3" "Profile" "profiles" Cluster,
+    /// projectcalico.org/v3 FelixConfiguration.
+    FelixConfiguration(calico::FelixConfiguration) =
+        "projectcalico.org/v3" "FelixConfiguration" "felixconfigurations" Cluster,
 }
 
 impl fmt::Display for Kind {
@@ -106,21 +202,6 @@ impl fmt::Display for ObjectKey {
             None => write!(f, "{} {}", self.kind, self.name),
         }
     }
-}
-
-/// A Kubernetes object of one of the kinds that matter here.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Object {
-    /// A Namespace.
-    Namespace(Box<Namespace>),
-    /// A ServiceAccount.
-    ServiceAccount(Box<ServiceAccount>),
-    /// A Node.
-    Node(Box<Node>),
-    /// A Pod.
-    Pod(Box<Pod>),
-    /// A NetworkPolicy.
-    NetworkPolicy(Box<NetworkPolicy>),
 }
 
 /// Why a value is no [`Object`].
@@ -224,61 +305,6 @@ impl Object {
         if unknown.is_empty() { Ok(object) } else { Err(ObjectError::UnknownFields(unknown)) }
     }
 
-    /// Decodes a manifest; fields that the kind does not have are left out and returned.
-    pub fn from_value_lenient(value: Value) -> Result<(Self, Vec<String>), ObjectError> {
-        match kind_of(&value)? {
-            Kind::Namespace => decode(value, Object::Namespace),
-            Kind::ServiceAccount => decode(value, Object::ServiceAccount),
-            Kind::Node => decode(value, Object::Node),
-            Kind::Pod => decode(value, Object::Pod),
-            Kind::NetworkPolicy => decode(value, Object::NetworkPolicy),
-        }
-    }
-
-    /// The manifest, with `apiVersion` and `kind`.
-    pub fn to_value(&self) -> Value {
-        match self {
-            Self::Namespace(object) => encode(object),
-            Self::ServiceAccount(object) => encode(object),
-            Self::Node(object) => encode(object),
-            Self::Pod(object) => encode(object),
-            Self::NetworkPolicy(object) => encode(object),
-        }
-    }
-
-    /// Its kind.
-    pub fn kind(&self) -> Kind {
-        match self {
-            Self::Namespace(_) => Kind::Namespace,
-            Self::ServiceAccount(_) => Kind::ServiceAccount,
-            Self::Node(_) => Kind::Node,
-            Self::Pod(_) => Kind::Pod,
-            Self::NetworkPolicy(_) => Kind::NetworkPolicy,
-        }
-    }
-
-    /// Its metadata.
-    pub fn metadata(&self) -> &ObjectMeta {
-        match self {
-            Self::Namespace(object) => &object.metadata,
-            Self::ServiceAccount(object) => &object.metadata,
-            Self::Node(object) => &object.metadata,
-            Self::Pod(object) => &object.metadata,
-            Self::NetworkPolicy(object) => &object.metadata,
-        }
-    }
-
-    /// Its metadata, to be changed.
-    pub fn metadata_mut(&mut self) -> &mut ObjectMeta {
-        match self {
-            Self::Namespace(object) => &mut object.metadata,
-            Self::ServiceAccount(object) => &mut object.metadata,
-            Self::Node(object) => &mut object.metadata,
-            Self::Pod(object) => &mut object.metadata,
-            Self::NetworkPolicy(object) => &mut object.metadata,
-        }
-    }
-
     /// Which object it is. A namespaced object that names no namespace is in `default`.
     pub fn key(&self) -> ObjectKey {
         let metadata = self.metadata();
@@ -320,9 +346,12 @@ pub fn kind_of(value: &Value) -> Result<Kind, ObjectError> {
 }
 
 fn decode<T: DeserializeOwned>(
-    value: Value,
+    mut value: Value,
     wrap: impl Fn(Box<T>) -> Object,
 ) -> Result<(Object, Vec<String>), ObjectError> {
+    if let Some(map) = value.as_object_mut() {
+        map.retain(|field, _| field != "apiVersion" && field != "kind");
+    }
     decode_lenient(value).map(|(object, unknown)| (wrap(Box::new(object)), unknown))
 }
 
@@ -359,18 +388,12 @@ fn field_path(path: &serde_ignored::Path<'_>) -> String {
     }
 }
 
-fn encode<T: Serialize>(object: &T) -> Value {
-    // Serialising these generated types into a Value cannot fail: their map keys are strings and they hold no floats.
-    serde_json::to_value(object).unwrap_or_default()
+fn encode<T: Serialize>(kind: Kind, object: &T) -> Value {
+    // Serialising these types into a Value cannot fail: their map keys are strings.
+    let mut value = serde_json::to_value(object).unwrap_or_default();
+    if let Some(map) = value.as_object_mut() {
+        map.insert("apiVersion".to_owned(), kind.api_version().into());
+        map.insert("kind".to_owned(), kind.as_str().into());
+    }
+    value
 }
-
-macro_rules! from_typed {
-    ($($kind:ident),*) => {$(
-        impl From<$kind> for Object {
-            fn from(object: $kind) -> Self {
-                Self::$kind(Box::new(object))
-            }
-        }
-    )*};
-}
-from_typed!(Namespace, ServiceAccount, Node, Pod, NetworkPolicy);

@@ -14,20 +14,80 @@ pub const DEFAULT_TIER: &str = "default";
 /// The order of Kubernetes policies within their tier.
 pub const KUBERNETES_POLICY_ORDER: f64 = 1000.0;
 
-/// What kind of object a policy was written as.
+/// What kind of object a policy was written as. Kubernetes' NetworkPolicy is told from Calico's as Calico does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum PolicyKind {
     /// networking.k8s.io/v1 NetworkPolicy.
     KubernetesNetworkPolicy,
+    /// policy.networking.k8s.io/v1alpha2 ClusterNetworkPolicy.
+    ClusterNetworkPolicy,
+    /// projectcalico.org/v3 NetworkPolicy.
+    NetworkPolicy,
+    /// projectcalico.org/v3 GlobalNetworkPolicy.
+    GlobalNetworkPolicy,
+    /// projectcalico.org/v3 StagedNetworkPolicy.
+    StagedNetworkPolicy,
+    /// projectcalico.org/v3 StagedGlobalNetworkPolicy.
+    StagedGlobalNetworkPolicy,
+    /// projectcalico.org/v3 StagedKubernetesNetworkPolicy.
+    StagedKubernetesNetworkPolicy,
 }
 
 impl PolicyKind {
     /// As users name it.
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::KubernetesNetworkPolicy => "NetworkPolicy",
+            Self::KubernetesNetworkPolicy => "KubernetesNetworkPolicy",
+            Self::ClusterNetworkPolicy => "ClusterNetworkPolicy",
+            Self::NetworkPolicy => "NetworkPolicy",
+            Self::GlobalNetworkPolicy => "GlobalNetworkPolicy",
+            Self::StagedNetworkPolicy => "StagedNetworkPolicy",
+            Self::StagedGlobalNetworkPolicy => "StagedGlobalNetworkPolicy",
+            Self::StagedKubernetesNetworkPolicy => "StagedKubernetesNetworkPolicy",
         }
     }
+
+    /// The kind of policy that one of this kind stands in for: its own, unless it is staged.
+    pub fn enforced(self) -> Self {
+        match self {
+            Self::StagedNetworkPolicy => Self::NetworkPolicy,
+            Self::StagedGlobalNetworkPolicy => Self::GlobalNetworkPolicy,
+            Self::StagedKubernetesNetworkPolicy => Self::KubernetesNetworkPolicy,
+            other => other,
+        }
+    }
+}
+
+/// Where on a host endpoint's way a policy judges. Workload endpoints know only [`Hook::Normal`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum Hook {
+    /// After destinations were translated, once a connection.
+    #[default]
+    Normal,
+    /// Before connections are tracked, each packet (`doNotTrack`).
+    Untracked,
+    /// Before destinations are translated, once a connection; only ingress (`preDNAT`).
+    PreDnat,
+}
+
+/// What a staged policy would do to the policy whose place it takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum StagedAction {
+    /// Put itself in that place.
+    Set,
+    /// Take it away.
+    Delete,
+}
+
+/// A tier: where it stands, and what becomes of traffic that one of its policies applies to and no rule matches.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tier {
+    /// Its name.
+    pub name: String,
+    /// Ascending, then by name; `None` is last.
+    pub order: Option<f64>,
+    /// Deny or Pass.
+    pub default_action: Action,
 }
 
 /// Which policy.
@@ -87,6 +147,12 @@ pub struct Policy {
     pub tier: String,
     /// Its place in the tier; `None` is last.
     pub order: Option<f64>,
+    /// `None`: enforced. Else it enforces nothing, and this is what it would do.
+    pub staged: Option<StagedAction>,
+    /// Where it judges on host endpoints; what is not [`Hook::Normal`] does not apply to workloads.
+    pub hook: Hook,
+    /// On host endpoints: also what the host forwards.
+    pub apply_on_forward: bool,
     /// Whether it speaks for traffic to the endpoints it selects.
     pub applies_to_ingress: bool,
     /// Whether it speaks for traffic from the endpoints it selects.
@@ -150,6 +216,12 @@ pub struct Rule {
     pub ip_version: Option<IpVersion>,
     /// Only this protocol.
     pub protocol: Option<Protocol>,
+    /// Any protocol but this.
+    pub not_protocol: Option<Protocol>,
+    /// Only this ICMP message, of ICMP or ICMPv6 as `protocol` says.
+    pub icmp: Option<IcmpMatch>,
+    /// Any message but this.
+    pub not_icmp: Option<IcmpMatch>,
     /// Who sends.
     pub source: PeerMatch,
     /// Who receives.
@@ -163,6 +235,9 @@ impl Rule {
             action,
             ip_version: None,
             protocol: None,
+            not_protocol: None,
+            icmp: None,
+            not_icmp: None,
             source: PeerMatch::default(),
             destination: PeerMatch::default(),
         }
@@ -184,6 +259,37 @@ pub struct PeerMatch {
     pub ports: Vec<PortRange>,
     /// … is one that the endpoint calls by one of these names (an endpoint that `selector` selects, if given).
     pub named_ports: Vec<String>,
+    /// The port is in none of these ranges, and …
+    pub not_ports: Vec<PortRange>,
+    /// … is none that the endpoint calls by one of these names (an endpoint that `selector` selects, if given).
+    pub not_named_ports: Vec<String>,
+    /// As a destination: the address, protocol and port are those of an endpoint of this service. As a source: the
+    /// address is.
+    pub service: Option<ServiceKey>,
+}
+
+/// Which service.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServiceKey {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+impl fmt::Display for ServiceKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// ICMP messages of a type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct IcmpMatch {
+    /// The type.
+    pub kind: u8,
+    /// Only of this code.
+    pub code: Option<u8>,
 }
 
 /// Ports from `first` to `last`, both included.

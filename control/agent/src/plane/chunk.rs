@@ -43,13 +43,14 @@ fn split(op: Op, chunk_bytes: usize) -> Vec<Op> {
     if size(&op) <= chunk_bytes {
         return vec![op];
     }
-    let Op { op: Some(op::Op::IpSet(IpSet { id, members })) } = op else {
+    let Op { op: Some(op::Op::IpSet(IpSet { id, members, hosts })) } = op else {
         return vec![op];
     };
     let part = (chunk_bytes / MEMBER_BYTES).max(1);
     let mut parts = members.chunks(part).map(<[Member]>::to_vec);
-    let first = op::Op::IpSet(IpSet { id: id.clone(), members: parts.next().unwrap_or_default() });
-    let rest = parts.map(|add| op::Op::IpSetDelta(IpSetDelta { id: id.clone(), add, remove: Vec::new() }));
+    let first = op::Op::IpSet(IpSet { id: id.clone(), members: parts.next().unwrap_or_default(), hosts });
+    let rest =
+        parts.map(|add| op::Op::IpSetDelta(IpSetDelta { id: id.clone(), add, ..IpSetDelta::default() }));
     std::iter::once(first).chain(rest).map(|op| Op { op: Some(op) }).collect()
 }
 
@@ -70,7 +71,7 @@ mod tests {
                 port: 80,
             })
             .collect();
-        Op { op: Some(op::Op::IpSet(IpSet { id: "s".into(), members })) }
+        Op { op: Some(op::Op::IpSet(IpSet { id: "s".into(), members, hosts: None })) }
     }
 
     #[test]

@@ -101,6 +101,10 @@ pub enum SyncEvent {
     InSync,
 }
 
+/// The kinds that are followed.
+const FOLLOWED: &[Kind] =
+    &[Kind::Namespace, Kind::ServiceAccount, Kind::Node, Kind::Pod, Kind::NetworkPolicy];
+
 /// The tasks that follow the API server; dropped, they end.
 #[derive(Debug)]
 pub struct Syncer {
@@ -122,10 +126,10 @@ impl Syncer {
     pub fn start(client: &Client) -> Self {
         let (report, events) = mpsc::channel(QUEUE);
         let mut tasks = JoinSet::new();
-        for kind in Kind::ALL {
+        for &kind in FOLLOWED {
             tasks.spawn(follow_kind(client.clone(), kind, report.clone()));
         }
-        Self { events, missing: Kind::ALL.to_vec(), _tasks: tasks }
+        Self { events, missing: FOLLOWED.to_vec(), _tasks: tasks }
     }
 
     /// What comes next; `None` never comes while the syncer lives. Safe to cancel.

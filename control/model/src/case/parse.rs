@@ -307,7 +307,8 @@ fn reject(item: &Item<'_>) -> Result<Reject, CaseError> {
     let kind_item = fields.required("kind")?;
     let text = kind_item.text()?;
     let kind = Kind::ALL
-        .into_iter()
+        .iter()
+        .copied()
         .find(|kind| kind.as_str() == text)
         .ok_or_else(|| kind_item.error(format!("{text:?} is not a kind that is known here")))?;
     let namespace = fields.optional("namespace").map(|item| item.text().map(str::to_owned)).transpose()?;

@@ -138,7 +138,7 @@ impl Case {
                 Object::Pod(pod) => given_pods.push(Given { object: *pod, origin }),
                 namespace @ Object::Namespace(_) => namespaces.push(namespace),
                 account @ Object::ServiceAccount(_) => service_accounts.push(account),
-                policy @ Object::NetworkPolicy(_) => policies.push(policy),
+                other => policies.push(other),
             }
         }
 

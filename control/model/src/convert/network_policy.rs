@@ -13,7 +13,8 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use crate::cidr::Cidr;
 use crate::labels::key;
 use crate::policy::{
-    Action, DEFAULT_TIER, KUBERNETES_POLICY_ORDER, PeerMatch, Policy, PolicyKey, PolicyKind, PortRange, Rule,
+    Action, DEFAULT_TIER, Hook, KUBERNETES_POLICY_ORDER, PeerMatch, Policy, PolicyKey, PolicyKind, PortRange,
+    Rule,
 };
 use crate::protocol::Protocol;
 use crate::selector::Selector;
@@ -93,6 +94,9 @@ pub fn network_policy(object: &NetworkPolicy) -> ConvertedPolicy {
         },
         tier: DEFAULT_TIER.to_owned(),
         order: Some(KUBERNETES_POLICY_ORDER),
+        staged: None,
+        hook: Hook::Normal,
+        apply_on_forward: false,
         applies_to_ingress,
         applies_to_egress,
         selector,
@@ -111,7 +115,7 @@ fn expand(
     let pairs = ports.iter().flat_map(|ports| peers.iter().map(move |peer| (ports, peer)));
     let rules = pairs.map(|(ports, peer)| {
         let (source, destination) = sides(peer.clone(), ports.ports.clone());
-        Rule { action: Action::Allow, ip_version: None, protocol: ports.protocol, source, destination }
+        Rule { protocol: ports.protocol, source, destination, ..Rule::any(Action::Allow) }
     });
     rules.collect()
 }

@@ -11,7 +11,7 @@ pub(crate) fn set(object: &mut Object) {
         Object::Namespace(namespace) => set_namespace(namespace),
         Object::Pod(pod) => set_pod(pod),
         Object::NetworkPolicy(policy) => set_network_policy(policy),
-        Object::ServiceAccount(_) | Object::Node(_) => {}
+        _ => {}
     }
 }
 

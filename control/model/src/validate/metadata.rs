@@ -13,7 +13,7 @@ const ANNOTATIONS_BYTES_MAX: usize = 256 * 1024;
 pub(super) fn validate(kind: Kind, metadata: &ObjectMeta, errors: &mut Errors) {
     let check_name = |name: &str| match kind {
         Kind::Namespace => format::dns_label(name),
-        Kind::ServiceAccount | Kind::Node | Kind::Pod | Kind::NetworkPolicy => format::dns_subdomain(name),
+        _ => format::dns_subdomain(name),
     };
     let generate_name = metadata.generate_name.as_deref().unwrap_or_default();
     match metadata.name.as_deref().unwrap_or_default() {

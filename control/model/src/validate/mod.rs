@@ -27,6 +27,7 @@ pub(crate) fn object(object: &Object) -> Vec<FieldError> {
         Object::Node(node) => node::validate(node, &mut errors),
         Object::Pod(pod) => pod::validate(pod, &mut errors),
         Object::NetworkPolicy(policy) => network_policy::validate(policy, &mut errors),
+        _ => {}
     }
     errors.0
 }

@@ -26,7 +26,7 @@ impl<'a> Cluster<'a> {
                 Object::Namespace(namespace) => cluster.namespaces.push(namespace),
                 Object::Pod(pod) => cluster.pods.push(PodRef(pod)),
                 Object::NetworkPolicy(policy) => cluster.policies.push(policy),
-                Object::ServiceAccount(_) | Object::Node(_) => {}
+                _ => {}
             }
         }
         cluster.policies.sort_by_key(|policy| (&policy.metadata.name, &policy.metadata.namespace));

@@ -192,6 +192,7 @@ impl Controller {
                     action: name.action().to_string(),
                     packets: count.packets,
                     bytes: count.bytes,
+                    ..PolicyRow::default()
                 }
             })
             .collect();

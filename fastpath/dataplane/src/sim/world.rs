@@ -124,6 +124,7 @@ pub fn ops() -> Vec<Op> {
         vxlan_port: u32::from(VXLAN_PORT),
         host_port: "caracal0".into(),
         forward_port: "caracal1".into(),
+        ..plane::NodeConfig::default()
     };
     let allow = rule(plane::Action::Allow);
     let profile =

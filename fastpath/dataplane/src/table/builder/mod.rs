@@ -302,7 +302,7 @@ impl TableBuilder {
                 let entry = target.and_then(|target| self.entry(&target));
                 self.state_route(*prefix, Origin::Plane, entry);
             }
-            (Key::Node | Key::Set(_), _) => {}
+            (Key::Node | Key::Set(_) | Key::HostEndpoint(_), _) => {}
         }
     }
 

@@ -29,6 +29,7 @@ pub(super) enum Key {
     Tunnel(Arc<str>),
     Route(Prefix),
     Endpoint(Arc<str>),
+    HostEndpoint(Arc<str>),
 }
 
 impl fmt::Display for Key {
@@ -41,6 +42,7 @@ impl fmt::Display for Key {
             Key::Tunnel(node) => write!(f, "tunnel to {node}"),
             Key::Route(prefix) => write!(f, "route {prefix}"),
             Key::Endpoint(id) => write!(f, "endpoint {id}"),
+            Key::HostEndpoint(id) => write!(f, "host endpoint {id}"),
         }
     }
 }
@@ -276,6 +278,8 @@ impl State {
             Op::PolicyRemove(_)
             | Op::ProfileRemove(_)
             | Op::EndpointRemove(_)
+            | Op::HostEndpoint(_)
+            | Op::HostEndpointRemove(_)
             | Op::TunnelRemove(_)
             | Op::RouteRemove(_) => None,
         };
@@ -432,6 +436,9 @@ fn key_of(op: &Op) -> Result<Key, Malformed> {
         }
         Op::Endpoint(plane::Endpoint { id, .. }) | Op::EndpointRemove(id) => {
             Key::Endpoint(id.as_str().into())
+        }
+        Op::HostEndpoint(plane::HostEndpoint { id, .. }) | Op::HostEndpointRemove(id) => {
+            Key::HostEndpoint(id.as_str().into())
         }
         Op::Tunnel(plane::Tunnel { node, .. }) | Op::TunnelRemove(node) => Key::Tunnel(node.as_str().into()),
         Op::Route(plane::Route { prefix, .. }) => Key::Route(Prefix::from_plane(prefix.as_ref())?),

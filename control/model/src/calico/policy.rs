@@ -1,0 +1,113 @@
+//! Policies: those that are enforced, and those that are staged.
+
+use k8s_openapi::api::networking::v1::{NetworkPolicyEgressRule, NetworkPolicyIngressRule};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::Rule;
+
+macro_rules! policy_spec {
+    ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $type:ty,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+        #[serde(rename_all = "camelCase")]
+        pub struct $name {
+            /// The tier it stands in; `default` when not given.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            pub tier: Option<String>,
+            /// Its place in the tier, ascending; last when not given.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            pub order: Option<f64>,
+            /// For traffic to the endpoints it applies to.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            pub ingress: Option<Vec<Rule>>,
+            /// For traffic from them.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            pub egress: Option<Vec<Rule>>,
+            /// Which endpoints it applies to.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            pub selector: Option<String>,
+            /// …that run as such service accounts.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            pub service_account_selector: Option<String>,
+            /// `Ingress`, `Egress`: the directions it speaks for.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            pub types: Option<Vec<String>>,
+            /// `AssumeNeededOnEveryNode`.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            pub performance_hints: Option<Vec<String>>,
+            $(
+                $(#[$field_doc])*
+                #[serde(default, skip_serializing_if = "Option::is_none")]
+                pub $field: $type,
+            )*
+        }
+    };
+}
+
+policy_spec! {
+    /// A policy for the endpoints of its namespace.
+    NetworkPolicySpec {}
+}
+
+policy_spec! {
+    /// A policy for endpoints of all namespaces, and for host endpoints.
+    GlobalNetworkPolicySpec {
+        /// …in namespaces with such labels.
+        namespace_selector: Option<String>,
+        /// On host endpoints: also for what the host forwards.
+        apply_on_forward: Option<bool>,
+        /// On host endpoints: before connection tracking.
+        do_not_track: Option<bool>,
+        /// On host endpoints: before destinations are translated.
+        #[serde(rename = "preDNAT")]
+        pre_dnat: Option<bool>,
+    }
+}
+
+policy_spec! {
+    /// A NetworkPolicy that enforces nothing.
+    StagedNetworkPolicySpec {
+        /// `Set`, `Delete`, `Learn` or `Ignore`: what would become of the policy of this name.
+        staged_action: Option<String>,
+    }
+}
+
+policy_spec! {
+    /// A GlobalNetworkPolicy that enforces nothing.
+    StagedGlobalNetworkPolicySpec {
+        /// `Set`, `Delete`, `Learn` or `Ignore`: what would become of the policy of this name.
+        staged_action: Option<String>,
+        /// …in namespaces with such labels.
+        namespace_selector: Option<String>,
+        /// On host endpoints: also for what the host forwards.
+        apply_on_forward: Option<bool>,
+        /// On host endpoints: before connection tracking.
+        do_not_track: Option<bool>,
+        /// On host endpoints: before destinations are translated.
+        #[serde(rename = "preDNAT")]
+        pre_dnat: Option<bool>,
+    }
+}
+
+/// A Kubernetes NetworkPolicy that enforces nothing.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StagedKubernetesNetworkPolicySpec {
+    /// `Set`, `Delete`, `Learn` or `Ignore`: what would become of the policy of this name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub staged_action: Option<String>,
+    /// As in Kubernetes' NetworkPolicy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod_selector: Option<LabelSelector>,
+    /// As in Kubernetes' NetworkPolicy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ingress: Option<Vec<NetworkPolicyIngressRule>>,
+    /// As in Kubernetes' NetworkPolicy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<Vec<NetworkPolicyEgressRule>>,
+    /// As in Kubernetes' NetworkPolicy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy_types: Option<Vec<String>>,
+}
