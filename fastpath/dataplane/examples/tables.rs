@@ -179,7 +179,7 @@ fn judgements(rules: u32, shape: Shape) -> Result<(), Box<dyn std::error::Error>
     let mut ops: Vec<Op> = (0..rules)
         .map(|i| {
             let members = vec![address_member(PODS + 2 * i, 32), address_member(PODS + 2 * i + 1, 32)];
-            Op::IpSet(plane::IpSet { id: format!("s{i}"), members })
+            Op::IpSet(plane::IpSet { id: format!("s{i}"), members, hosts: None })
         })
         .collect();
     let rule = |i: u32| match shape {
@@ -230,9 +230,11 @@ fn changes() -> Result<(), Box<dyn std::error::Error>> {
         range.map(|i| address_member(PODS + i, 32)).collect()
     };
     let mut ops: Vec<Op> = (0..100)
-        .map(|i| Op::IpSet(plane::IpSet { id: format!("s{i}"), members: all(500 * i..500 * i + 500) }))
+        .map(|i| {
+            Op::IpSet(plane::IpSet { id: format!("s{i}"), members: all(500 * i..500 * i + 500), hosts: None })
+        })
         .collect();
-    ops.push(Op::IpSet(plane::IpSet { id: "wide".into(), members: vec![] }));
+    ops.push(Op::IpSet(plane::IpSet { id: "wide".into(), members: vec![], hosts: None }));
     ops.extend((0..1000).map(|i| {
         let sets = vec![if i == 0 { "wide".into() } else { format!("s{}", i % 100) }];
         policy(&format!("p{i}"), vec![allow(sets.clone(), 80), allow(sets, 8080 + i)])
@@ -245,15 +247,15 @@ fn changes() -> Result<(), Box<dyn std::error::Error>> {
         Op::IpSetDelta(plane::IpSetDelta {
             id: "s1".into(),
             add: vec![address_member(PODS + 0xE000, 32)],
-            remove: vec![],
+            ..Default::default()
         })
     };
     publish("  a remote pod joins a set", &mut builder, vec![added()])?;
     publish("  a local pod comes", &mut builder, vec![endpoint("new", PODS + 0xFF00, &policies_of(3))])?;
     publish("  a policy changes", &mut builder, vec![policy("p21", vec![allow(vec!["s7".into()], 443)])])?;
-    let everyone = plane::IpSetDelta { id: "wide".into(), add: all(0..50_000), remove: vec![] };
+    let everyone = plane::IpSetDelta { id: "wide".into(), add: all(0..50_000), ..Default::default() };
     publish("  a set gets 50,000 members", &mut builder, vec![Op::IpSetDelta(everyone)])?;
-    let zero = plane::IpSetDelta { id: "s2".into(), add: vec![address_member(0, 0)], remove: vec![] };
+    let zero = plane::IpSetDelta { id: "s2".into(), add: vec![address_member(0, 0)], ..Default::default() };
     publish("  a set gets 0.0.0.0/0", &mut builder, vec![Op::IpSetDelta(zero)])?;
     let mut alone = self::builder();
     let one = policy("one", vec![allow(vec![], 80)]);

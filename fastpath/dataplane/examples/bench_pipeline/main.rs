@@ -379,7 +379,7 @@ impl Established {
         // The connections' own rule comes last.
         let last = plane::PolicyId { name: "p-last".into(), ..policy_id(0) };
         let peers = vec![member(REMOTE_BLOCK.to_bits(), REMOTE_BLOCK_LENGTH)];
-        ops.push(Kind::IpSet(plane::IpSet { id: "peers".into(), members: peers }));
+        ops.push(Kind::IpSet(plane::IpSet { id: "peers".into(), members: peers, hosts: None }));
         let rule = rule(Protocol::TCP, &["peers"], &[], &[(SERVICE, SERVICE)]);
         ops.push(policy(last.clone(), vec![rule]));
         let mut policies = policy_ids(rules);

@@ -44,6 +44,7 @@ pub fn world() -> Vec<Kind> {
             vxlan_port: VXLAN_PORT.into(),
             host_port: "caracal0".into(),
             forward_port: "caracal1".into(),
+            ..Default::default()
         }),
         Kind::Tunnel(plane::Tunnel {
             node: "node2".into(),
@@ -119,7 +120,7 @@ pub fn peers_of(i: u32) -> u32 {
 
 /// IP sets and policies with `rules` rules, of four shapes in turn.
 pub fn rule_set(rules: u32) -> Vec<Kind> {
-    let set = |id: String, members| Kind::IpSet(plane::IpSet { id, members });
+    let set = |id: String, members| Kind::IpSet(plane::IpSet { id, members, hosts: None });
     let mut ops = vec![
         set("cluster".into(), vec![member(REMOTE_BLOCK.to_bits(), REMOTE_BLOCK_LENGTH)]),
         set("banned".into(), vec![member(REMOTE_BLOCK.to_bits() + 0x3f_0000, 24)]),

@@ -187,7 +187,7 @@ fn a_peer_that_leaves_a_set_ends_its_connections() {
         prefix: Some(plane::Prefix { address: address.to_vec(), length }),
         ..Default::default()
     };
-    let set = |members| op(Kind::IpSet(plane::IpSet { id: "friends".into(), members }));
+    let set = |members| op(Kind::IpSet(plane::IpSet { id: "friends".into(), members, hosts: None }));
     let from_friends = plane::Rule {
         source: Some(plane::Entity { in_all: vec!["friends".into()], ..Default::default() }),
         ..rule(Action::Allow)

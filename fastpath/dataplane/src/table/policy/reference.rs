@@ -56,10 +56,9 @@ impl Reference {
 
     /// Everything, as one transaction that begins from nothing.
     pub fn ops(&self) -> Vec<Op> {
-        let sets = self
-            .sets
-            .iter()
-            .map(|(id, members)| Op::IpSet(plane::IpSet { id: id.clone(), members: members.clone() }));
+        let sets = self.sets.iter().map(|(id, members)| {
+            Op::IpSet(plane::IpSet { id: id.clone(), members: members.clone(), hosts: None })
+        });
         let policies = self.policies.values().cloned().map(Op::Policy);
         let profiles = self.profiles.values().cloned().map(Op::Profile);
         let endpoints = self.endpoints.values().cloned().map(Op::Endpoint);

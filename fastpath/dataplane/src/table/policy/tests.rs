@@ -72,7 +72,7 @@ fn entity() -> impl Strategy<Value = Option<plane::Entity>> {
     let named = prop_oneof![3 => Just(vec![]).boxed(), 1 => some(&SETS, 2).boxed()];
     let entity =
         (some(&SETS, 2), some(&SETS, 1), ports, named).prop_map(|(in_all, in_none, ports, named_ports)| {
-            plane::Entity { in_all, in_none, ports, named_ports }
+            plane::Entity { in_all, in_none, ports, named_ports, ..Default::default() }
         });
     prop::option::of(entity)
 }
@@ -93,6 +93,7 @@ fn rule() -> impl Strategy<Value = plane::Rule> {
             protocol,
             source,
             destination,
+            ..Default::default()
         },
     )
 }
@@ -130,15 +131,16 @@ fn endpoint() -> impl Strategy<Value = plane::Endpoint> {
             ingress,
             egress,
             profiles,
+            ..Default::default()
         },
     )
 }
 
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
-        3 => (name(&SETS), members()).prop_map(|(id, members)| Op::IpSet(plane::IpSet { id, members })),
+        3 => (name(&SETS), members()).prop_map(|(id, members)| Op::IpSet(plane::IpSet { id, members, hosts: None })),
         6 => (name(&SETS), members(), members())
-            .prop_map(|(id, add, remove)| Op::IpSetDelta(plane::IpSetDelta { id, add, remove })),
+            .prop_map(|(id, add, remove)| Op::IpSetDelta(plane::IpSetDelta { id, add, remove, ..Default::default() })),
         1 => name(&SETS).prop_map(Op::IpSetRemove),
         5 => (name(&POLICIES), rules(), rules()).prop_map(|(name, ingress, egress)| {
             Op::Policy(plane::Policy { id: Some(policy_id(name)), tier: "t".into(), ingress, egress })
@@ -160,7 +162,8 @@ fn beginning() -> impl Strategy<Value = Vec<Op>> {
     (sets, policies, profiles, prop::collection::vec(endpoint(), 2)).prop_map(
         |(sets, policies, profiles, endpoints)| {
             let sets = SETS.iter().zip(sets);
-            let sets = sets.map(|(id, members)| Op::IpSet(plane::IpSet { id: id.to_string(), members }));
+            let sets = sets
+                .map(|(id, members)| Op::IpSet(plane::IpSet { id: id.to_string(), members, hosts: None }));
             let policies = POLICIES.iter().zip(policies).map(|(name, (ingress, egress))| {
                 let id = Some(policy_id(name.to_string()));
                 Op::Policy(plane::Policy { id, tier: "t".into(), ingress, egress })

@@ -49,6 +49,7 @@ fn entity() -> impl Strategy<Value = Option<plane::Entity>> {
         in_none,
         ports,
         named_ports,
+        ..Default::default()
     });
     prop::option::of(entity)
 }
@@ -61,6 +62,7 @@ fn rules() -> impl Strategy<Value = Vec<plane::Rule>> {
         protocol,
         source,
         destination,
+        ..Default::default()
     });
     prop::collection::vec(rule, 0..3)
 }
@@ -105,11 +107,12 @@ fn op() -> impl Strategy<Value = Op> {
                 ..strings
             })
         }),
-        (text(), members()).prop_map(|(id, members)| Op::IpSet(plane::IpSet { id, members })),
+        (text(), members()).prop_map(|(id, members)| Op::IpSet(plane::IpSet { id, members, hosts: None })),
         (text(), members(), members()).prop_map(|(id, add, remove)| Op::IpSetDelta(plane::IpSetDelta {
             id,
             add,
-            remove
+            remove,
+            ..Default::default()
         })),
         text().prop_map(Op::IpSetRemove),
         (prop::option::of(policy_id()), text(), rules(), rules())
@@ -122,7 +125,15 @@ fn op() -> impl Strategy<Value = Op> {
         })),
         text().prop_map(Op::ProfileRemove),
         endpoint.prop_map(|(id, addresses, ingress, egress, profiles)| {
-            Op::Endpoint(plane::Endpoint { id, interface: "i".into(), addresses, ingress, egress, profiles })
+            Op::Endpoint(plane::Endpoint {
+                id,
+                interface: "i".into(),
+                addresses,
+                ingress,
+                egress,
+                profiles,
+                ..Default::default()
+            })
         }),
         text().prop_map(Op::EndpointRemove),
         (text(), address(), address(), address()).prop_map(
