@@ -169,6 +169,42 @@ objects! {
     /// projectcalico.org/v3 FelixConfiguration.
     FelixConfiguration(calico::FelixConfiguration) =
         "projectcalico.org/v3" "FelixConfiguration" "felixconfigurations" Cluster,
+    /// projectcalico.org/v3 IPPool.
+    IPPool(calico::IPPool) =
+        "projectcalico.org/v3" "IPPool" "ippools" Cluster,
+    /// projectcalico.org/v3 IPReservation.
+    IPReservation(calico::IPReservation) =
+        "projectcalico.org/v3" "IPReservation" "ipreservations" Cluster,
+    /// projectcalico.org/v3 IPAMConfiguration.
+    IPAMConfiguration(calico::IPAMConfiguration) =
+        "projectcalico.org/v3" "IPAMConfiguration" "ipamconfigurations" Cluster,
+    /// projectcalico.org/v3 IPAMBlock.
+    IPAMBlock(calico::IPAMBlock) =
+        "projectcalico.org/v3" "IPAMBlock" "ipamblocks" Cluster,
+    /// projectcalico.org/v3 BlockAffinity.
+    BlockAffinity(calico::BlockAffinity) =
+        "projectcalico.org/v3" "BlockAffinity" "blockaffinities" Cluster,
+    /// projectcalico.org/v3 IPAMHandle.
+    IPAMHandle(calico::IPAMHandle) =
+        "projectcalico.org/v3" "IPAMHandle" "ipamhandles" Cluster,
+    /// projectcalico.org/v3 BGPConfiguration.
+    BGPConfiguration(calico::BGPConfiguration) =
+        "projectcalico.org/v3" "BGPConfiguration" "bgpconfigurations" Cluster,
+    /// projectcalico.org/v3 BGPPeer.
+    BGPPeer(calico::BGPPeer) =
+        "projectcalico.org/v3" "BGPPeer" "bgppeers" Cluster,
+    /// projectcalico.org/v3 BGPFilter.
+    BGPFilter(calico::BGPFilter) =
+        "projectcalico.org/v3" "BGPFilter" "bgpfilters" Cluster,
+    /// projectcalico.org/v3 CalicoNodeStatus.
+    CalicoNodeStatus(calico::CalicoNodeStatus) =
+        "projectcalico.org/v3" "CalicoNodeStatus" "caliconodestatuses" Cluster,
+    /// projectcalico.org/v3 ClusterInformation.
+    ClusterInformation(calico::ClusterInformation) =
+        "projectcalico.org/v3" "ClusterInformation" "clusterinformations" Cluster,
+    /// projectcalico.org/v3 KubeControllersConfiguration.
+    KubeControllersConfiguration(calico::KubeControllersConfiguration) =
+        "projectcalico.org/v3" "KubeControllersConfiguration" "kubecontrollersconfigurations" Cluster,
 }
 
 impl fmt::Display for Kind {

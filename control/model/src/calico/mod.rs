@@ -3,9 +3,15 @@
 //! Every kind is a [`Manifest`] of its specification. Types here say what a manifest may hold and nothing more: what a
 //! field means is said where it is used ([`crate::convert`]), what it may hold by [`crate::object::Object::validate`].
 
+mod bgp;
+mod bgp_filter;
+mod cluster;
 mod cluster_network_policy;
 mod felix_configuration;
 mod host_endpoint;
+mod ip_pool;
+mod ipam;
+mod kube_controllers_configuration;
 mod network_set;
 mod policy;
 mod profile;
@@ -17,6 +23,14 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use bgp::{
+    AsNumber, BGPConfigurationSpec, BGPPassword, BGPPeerSpec, CidrBlock, Community, PrefixAdvertisement,
+};
+pub use bgp_filter::{
+    BGPAddCommunity, BGPCommunityMatch, BGPFilterOperation, BGPFilterRule, BGPFilterSpec, BGPPrefixLength,
+    BGPPrependAsPath, BGPSetPriority,
+};
+pub use cluster::{CalicoNodeStatusSpec, ClusterInformationSpec};
 pub use cluster_network_policy::{
     ClusterNetworkPolicySpec, ClusterPolicyEgressPeer, ClusterPolicyEgressRule, ClusterPolicyIngressPeer,
     ClusterPolicyIngressRule, ClusterPolicyPods, ClusterPolicyPort, ClusterPolicyPortRange,
@@ -24,6 +38,14 @@ pub use cluster_network_policy::{
 };
 pub use felix_configuration::FelixConfigurationSpec;
 pub use host_endpoint::{EndpointPort, HostEndpointSpec};
+pub use ip_pool::{IPPoolSpec, IPReservationSpec};
+pub use ipam::{
+    AllocationAttribute, BlockAffinitySpec, IPAMBlockSpec, IPAMConfigurationSpec, IPAMHandleSpec,
+};
+pub use kube_controllers_configuration::{
+    AutoHostEndpointConfig, ControllersConfig, HostEndpointTemplate, KubeControllersConfigurationSpec,
+    LoadBalancerControllerConfig, MigrationControllerConfig, NodeControllerConfig, ReconcilerConfig,
+};
 pub use network_set::{GlobalNetworkSetSpec, NetworkSetSpec};
 pub use policy::{
     GlobalNetworkPolicySpec, NetworkPolicySpec, StagedGlobalNetworkPolicySpec,
@@ -76,3 +98,27 @@ pub type HostEndpoint = Manifest<HostEndpointSpec>;
 pub type Profile = Manifest<ProfileSpec>;
 /// FelixConfiguration.
 pub type FelixConfiguration = Manifest<FelixConfigurationSpec>;
+/// IPPool.
+pub type IPPool = Manifest<IPPoolSpec>;
+/// IPReservation.
+pub type IPReservation = Manifest<IPReservationSpec>;
+/// IPAMBlock.
+pub type IPAMBlock = Manifest<IPAMBlockSpec>;
+/// BlockAffinity.
+pub type BlockAffinity = Manifest<BlockAffinitySpec>;
+/// IPAMHandle.
+pub type IPAMHandle = Manifest<IPAMHandleSpec>;
+/// IPAMConfiguration.
+pub type IPAMConfiguration = Manifest<IPAMConfigurationSpec>;
+/// BGPConfiguration.
+pub type BGPConfiguration = Manifest<BGPConfigurationSpec>;
+/// BGPPeer.
+pub type BGPPeer = Manifest<BGPPeerSpec>;
+/// BGPFilter.
+pub type BGPFilter = Manifest<BGPFilterSpec>;
+/// CalicoNodeStatus.
+pub type CalicoNodeStatus = Manifest<CalicoNodeStatusSpec>;
+/// ClusterInformation.
+pub type ClusterInformation = Manifest<ClusterInformationSpec>;
+/// KubeControllersConfiguration.
+pub type KubeControllersConfiguration = Manifest<KubeControllersConfigurationSpec>;
