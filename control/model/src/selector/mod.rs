@@ -1,34 +1,54 @@
 //! Calico's selector language as a tree: which labels a selector matches, and the text that stands for it.
 //!
-//! The text is canonical: two selectors with the same text are the same selector. Single spaces, `&&` and `||` groups
-//! always in parentheses, sets sorted and without duplicates, values in double quotes unless they contain one, `!`
-//! directly before its operand. It is what sets of addresses are named after, so it must not depend on how a selector was made.
+//! The text is canonical: two selectors with the same text are the same selector, and reading the text gives the selector
+//! back. Single spaces, `&&` and `||` groups always in parentheses, sets sorted and without duplicates, values in double
+//! quotes unless they contain one, `!` directly before its operand and never twice. It is what sets of addresses are named
+//! after, so it must not depend on how a selector was made.
+//!
+//! ```text
+//!   text ── parse ──► Selector ── prefixed · replacing ──► effective selector ── Display ──► canonical text
+//!                        └── matches(labels)
+//! ```
+
+mod parse;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 use std::fmt;
 
 use crate::labels::Labels;
 
+pub use parse::SelectorError;
+
 /// A selector. Build `&&`, `||` and `!` with [`Selector::and`], [`Selector::or`] and [`Selector::negate`], which keep the tree canonical.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Selector {
     /// `all()`: everything.
     All,
+    /// `global()`: everything, too; where namespaces are selected it stands for what is in none.
+    Global,
     /// `has(key)`: the key is there, with whatever value.
     Has(String),
     /// `key == "value"`.
     Equal(String, String),
     /// `key != "value"`: true also when the key is missing.
     NotEqual(String, String),
+    /// `key contains "text"`.
+    Contains(String, String),
+    /// `key starts with "text"`.
+    StartsWith(String, String),
+    /// `key ends with "text"`.
+    EndsWith(String, String),
     /// `key in {…}`.
     In(String, BTreeSet<String>),
     /// `key not in {…}`: true also when the key is missing.
     NotIn(String, BTreeSet<String>),
-    /// `(a && b && …)`: two or more.
+    /// `(a && b && …)`: two or more. A group within a group stays one when it was written so.
     And(Vec<Selector>),
     /// `(a || b || …)`: two or more.
     Or(Vec<Selector>),
-    /// `!a`.
+    /// `!a`; never of another `!`.
     Not(Box<Selector>),
 }
 
@@ -93,10 +113,15 @@ impl Selector {
     /// Whether `labels` are selected.
     pub fn matches(&self, labels: &Labels) -> bool {
         match self {
-            Self::All => true,
+            Self::All | Self::Global => true,
             Self::Has(key) => labels.has(key),
             Self::Equal(key, value) => labels.get(key) == Some(value),
             Self::NotEqual(key, value) => labels.get(key) != Some(value),
+            Self::Contains(key, text) => labels.get(key).is_some_and(|value| value.contains(text.as_str())),
+            Self::StartsWith(key, text) => {
+                labels.get(key).is_some_and(|value| value.starts_with(text.as_str()))
+            }
+            Self::EndsWith(key, text) => labels.get(key).is_some_and(|value| value.ends_with(text.as_str())),
             Self::In(key, values) => labels.get(key).is_some_and(|value| values.contains(value)),
             Self::NotIn(key, values) => labels.get(key).is_none_or(|value| !values.contains(value)),
             Self::And(terms) => terms.iter().all(|term| term.matches(labels)),
@@ -110,13 +135,49 @@ impl Selector {
         match self {
             Self::Equal(key, value) => Requirement::Values(key, vec![value]),
             Self::In(key, values) => Requirement::Values(key, values.iter().map(String::as_str).collect()),
-            Self::Has(key) => Requirement::Key(key),
+            Self::Has(key) | Self::Contains(key, _) | Self::StartsWith(key, _) | Self::EndsWith(key, _) => {
+                Requirement::Key(key)
+            }
             Self::And(terms) => {
                 terms.iter().map(Self::requirement).fold(Requirement::None, Requirement::better)
             }
-            Self::All | Self::NotEqual(..) | Self::NotIn(..) | Self::Or(_) | Self::Not(_) => {
+            Self::All | Self::Global | Self::NotEqual(..) | Self::NotIn(..) | Self::Or(_) | Self::Not(_) => {
                 Requirement::None
             }
+        }
+    }
+
+    /// The same selector about the labels behind a prefix, those that an endpoint inherits.
+    pub fn prefixed(self, prefix: &str) -> Self {
+        let behind = |key: String| format!("{prefix}{key}");
+        match self {
+            Self::All | Self::Global => self,
+            Self::Has(key) => Self::Has(behind(key)),
+            Self::Equal(key, value) => Self::Equal(behind(key), value),
+            Self::NotEqual(key, value) => Self::NotEqual(behind(key), value),
+            Self::Contains(key, text) => Self::Contains(behind(key), text),
+            Self::StartsWith(key, text) => Self::StartsWith(behind(key), text),
+            Self::EndsWith(key, text) => Self::EndsWith(behind(key), text),
+            Self::In(key, values) => Self::In(behind(key), values),
+            Self::NotIn(key, values) => Self::NotIn(behind(key), values),
+            Self::And(terms) => Self::And(terms.into_iter().map(|term| term.prefixed(prefix)).collect()),
+            Self::Or(terms) => Self::Or(terms.into_iter().map(|term| term.prefixed(prefix)).collect()),
+            Self::Not(term) => Self::Not(Box::new(term.prefixed(prefix))),
+        }
+    }
+
+    /// The same selector with every `what` in it, however deep, replaced: `all()` and `global()` mean something else
+    /// where namespaces or service accounts are selected.
+    pub fn replacing(self, what: &Selector, with: &Selector) -> Self {
+        if self == *what {
+            return with.clone();
+        }
+        let each = |terms: Vec<Self>| terms.into_iter().map(|term| term.replacing(what, with)).collect();
+        match self {
+            Self::And(terms) => Self::And(each(terms)),
+            Self::Or(terms) => Self::Or(each(terms)),
+            Self::Not(term) => term.replacing(what, with).negate(),
+            leaf => leaf,
         }
     }
 }
@@ -154,9 +215,13 @@ impl fmt::Display for Selector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::All => f.write_str("all()"),
+            Self::Global => f.write_str("global()"),
             Self::Has(key) => write!(f, "has({key})"),
             Self::Equal(key, value) => write!(f, "{key} == {}", Quoted(value)),
             Self::NotEqual(key, value) => write!(f, "{key} != {}", Quoted(value)),
+            Self::Contains(key, text) => write!(f, "{key} contains {}", Quoted(text)),
+            Self::StartsWith(key, text) => write!(f, "{key} starts with {}", Quoted(text)),
+            Self::EndsWith(key, text) => write!(f, "{key} ends with {}", Quoted(text)),
             Self::In(key, values) => write!(f, "{key} in {}", Set(values)),
             Self::NotIn(key, values) => write!(f, "{key} not in {}", Set(values)),
             Self::And(terms) => group(f, terms, " && "),
@@ -196,115 +261,5 @@ impl fmt::Display for Set<'_> {
             write!(f, "{comma}{}", Quoted(value))?;
         }
         f.write_str("}")
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn labels(text: &str) -> Labels {
-        text.split(',').filter_map(|pair| pair.split_once('=')).collect()
-    }
-
-    fn values(text: &str) -> BTreeSet<String> {
-        text.split_whitespace().map(str::to_owned).collect()
-    }
-
-    #[test]
-    fn what_is_missing_matches_only_the_negative_operators() {
-        let none = Labels::new();
-        assert!(!Selector::equal("a", "").matches(&none));
-        assert!(!Selector::In("a".into(), values("x")).matches(&none));
-        assert!(!Selector::has("a").matches(&none));
-        assert!(Selector::NotEqual("a".into(), "x".into()).matches(&none));
-        assert!(Selector::NotIn("a".into(), values("x")).matches(&none));
-        assert!(Selector::All.matches(&none));
-    }
-
-    #[test]
-    fn an_empty_value_is_a_value() {
-        assert!(Selector::has("a").matches(&labels("a=")));
-        assert!(Selector::equal("a", "").matches(&labels("a=")));
-        assert!(Selector::NotIn("a".into(), values("x")).matches(&labels("a=")));
-    }
-
-    #[test]
-    fn operators_compare_the_value() {
-        let one = labels("a=1,b=2");
-        for (selector, expected) in [
-            (Selector::equal("a", "1"), true),
-            (Selector::equal("a", "2"), false),
-            (Selector::NotEqual("a".into(), "1".into()), false),
-            (Selector::In("a".into(), values("0 1")), true),
-            (Selector::In("a".into(), BTreeSet::new()), false),
-            (Selector::NotIn("a".into(), values("0 1")), false),
-            (Selector::NotIn("a".into(), BTreeSet::new()), true),
-            (Selector::and([Selector::has("a"), Selector::has("b")]), true),
-            (Selector::and([Selector::has("a"), Selector::has("c")]), false),
-            (Selector::or([Selector::has("c"), Selector::has("b")]), true),
-            (Selector::or([]), false),
-            (Selector::and([]), true),
-            (Selector::has("a").negate(), false),
-        ] {
-            assert_eq!(selector.matches(&one), expected, "{selector}");
-        }
-    }
-
-    #[test]
-    fn the_text_is_canonical() {
-        let nested = Selector::and([
-            Selector::and([Selector::has("a"), Selector::All]),
-            Selector::and([Selector::equal("b", "x"), Selector::NotEqual("c".into(), "it\"s".into())]),
-        ]);
-        assert_eq!(nested.to_string(), r#"(has(a) && b == "x" && c != 'it"s')"#);
-        let either = Selector::or([Selector::NotIn("k".into(), values("b a b")), nested.clone()]);
-        assert_eq!(either.to_string(), format!(r#"(k not in {{"a", "b"}} || {nested})"#));
-        assert_eq!(either.clone().negate().to_string(), format!("!{either}"));
-        assert_eq!(either.clone().negate().negate(), either);
-        assert_eq!(Selector::and([Selector::All]).to_string(), "all()");
-        assert_eq!(Selector::In("k".into(), BTreeSet::new()).to_string(), "k in {}");
-    }
-
-    #[test]
-    fn whatever_matches_has_what_is_required() {
-        let selectors = [
-            Selector::equal("a", "1"),
-            Selector::In("a".into(), values("1 2")),
-            Selector::has("b"),
-            Selector::NotIn("a".into(), values("1")),
-            Selector::and([Selector::has("b"), Selector::In("a".into(), values("1 2"))]),
-            Selector::and([Selector::has("c").negate(), Selector::has("b")]),
-            Selector::or([Selector::has("a"), Selector::has("b")]),
-            Selector::has("a").negate(),
-        ];
-        let maps = ["", "a=1", "a=2", "a=3", "b=1", "a=1,b=1", "a=2,b=1,c=1", "b=1,c=1"].map(labels);
-        for selector in &selectors {
-            for map in maps.iter().filter(|map| selector.matches(map)) {
-                let has = match selector.requirement() {
-                    Requirement::Values(key, values) => {
-                        map.get(key).is_some_and(|value| values.contains(&value))
-                    }
-                    Requirement::Key(key) => map.has(key),
-                    Requirement::None => true,
-                };
-                assert!(has, "{selector} matches {map} without what it requires");
-            }
-        }
-    }
-
-    #[test]
-    fn the_most_telling_requirement_is_chosen() {
-        use crate::labels::key;
-        let app = Selector::equal("app", "web");
-        let policy = Selector::and([
-            Selector::equal(key::ORCHESTRATOR, "k8s"),
-            app,
-            Selector::equal(key::NAMESPACE, "x"),
-        ]);
-        assert_eq!(policy.requirement(), Requirement::Values("app", vec!["web"]));
-        let all_here =
-            Selector::and([Selector::equal(key::ORCHESTRATOR, "k8s"), Selector::equal(key::NAMESPACE, "x")]);
-        assert_eq!(all_here.requirement(), Requirement::Values(key::NAMESPACE, vec!["x"]));
     }
 }
