@@ -203,6 +203,7 @@ fn judgements(rules: u32, shape: Shape) -> Result<(), Box<dyn std::error::Error>
                 Shape::SetPerRule => 8080,
                 Shape::PortPerRule => (1024 + random.below(3 * rules)) as u16,
             },
+            icmp: None,
             direction: FlowDirection::Ingress,
         })
         .collect();

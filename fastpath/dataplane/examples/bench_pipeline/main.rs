@@ -481,6 +481,7 @@ impl Verdicts {
                     peer_port: 40_000,
                     local_address: IpAddr::V4(pod_address(random.below(PODS))),
                     local_port,
+                    icmp: None,
                     direction: FlowDirection::Ingress,
                 }
             })

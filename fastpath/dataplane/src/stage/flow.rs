@@ -195,7 +195,17 @@ fn tuple_of(key: &FlowKey, out: bool) -> FlowTuple {
         peer_port,
         local_address,
         local_port,
+        icmp: first_message(key.protocol()),
         direction: if out { FlowDirection::Egress } else { FlowDirection::Ingress },
+    }
+}
+
+/// Type and code of the message that opens a flow: only echo requests do.
+fn first_message(protocol: u8) -> Option<(u8, u8)> {
+    match protocol {
+        1 => Some((8, 0)),
+        58 => Some((128, 0)),
+        _ => None,
     }
 }
 

@@ -337,6 +337,7 @@ fn a_list_that_is_gone_denies() {
         peer_port: 1,
         local_address: ip("10.244.1.2"),
         local_port: 80,
+        icmp: None,
         direction: FlowDirection::Ingress,
     };
     let judgement = builder.build().policy.judge(list, ClassId::default(), &flow);

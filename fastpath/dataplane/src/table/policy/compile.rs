@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use super::classes::Content;
 use super::ports::{Outcome, Packed, PortRange, PortRule, Row, WITH_PORTS, row};
-use super::rules::{Action, Binding, Entity, Family, Owner, Rule};
+use super::rules::{Binding, Entity, Family, Owner, Rule};
 use super::sets::{Membership, SetId};
 use super::{ClassId, FlowDirection, RuleAction, RuleId, RuleName};
 use crate::table::paged::{Paged, PagedBuilder};
@@ -370,8 +370,10 @@ fn flatten(direction: FlowDirection, binding: &Binding, intern: &mut dyn FnMut(R
     let mut ends = Vec::new();
     for (section, tier) in binding.tiers.iter().enumerate() {
         for policy in &tier.policies {
-            for rule in &policy.rules {
-                let outcome = outcome(rule, direction, &policy.owner, intern);
+            for (index, rule) in
+                policy.rules.iter().enumerate().filter(|(_, rule)| rule.action != RuleAction::Log)
+            {
+                let outcome = outcome(index as u32, rule, direction, &policy.owner, intern);
                 rules.push(FlatRule::new(section, outcome, direction, rule));
             }
         }
@@ -388,8 +390,13 @@ fn flatten(direction: FlowDirection, binding: &Binding, intern: &mut dyn FnMut(R
     let section = binding.tiers.len();
     for profile in &binding.profiles {
         // After the tiers there is nothing to pass to: Pass has no effect in a profile.
-        for rule in profile.rules.iter().filter(|rule| rule.action != Action::Pass) {
-            let outcome = outcome(rule, direction, &profile.owner, intern);
+        for (index, rule) in profile
+            .rules
+            .iter()
+            .enumerate()
+            .filter(|(_, rule)| matches!(rule.action, RuleAction::Allow | RuleAction::Deny))
+        {
+            let outcome = outcome(index as u32, rule, direction, &profile.owner, intern);
             rules.push(FlatRule::new(section, outcome, direction, rule));
         }
     }
@@ -409,19 +416,16 @@ impl FlatRule {
 }
 
 fn outcome(
+    index: u32,
     rule: &Rule,
     direction: FlowDirection,
     owner: &Owner,
     intern: &mut dyn FnMut(RuleName) -> RuleId,
 ) -> Outcome {
-    let action = match rule.action {
-        Action::Pass => return Outcome::NextSection,
-        Action::Allow => RuleAction::Allow,
-        Action::Deny => RuleAction::Deny,
-    };
-    let id = intern(owner.rule_name(direction, rule.index, action));
-    Outcome::Decide(match action {
-        RuleAction::Allow => Packed::allow(id),
-        RuleAction::Deny => Packed::deny(id),
-    })
+    let id = intern(owner.rule_name(direction, index, rule.action));
+    match rule.action {
+        RuleAction::Allow => Outcome::Decide(Packed::allow(id)),
+        RuleAction::Deny => Outcome::Decide(Packed::deny(id)),
+        RuleAction::Pass | RuleAction::Log => Outcome::NextSection,
+    }
 }

@@ -82,6 +82,8 @@ pub struct FlowTuple {
     pub local_address: IpAddr,
     /// Its port.
     pub local_port: u16,
+    /// Type and code of an ICMP or ICMPv6 message; None: not one, or not known.
+    pub icmp: Option<(u8, u8)>,
     /// Which way the first packet goes.
     pub direction: FlowDirection,
 }

@@ -56,13 +56,17 @@ pub struct RuleOwner {
     pub name: Arc<str>,
 }
 
-/// What a deciding rule says.
+/// What a rule says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum RuleAction {
     /// The flow may be.
     Allow,
     /// It may not.
     Deny,
+    /// The next tier decides.
+    Pass,
+    /// It is to be logged; the next rule decides.
+    Log,
 }
 
 impl RuleName {
@@ -126,6 +130,8 @@ impl fmt::Display for RuleAction {
         f.write_str(match self {
             RuleAction::Allow => "allow",
             RuleAction::Deny => "deny",
+            RuleAction::Pass => "pass",
+            RuleAction::Log => "log",
         })
     }
 }

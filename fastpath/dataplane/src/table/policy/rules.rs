@@ -1,5 +1,6 @@
 //! Rules as the control plane states them, checked and with interned names.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use caracal_plane_api as plane;
@@ -20,6 +21,9 @@ pub enum RuleError {
     /// Above 255.
     #[error("protocol {0} is above 255")]
     Protocol(u32),
+    /// An ICMP type or code above 255.
+    #[error("ICMP type or code {0} is above 255")]
+    Icmp(u32),
     /// Empty, or above 65535.
     #[error("ports {first}-{last} are not a range within 0-65535")]
     Ports {
@@ -30,27 +34,36 @@ pub enum RuleError {
     },
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Action {
-    Allow,
-    Deny,
-    Pass,
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Family {
     V4,
     V6,
 }
 
-/// A rule that can decide (not Log), and its place in its list.
+impl Family {
+    pub fn of(address: IpAddr) -> Family {
+        if address.is_ipv4() { Family::V4 } else { Family::V6 }
+    }
+}
+
+/// What a rule asks of ICMP messages: one type, of one code or of any.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct IcmpKind {
+    pub kind: u8,
+    pub code: Option<u8>,
+}
+
+/// A rule; everything that it asks must hold. Its place is that in its list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Rule {
-    pub index: u32,
-    pub action: Action,
+    pub action: RuleAction,
     pub family: Option<Family>,
     /// 0: any.
     pub protocol: u8,
+    /// 0: none.
+    pub not_protocol: u8,
+    pub icmp: Option<IcmpKind>,
+    pub not_icmp: Option<IcmpKind>,
     pub source: Entity,
     pub destination: Entity,
 }
@@ -63,31 +76,46 @@ pub(super) struct Entity {
     /// Inclusive.
     pub ports: Vec<(u16, u16)>,
     pub named_ports: Vec<SetId>,
+    /// A negated list holds for what has no ports.
+    pub not_ports: Vec<(u16, u16)>,
+    pub not_named_ports: Vec<SetId>,
 }
 
 impl Entity {
     /// Every set that the entity mentions.
     pub fn sets(&self) -> impl Iterator<Item = SetId> {
-        self.in_all.iter().chain(&self.in_none).chain(&self.named_ports).copied()
+        let addresses = self.in_all.iter().chain(&self.in_none);
+        addresses.chain(&self.named_ports).chain(&self.not_named_ports).copied()
     }
 
     fn from_plane(entity: Option<&plane::Entity>, names: &mut SetNames) -> Result<Entity, RuleError> {
         let Some(entity) = entity else { return Ok(Entity::default()) };
         let mut intern = |list: &[String]| list.iter().map(|name| names.intern(name)).collect();
-        let ports = entity.ports.iter().map(|range| {
-            let bounds = (u16::try_from(range.first).ok(), u16::try_from(range.last).ok());
-            match bounds {
-                (Some(first), Some(last)) if first <= last => Ok((first, last)),
-                _ => Err(RuleError::Ports { first: range.first, last: range.last }),
-            }
-        });
+        let ports = |ranges: &[plane::PortRange]| -> Result<Vec<_>, RuleError> {
+            ranges.iter().map(range_from_plane).collect()
+        };
         Ok(Entity {
             in_all: intern(&entity.in_all),
             in_none: intern(&entity.in_none),
-            ports: ports.collect::<Result<_, _>>()?,
+            ports: ports(&entity.ports)?,
             named_ports: intern(&entity.named_ports),
+            not_ports: ports(&entity.not_ports)?,
+            not_named_ports: intern(&entity.not_named_ports),
         })
     }
+}
+
+fn range_from_plane(range: &plane::PortRange) -> Result<(u16, u16), RuleError> {
+    match (u16::try_from(range.first), u16::try_from(range.last)) {
+        (Ok(first), Ok(last)) if first <= last => Ok((first, last)),
+        _ => Err(RuleError::Ports { first: range.first, last: range.last }),
+    }
+}
+
+fn icmp_from_plane(icmp: Option<&plane::Icmp>) -> Result<Option<IcmpKind>, RuleError> {
+    let byte = |value: u32| u8::try_from(value).map_err(|_| RuleError::Icmp(value));
+    icmp.map(|icmp| Ok(IcmpKind { kind: byte(icmp.r#type)?, code: icmp.code.map(byte).transpose()? }))
+        .transpose()
 }
 
 /// Rules in order, of a policy or profile in one direction.
@@ -95,21 +123,16 @@ pub(super) fn from_plane(
     rules: &[plane::Rule],
     names: &mut SetNames,
 ) -> Result<Vec<Rule>, (usize, RuleError)> {
-    let mut deciding = Vec::with_capacity(rules.len());
-    for (index, rule) in rules.iter().enumerate() {
-        let checked = one_from_plane(index as u32, rule, names).map_err(|error| (index, error))?;
-        deciding.extend(checked);
-    }
-    Ok(deciding)
+    let rules = rules.iter().enumerate();
+    rules.map(|(index, rule)| one_from_plane(rule, names).map_err(|error| (index, error))).collect()
 }
 
-/// None: a rule that decides nothing.
-fn one_from_plane(index: u32, rule: &plane::Rule, names: &mut SetNames) -> Result<Option<Rule>, RuleError> {
+fn one_from_plane(rule: &plane::Rule, names: &mut SetNames) -> Result<Rule, RuleError> {
     let action = match plane::Action::try_from(rule.action) {
-        Ok(plane::Action::Allow) => Some(Action::Allow),
-        Ok(plane::Action::Deny) => Some(Action::Deny),
-        Ok(plane::Action::Pass) => Some(Action::Pass),
-        Ok(plane::Action::Log) => None,
+        Ok(plane::Action::Allow) => RuleAction::Allow,
+        Ok(plane::Action::Deny) => RuleAction::Deny,
+        Ok(plane::Action::Pass) => RuleAction::Pass,
+        Ok(plane::Action::Log) => RuleAction::Log,
         Err(_) => return Err(RuleError::Action(rule.action)),
     };
     let family = match rule.ip_version {
@@ -118,10 +141,17 @@ fn one_from_plane(index: u32, rule: &plane::Rule, names: &mut SetNames) -> Resul
         6 => Some(Family::V6),
         other => return Err(RuleError::IpVersion(other)),
     };
-    let protocol = u8::try_from(rule.protocol).map_err(|_| RuleError::Protocol(rule.protocol))?;
-    let source = Entity::from_plane(rule.source.as_ref(), names)?;
-    let destination = Entity::from_plane(rule.destination.as_ref(), names)?;
-    Ok(action.map(|action| Rule { index, action, family, protocol, source, destination }))
+    let protocol = |number: u32| u8::try_from(number).map_err(|_| RuleError::Protocol(number));
+    Ok(Rule {
+        action,
+        family,
+        protocol: protocol(rule.protocol)?,
+        not_protocol: protocol(rule.not_protocol)?,
+        icmp: icmp_from_plane(rule.icmp.as_ref())?,
+        not_icmp: icmp_from_plane(rule.not_icmp.as_ref())?,
+        source: Entity::from_plane(rule.source.as_ref(), names)?,
+        destination: Entity::from_plane(rule.destination.as_ref(), names)?,
+    })
 }
 
 /// Whose rules they are.

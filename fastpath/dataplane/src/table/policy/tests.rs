@@ -190,7 +190,15 @@ fn flows(local: IpAddr) -> impl Iterator<Item = FlowTuple> {
                 [(1, 80), (80, 1), (2, 81), (65535, 0), (81, 3)].map(|(peer, local)| (protocol, peer, local))
             });
             with_ports.chain([(1, 0, 0), (47, 0, 0)]).map(move |(protocol, peer_port, local_port)| {
-                FlowTuple { protocol, peer_address, peer_port, local_address: local, local_port, direction }
+                FlowTuple {
+                    protocol,
+                    peer_address,
+                    peer_port,
+                    local_address: local,
+                    local_port,
+                    icmp: None,
+                    direction,
+                }
             })
         })
     })
