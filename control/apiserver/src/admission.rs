@@ -256,7 +256,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_object_is_taken_or_refused(sent in any_json(), other in any_json()) {
-            for resource in kinds::RESOURCES {
+            for resource in kinds::RESOURCES.iter() {
                 for sent in [sent.clone(), json!({ "metadata": { "name": "a" }, "spec": sent, "status": other })] {
                     let namespace = Some("n").filter(|_| resource.scope == Scope::Namespaced);
                     let Ok(admitted) = decode(resource, namespace, sent, FieldValidation::Warn) else { continue };

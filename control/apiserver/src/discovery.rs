@@ -6,6 +6,7 @@ use axum::http::{HeaderValue, Response, StatusCode, header};
 use serde_json::{Value, json};
 
 use crate::kinds::{RESOURCES, Resource, Scope, groups};
+use crate::profiles;
 use crate::status::json_response;
 
 /// The document at `path`, if it is one of discovery's.
@@ -75,6 +76,9 @@ const VERBS: [&str; 8] = ["create", "delete", "deletecollection", "get", "list",
 const STATUS_VERBS: [&str; 3] = ["get", "patch", "update"];
 
 fn verbs(resource: &Resource) -> Vec<&'static str> {
+    if profiles::are(resource) {
+        return profiles::VERBS.into();
+    }
     VERBS.into_iter().filter(|verb| resource.kind != "Namespace" || *verb != "deletecollection").collect()
 }
 
@@ -83,7 +87,7 @@ fn resource_list(group: &str, version: &str) -> Option<Value> {
     for resource in RESOURCES.iter().filter(|row| (row.group, row.version) == (group, version)) {
         let namespaced = resource.scope == Scope::Namespaced;
         let mut row = json!({
-            "name": resource.plural, "singularName": resource.singular, "namespaced": namespaced,
+            "name": resource.plural, "singularName": resource.singular(), "namespaced": namespaced,
             "kind": resource.kind, "verbs": verbs(resource),
         });
         if !resource.short_names.is_empty() {
@@ -161,7 +165,7 @@ fn aggregate_resource(resource: &Resource) -> Value {
     let kind = crate::schema::gvk(resource);
     let mut row = json!({
         "resource": resource.plural, "responseKind": kind, "scope": scope,
-        "singularResource": resource.singular, "verbs": verbs(resource),
+        "singularResource": resource.singular(), "verbs": verbs(resource),
     });
     if !resource.short_names.is_empty() {
         row["shortNames"] = json!(resource.short_names);

@@ -12,8 +12,11 @@ use crate::App;
 use crate::discovery;
 use crate::openapi;
 use crate::path::Target;
+use crate::profiles;
 use crate::request::{self, Query};
 use crate::status::ApiError;
+
+pub use read::view;
 
 /// Answers any request. Never fails: what goes wrong is answered as a `Status`.
 pub async fn answer(app: Arc<App>, request: Request<Body>) -> Response<Body> {
@@ -58,6 +61,9 @@ async fn serve(app: &Arc<App>, target: Target, request: Request<Body>) -> Result
     let method = request.method().clone();
     let (parts, body) = request.into_parts();
     let query = Query::of(&parts)?;
+    if profiles::are(target.resource) {
+        return profiles::answer(app, &method, &target, &query, &parts.headers);
+    }
     let request = Request::from_parts(parts, body);
     match (method, target.name.is_some(), target.subresource) {
         (Method::GET, true, _) => read::get(app, &target, &query, request.headers()),

@@ -1,11 +1,15 @@
 //! The table of what is served. A new kind is one row: a [`Resource`] here or in a file of its own.
 
+mod calico;
 mod event;
 mod namespace;
 mod network_policy;
 mod node;
 mod pod;
+mod service;
 mod service_account;
+
+use std::sync::LazyLock;
 
 use caracal_model::object::{FieldError, FieldErrorReason, Object};
 use k8s_openapi::jiff::Timestamp;
@@ -32,8 +36,6 @@ pub struct Resource {
     pub kind: &'static str,
     /// `networkpolicies`.
     pub plural: &'static str,
-    /// `networkpolicy`.
-    pub singular: &'static str,
     /// `netpol`.
     pub short_names: &'static [&'static str],
     /// `all`.
@@ -44,6 +46,8 @@ pub struct Resource {
     pub status: bool,
     /// Whether `metadata.generation` counts changes.
     pub generation: bool,
+    /// Whether it is a custom resource in a real cluster: those take no strategic merge patch.
+    pub custom: bool,
     /// What a field selector may name, beside metadata.name and metadata.namespace.
     pub fields: &'static [&'static str],
     /// Its type, for decoding and for the schemas.
@@ -79,6 +83,11 @@ impl Resource {
             "" => self.plural.to_owned(),
             group => format!("{}.{group}", self.plural),
         }
+    }
+
+    /// `networkpolicy`.
+    pub fn singular(&self) -> String {
+        self.kind.to_lowercase()
     }
 
     /// `networking.k8s.io/v1`; the version alone in the core group.
@@ -121,15 +130,21 @@ pub struct Column {
     pub cell: fn(&Value, Timestamp) -> Value,
 }
 
-/// All that is served, in the order of discovery.
-pub static RESOURCES: &[Resource] = &[
-    event::EVENT,
-    namespace::NAMESPACE,
-    node::NODE,
-    pod::POD,
-    service_account::SERVICE_ACCOUNT,
-    network_policy::NETWORK_POLICY,
-];
+/// All that is served, in the order of discovery: of two kinds of the same name kubectl takes the first, so Kubernetes'
+/// NetworkPolicy stands before Calico's.
+pub static RESOURCES: LazyLock<Vec<Resource>> = LazyLock::new(|| {
+    let built_in = [
+        event::EVENT,
+        namespace::NAMESPACE,
+        node::NODE,
+        pod::POD,
+        service::SERVICE,
+        service_account::SERVICE_ACCOUNT,
+        service::ENDPOINT_SLICE,
+        network_policy::NETWORK_POLICY,
+    ];
+    built_in.into_iter().chain(calico::rows()).collect()
+});
 
 /// The row of a resource, by the names in its path.
 pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Resource> {
@@ -141,7 +156,7 @@ pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Resourc
 /// The served groups with their versions, in the table's order.
 pub fn groups() -> Vec<(&'static str, &'static str)> {
     let mut groups = Vec::new();
-    for resource in RESOURCES {
+    for resource in RESOURCES.iter() {
         if !groups.contains(&(resource.group, resource.version)) {
             groups.push((resource.group, resource.version));
         }
@@ -241,6 +256,8 @@ fn age(since: &str, now: Timestamp) -> String {
 
 #[cfg(test)]
 mod tests {
+    use caracal_model::object::Kind;
+
     use super::*;
 
     #[test]
@@ -263,9 +280,19 @@ mod tests {
     }
 
     #[test]
+    fn every_kind_of_the_model_is_served_under_the_names_it_has_there() {
+        for &kind in Kind::ALL {
+            let (group, version) = kind.api_version().split_once('/').unwrap_or(("", kind.api_version()));
+            let row = find(group, version, kind.plural()).unwrap_or_else(|| panic!("{kind:?}"));
+            assert_eq!(row.kind, kind.as_str());
+            assert_eq!(row.scope == Scope::Namespaced, kind.is_namespaced(), "{kind:?}");
+        }
+    }
+
+    #[test]
     fn no_two_rows_share_a_path_or_a_short_name() {
         let mut names = Vec::new();
-        for resource in RESOURCES {
+        for resource in RESOURCES.iter() {
             names.push(format!("{}/{}", resource.root(), resource.plural));
             names.extend(resource.short_names.iter().map(|name| (*name).to_owned()));
         }

@@ -21,6 +21,7 @@ mod namespaces;
 mod openapi;
 mod patch;
 mod path;
+mod profiles;
 mod protobuf;
 mod request;
 mod schema;
@@ -29,6 +30,7 @@ mod server;
 mod shape;
 mod status;
 mod store;
+mod tiers;
 mod view;
 mod watch;
 

@@ -58,7 +58,7 @@ pub async fn furnish(app: &App, namespace: &str) -> Result<(), ApiError> {
 }
 
 /// Makes an object unless it is there.
-async fn make(
+pub async fn make(
     app: &App,
     resource: &'static Resource,
     object: &Value,

@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn both_versions_tell_that_fields_are_validated_by_the_server() {
-        for resource in RESOURCES {
+        for resource in RESOURCES.iter() {
             let document = v3::document(resource.group, resource.version);
             let item = paths(resource, |name| json!(name)).swap_remove(1).0;
             let patch = &document["paths"][&item]["patch"];

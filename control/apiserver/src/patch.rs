@@ -65,6 +65,11 @@ impl Patch {
                 json_patch::merge(&mut changed, patch);
                 Ok(changed)
             }
+            Patch::Strategic(_) if resource.custom => Err(ApiError::unsupported_media_type(format!(
+                "{} are custom resources, which take no application/strategic-merge-patch+json; \
+                 send application/merge-patch+json or application/json-patch+json",
+                resource.qualified()
+            ))),
             Patch::Strategic(patch) => {
                 strategic::merge(object, patch, definitions().root(resource)).map_err(|error| {
                     ApiError::bad_request(format!("the strategic merge patch is wrong: {error}"))

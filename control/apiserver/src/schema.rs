@@ -52,6 +52,8 @@ const MERGING: &[(&str, &str, Merge)] = &[
     ("io.k8s.api.core.v1.PodStatus", "podIPs", Merge::ByKey("ip")),
     ("io.k8s.api.core.v1.PodStatus", "resourceClaimStatuses", Merge::ByKeyRetaining("name")),
     ("io.k8s.api.core.v1.ServiceAccount", "secrets", Merge::ByKey("name")),
+    ("io.k8s.api.core.v1.ServiceSpec", "ports", Merge::ByKey("port")),
+    ("io.k8s.api.core.v1.ServiceStatus", "conditions", Merge::ByKey("type")),
 ];
 
 /// How the list `field` of `definition` merges; none: it is replaced.
@@ -77,8 +79,9 @@ impl Definitions {
     fn make() -> Definitions {
         let mut generator = SchemaSettings::openapi3().into_generator();
         let roots: Vec<String> =
-            RESOURCES.iter().map(|resource| ((resource.shape)().schema)(&mut generator)).collect();
+            RESOURCES.iter().map(|resource| ((resource.shape)().schema)(&mut generator, resource)).collect();
         let mut schemas: BTreeMap<String, Value> = generator.take_definitions(true).into_iter().collect();
+        schemas.values_mut().for_each(plain);
         for (resource, root) in RESOURCES.iter().zip(&roots) {
             if let Some(schema) = schemas.get_mut(root) {
                 schema["x-kubernetes-group-version-kind"] = json!([gvk(resource)]);
@@ -128,6 +131,25 @@ impl Definitions {
     }
 }
 
+/// A schema as Kubernetes writes them: what may be left out need not be said to be null, nor what it is then.
+fn plain(schema: &mut Value) {
+    match schema {
+        Value::Object(map) => {
+            // A property may be called `default`; then it is an object, within `properties`.
+            map.remove("nullable");
+            map.retain(|field, value| field != "default" || value.get("type").is_some());
+            let null = |schema: &Value| schema["enum"] == json!([null]);
+            if let Some(Value::Array(mut any)) = map.remove("anyOf") {
+                any.retain(|schema| !null(schema));
+                map.insert(if any.len() == 1 { "allOf" } else { "anyOf" }.into(), any.into());
+            }
+            map.values_mut().for_each(plain);
+        }
+        Value::Array(list) => list.iter_mut().for_each(plain),
+        _ => {}
+    }
+}
+
 /// Group, version and kind as OpenAPI documents say them.
 pub fn gvk(resource: &Resource) -> Value {
     json!({ "group": resource.group, "version": resource.version, "kind": resource.kind })
@@ -153,13 +175,27 @@ mod tests {
 
     #[test]
     fn every_row_has_a_definition_with_its_kind() {
-        for resource in RESOURCES {
+        for resource in RESOURCES.iter() {
             let schema = &definitions().schemas[definitions().root(resource)];
             assert_eq!(schema["x-kubernetes-group-version-kind"][0]["kind"], resource.kind);
             for field in ["apiVersion", "kind", "metadata"] {
                 assert!(schema["properties"][field].is_object(), "{} {field}", resource.kind);
             }
         }
+    }
+
+    #[test]
+    fn no_schema_speaks_of_null_or_of_rusts_defaults() {
+        for (name, schema) in definitions().iter().filter(|(name, _)| !name.starts_with("io.k8s.api")) {
+            let text = schema.to_string();
+            assert!(
+                !text.contains("nullable") && !text.contains("\"default\":") && !text.contains("null"),
+                "{name}: {text}"
+            );
+        }
+        let rule = &definitions().schemas["Rule"]["properties"];
+        assert_eq!(definitions().field("Rule", "source"), Some("EntityRule"));
+        assert_eq!(rule["action"]["type"], "string");
     }
 
     #[test]

@@ -19,6 +19,7 @@ use crate::request::{self, Query};
 use crate::selector::Selection;
 use crate::status::{ApiError, json_response};
 use crate::store::{Change, CommitError, Condition, Key, Stored};
+use crate::tiers;
 
 /// How often a write that lost a race is tried again before its client is told.
 const ATTEMPTS: usize = 16;
@@ -308,6 +309,11 @@ async fn remove(
                 options.resource_version, stored.revision
             );
             return Err(ApiError::conflict(resource, name, &why));
+        }
+        if resource.kind == "Tier"
+            && let Some(why) = tiers::keeps(app, name)?
+        {
+            return Err(ApiError::forbidden(resource, name, &why));
         }
         let waits = is_namespace || metadata::has_finalizers(&stored.value);
         let mut object = stored.value.clone();

@@ -13,12 +13,12 @@ pub const EVENT: Resource = Resource {
     version: "v1",
     kind: "Event",
     plural: "events",
-    singular: "event",
     short_names: &["ev"],
     categories: &[],
     scope: Scope::Namespaced,
     status: false,
     generation: false,
+    custom: false,
     fields: &[
         "involvedObject.kind",
         "involvedObject.namespace",

@@ -17,12 +17,12 @@ pub const POD: Resource = Resource {
     version: "v1",
     kind: "Pod",
     plural: "pods",
-    singular: "pod",
     short_names: &["po"],
     categories: &["all"],
     scope: Scope::Namespaced,
     status: true,
     generation: true,
+    custom: false,
     fields: &[
         "spec.nodeName",
         "spec.restartPolicy",

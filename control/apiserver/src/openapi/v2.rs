@@ -9,7 +9,7 @@ use crate::schema::{REFERENCE, definitions};
 /// The document.
 pub fn document() -> Value {
     let mut all_paths = Map::new();
-    for resource in RESOURCES {
+    for resource in RESOURCES.iter() {
         all_paths.extend(paths(resource, |name| json!({ "name": name, "in": "query", "type": "string" })));
     }
     let schemas: Map<String, Value> =

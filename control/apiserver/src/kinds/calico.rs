@@ -1,0 +1,204 @@
+//! Calico's kinds, and ClusterNetworkPolicy. In a real cluster they are custom resources: they take no strategic merge
+//! patch, and their names and scopes are those of their definitions.
+
+use caracal_model::calico;
+use caracal_model::object::Kind;
+use schemars::JsonSchema;
+use serde_json::Value;
+
+use super::node::or_none;
+use super::{AGE, Column, NAME, Resource, Scope, any_change, items, model_defaults, model_validate, text};
+use crate::shape::Shape;
+
+/// The rows of these kinds.
+pub fn rows() -> Vec<Resource> {
+    use Kind as K;
+    let plain = &[NAME, AGE];
+    let policy = &[NAME, TIER, ORDER, AGE];
+    let staged = &[NAME, TIER, ORDER, STAGED_ACTION, AGE];
+    let set = &[NAME, NETS, AGE];
+    let cluster_policy = &[NAME, TIER, PRIORITY, AGE];
+    let staged_kubernetes = &[NAME, STAGED_ACTION, AGE];
+    let tier = &[NAME, ORDER, DEFAULT_ACTION, AGE];
+    vec![
+        with_status(row::<calico::ClusterNetworkPolicySpec>(K::ClusterNetworkPolicy, &[], cluster_policy)),
+        row::<calico::TierSpec>(K::Tier, &[], tier),
+        row::<calico::NetworkPolicySpec>(K::CalicoNetworkPolicy, &["cnp", "caliconetworkpolicy"], policy),
+        row::<calico::GlobalNetworkPolicySpec>(K::GlobalNetworkPolicy, &["gnp", "cgnp"], policy),
+        row::<calico::StagedNetworkPolicySpec>(K::StagedNetworkPolicy, &["snp", "scnp"], staged),
+        row::<calico::StagedGlobalNetworkPolicySpec>(K::StagedGlobalNetworkPolicy, &["sgnp"], staged),
+        row::<calico::StagedKubernetesNetworkPolicySpec>(
+            K::StagedKubernetesNetworkPolicy,
+            &["sknp"],
+            staged_kubernetes,
+        ),
+        row::<calico::NetworkSetSpec>(K::NetworkSet, &["netset", "netsets"], set),
+        row::<calico::GlobalNetworkSetSpec>(K::GlobalNetworkSet, &["gns"], set),
+        row::<calico::HostEndpointSpec>(K::HostEndpoint, &["hep", "heps"], &[NAME, NODE, INTERFACE, AGE]),
+        row::<calico::ProfileSpec>(K::Profile, &[], plain),
+        row::<calico::FelixConfigurationSpec>(K::FelixConfiguration, &["felixconfig", "felixconfigs"], plain),
+        with_status(row::<calico::IPPoolSpec>(
+            K::IPPool,
+            &["ipp", "ipps", "pool", "pools"],
+            &[NAME, CIDR, VXLAN_MODE, IPIP_MODE, AGE],
+        )),
+        row::<calico::IPReservationSpec>(K::IPReservation, &[], plain),
+        row::<calico::IPAMConfigurationSpec>(K::IPAMConfiguration, &["ipamconfig", "ipamconfigs"], plain),
+        row::<calico::IPAMBlockSpec>(K::IPAMBlock, &[], &[NAME, CIDR, AGE]),
+        row::<calico::BlockAffinitySpec>(
+            K::BlockAffinity,
+            &["affinity", "affinities"],
+            &[NAME, CIDR, NODE, AGE],
+        ),
+        row::<calico::IPAMHandleSpec>(K::IPAMHandle, &[], plain),
+        row::<calico::BGPConfigurationSpec>(K::BGPConfiguration, &["bgpconfig", "bgpconfigs"], plain),
+        row::<calico::BGPPeerSpec>(K::BGPPeer, &[], &[NAME, NODE, PEER, AGE]),
+        row::<calico::BGPFilterSpec>(K::BGPFilter, &[], plain),
+        with_status(row::<calico::CalicoNodeStatusSpec>(K::CalicoNodeStatus, &[], &[NAME, NODE, AGE])),
+        row::<calico::ClusterInformationSpec>(K::ClusterInformation, &["clusterinfo", "clusterinfos"], plain),
+        row::<calico::KubeControllersConfigurationSpec>(
+            K::KubeControllersConfiguration,
+            &["kcc", "kccs"],
+            plain,
+        ),
+    ]
+}
+
+/// The same, with a status that is written apart.
+fn with_status(row: Resource) -> Resource {
+    Resource { status: true, ..row }
+}
+
+/// The row of a kind that the model knows.
+fn row<S: JsonSchema>(
+    kind: Kind,
+    short_names: &'static [&'static str],
+    columns: &'static [Column],
+) -> Resource {
+    let (group, version) = kind.api_version().split_once('/').unwrap_or(("", kind.api_version()));
+    Resource {
+        group,
+        version,
+        kind: kind.as_str(),
+        plural: kind.plural(),
+        short_names,
+        categories: &[],
+        scope: if kind.is_namespaced() { Scope::Namespaced } else { Scope::Cluster },
+        status: false,
+        generation: true,
+        custom: true,
+        fields: &[],
+        shape: Shape::of_manifest::<S>,
+        prepare: |object, _| model_defaults(object),
+        validate: model_validate,
+        validate_change: any_change,
+        columns,
+    }
+}
+
+const TIER: Column = Column {
+    name: "Tier",
+    kind: "string",
+    priority: 0,
+    description: "The tier that it stands in.",
+    cell: |object, _| match text(object, "/spec/tier") {
+        "" => "default".into(),
+        tier => tier.into(),
+    },
+};
+
+const ORDER: Column = Column {
+    name: "Order",
+    kind: "string",
+    priority: 0,
+    description: "Its place, ascending; last when it has none.",
+    cell: |object, _| number(object, "/spec/order"),
+};
+
+const PRIORITY: Column = Column {
+    name: "Priority",
+    kind: "string",
+    priority: 0,
+    description: "Its place in the tier, ascending.",
+    cell: |object, _| number(object, "/spec/priority"),
+};
+
+const DEFAULT_ACTION: Column = Column {
+    name: "Default-Action",
+    kind: "string",
+    priority: 0,
+    description: "What becomes of traffic that one of its policies applies to and no rule matches.",
+    cell: |object, _| text(object, "/spec/defaultAction").into(),
+};
+
+const STAGED_ACTION: Column = Column {
+    name: "Action",
+    kind: "string",
+    priority: 0,
+    description: "What would become of the policy of this name.",
+    cell: |object, _| text(object, "/spec/stagedAction").into(),
+};
+
+const NETS: Column = Column {
+    name: "Nets",
+    kind: "integer",
+    priority: 0,
+    description: "How many networks it holds.",
+    cell: |object, _| items(object, "/spec/nets").len().into(),
+};
+
+const NODE: Column = Column {
+    name: "Node",
+    kind: "string",
+    priority: 0,
+    description: "Whose it is; none when it is everybody's.",
+    cell: |object, _| or_none(text(object, "/spec/node")),
+};
+
+const CIDR: Column = Column {
+    name: "CIDR",
+    kind: "string",
+    priority: 0,
+    description: "Its addresses.",
+    cell: |object, _| text(object, "/spec/cidr").into(),
+};
+
+const VXLAN_MODE: Column = Column {
+    name: "VXLAN",
+    kind: "string",
+    priority: 0,
+    description: "When packets to its addresses go in VXLAN.",
+    cell: |object, _| text(object, "/spec/vxlanMode").into(),
+};
+
+const IPIP_MODE: Column = Column {
+    name: "IPIP",
+    kind: "string",
+    priority: 0,
+    description: "When packets to its addresses go in IPIP.",
+    cell: |object, _| text(object, "/spec/ipipMode").into(),
+};
+
+const PEER: Column = Column {
+    name: "Peer",
+    kind: "string",
+    priority: 0,
+    description: "With whom.",
+    cell: |object, _| or_none(text(object, "/spec/peerIP")),
+};
+
+const INTERFACE: Column = Column {
+    name: "Interface",
+    kind: "string",
+    priority: 0,
+    description: "Its name; none when it is found by its addresses.",
+    cell: |object, _| or_none(text(object, "/spec/interfaceName")),
+};
+
+/// A number, written as people do: 100, not 100.0.
+fn number(object: &Value, pointer: &str) -> Value {
+    match object.pointer(pointer).and_then(Value::as_f64) {
+        Some(number) => number.to_string().into(),
+        None => "<none>".into(),
+    }
+}

@@ -1,0 +1,220 @@
+//! Services and their endpoint slices.
+
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::jiff::Timestamp;
+use serde_json::Value;
+
+use super::node::or_none;
+use super::{
+    AGE, Column, Moment, NAME, Resource, Scope, any_change, default_to, items, items_mut, model_defaults,
+    model_validate, text,
+};
+use crate::shape::Shape;
+
+pub const SERVICE: Resource = Resource {
+    group: "",
+    version: "v1",
+    kind: "Service",
+    plural: "services",
+    short_names: &["svc"],
+    categories: &["all"],
+    scope: Scope::Namespaced,
+    status: true,
+    generation: false,
+    custom: false,
+    fields: &["spec.clusterIP", "spec.type"],
+    shape: Shape::of::<Service>,
+    prepare: prepare_service,
+    validate: model_validate,
+    validate_change: any_change,
+    columns: &[
+        NAME,
+        Column {
+            name: "Type",
+            kind: "string",
+            priority: 0,
+            description: "ClusterIP, NodePort, LoadBalancer or ExternalName.",
+            cell: |object, _| text(object, "/spec/type").into(),
+        },
+        Column {
+            name: "Cluster-IP",
+            kind: "string",
+            priority: 0,
+            description: "The address that stands for its endpoints.",
+            cell: |object, _| or_none(text(object, "/spec/clusterIP")),
+        },
+        Column {
+            name: "External-IP",
+            kind: "string",
+            priority: 0,
+            description: "Its addresses outside.",
+            cell: external_ips,
+        },
+        Column {
+            name: "Port(s)",
+            kind: "string",
+            priority: 0,
+            description: "What it listens on.",
+            cell: service_ports,
+        },
+        AGE,
+        Column {
+            name: "Selector",
+            kind: "string",
+            priority: 1,
+            description: "The pods that it is for.",
+            cell: |object, _| {
+                let labels = object.pointer("/spec/selector").and_then(Value::as_object);
+                let terms = labels.into_iter().flatten();
+                let terms: Vec<String> =
+                    terms.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or(""))).collect();
+                or_none(&terms.join(","))
+            },
+        },
+    ],
+};
+
+pub const ENDPOINT_SLICE: Resource = Resource {
+    group: "discovery.k8s.io",
+    version: "v1",
+    kind: "EndpointSlice",
+    plural: "endpointslices",
+    short_names: &[],
+    categories: &[],
+    scope: Scope::Namespaced,
+    status: false,
+    generation: true,
+    custom: false,
+    fields: &[],
+    shape: Shape::of::<EndpointSlice>,
+    prepare: prepare_slice,
+    validate: model_validate,
+    validate_change: any_change,
+    columns: &[
+        NAME,
+        Column {
+            name: "AddressType",
+            kind: "string",
+            priority: 0,
+            description: "IPv4, IPv6 or FQDN.",
+            cell: |object, _| text(object, "/addressType").into(),
+        },
+        Column {
+            name: "Ports",
+            kind: "string",
+            priority: 0,
+            description: "The endpoints' ports.",
+            cell: |object, _| {
+                let ports = items(object, "/ports").iter();
+                shortened(ports.filter_map(|port| port.get("port")?.as_i64()).map(|port| port.to_string()))
+            },
+        },
+        Column {
+            name: "Endpoints",
+            kind: "string",
+            priority: 0,
+            description: "The endpoints' addresses.",
+            cell: |object, _| {
+                let endpoints = items(object, "/endpoints").iter();
+                let addresses = endpoints.flat_map(|endpoint| items(endpoint, "/addresses"));
+                shortened(addresses.filter_map(Value::as_str).map(str::to_owned))
+            },
+        },
+        AGE,
+    ],
+};
+
+fn prepare_service(object: &mut Value, _: Moment) {
+    if let Some(spec) = object.get_mut("spec").filter(|spec| spec.is_object()) {
+        default_to(spec, "type", "ClusterIP");
+        default_to(spec, "sessionAffinity", "None");
+        let external = text(spec, "/type") == "ExternalName";
+        for port in items_mut(spec, "/ports") {
+            default_to(port, "protocol", "TCP");
+            if let Some(own) = port.get("port").cloned().filter(|_| !external) {
+                default_to(port, "targetPort", own);
+            }
+        }
+    }
+    model_defaults(object);
+}
+
+fn prepare_slice(object: &mut Value, _: Moment) {
+    // kubectl describes a service only if its slices' ports say these.
+    for port in items_mut(object, "/ports") {
+        default_to(port, "name", "");
+        default_to(port, "protocol", "TCP");
+    }
+    model_defaults(object);
+}
+
+fn external_ips(object: &Value, _: Timestamp) -> Value {
+    let name = text(object, "/spec/externalName");
+    let listed = items(object, "/spec/externalIPs").iter().filter_map(Value::as_str);
+    let balancers = items(object, "/status/loadBalancer/ingress").iter();
+    let balancers = balancers.map(|ingress| match text(ingress, "/ip") {
+        "" => text(ingress, "/hostname"),
+        ip => ip,
+    });
+    let all: Vec<&str> = balancers.chain(listed).chain([name]).filter(|text| !text.is_empty()).collect();
+    or_none(&all.join(","))
+}
+
+fn service_ports(object: &Value, _: Timestamp) -> Value {
+    let one = |port: &Value| {
+        let number = |field: &str| port.get(field).and_then(Value::as_i64);
+        let protocol = text(port, "/protocol");
+        let own = number("port").unwrap_or(0);
+        match number("nodePort").filter(|node_port| *node_port != 0) {
+            Some(node_port) => format!("{own}:{node_port}/{protocol}"),
+            None => format!("{own}/{protocol}"),
+        }
+    };
+    let ports: Vec<String> = items(object, "/spec/ports").iter().map(one).collect();
+    or_none(&ports.join(","))
+}
+
+/// The first three, and how many more there are.
+fn shortened(all: impl Iterator<Item = String>) -> Value {
+    let all: Vec<String> = all.collect();
+    match all.len() {
+        0 => "<unset>".into(),
+        1..=3 => all.join(",").into(),
+        more => format!("{} + {} more...", all[..3].join(","), more - 3).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metadata::timestamp;
+    use serde_json::json;
+
+    fn cells(resource: &Resource, object: &Value) -> Vec<Value> {
+        resource.columns.iter().map(|column| (column.cell)(object, timestamp())).collect()
+    }
+
+    #[test]
+    fn services_and_slices_read_as_kubectl_shows_them() {
+        let mut service = json!({
+            "metadata": { "name": "web" },
+            "spec": { "clusterIP": "10.96.0.7", "selector": { "app": "web" }, "type": "NodePort",
+                      "ports": [{ "port": 80, "nodePort": 30080 }, { "port": 53, "protocol": "UDP" }] },
+        });
+        prepare_service(&mut service, Moment::Create);
+        assert_eq!(service["spec"]["ports"][0]["targetPort"], 80);
+        let told = cells(&SERVICE, &service);
+        assert_eq!(told[1..5], ["NodePort", "10.96.0.7", "<none>", "80:30080/TCP,53/UDP"]);
+        assert_eq!(told[6], "app=web");
+        let slice = json!({
+            "metadata": { "name": "web-1" }, "addressType": "IPv4", "ports": [{ "port": 8080 }],
+            "endpoints": [{ "addresses": ["10.0.0.1"] }, { "addresses": ["10.0.0.2"] },
+                          { "addresses": ["10.0.0.3"] }, { "addresses": ["10.0.0.4"] }],
+        });
+        assert_eq!(
+            cells(&ENDPOINT_SLICE, &slice)[1..4],
+            ["IPv4", "8080", "10.0.0.1,10.0.0.2,10.0.0.3 + 1 more..."]
+        );
+    }
+}
