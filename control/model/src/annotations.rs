@@ -12,3 +12,6 @@ pub const POD_ADDRESSES: &str = "cni.projectcalico.org/podIPs";
 pub const POD_ADDRESS: &str = "cni.projectcalico.org/podIP";
 /// The pod's addresses where Amazon's plugin gives them.
 pub const POD_ADDRESSES_AWS: &str = "vpc.amazonaws.com/pod-ips";
+/// On a FelixConfiguration: whether established flows are judged again when policy changes, `Rejudge` (the default), or
+/// keep the verdict of their first packet, `Keep`.
+pub const ESTABLISHED_FLOWS: &str = "projectcaracal.org/establishedFlows";

@@ -11,6 +11,12 @@ use crate::selector::Selector;
 
 /// The tier of Kubernetes policies.
 pub const DEFAULT_TIER: &str = "default";
+/// The tier of the ClusterNetworkPolicies that are judged before the policies of namespaces.
+pub const KUBE_ADMIN_TIER: &str = "kube-admin";
+/// The tier of the ClusterNetworkPolicies that are judged after them.
+pub const KUBE_BASELINE_TIER: &str = "kube-baseline";
+/// The profile that allows everything, and exists without being written.
+pub const DEFAULT_ALLOW_PROFILE: &str = "projectcalico-default-allow";
 /// The order of Kubernetes policies within their tier.
 pub const KUBERNETES_POLICY_ORDER: f64 = 1000.0;
 

@@ -6,12 +6,17 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::networking::v1::{IPBlock, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use k8s_openapi::api::networking::v1::{
+    IPBlock, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec,
+};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+use super::converted::{ConvertedPolicy, DroppedRule};
+use super::effective::{in_namespace, in_namespaces, is_kubernetes_pod, label_selector, rather_more};
+use super::families::for_its_families;
+use super::ports::{self, Ports};
+use crate::calico::StagedKubernetesNetworkPolicySpec;
 use crate::cidr::Cidr;
-use crate::labels::key;
 use crate::policy::{
     Action, DEFAULT_TIER, Hook, KUBERNETES_POLICY_ORDER, PeerMatch, Policy, PolicyKey, PolicyKind, PortRange,
     Rule,
@@ -19,49 +24,43 @@ use crate::policy::{
 use crate::protocol::Protocol;
 use crate::selector::Selector;
 
-/// A policy and what could not be made of its object.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ConvertedPolicy {
-    /// The policy, without the rules that could not be converted: it isolates all the same.
-    pub policy: Policy,
-    /// What is missing, for the log.
-    pub dropped: Vec<DroppedRule>,
-}
-
-/// A rule that could not be converted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DroppedRule {
-    /// What of it: `spec.ingress[1].ports[0].port`.
-    pub field: String,
-    /// Why.
-    pub message: String,
-}
-
-impl DroppedRule {
-    fn new(field: String, message: impl ToString) -> Self {
-        Self { field, message: message.to_string() }
-    }
-}
-
 /// Converts a NetworkPolicy.
 pub fn network_policy(object: &NetworkPolicy) -> ConvertedPolicy {
     let namespace = object.metadata.namespace.as_deref().unwrap_or("default");
-    let spec = object.spec.clone().unwrap_or_default();
+    let key = PolicyKey {
+        kind: PolicyKind::KubernetesNetworkPolicy,
+        namespace: Some(namespace.to_owned()),
+        name: object.metadata.name.clone().unwrap_or_default(),
+    };
+    of_spec(key, &object.spec.clone().unwrap_or_default())
+}
+
+/// What a staged NetworkPolicy would be if it were not staged.
+pub(super) fn spec_of_staged(spec: &StagedKubernetesNetworkPolicySpec) -> NetworkPolicySpec {
+    NetworkPolicySpec {
+        pod_selector: spec.pod_selector.clone(),
+        ingress: spec.ingress.clone(),
+        egress: spec.egress.clone(),
+        policy_types: spec.policy_types.clone(),
+    }
+}
+
+/// The policy that a specification, staged or not, is about.
+pub(super) fn of_spec(key: PolicyKey, spec: &NetworkPolicySpec) -> ConvertedPolicy {
+    let namespace = key.namespace.as_deref().unwrap_or("default");
     let mut dropped = Vec::new();
 
     let types = spec.policy_types.as_deref().unwrap_or_default();
     let applies_to_ingress = types.is_empty() || types.iter().any(|name| name == "Ingress");
     let applies_to_egress = types.iter().any(|name| name == "Egress");
 
-    // A term that means nothing is left out, so that the policy selects, and isolates, rather more than less.
-    let pod_selector = spec.pod_selector.unwrap_or_default();
-    let terms = selector_terms("spec.podSelector", &pod_selector, "").into_iter();
-    let terms: Vec<_> = terms.filter_map(|term| term.map_err(|error| dropped.push(error)).ok()).collect();
-    let selector = Selector::and([vec![is_kubernetes_pod()], terms, vec![in_namespace(namespace)]].concat());
+    let pods = spec.pod_selector.clone().unwrap_or_default();
+    let pods = rather_more("spec.podSelector", &pods, &mut dropped);
+    let selector = Selector::and([is_kubernetes_pod(), pods, in_namespace(namespace)]);
 
     let mut converted = |rules: Vec<Result<Vec<Rule>, DroppedRule>>| -> Vec<Rule> {
         let good = rules.into_iter().filter_map(|rule| rule.map_err(|error| dropped.push(error)).ok());
-        good.flatten().collect()
+        good.flatten().filter_map(for_its_families).collect()
     };
     let (mut ingress, mut egress) = (Vec::new(), Vec::new());
     if applies_to_ingress {
@@ -69,7 +68,7 @@ pub fn network_policy(object: &NetworkPolicy) -> ConvertedPolicy {
             let field = format!("spec.ingress[{index}]");
             let peers = peers(namespace, &format!("{field}.from"), rule.from.as_deref())?;
             let ports = ports(&field, rule.ports.as_deref())?;
-            Ok(expand(&ports, &peers, |peer, ports| (peer, ports)))
+            Ok(expand(Action::Allow, &ports, &peers, Peers::AreSources))
         });
         ingress = converted(rules.collect());
     }
@@ -78,20 +77,12 @@ pub fn network_policy(object: &NetworkPolicy) -> ConvertedPolicy {
             let field = format!("spec.egress[{index}]");
             let peers = peers(namespace, &format!("{field}.to"), rule.to.as_deref())?;
             let ports = ports(&field, rule.ports.as_deref())?;
-            Ok(expand(&ports, &peers, |peer, ports| {
-                let destination = PeerMatch { ports: ports.ports, named_ports: ports.named_ports, ..peer };
-                (PeerMatch::default(), destination)
-            }))
+            Ok(expand(Action::Allow, &ports, &peers, Peers::AreDestinations))
         });
         egress = converted(rules.collect());
     }
 
     let policy = Policy {
-        key: PolicyKey {
-            kind: PolicyKind::KubernetesNetworkPolicy,
-            namespace: Some(namespace.to_owned()),
-            name: object.metadata.name.clone().unwrap_or_default(),
-        },
         tier: DEFAULT_TIER.to_owned(),
         order: Some(KUBERNETES_POLICY_ORDER),
         staged: None,
@@ -102,96 +93,96 @@ pub fn network_policy(object: &NetworkPolicy) -> ConvertedPolicy {
         selector,
         ingress,
         egress,
+        key,
     };
     ConvertedPolicy { policy, dropped }
 }
 
-/// One rule for each protocol and peer; `sides` says which side of the packet each is about.
-fn expand(
+/// Which side of the packet the peers of a rule are.
+#[derive(Clone, Copy)]
+pub(super) enum Peers {
+    AreSources,
+    AreDestinations,
+}
+
+/// One rule for each protocol and peer. Ports are the destination's.
+pub(super) fn expand(
+    action: Action,
     ports: &[PortsOfProtocol],
     peers: &[PeerMatch],
-    sides: impl Fn(PeerMatch, PeerMatch) -> (PeerMatch, PeerMatch),
+    sides: Peers,
 ) -> Vec<Rule> {
     let pairs = ports.iter().flat_map(|ports| peers.iter().map(move |peer| (ports, peer)));
     let rules = pairs.map(|(ports, peer)| {
-        let (source, destination) = sides(peer.clone(), ports.ports.clone());
-        Rule { protocol: ports.protocol, source, destination, ..Rule::any(Action::Allow) }
+        let (source, destination) = match sides {
+            Peers::AreSources => (peer.clone(), PeerMatch::default()),
+            Peers::AreDestinations => (PeerMatch::default(), peer.clone()),
+        };
+        let destination =
+            PeerMatch { ports: ports.ranges.clone(), named_ports: ports.names.clone(), ..destination };
+        Rule { protocol: ports.protocol, source, destination, ..Rule::any(action) }
     });
     rules.collect()
 }
 
 /// A protocol and which of its ports; no protocol is any packet, no ports are all of them.
-struct PortsOfProtocol {
-    protocol: Option<Protocol>,
-    ports: PeerMatch,
+#[derive(Debug, Default)]
+pub(super) struct PortsOfProtocol {
+    pub protocol: Option<Protocol>,
+    pub ranges: Vec<PortRange>,
+    pub names: Vec<String>,
+}
+
+/// What a list of ports says of each protocol, in the order of the protocols' names. An entry without a port is all of
+/// its protocol's ports and supersedes the others.
+#[derive(Default)]
+pub(super) struct PortsByProtocol(BTreeMap<String, (Protocol, Ports, bool)>);
+
+impl PortsByProtocol {
+    /// The ports of a protocol, and whether all of them have been listed.
+    pub fn of(&mut self, protocol: Protocol) -> (&mut Ports, &mut bool) {
+        let (_, ports, every) =
+            self.0.entry(protocol.to_string()).or_insert((protocol, Ports::default(), false));
+        (ports, every)
+    }
+
+    pub fn into_list(self) -> Vec<PortsOfProtocol> {
+        let all = self.0.into_values().map(|(protocol, ports, every)| {
+            let ports = if every { Ports::default() } else { ports.merged() };
+            PortsOfProtocol { protocol: Some(protocol), ranges: ports.ranges, names: ports.names }
+        });
+        all.collect()
+    }
 }
 
 fn ports(rule: &str, ports: Option<&[NetworkPolicyPort]>) -> Result<Vec<PortsOfProtocol>, DroppedRule> {
-    /// What the list says of one protocol.
-    #[derive(Default)]
-    struct Listed {
-        every_port: bool,
-        ranges: Vec<PortRange>,
-        names: Vec<String>,
-    }
     let ports = ports.unwrap_or_default();
     if ports.is_empty() {
-        return Ok(vec![PortsOfProtocol { protocol: None, ports: PeerMatch::default() }]);
+        return Ok(vec![PortsOfProtocol::default()]);
     }
-    let mut by_protocol: BTreeMap<&str, (Protocol, Listed)> = BTreeMap::new();
+    let mut listed = PortsByProtocol::default();
     for (index, port) in ports.iter().enumerate() {
         let field = format!("{rule}.ports[{index}]");
         let name = port.protocol.as_deref().unwrap_or("TCP");
         let protocol = Protocol::from_kubernetes(name).ok_or_else(|| {
             DroppedRule::new(format!("{field}.protocol"), format!("unknown protocol {name:?}"))
         })?;
-        let (_, listed) = by_protocol.entry(name).or_insert((protocol, Listed::default()));
+        let (ports, every) = listed.of(protocol);
         match &port.port {
-            None => listed.every_port = true,
-            Some(IntOrString::Int(first)) => listed.ranges.push(port_range(&field, *first, port.end_port)?),
-            Some(IntOrString::String(name)) => listed.names.push(name.clone()),
+            None => *every = true,
+            Some(IntOrString::Int(first)) => ports.ranges.push(port_range(&field, *first, port.end_port)?),
+            Some(IntOrString::String(name)) => ports.names.push(name.clone()),
         }
     }
-    let all = by_protocol.into_values().map(|(protocol, mut listed)| {
-        if listed.every_port {
-            listed = Listed::default();
-        }
-        listed.names.sort();
-        listed.names.dedup();
-        let ports =
-            PeerMatch { ports: merged(listed.ranges), named_ports: listed.names, ..PeerMatch::default() };
-        PortsOfProtocol { protocol: Some(protocol), ports }
-    });
-    Ok(all.collect())
+    Ok(listed.into_list())
 }
 
 fn port_range(field: &str, first: i32, end: Option<i32>) -> Result<PortRange, DroppedRule> {
-    let number = |field: String, port: i32| match u16::try_from(port) {
-        Ok(port) if port != 0 => Ok(port),
-        _ => Err(DroppedRule::new(field, format!("{port} is not a port from 1 to 65535"))),
-    };
-    let end_field = format!("{field}.endPort");
-    let first = number(format!("{field}.port"), first)?;
-    let last = end.map_or(Ok(first), |end| number(end_field.clone(), end))?;
-    if last < first {
-        return Err(DroppedRule::new(end_field, format!("{last} is less than the first port, {first}")));
+    let one = ports::range(&format!("{field}.port"), first.into(), first.into())?;
+    match end {
+        None => Ok(one),
+        Some(end) => ports::range(&format!("{field}.endPort"), first.into(), end.into()),
     }
-    Ok(PortRange { first, last })
-}
-
-/// The fewest ranges that hold the same ports, ascending.
-fn merged(mut ranges: Vec<PortRange>) -> Vec<PortRange> {
-    ranges.sort();
-    let mut merged: Vec<PortRange> = Vec::new();
-    for range in ranges {
-        match merged.last_mut() {
-            Some(before) if u32::from(range.first) <= u32::from(before.last) + 1 => {
-                before.last = before.last.max(range.last);
-            }
-            _ => merged.push(range),
-        }
-    }
-    merged
 }
 
 fn peers(
@@ -219,16 +210,12 @@ fn peer_match(namespace: &str, field: &str, peer: &NetworkPolicyPeer) -> Result<
             let which_namespace = match namespaces {
                 None => in_namespace(namespace),
                 Some(selector) => {
-                    let field = format!("{field}.namespaceSelector");
-                    match whole(selector_terms(&field, selector, key::NAMESPACE_PREFIX))? {
-                        Selector::All => Selector::has(key::NAMESPACE),
-                        selector => selector,
-                    }
+                    in_namespaces(label_selector(&format!("{field}.namespaceSelector"), selector)?)
                 }
             };
             let which_pod = match pods {
                 None => Selector::All,
-                Some(selector) => whole(selector_terms(&format!("{field}.podSelector"), selector, ""))?,
+                Some(selector) => label_selector(&format!("{field}.podSelector"), selector)?,
             };
             let selector = Selector::and([which_namespace, is_kubernetes_pod(), which_pod]);
             Ok(PeerMatch { selector: Some(selector), ..PeerMatch::default() })
@@ -244,37 +231,4 @@ fn ip_block(field: &str, block: &IPBlock) -> Result<PeerMatch, DroppedRule> {
     let not_nets: Result<Vec<Cidr>, _> =
         except.map(|(index, text)| cidr(format!("{field}.except[{index}]"), text)).collect();
     Ok(PeerMatch { nets: vec![net], not_nets: not_nets?, ..PeerMatch::default() })
-}
-
-fn is_kubernetes_pod() -> Selector {
-    Selector::equal(key::ORCHESTRATOR, "k8s")
-}
-
-fn in_namespace(namespace: &str) -> Selector {
-    Selector::equal(key::NAMESPACE, namespace)
-}
-
-fn whole(terms: Vec<Result<Selector, DroppedRule>>) -> Result<Selector, DroppedRule> {
-    Ok(Selector::and(terms.into_iter().collect::<Result<Vec<_>, _>>()?))
-}
-
-/// The terms of a label selector, every key behind `prefix`: the labels in the order of their keys, then the expressions.
-fn selector_terms(field: &str, selector: &LabelSelector, prefix: &str) -> Vec<Result<Selector, DroppedRule>> {
-    let labels = selector.match_labels.iter().flatten();
-    let labels = labels.map(|(key, value)| Ok(Selector::equal(format!("{prefix}{key}"), value)));
-    let expressions = selector.match_expressions.iter().flatten().enumerate().map(|(index, expression)| {
-        let key = format!("{prefix}{}", expression.key);
-        let values = || expression.values.iter().flatten().cloned().collect();
-        match expression.operator.as_str() {
-            "In" => Ok(Selector::In(key, values())),
-            "NotIn" => Ok(Selector::NotIn(key, values())),
-            "Exists" => Ok(Selector::Has(key)),
-            "DoesNotExist" => Ok(Selector::Has(key).negate()),
-            operator => {
-                let field = format!("{field}.matchExpressions[{index}].operator");
-                Err(DroppedRule::new(field, format!("unknown operator {operator:?}")))
-            }
-        }
-    });
-    labels.chain(expressions).collect()
 }

@@ -71,7 +71,7 @@ fn the_policy_selects_kubernetes_pods_of_its_namespace() {
 fn it_stands_in_the_default_tier_at_order_1000() {
     let policy = policy(json!({}));
     assert_eq!((policy.tier.as_str(), policy.order), ("default", Some(1000.0)));
-    assert_eq!(policy.key.to_string(), "NetworkPolicy x/p");
+    assert_eq!(policy.key.to_string(), "KubernetesNetworkPolicy x/p");
 }
 
 #[test]
