@@ -7,10 +7,16 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::{calico, validate};
+
+mod decode;
+
+pub use decode::decode_lenient;
+
+/// The group and version of Calico's own kinds.
+const CALICO_API_VERSION: &str = "projectcalico.org/v3";
 
 /// Whether a kind's objects live in namespaces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +74,16 @@ macro_rules! objects {
                 scope == Scope::Namespaced
             }
 
+            /// Whether its objects tell what has become of them; a status is an unknown field of the others.
+            pub fn has_status(self) -> bool {
+                let calicos = self.api_version() == CALICO_API_VERSION;
+                !calicos
+                    || matches!(
+                        self,
+                        Self::IPPool | Self::CalicoNodeStatus | Self::KubeControllersConfiguration
+                    )
+            }
+
             /// The kind that a manifest names.
             pub fn from_manifest(api_version: &str, kind: &str) -> Option<Self> {
                 let known = |known: &Self| known.as_str() == kind && known.api_version() == api_version;
@@ -79,7 +95,20 @@ macro_rules! objects {
             /// Decodes a manifest; fields that the kind does not have are left out and returned.
             pub fn from_value_lenient(value: Value) -> Result<(Self, Vec<String>), ObjectError> {
                 match kind_of(&value)? {
-                    $(Kind::$variant => decode(value, Object::$variant),)*
+                    $(Kind::$variant => {
+                        let (object, unknown) = decode::object::<$type>(Kind::$variant, value)?;
+                        Ok((Object::$variant(Box::new(object)), unknown))
+                    })*
+                }
+            }
+
+            /// Decodes a manifest as far as it can be: with all that is wrong with it, and without what is wrong.
+            fn from_value_mended(kind: Kind, value: Value) -> (Option<Self>, Vec<FieldError>) {
+                match kind {
+                    $(Kind::$variant => {
+                        let (object, errors) = decode::mended::<$type>(kind, value);
+                        (object.map(|object| Object::$variant(Box::new(object))), errors)
+                    })*
                 }
             }
 
@@ -282,6 +311,27 @@ impl ObjectError {
             Self::UnknownFields(fields) => fields.iter().map(String::as_str).collect(),
         }
     }
+
+    /// The error as what is wrong with each field.
+    pub fn field_errors(&self) -> Vec<FieldError> {
+        match self {
+            Self::NoKind { field, message } => vec![FieldError {
+                field: (*field).to_owned(),
+                reason: FieldErrorReason::Required,
+                message: (*message).to_owned(),
+            }],
+            Self::UnknownKind { api_version, kind } => vec![FieldError {
+                field: "kind".to_owned(),
+                reason: FieldErrorReason::NotSupported,
+                message: format!(
+                    "Unsupported value: {kind:?} of {api_version:?}: supported values: {}",
+                    known_kinds()
+                ),
+            }],
+            Self::Type { field, message } => vec![FieldError::of_type(field.clone(), message)],
+            Self::UnknownFields(fields) => fields.iter().cloned().map(FieldError::unknown).collect(),
+        }
+    }
 }
 
 fn known_kinds() -> String {
@@ -303,6 +353,23 @@ pub struct FieldError {
 impl fmt::Display for FieldError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.field, self.message)
+    }
+}
+
+impl FieldError {
+    /// The kind has no such field.
+    fn unknown(field: String) -> Self {
+        Self { field, reason: FieldErrorReason::Invalid, message: "unknown field".to_owned() }
+    }
+
+    /// A value is of the wrong type.
+    fn of_type(field: String, message: &str) -> Self {
+        Self { field, reason: FieldErrorReason::Invalid, message: format!("Invalid value: {message}") }
+    }
+
+    /// Whether `field` is this error's, or inside it.
+    fn covers(&self, field: &str) -> bool {
+        field.strip_prefix(&self.field).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
     }
 }
 
@@ -339,6 +406,21 @@ impl Object {
     pub fn from_value(value: Value) -> Result<Self, ObjectError> {
         let (object, unknown) = Self::from_value_lenient(value)?;
         if unknown.is_empty() { Ok(object) } else { Err(ObjectError::UnknownFields(unknown)) }
+    }
+
+    /// Takes a manifest as an API server does: decodes it strictly, fills what is missing and validates it. When it is
+    /// refused: everything that is wrong with it at once, also what can be said of the rest of an object of which parts
+    /// cannot be decoded.
+    pub fn accept(value: Value) -> Result<Self, Vec<FieldError>> {
+        let kind = kind_of(&value).map_err(|error| error.field_errors())?;
+        let (object, mut errors) = Self::from_value_mended(kind, value);
+        let Some(mut object) = object else { return Err(errors) };
+        object.set_defaults();
+        // Where something could not be decoded, nothing more can be said.
+        let known = |found: &FieldError| errors.iter().any(|error| error.covers(&found.field));
+        let found: Vec<FieldError> = object.validate().into_iter().filter(|found| !known(found)).collect();
+        errors.extend(found);
+        if errors.is_empty() { Ok(object) } else { Err(errors) }
     }
 
     /// Which object it is. A namespaced object that names no namespace is in `default`.
@@ -379,49 +461,6 @@ pub fn kind_of(value: &Value) -> Result<Kind, ObjectError> {
         api_version: api_version.to_owned(),
         kind: kind.to_owned(),
     })
-}
-
-fn decode<T: DeserializeOwned>(
-    mut value: Value,
-    wrap: impl Fn(Box<T>) -> Object,
-) -> Result<(Object, Vec<String>), ObjectError> {
-    if let Some(map) = value.as_object_mut() {
-        map.retain(|field, _| field != "apiVersion" && field != "kind");
-    }
-    decode_lenient(value).map(|(object, unknown)| (wrap(Box::new(object)), unknown))
-}
-
-/// Decodes any of Kubernetes' types; fields that the type does not have are left out and returned.
-pub fn decode_lenient<T: DeserializeOwned>(value: Value) -> Result<(T, Vec<String>), ObjectError> {
-    let mut track = serde_path_to_error::Track::new();
-    let mut unknown = Vec::new();
-    let decoded = {
-        let value = serde_path_to_error::Deserializer::new(value, &mut track);
-        serde_ignored::deserialize(value, |path: serde_ignored::Path<'_>| unknown.push(field_path(&path)))
-    };
-    match decoded {
-        Ok(object) => Ok((object, unknown)),
-        Err(error) => Err(ObjectError::Type {
-            field: track.path().to_string(),
-            message: serde_json::Error::to_string(&error),
-        }),
-    }
-}
-
-/// Kubernetes' syntax for a path: fields joined by dots, indices in brackets.
-fn field_path(path: &serde_ignored::Path<'_>) -> String {
-    use serde_ignored::Path;
-    match path {
-        Path::Root => String::new(),
-        Path::Seq { parent, index } => format!("{}[{index}]", field_path(parent)),
-        Path::Map { parent, key } => {
-            let parent = field_path(parent);
-            if parent.is_empty() { key.clone() } else { format!("{parent}.{key}") }
-        }
-        Path::Some { parent } | Path::NewtypeStruct { parent } | Path::NewtypeVariant { parent } => {
-            field_path(parent)
-        }
-    }
 }
 
 fn encode<T: Serialize>(kind: Kind, object: &T) -> Value {

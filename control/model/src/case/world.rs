@@ -11,7 +11,7 @@ use super::fields::join;
 use super::{Case, CaseObject, External, LabOptions, WorldFlow, nodes, pods, resolve};
 use crate::cidr::Cidr;
 use crate::convert::NamedPort;
-use crate::object::{FieldError, FieldErrorReason, Kind, Object, ObjectError, ObjectKey};
+use crate::object::{FieldError, Kind, Object, ObjectKey};
 
 /// A case completed.
 #[derive(Debug, Clone, PartialEq)]
@@ -161,13 +161,7 @@ impl Case {
                 field: format!("rejects[{index}]"),
                 message: format!("{} is none of the case's objects", reject.key),
             })?;
-            let errors = match Object::from_value(object.value.clone()) {
-                Ok(mut decoded) => {
-                    decoded.set_defaults();
-                    decoded.validate()
-                }
-                Err(error) => decoding_errors(&error),
-            };
+            let errors = Object::accept(object.value.clone()).err().unwrap_or_default();
             let (key, value) = (object.key.clone(), object.value.clone());
             Ok(RefusedObject { key, value, field: reject.field.clone(), errors })
         });
@@ -177,37 +171,13 @@ impl Case {
 
 /// Decodes and validates an object that the API must take.
 fn accepted(origin: &CaseObject) -> Result<Object, WorldError> {
-    let (errors, object) = match Object::from_value(origin.value.clone()) {
-        Ok(mut object) => {
-            object.set_defaults();
-            (object.validate(), Some(object))
+    Object::accept(origin.value.clone()).map_err(|errors| {
+        let texts: Vec<String> = errors.iter().skip(1).map(|error| format!("; also {error}")).collect();
+        match errors.first() {
+            Some(first) => origin.error(&first.field, format!("{}{}", first.message, texts.concat())),
+            None => origin.error("", "cannot be decoded"),
         }
-        Err(error) => (decoding_errors(&error), None),
-    };
-    match (errors.split_first(), object) {
-        (None, Some(object)) => Ok(object),
-        (Some((first, rest)), _) => {
-            let also: Vec<String> = rest.iter().map(|error| format!("; also {error}")).collect();
-            Err(origin.error(&first.field, format!("{}{}", first.message, also.concat())))
-        }
-        (None, None) => Err(origin.error("", "cannot be decoded")),
-    }
-}
-
-fn decoding_errors(error: &ObjectError) -> Vec<FieldError> {
-    let message = match error {
-        ObjectError::Type { message, .. } => message.clone(),
-        ObjectError::UnknownFields(_) => "unknown field".to_owned(),
-        ObjectError::NoKind { .. } | ObjectError::UnknownKind { .. } => error.to_string(),
-    };
-    let fields = error.fields().into_iter();
-    fields
-        .map(|field| FieldError {
-            field: field.to_owned(),
-            reason: FieldErrorReason::Invalid,
-            message: message.clone(),
-        })
-        .collect()
+    })
 }
 
 /// Namespaces that are named but not given, with default contents.
