@@ -39,10 +39,13 @@ drop_reasons! {
     Ipv4BadChecksum, "ipv4-bad-checksum", "The IPv4 header checksum is wrong.";
     Ipv4Options, "ipv4-options", "IPv4 options are not carried.";
     Ipv4Fragment, "ipv4-fragment", "IPv4 fragments are not carried yet.";
-    Ipv6Unsupported, "ipv6-unsupported", "IPv6 packets are not carried yet.";
+    Ipv6Malformed, "ipv6-malformed", "The IPv6 header is truncated, has a wrong version or payload length.";
+    Ipv6Extensions, "ipv6-extensions", "IPv6 extension headers that run beyond the packet, or more than eight of them.";
+    Ipv6Fragment, "ipv6-fragment", "IPv6 fragments are not carried yet.";
+    NdMalformed, "nd-malformed", "A neighbour solicitation or advertisement that is malformed, or was forwarded.";
     L4Truncated, "l4-truncated", "The TCP, UDP, SCTP or ICMP header is truncated or malformed.";
     TcpInvalidFlags, "tcp-invalid-flags", "A combination of TCP flags that no connection uses.";
-    AddressInvalid, "address-invalid", "A source or destination that must not be forwarded: multicast, broadcast, loopback or unspecified.";
+    AddressInvalid, "address-invalid", "A source or destination that must not be forwarded: multicast, broadcast, link-local (IPv6), loopback or unspecified.";
     Oversized, "oversized", "The packet is longer than its port or chain of segments can carry.";
 
     // Who sent it, and to whom.
@@ -53,6 +56,7 @@ drop_reasons! {
     TunnelMalformed, "tunnel-malformed", "The VXLAN header or what is inside is truncated or not Ethernet.";
     TunnelUnknownSource, "tunnel-unknown-source", "A tunnel packet from an address that is no known node's.";
     TunnelUnknownVni, "tunnel-unknown-vni", "A VXLAN packet with another network identifier than ours.";
+    TunnelOverIpv6, "tunnel-over-ipv6", "The packet should go through a tunnel whose ends have IPv6 addresses; those are not carried.";
     TunnelNested, "tunnel-nested", "A tunnel packet inside a tunnel packet.";
     TunnelSpoofedInner, "tunnel-spoofed-inner", "The packet inside a tunnel claims a source that does not belong behind that tunnel.";
     TunnelNotForPods, "tunnel-not-for-pods", "The packet inside a tunnel is for neither a local endpoint nor this node's tunnel address.";

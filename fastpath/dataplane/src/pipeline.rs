@@ -21,7 +21,7 @@ use crate::batch::{BATCH_MAX, Batch, Ingress, Slot, Step, Verdict};
 use crate::clock::Tick;
 use crate::counters::WorkerCounters;
 use crate::flow::FlowTable;
-use crate::stage::{Context, arp, flow, parse, rewrite, route, source, tunnel};
+use crate::stage::{Context, arp, flow, nd, parse, rewrite, route, source, tunnel};
 use crate::table::{EndpointIndex, Tables};
 use crate::worker::WorkerIndex;
 
@@ -82,8 +82,8 @@ impl Pipeline {
                 }
                 _ => parse::parse(slot),
             }
-            if slot.parsed.is_arp() && slot.goes_on() {
-                arp::handle(&mut context, slot);
+            if !slot.parsed.is_ipv4() && slot.goes_on() {
+                about_the_link(&mut context, slot);
             }
         }
         for slot in going_on(batch) {
@@ -144,6 +144,18 @@ impl Pipeline {
             now,
             worker: self.worker,
         }
+    }
+}
+
+/// ARP, and what IPv6 has in its place.
+#[inline(never)]
+fn about_the_link(context: &mut Context, slot: &mut Slot) {
+    match slot.ingress {
+        _ if slot.parsed.is_arp() => arp::handle(context, slot),
+        Ingress::Endpoint(endpoint) if nd::is_link_message(&slot.parsed) => {
+            nd::handle(context, slot, endpoint);
+        }
+        _ => {}
     }
 }
 

@@ -2,6 +2,7 @@
 //! the benchmarks and the fuzz targets send real frames through it; no kernel is involved, and time is an argument.
 
 pub mod datagram;
+pub mod datagram6;
 pub mod world;
 
 use std::collections::BTreeMap;

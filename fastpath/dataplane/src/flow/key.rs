@@ -7,7 +7,7 @@ use crate::table::EndpointIndex;
 /// A flow of one endpoint: both directions have the same key, because it says *local* and *remote*, not source and
 /// destination. 40 bytes; IPv4 addresses are mapped into IPv6 (RFC 4291, 2.5.5.2).
 ///
-/// For ICMP echo both ports are the identifier; for protocols without ports both are 0.
+/// For ICMP see [`Icmp`](crate::stage::parse::Icmp); for protocols without ports both are 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct FlowKey {

@@ -105,6 +105,8 @@ pub struct FlowEntry {
     pub state: State,
     /// How it began.
     pub flags: FlowFlags,
+    /// Type and code of its first packet, if it is of ICMP.
+    pub icmp: (u8, u8),
 }
 
 const _: () = assert!(size_of::<FlowEntry>() == 64);

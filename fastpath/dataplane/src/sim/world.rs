@@ -6,15 +6,34 @@
 //!   c 10.244.1.4 ┘    host: caracal0, caracal1                       └ gateway 192.0.2.254 ── everything else
 //! ```
 //!
+//! Pods have IPv6 addresses, too: fd00:10:244:1::2 beside 10.244.1.2. The fabric has 2001:db8::/64; tunnels are IPv4.
+//!
 //! Every pod may talk to everybody; tests that are about policy say otherwise by one more transaction.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use caracal_plane_api::plane::{self, Op, op};
 use caracal_wire::MacAddr;
 
 use super::{Kernel, Node, PortName, UPLINK_IFINDEX};
 use crate::table::{ApplyError, KernelRoute, Prefix};
+
+/// The IPv6 address that goes with an IPv4 address of a pod or a block.
+#[must_use]
+pub const fn v6([a, b, c, d]: [u8; 4]) -> Ipv6Addr {
+    // As people write it: the digits of 10.244.1.2, not their value.
+    const fn digits(octet: u8) -> u16 {
+        (octet / 100) as u16 * 0x100 + (octet / 10 % 10) as u16 * 0x10 + (octet % 10) as u16
+    }
+    Ipv6Addr::new(0xfd00, digits(a), digits(b), digits(c), 0, 0, 0, digits(d))
+}
+
+/// Somebody outside, by IPv6.
+pub const OUTSIDE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 9);
+/// This node, by IPv6.
+pub const NODE1_6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x11);
+/// The gateway's address on the fabric, by IPv6.
+const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0xfe);
 
 /// Pod `default/a`.
 pub const A: [u8; 4] = [10, 244, 1, 2];
@@ -79,7 +98,7 @@ pub fn endpoint(name: &str, address: [u8; 4]) -> plane::Endpoint {
     plane::Endpoint {
         id: format!("default/{name}"),
         interface: format!("cali{name}"),
-        addresses: vec![address.to_vec()],
+        addresses: vec![address.to_vec(), v6(address).octets().to_vec()],
         profiles: vec!["kns.default".into()],
         ..Default::default()
     }
@@ -105,11 +124,23 @@ pub fn route(prefix: [u8; 4], length: u32, target: plane::route::Target) -> Op {
     }))
 }
 
+/// The route that goes with [`route`]'s: to the same target, for the IPv6 prefix of this length.
+#[must_use]
+pub fn route6(prefix: [u8; 4], length: u32, target: plane::route::Target) -> Op {
+    op(op::Op::Route(plane::Route {
+        prefix: Some(plane::Prefix { address: v6(prefix).octets().to_vec(), length }),
+        target: Some(target),
+    }))
+}
+
 /// A route to another node.
 #[must_use]
 pub fn route_to_node(prefix: [u8; 4], length: u32, node: &str, encapsulation: plane::Encapsulation) -> Op {
-    let remote = plane::RemoteNode { node: node.into(), encapsulation: encapsulation.into() };
-    route(prefix, length, plane::route::Target::Remote(remote))
+    route(prefix, length, to_node(node, encapsulation))
+}
+
+fn to_node(node: &str, encapsulation: plane::Encapsulation) -> plane::route::Target {
+    plane::route::Target::Remote(plane::RemoteNode { node: node.into(), encapsulation: encapsulation.into() })
 }
 
 /// What the control plane says.
@@ -138,6 +169,9 @@ pub fn ops() -> Vec<Op> {
         route_to_node([10, 244, 3, 0], 24, "node3", plane::Encapsulation::None),
         route(TUNNEL1, 24, plane::route::Target::LocalBlock(plane::LocalBlock {})),
         route(TUNNEL1, 32, plane::route::Target::LocalHost(plane::LocalHost {})),
+        route6(TUNNEL2, 64, to_node("node2", plane::Encapsulation::Vxlan)),
+        route6([10, 244, 3, 0], 64, to_node("node3", plane::Encapsulation::None)),
+        route6(TUNNEL1, 64, plane::route::Target::LocalBlock(plane::LocalBlock {})),
         op(op::Op::Endpoint(endpoint("a", A))),
         op(op::Op::Endpoint(endpoint("b", B))),
         op(op::Op::Endpoint(endpoint("c", C))),
@@ -147,18 +181,21 @@ pub fn ops() -> Vec<Op> {
 /// What the kernel says.
 #[must_use]
 pub fn kernel() -> Kernel {
-    let route = |prefix: [u8; 4], length, gateway| KernelRoute {
-        prefix: Prefix::new(IpAddr::from(prefix), length),
+    let route = |prefix, length, gateway| KernelRoute {
+        prefix: Prefix::new(prefix, length),
         ifindex: UPLINK_IFINDEX,
         gateway,
         mtu: UPLINK_MTU,
     };
+    let everywhere = Ipv6Addr::UNSPECIFIED;
     Kernel {
         routes: vec![
-            route([192, 0, 2, 0], 24, None),
-            route([0, 0, 0, 0], 0, Some(IpAddr::from([192, 0, 2, 254]))),
+            route(IpAddr::from([192, 0, 2, 0]), 24, None),
+            route(IpAddr::from([0, 0, 0, 0]), 0, Some(IpAddr::from([192, 0, 2, 254]))),
+            route(IpAddr::V6(NODE1_6), 64, None),
+            route(IpAddr::V6(everywhere), 0, Some(IpAddr::V6(GATEWAY6))),
         ],
-        addresses: vec![IpAddr::from(NODE1)],
+        addresses: vec![IpAddr::from(NODE1), IpAddr::V6(NODE1_6)],
         neighbor_mac: NEIGHBOR_MAC,
         uplink_mtu: UPLINK_MTU,
         pod_mtu: POD_MTU,

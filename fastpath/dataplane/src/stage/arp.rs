@@ -61,7 +61,7 @@ fn asks_for_itself(context: &Context, endpoint: EndpointIndex, message: &Repr) -
     known.is_some_and(|known| known.owns(IpAddr::V4(message.target_addr)))
 }
 
-fn learn(context: &mut Context, endpoint: EndpointIndex, mac: MacAddr) {
+pub(super) fn learn(context: &mut Context, endpoint: EndpointIndex, mac: MacAddr) {
     let Some(link) = context.links.endpoint_mut(endpoint) else { return };
     if link.pod_mac != Some(mac) && !mac.is_multicast() && mac != MacAddr::ZERO {
         link.pod_mac = Some(mac);

@@ -22,7 +22,7 @@ use caracal_wire::tcp::Flags;
 use crate::batch::{Egress, Ingress, Slot, Verdict};
 use crate::drop_reason::DropReason;
 use crate::flow::{FlowEntry, FlowFlags, FlowKey, FlowNote, Inserted, State, Way};
-use crate::stage::parse::{Icmp, Parsed, Quoted};
+use crate::stage::parse::{self, Icmp, Parsed, Quoted};
 use crate::stage::{Context, source};
 use crate::table::{ClassId, EndpointIndex, FlowDirection, FlowTuple, PolicyListId};
 
@@ -56,8 +56,11 @@ pub fn fetch(context: &Context, slot: &mut Slot) {
 /// Decides whether a packet that `endpoint` sends (`out`) or is to receive may pass.
 #[inline]
 pub fn track(context: &mut Context, slot: &mut Slot, endpoint: EndpointIndex, out: bool) {
-    if let Icmp::Error(about) = slot.parsed.icmp {
-        return related(context, slot, endpoint, out, &about);
+    if let Icmp::Error(..) = slot.parsed.icmp {
+        return match parse::quoted(slot) {
+            Some(about) => related(context, slot, endpoint, out, &about),
+            None => slot.drop(DropReason::L4Truncated),
+        };
     }
     match context.flows.find(&slot.flow_key, slot.flow_hash, slot.flow_guess) {
         Some(index) => known(context, slot, index, out),
@@ -160,7 +163,7 @@ fn bring_up_to_date(context: &mut Context, index: usize) -> bool {
     context.counters.pipeline.flow_rejudged.add(1);
     let mut allow = true;
     if !entry.flags.is_from_host() {
-        let judgement = context.tables.policy.judge(list, class, &tuple_of(&entry.key, out));
+        let judgement = context.tables.policy.judge(list, class, &tuple_of(&entry.key, entry.icmp, out));
         context.flows.note_mut(index).rule = Some(judgement.rule);
         allow = judgement.allow;
     }
@@ -187,25 +190,21 @@ fn grounds(
     Some((list, context.tables.policy.class_of(peer)))
 }
 
-fn tuple_of(key: &FlowKey, out: bool) -> FlowTuple {
+/// What policy sees of a flow whose first packet was this ICMP message, if it was one.
+fn tuple_of(key: &FlowKey, icmp: (u8, u8), out: bool) -> FlowTuple {
     let ((local_address, local_port), (peer_address, peer_port)) = (key.local(), key.remote());
+    let own_icmp = if local_address.is_ipv4() { Protocol::ICMPV4 } else { Protocol::ICMPV6 };
+    // A message has no ports: what the key has in their place is its own.
+    let is_icmp = key.protocol() == own_icmp.0;
+    let port = |port| if is_icmp { 0 } else { port };
     FlowTuple {
         protocol: key.protocol(),
         peer_address,
-        peer_port,
+        peer_port: port(peer_port),
         local_address,
-        local_port,
-        icmp: first_message(key.protocol()),
+        local_port: port(local_port),
+        icmp: is_icmp.then_some(icmp),
         direction: if out { FlowDirection::Egress } else { FlowDirection::Ingress },
-    }
-}
-
-/// Type and code of the message that opens a flow: only echo requests do.
-fn first_message(protocol: u8) -> Option<(u8, u8)> {
-    match protocol {
-        1 => Some((8, 0)),
-        58 => Some((128, 0)),
-        _ => None,
     }
 }
 
@@ -219,6 +218,7 @@ fn unknown(context: &mut Context, slot: &mut Slot, out: bool) {
     let Some((list, peer_class)) = grounds(context, key.endpoint(), peer, out) else {
         return slot.drop(DropReason::EndpointNotReady);
     };
+    let icmp = slot.parsed.icmp.message().unwrap_or_default();
     let mut flags = FlowFlags::new(out);
     let mut rule = None;
     match slot.ingress {
@@ -231,7 +231,7 @@ fn unknown(context: &mut Context, slot: &mut Slot, out: bool) {
             if ingress == Ingress::Forward {
                 flags = flags.from_forward();
             }
-            let judgement = context.tables.policy.judge(list, peer_class, &tuple_of(&key, out));
+            let judgement = context.tables.policy.judge(list, peer_class, &tuple_of(&key, icmp, out));
             context.rule_hit(judgement.rule, slot.packet.len());
             if !judgement.allow {
                 return slot.drop(DropReason::PolicyDeny);
@@ -256,6 +256,7 @@ fn unknown(context: &mut Context, slot: &mut Slot, out: bool) {
         packets: 1,
         state,
         flags,
+        icmp,
     };
     let note = FlowNote { rule, created: context.now, bytes: slot.packet.len() as u64 };
     match context.flows.insert(slot.flow_hash, entry, note) {
@@ -275,9 +276,9 @@ fn unknown(context: &mut Context, slot: &mut Slot, out: bool) {
 fn related(context: &mut Context, slot: &mut Slot, endpoint: EndpointIndex, out: bool, about: &Quoted) {
     // The error quotes a packet that went the other way.
     let (local, remote) = if out {
-        ((about.destination.into(), about.destination_port), (about.source.into(), about.source_port))
+        ((about.destination, about.destination_port), (about.source, about.source_port))
     } else {
-        ((about.source.into(), about.source_port), (about.destination.into(), about.destination_port))
+        ((about.source, about.source_port), (about.destination, about.destination_port))
     };
     let key = FlowKey::new(endpoint, about.protocol, local, remote);
     let hash = context.flows.hash(&key);

@@ -1,28 +1,24 @@
-//! Errors that a router owes a packet's sender (RFC 1812, 4.3): time exceeded, fragmentation needed, unreachable. They
+//! Errors that a router owes a packet's sender (RFC 1812, 4.3; RFC 4443, 3): time exceeded, too big, unreachable. They
 //! are limited in rate, and start their way at the route like any packet of ours.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use caracal_wire::icmpv4::{self, Repr, UnreachableCode};
-use caracal_wire::{EtherType, Ipv4, MacAddr, ethernet};
+use caracal_wire::{EtherType, Ipv4, Ipv6, MacAddr, ethernet, icmpv4, icmpv6};
+use caracal_xsk::Frame;
 
 use crate::batch::{Ingress, Slot};
 use crate::packet::Packet;
-use crate::stage::Context;
+use crate::stage::{Context, nd};
 
 /// Room in front of an answer for a tunnel header.
 const HEADROOM: usize = 128;
 
-/// The packet's time to live ran out here.
-#[cold]
-pub fn time_exceeded(context: &mut Context, slot: &Slot) {
-    send(context, slot, Repr::TtlExceeded);
-}
-
-/// The packet is longer than `mtu` bytes and asked not to be fragmented (RFC 1191).
-#[cold]
-pub fn fragmentation_needed(context: &mut Context, slot: &Slot, mtu: u16) {
-    send(context, slot, Repr::FragmentationNeeded { mtu });
+/// What was wrong with a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Problem {
+    TimeExceeded,
+    TooBig { mtu: u16 },
+    Unreachable(Unreachable),
 }
 
 /// What there is no way to.
@@ -34,27 +30,57 @@ pub enum Unreachable {
     Host,
 }
 
+/// The packet's time to live ran out here.
+#[cold]
+pub fn time_exceeded(context: &mut Context, slot: &Slot) {
+    send(context, slot, Problem::TimeExceeded);
+}
+
+/// The packet is longer than `mtu` bytes and must not be fragmented (RFC 1191, RFC 8201).
+#[cold]
+pub fn too_big(context: &mut Context, slot: &Slot, mtu: u16) {
+    send(context, slot, Problem::TooBig { mtu });
+}
+
 /// There is no way to the packet's destination.
 #[cold]
 pub fn unreachable(context: &mut Context, slot: &Slot, what: Unreachable) {
-    let code = match what {
-        Unreachable::Net => UnreachableCode::NET,
-        Unreachable::Host => UnreachableCode::HOST,
-    };
-    send(context, slot, Repr::Unreachable(code));
+    send(context, slot, Problem::Unreachable(what));
 }
 
-fn send(context: &mut Context, slot: &Slot, error: Repr) {
+impl Problem {
+    fn v4(self) -> icmpv4::Repr {
+        use icmpv4::{Repr, UnreachableCode};
+        match self {
+            Problem::TimeExceeded => Repr::TtlExceeded,
+            Problem::TooBig { mtu } => Repr::FragmentationNeeded { mtu },
+            Problem::Unreachable(Unreachable::Net) => Repr::Unreachable(UnreachableCode::NET),
+            Problem::Unreachable(Unreachable::Host) => Repr::Unreachable(UnreachableCode::HOST),
+        }
+    }
+
+    fn v6(self) -> icmpv6::Repr {
+        use icmpv6::{Repr, UnreachableCode};
+        match self {
+            Problem::TimeExceeded => Repr::HopLimitExceeded,
+            Problem::TooBig { mtu } => Repr::PacketTooBig { mtu: u32::from(mtu) },
+            Problem::Unreachable(Unreachable::Net) => Repr::Unreachable(UnreachableCode::NO_ROUTE),
+            Problem::Unreachable(Unreachable::Host) => Repr::Unreachable(UnreachableCode::ADDRESS),
+        }
+    }
+}
+
+fn send(context: &mut Context, slot: &Slot, problem: Problem) {
     // Our own errors cause none.
     if slot.ingress == Ingress::Ourselves {
         return;
     }
-    let Some(source) = source(context, slot) else { return };
     let Some(bytes) = slot.packet.head.data().get(usize::from(slot.parsed.l3)..) else { return };
-    let Ok(datagram) = Ipv4::new_quoted(bytes) else { return };
-    if !icmpv4::may_be_answered(&datagram) {
+    let Some(about) = About::read(bytes, problem) else { return };
+    let Some(source) = source(context, slot) else {
+        context.counters.pipeline.icmp_errors_suppressed.add(1);
         return;
-    }
+    };
     if !context.icmp_limit.allow(context.now) {
         context.counters.pipeline.icmp_errors_suppressed.add(1);
         return;
@@ -64,7 +90,7 @@ fn send(context: &mut Context, slot: &Slot, error: Repr) {
         return;
     };
     frame.reset(HEADROOM);
-    if write(error, source, &datagram, &mut frame).is_none() {
+    if about.answer(problem, source, &mut frame).is_none() {
         context.pool.put(frame);
         return;
     }
@@ -72,25 +98,55 @@ fn send(context: &mut Context, slot: &Slot, error: Repr) {
     context.answers.push(Slot::new(Packet::new(frame), Ingress::Ourselves));
 }
 
-fn write(
-    error: Repr,
-    source: Ipv4Addr,
-    datagram: &Ipv4<&[u8]>,
-    frame: &mut caracal_xsk::Frame,
-) -> Option<()> {
-    let bytes = frame.append(ethernet::HEADER_LEN + icmpv4::ERROR_LEN_MAX)?;
-    let (link, datagram_out) = bytes.split_at_mut_checked(ethernet::HEADER_LEN)?;
-    // The addresses are written when the answer has found its way.
-    let header =
-        ethernet::Repr { destination: MacAddr::ZERO, source: MacAddr::ZERO, ether_type: EtherType::IPV4 };
-    header.emit(link).ok()?;
-    let len = icmpv4::emit_error(error, source, datagram, datagram_out).ok()?;
-    frame.truncate(ethernet::HEADER_LEN + len);
-    Some(())
+/// The packet that is complained about.
+enum About<'a> {
+    V4(Ipv4<&'a [u8]>),
+    V6(Ipv6<&'a [u8]>),
 }
 
-/// Which of our addresses speaks: the tunnel's to what came by a tunnel, else the node's.
-fn source(context: &Context, slot: &Slot) -> Option<Ipv4Addr> {
+impl<'a> About<'a> {
+    /// None: nobody is to be told.
+    fn read(bytes: &'a [u8], problem: Problem) -> Option<Self> {
+        if bytes.first()? >> 4 == 4 {
+            let packet = Ipv4::new_quoted(bytes).ok()?;
+            icmpv4::may_be_answered(&packet).then_some(About::V4(packet))
+        } else {
+            let packet = Ipv6::new_quoted(bytes).ok()?;
+            icmpv6::may_be_answered(&packet, problem.v6()).then_some(About::V6(packet))
+        }
+    }
+
+    /// Writes the whole frame. The link's addresses are written when the answer has found its way.
+    fn answer(&self, problem: Problem, source: IpAddr, frame: &mut Frame) -> Option<()> {
+        let (ether_type, room) = match self {
+            About::V4(_) => (EtherType::IPV4, icmpv4::ERROR_LEN_MAX),
+            About::V6(_) => (EtherType::IPV6, icmpv6::ERROR_LEN_MAX),
+        };
+        let bytes = frame.append(ethernet::HEADER_LEN + room)?;
+        let (link, packet) = bytes.split_at_mut_checked(ethernet::HEADER_LEN)?;
+        let header = ethernet::Repr { destination: MacAddr::ZERO, source: MacAddr::ZERO, ether_type };
+        header.emit(link).ok()?;
+        let len = match (self, source) {
+            (About::V4(about), IpAddr::V4(source)) => icmpv4::emit_error(problem.v4(), source, about, packet),
+            (About::V6(about), IpAddr::V6(source)) => icmpv6::emit_error(problem.v6(), source, about, packet),
+            _ => return None,
+        };
+        frame.truncate(ethernet::HEADER_LEN + len.ok()?);
+        Some(())
+    }
+}
+
+/// Which of our addresses speaks.
+fn source(context: &Context, slot: &Slot) -> Option<IpAddr> {
+    if slot.parsed.is_ipv4() {
+        source_v4(context, slot).map(IpAddr::V4)
+    } else {
+        source_v6(context, slot).map(IpAddr::V6)
+    }
+}
+
+/// The tunnel's to what came by a tunnel, else the node's.
+fn source_v4(context: &Context, slot: &Slot) -> Option<Ipv4Addr> {
     let node = context.tables.node.config()?;
     let address = match slot.ingress {
         Ingress::Tunnel(_) => node.tunnel_address.unwrap_or(node.address),
@@ -100,4 +156,17 @@ fn source(context: &Context, slot: &Slot) -> Option<Ipv4Addr> {
         IpAddr::V4(v4) => Some(v4),
         IpAddr::V6(_) => None,
     }
+}
+
+/// To who shares a link with us, the gateway's link-local address; to others the tunnel's or the node's, if one of
+/// them is of IPv6. A node without says nothing to them: no other address of it would come back to it.
+fn source_v6(context: &Context, slot: &Slot) -> Option<Ipv6Addr> {
+    if !matches!(slot.ingress, Ingress::Uplink | Ingress::Tunnel(_)) {
+        return Some(nd::GATEWAY);
+    }
+    let node = context.tables.node.config()?;
+    [node.tunnel_address, Some(node.address)].into_iter().flatten().find_map(|address| match address {
+        IpAddr::V6(v6) => Some(v6),
+        IpAddr::V4(_) => None,
+    })
 }

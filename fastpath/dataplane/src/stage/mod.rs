@@ -4,6 +4,7 @@
 pub mod arp;
 pub mod flow;
 pub mod icmp_error;
+pub mod nd;
 pub mod parse;
 pub mod rewrite;
 pub mod route;

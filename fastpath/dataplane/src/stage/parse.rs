@@ -1,14 +1,21 @@
-//! What a frame is: Ethernet, IPv4, and what of the transport header flows and policy need.
+//! What a frame is: Ethernet, IP, and what of the transport header flows and policy need. IPv4 is here; IPv6 and the
+//! transport headers have files of their own.
+
+mod ipv6;
+mod transport;
 
 use std::net::{IpAddr, Ipv4Addr};
 
 use caracal_wire::checksum::{self, Sum};
 use caracal_wire::tcp::Flags;
-use caracal_wire::{Arp, EtherType, Ethernet, Icmpv4, Ipv4, Protocol, ethernet, ipv4, tcp, udp};
+use caracal_wire::{Arp, EtherType, Ethernet, Protocol, ethernet, ipv4};
+
+pub use self::ipv6::is_forwardable as is_forwardable_v6;
+use self::transport::Transport;
+pub use self::transport::{Quoted, quoted};
 
 use crate::batch::{Ingress, Slot};
 use crate::drop_reason::DropReason;
-use crate::flow::tcp::flags_are_invalid;
 use crate::packet::PartialChecksum;
 
 /// The headers of a packet, as far as stages need them. Offsets are from the beginning of the packet.
@@ -18,17 +25,17 @@ pub struct Parsed {
     pub source: IpAddr,
     /// Where it is to.
     pub destination: IpAddr,
-    /// Source port; the identifier for ICMP echo; else 0.
+    /// Source port; what stands for it in an ICMP message (see [`Icmp`]); else 0.
     pub source_port: u16,
-    /// Destination port; the identifier for ICMP echo; else 0.
+    /// Destination port, likewise.
     pub destination_port: u16,
     /// IP protocol number.
     pub protocol: u8,
-    /// Time to live.
+    /// Time to live, or hop limit.
     pub ttl: u8,
     /// TCP flags; none for other protocols.
     pub tcp_flags: Flags,
-    /// The sender asked not to fragment it.
+    /// The sender asked not to fragment it, or it is IPv6.
     pub dont_fragment: bool,
     /// Length of the IP packet, bytes.
     pub ip_len: u16,
@@ -42,28 +49,31 @@ pub struct Parsed {
     pub icmp: Icmp,
 }
 
-/// ICMP, as conntrack sees it.
+/// ICMP, as conntrack and policy see it: with type and code.
+///
+/// Where TCP has ports, a question has its identifier as the source's and its type and code as the destination's (as
+/// NetFlow has it); its answer the same the other way round. So both are one flow, and a question that the other side
+/// asks under the same identifier is another. Other messages are flows of their own by type and code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Icmp {
-    /// Not ICMP, or a message that is neither echo nor error.
+    /// Not ICMP, or not this IP version's.
     No,
-    /// An error about another packet.
-    Error(Quoted),
+    /// A message that is no error.
+    Message(u8, u8),
+    /// An error about another packet, which [`quoted`] reads.
+    Error(u8, u8),
 }
 
-/// The packet that an ICMP error is about, as its sender sent it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Quoted {
-    /// Its source.
-    pub source: Ipv4Addr,
-    /// Its destination.
-    pub destination: Ipv4Addr,
-    /// Its source port, or echo identifier.
-    pub source_port: u16,
-    /// Its destination port, or echo identifier.
-    pub destination_port: u16,
-    /// Its protocol.
-    pub protocol: u8,
+impl Icmp {
+    /// Type and code of a message that is judged.
+    #[inline]
+    #[must_use]
+    pub fn message(self) -> Option<(u8, u8)> {
+        match self {
+            Icmp::Message(kind, code) => Some((kind, code)),
+            _ => None,
+        }
+    }
 }
 
 impl Default for Parsed {
@@ -92,6 +102,13 @@ impl Parsed {
     #[must_use]
     pub fn is_arp(&self) -> bool {
         self.ether_type == EtherType::ARP.0
+    }
+
+    /// Whether the frame is an IPv4 packet.
+    #[inline]
+    #[must_use]
+    pub fn is_ipv4(&self) -> bool {
+        self.ether_type == EtherType::IPV4.0
     }
 }
 
@@ -136,7 +153,7 @@ pub(crate) fn try_parse(slot: &mut Slot) -> Result<(), DropReason> {
     let l4_len = usize::from(total_len) - ipv4::HEADER_LEN;
     // The transport header must be in the first segment, which may be longer (padding) or shorter than the packet.
     let segment = segment.get(..l4_len).unwrap_or(segment);
-    let transport = Transport::parse(ip[9], segment, l4_len)?;
+    let transport = Transport::parse(Protocol(ip[9]), Protocol::ICMPV4, segment, l4_len)?;
 
     let parsed = &mut slot.parsed;
     parsed.source = IpAddr::V4(Ipv4Addr::from_bits(source));
@@ -147,10 +164,7 @@ pub(crate) fn try_parse(slot: &mut Slot) -> Result<(), DropReason> {
     parsed.ip_len = total_len;
     parsed.l3 = ethernet::HEADER_LEN as u16;
     parsed.l4 = HEADERS as u16;
-    parsed.source_port = transport.source_port;
-    parsed.destination_port = transport.destination_port;
-    parsed.tcp_flags = transport.tcp_flags;
-    parsed.icmp = transport.icmp;
+    transport.tell(parsed);
     if let Some((field, value)) = transport.checksum
         && may_be_partial(slot.ingress)
         && checksum::is_partial(value, Sum::ZERO + source + destination + u32::from(ip[9]) + l4_len as u32)
@@ -209,88 +223,20 @@ fn try_parse_short(slot: &Slot) -> DropReason {
         Ok(header) => match header.ether_type() {
             EtherType::IPV4 => DropReason::Ipv4Malformed,
             EtherType::ARP => DropReason::ArpMalformed,
-            EtherType::IPV6 => DropReason::Ipv6Unsupported,
+            EtherType::IPV6 => DropReason::Ipv6Malformed,
             _ => DropReason::UnsupportedEtherType,
         },
     }
 }
 
 /// A frame that is not IPv4.
-#[cold]
+#[inline(never)]
 fn parse_other(slot: &mut Slot) -> Result<(), DropReason> {
     let header = Ethernet::new_checked(slot.packet.head.data()).map_err(|_| DropReason::EthernetTruncated)?;
     match header.ether_type() {
         EtherType::ARP => Arp::new_checked(header.payload()).map(drop).map_err(|_| DropReason::ArpMalformed),
-        EtherType::IPV6 => Err(DropReason::Ipv6Unsupported),
+        EtherType::IPV6 => ipv6::parse(slot),
         _ => Err(DropReason::UnsupportedEtherType),
-    }
-}
-
-/// What the transport header says.
-struct Transport {
-    source_port: u16,
-    destination_port: u16,
-    tcp_flags: Flags,
-    /// Where the checksum field is in the header, and what is in it.
-    checksum: Option<(u16, u16)>,
-    icmp: Icmp,
-}
-
-impl Transport {
-    #[inline]
-    fn parse(protocol: u8, segment: &[u8], l4_len: usize) -> Result<Self, DropReason> {
-        let truncated = DropReason::L4Truncated;
-        let mut found = Transport {
-            source_port: 0,
-            destination_port: 0,
-            tcp_flags: Flags(0),
-            checksum: None,
-            icmp: Icmp::No,
-        };
-        match Protocol(protocol) {
-            Protocol::TCP => {
-                let header: &[u8; tcp::HEADER_LEN] = segment.first_chunk().ok_or(truncated)?;
-                let header_len = usize::from(header[tcp::field::DATA_OFFSET] >> 4) * 4;
-                if header_len < tcp::HEADER_LEN || header_len > segment.len() {
-                    return Err(truncated);
-                }
-                found.tcp_flags = Flags(header[tcp::field::FLAGS]);
-                if flags_are_invalid(found.tcp_flags) {
-                    return Err(DropReason::TcpInvalidFlags);
-                }
-                found.source_port = u16::from_be_bytes([header[0], header[1]]);
-                found.destination_port = u16::from_be_bytes([header[2], header[3]]);
-                found.checksum =
-                    Some((tcp::field::CHECKSUM.start as u16, u16::from_be_bytes([header[16], header[17]])));
-            }
-            Protocol::UDP => {
-                let header: &[u8; udp::HEADER_LEN] = segment.first_chunk().ok_or(truncated)?;
-                let len = usize::from(u16::from_be_bytes([header[4], header[5]]));
-                if len < udp::HEADER_LEN || len > l4_len {
-                    return Err(truncated);
-                }
-                found.source_port = u16::from_be_bytes([header[0], header[1]]);
-                found.destination_port = u16::from_be_bytes([header[2], header[3]]);
-                found.checksum =
-                    Some((udp::field::CHECKSUM.start as u16, u16::from_be_bytes([header[6], header[7]])));
-            }
-            Protocol::SCTP => {
-                let header: &[u8; 12] = segment.first_chunk().ok_or(truncated)?;
-                found.source_port = u16::from_be_bytes([header[0], header[1]]);
-                found.destination_port = u16::from_be_bytes([header[2], header[3]]);
-            }
-            Protocol::ICMPV4 => {
-                let message = Icmpv4::new_checked(segment).map_err(|_| truncated)?;
-                if message.kind().is_echo() {
-                    found.source_port = message.identifier();
-                    found.destination_port = message.identifier();
-                } else if message.kind().is_error() {
-                    found.icmp = Icmp::Error(quoted(message.payload()).ok_or(truncated)?);
-                }
-            }
-            _ => {}
-        }
-        Ok(found)
     }
 }
 
@@ -306,27 +252,4 @@ fn may_be_partial(ingress: Ingress) -> bool {
 fn is_forwardable(address: u32) -> bool {
     let first = address >> 24;
     first != 0 && first != 127 && first < 224
-}
-
-/// The header and first eight bytes that an ICMP error quotes (RFC 792).
-fn quoted(payload: &[u8]) -> Option<Quoted> {
-    let ip = Ipv4::new_quoted(payload).ok()?;
-    if ip.fragment_offset() != 0 {
-        return None;
-    }
-    let l4: &[u8; 8] = payload.get(ip.header_len()..)?.first_chunk()?;
-    let (first, second) = (u16::from_be_bytes([l4[0], l4[1]]), u16::from_be_bytes([l4[2], l4[3]]));
-    let identifier = u16::from_be_bytes([l4[4], l4[5]]);
-    let (source_port, destination_port) = match ip.protocol() {
-        Protocol::TCP | Protocol::UDP | Protocol::SCTP => (first, second),
-        Protocol::ICMPV4 => (identifier, identifier),
-        _ => (0, 0),
-    };
-    Some(Quoted {
-        source: ip.source(),
-        destination: ip.destination(),
-        source_port,
-        destination_port,
-        protocol: ip.protocol().0,
-    })
 }

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use caracal_wire::{MacAddr, checksum, ethernet, ipv4};
+use caracal_wire::{MacAddr, checksum, ethernet, ipv4, ipv6};
 
 use crate::batch::{Egress, Slot, Verdict};
 use crate::drop_reason::DropReason;
@@ -10,10 +10,17 @@ use crate::stage::arp::GATEWAY_MAC;
 use crate::stage::{Context, icmp_error};
 use crate::table::{EndpointIndex, FibEntry, NextHop};
 
-/// Takes one from the time to live and mends the header checksum (RFC 1624). The caller has seen that there is more
-/// than one.
+/// Takes one from the time to live and mends the header checksum (RFC 1624), or from the hop limit, which nothing
+/// covers. The caller has seen that there is more than one.
 #[inline]
 pub fn decrement_ttl(slot: &mut Slot) {
+    if !slot.parsed.is_ipv4() {
+        let at = usize::from(slot.parsed.l3) + ipv6::field::HOP_LIMIT;
+        let Some(hop_limit) = slot.packet.head.data_mut().get_mut(at) else { return };
+        *hop_limit = hop_limit.saturating_sub(1);
+        slot.parsed.ttl = *hop_limit;
+        return;
+    }
     let at = usize::from(slot.parsed.l3) + ipv4::field::TTL;
     // Time to live, protocol, checksum: the bytes that change lie beside one another.
     let Some([ttl, protocol, high, low]) = slot.packet.head.data_mut().get_mut(at..at + 4) else { return };
@@ -33,7 +40,7 @@ pub fn fits(context: &mut Context, slot: &mut Slot, mtu: u16) -> bool {
         return true;
     }
     if slot.parsed.dont_fragment {
-        icmp_error::fragmentation_needed(context, slot, mtu);
+        icmp_error::too_big(context, slot, mtu);
     }
     slot.drop(DropReason::PacketTooBig);
     false

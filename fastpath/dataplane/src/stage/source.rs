@@ -1,12 +1,14 @@
 //! Who may send what to whom: a pod only from its own addresses, and never tunnel packets (calico-compatible: VXLAN and IPIP
 //! from workloads are refused).
 
+use std::net::IpAddr;
+
 use caracal_wire::{Ethernet, Protocol};
 
 use crate::batch::{Ingress, Slot};
 use crate::drop_reason::DropReason;
 use crate::stage::Context;
-use crate::table::{EndpointIndex, FibEntry};
+use crate::table::{Endpoint, EndpointIndex, FibEntry};
 
 /// Checks a packet that `endpoint` has sent.
 #[inline]
@@ -15,7 +17,7 @@ pub fn check_endpoint(context: &Context, slot: &mut Slot, endpoint: EndpointInde
         return slot.drop(DropReason::EndpointNotReady);
     };
     let parsed = &slot.parsed;
-    if !known.owns(parsed.source) {
+    if !may_send_from(known, parsed.source) {
         return slot.drop(DropReason::SpoofedSource);
     }
     let is_vxlan = parsed.protocol == Protocol::UDP.0
@@ -23,6 +25,12 @@ pub fn check_endpoint(context: &Context, slot: &mut Slot, endpoint: EndpointInde
     if is_vxlan || parsed.protocol == Protocol::IPIP.0 {
         slot.drop(DropReason::PodSentTunnel);
     }
+}
+
+/// Whether `address` may be the source of what an endpoint sends.
+#[inline]
+pub fn may_send_from(endpoint: &Endpoint, address: IpAddr) -> bool {
+    endpoint.owns(address)
 }
 
 /// Checks a frame that came from the fabric: a switch that floods shows us other machines' frames, too.

@@ -120,7 +120,7 @@ fn try_encapsulate(context: &mut Context, slot: &mut Slot, tunnel: TunnelIndex) 
     let next_hop = tables.neighbors.mac(underlay.neighbor).ok_or(DropReason::NeighborUnresolved)?;
     let uplink = context.links.uplink.ok_or(DropReason::PortGone)?;
     let (IpAddr::V4(source), IpAddr::V4(destination)) = (node.address, tunnel.node_address) else {
-        return Err(DropReason::Ipv6Unsupported);
+        return Err(DropReason::TunnelOverIpv6);
     };
     rewrite::address(slot, tunnel.tunnel_mac, node.tunnel_mac);
 
@@ -177,11 +177,19 @@ fn emit_udp(
 #[inline]
 fn entropy(slot: &Slot) -> u16 {
     let parsed = &slot.parsed;
-    let (IpAddr::V4(a), IpAddr::V4(b)) = (parsed.source, parsed.destination) else {
-        return SOURCE_PORT_FIRST;
+    let bits = |address| match address {
+        IpAddr::V4(v4) => v4.to_bits(),
+        IpAddr::V6(v6) => folded(v6.to_bits()),
     };
+    let (a, b) = (bits(parsed.source), bits(parsed.destination));
     let ports = u32::from(parsed.source_port) << 16 | u32::from(parsed.destination_port);
-    let mixed = (u64::from(a.to_bits() ^ ports.rotate_left(7)) << 32 | u64::from(b.to_bits() ^ ports))
+    let mixed = (u64::from(a ^ ports.rotate_left(7)) << 32 | u64::from(b ^ ports))
         .wrapping_mul(0x9e37_79b9_7f4a_7c15);
     SOURCE_PORT_FIRST + (mixed >> 50) as u16 % SOURCE_PORT_COUNT
+}
+
+/// All bits of an IPv6 address in 32.
+fn folded(bits: u128) -> u32 {
+    let halves = (bits >> 64) as u64 ^ bits as u64;
+    (halves >> 32) as u32 ^ halves as u32
 }

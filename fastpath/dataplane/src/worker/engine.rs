@@ -1,6 +1,7 @@
 //! A worker without its thread: ports, pipeline and rings, one turn at a time. The thread's loop is in
 //! [`super::thread`]; the simulator turns an engine by hand.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use caracal_xsk::FramePool;
@@ -15,7 +16,7 @@ use crate::packet::Packet;
 use crate::pipeline::{EndpointLink, Link, Pipeline, Surroundings};
 use crate::port::{Boxes, HEADROOM, Port};
 use crate::snapshot::Subscriber;
-use crate::stage::arp;
+use crate::stage::{arp, nd};
 use crate::table::{EndpointIndex, Tables};
 
 /// Where in an engine a port is.
@@ -378,17 +379,16 @@ impl Engine {
 
     fn ask(&mut self, endpoint: EndpointIndex) {
         let tables = self.tables.get();
-        let Some(pod) = tables.endpoints.get(endpoint).and_then(|e| {
-            e.addresses.iter().find_map(|a| match a {
-                std::net::IpAddr::V4(v4) => Some(v4),
-                std::net::IpAddr::V6(_) => None,
-            })
-        }) else {
+        let Some(pod) = tables.endpoints.get(endpoint).and_then(|e| e.addresses.iter().next()) else {
             return;
         };
         let Some(mut frame) = self.pool.take() else { return };
         frame.reset(HEADROOM);
-        if arp::ask(&mut frame, pod).is_none() {
+        let asked = match pod {
+            IpAddr::V4(pod) => arp::ask(&mut frame, pod),
+            IpAddr::V6(pod) => nd::ask(&mut frame, pod),
+        };
+        if asked.is_none() {
             return self.pool.put(frame);
         }
         self.transmit(Egress::Endpoint(endpoint), Packet::new(frame));

@@ -10,7 +10,7 @@ use super::super::world::{
 };
 use super::super::{POD_MAC, PortName, UPLINK_MAC};
 use super::support::*;
-use super::{flows, workers};
+use super::{flows, ipv6, nd, workers};
 use crate::drop_reason::DropReason::{self, *};
 use crate::packet::{Offload, Packet};
 use crate::stage::arp::GATEWAY_MAC;
@@ -96,7 +96,7 @@ fn frames() -> Vec<Case> {
         case("an Ethernet header but for a byte", a(), whole[..13].to_vec(), EthernetTruncated),
         case("a VLAN tag", a(), ethernet(GATEWAY_MAC, POD_MAC, 0x8100, &whole[12..]), UnsupportedEtherType),
         case("an IEEE 802.3 length", a(), ethernet(GATEWAY_MAC, POD_MAC, 46, &[0; 46]), UnsupportedEtherType),
-        case("IPv6", a(), ethernet(GATEWAY_MAC, POD_MAC, 0x86dd, &[0x60; 40]), Ipv6Unsupported),
+        case("noise as IPv6", a(), ethernet(GATEWAY_MAC, POD_MAC, 0x86dd, &[0x60; 40]), Ipv6Malformed),
         case(
             "ARP but for a byte",
             a(),
@@ -232,10 +232,10 @@ fn senders() -> Vec<Case> {
             TunnelMalformed,
         ),
         case(
-            "IPv6 in a tunnel",
+            "noise as IPv6 in a tunnel",
             PortName::Uplink,
             tunnel(NODE2, VNI, &ethernet(TUNNEL1_MAC, TUNNEL2_MAC, 0x86dd, &[0x60; 40])),
-            Ipv6Unsupported,
+            Ipv6Malformed,
         ),
         case(
             "a tunnel from a stranger",
@@ -481,7 +481,18 @@ fn every_drop_reason_is_reached_by_a_packet_test() {
     for case in frames().iter().chain(&senders()).chain(&ways()) {
         reached.extend(dropped(&mut run(case)));
     }
-    for scene in [no_route, no_headroom, oversized, denied, flows::table_full, workers::lent_frames_used_up] {
+    let scenes = [
+        no_route,
+        no_headroom,
+        oversized,
+        denied,
+        flows::table_full,
+        workers::lent_frames_used_up,
+        ipv6::uncarried,
+        ipv6::over_ipv6,
+        nd::forged,
+    ];
+    for scene in scenes {
         reached.extend(scene());
     }
     let missing: Vec<_> = DropReason::ALL.iter().filter(|reason| !reached.contains(reason)).collect();

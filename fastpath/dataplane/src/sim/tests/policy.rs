@@ -11,6 +11,11 @@ pub fn ingress(name: &str, rules: Vec<plane::Rule>) -> Vec<Op> {
     policy(name, rules, true)
 }
 
+/// The same for egress rules.
+pub fn egress(name: &str, rules: Vec<plane::Rule>) -> Vec<Op> {
+    policy(name, rules, false)
+}
+
 fn policy(name: &str, rules: Vec<plane::Rule>, is_ingress: bool) -> Vec<Op> {
     let id = plane::PolicyId {
         kind: "NetworkPolicy".into(),
