@@ -45,7 +45,7 @@ pub struct IPPoolSpec {
 /// Addresses that are given to nobody.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct IPReservationSpec {
-    /// CIDRs and addresses.
+    /// CIDRs.
     #[serde(default, rename = "reservedCIDRs", skip_serializing_if = "Option::is_none")]
     pub reserved_cidrs: Option<Vec<String>>,
 }

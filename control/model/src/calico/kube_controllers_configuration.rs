@@ -25,8 +25,8 @@ pub struct KubeControllersConfigurationSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub debug_profile_port: Option<i64>,
     /// Those that run.
-    #[serde(default)]
-    pub controllers: ControllersConfig,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub controllers: Option<ControllersConfig>,
 }
 
 /// The controllers that run.
