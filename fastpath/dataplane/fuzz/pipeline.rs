@@ -10,6 +10,7 @@ use caracal_dataplane::drop_reason::DropReason;
 use caracal_dataplane::packet::{Offload, Packet, PartialChecksum};
 use caracal_dataplane::port::HEADROOM;
 use caracal_dataplane::sim::datagram::{Datagram, checksum, ethernet, vxlan};
+use caracal_dataplane::sim::datagram6::Datagram6;
 use caracal_dataplane::sim::world::{self, NODE1, NODE2, TUNNEL1_MAC, TUNNEL2_MAC, VNI, VXLAN_PORT, pod};
 use caracal_dataplane::sim::{Node, Output, PortName, UPLINK_MAC};
 
@@ -18,7 +19,7 @@ pub const RECORD_LEN: usize = 5;
 /// How many links there are.
 pub const LINKS: u8 = 5;
 /// How many ways there are to make a frame of bytes.
-pub const WAYS: u8 = 4;
+pub const WAYS: u8 = 6;
 
 /// Sends what `bytes` say.
 pub fn any_traffic(bytes: &[u8]) {
@@ -75,7 +76,8 @@ fn link_of(number: u8) -> PortName {
     }
 }
 
-/// As they are; as an IPv4 packet whose lengths and checksum are mended; the same in a tunnel; as what is in a tunnel.
+/// As they are; as an IPv4 packet whose lengths and checksum are mended; the same in a tunnel; as what is in a tunnel; as
+/// an IPv6 packet whose length is mended; the same in a tunnel.
 fn frame_of(link: &PortName, how: u8, content: &[u8]) -> Vec<u8> {
     let to = if *link == PortName::Uplink { UPLINK_MAC } else { world::NEIGHBOR_MAC };
     let framed = |packet: &[u8]| ethernet(to, world::NEIGHBOR_MAC, 0x0800, packet);
@@ -87,7 +89,9 @@ fn frame_of(link: &PortName, how: u8, content: &[u8]) -> Vec<u8> {
         0 => content.to_vec(),
         1 => framed(&mended(content)),
         2 => tunneled(&ethernet(TUNNEL1_MAC, TUNNEL2_MAC, 0x0800, &mended(content))),
-        _ => tunneled(content),
+        3 => tunneled(content),
+        4 => ethernet(to, world::NEIGHBOR_MAC, 0x86dd, &mended6(content)),
+        _ => tunneled(&ethernet(TUNNEL1_MAC, TUNNEL2_MAC, 0x86dd, &mended6(content))),
     }
 }
 
@@ -99,6 +103,15 @@ fn mended(content: &[u8]) -> Vec<u8> {
         header[10..12].fill(0);
         let sum = checksum(header).to_be_bytes();
         header[10..12].copy_from_slice(&sum);
+    }
+    packet
+}
+
+fn mended6(content: &[u8]) -> Vec<u8> {
+    let mut packet = content.to_vec();
+    if let Some(header) = packet.first_chunk_mut::<40>() {
+        header[0] = 0x60;
+        header[4..6].copy_from_slice(&((content.len() - 40) as u16).to_be_bytes());
     }
     packet
 }
@@ -153,12 +166,16 @@ fn change_tables(node: &mut Node, time: u8) {
     node.apply(&[world::op(op)]).expect("operations that fit together");
 }
 
-/// ARP, or an IPv4 packet whose lengths and header checksum are right.
+/// ARP, an IPv6 packet whose length is right, or an IPv4 packet whose lengths and header checksum are.
 fn well_formed(output: &Output) {
     let frame = &output.frame;
     if frame.get(12..14) == Some(&[8, 6]) {
         assert_eq!(frame.len(), 14 + 28);
         assert!(matches!(output.port, PortName::Pod(_)));
+        return;
+    }
+    if frame.get(12..14) == Some(&[0x86, 0xdd]) {
+        assert!(Datagram6::read(frame).is_some(), "an IPv6 packet that fills its frame");
         return;
     }
     let packet = Datagram::read(frame).expect("a plain IPv4 packet that fills its frame");

@@ -3,12 +3,14 @@
 
 use caracal_dataplane::clock::Tick;
 use caracal_dataplane::sim::datagram::{Datagram, SYN, arp, ethernet, vxlan};
+use caracal_dataplane::sim::datagram6::Datagram6;
 use caracal_dataplane::sim::world::{
-    self, A, B, NEIGHBOR_MAC, NOBODY, NODE1, NODE2, OUTSIDE, REMOTE, TUNNEL1, TUNNEL1_MAC, TUNNEL2_MAC, VNI,
-    VXLAN_PORT, pod,
+    self, A, B, NEIGHBOR_MAC, NOBODY, NODE1, NODE2, OUTSIDE, OUTSIDE6, REMOTE, TUNNEL1, TUNNEL1_MAC,
+    TUNNEL2_MAC, VNI, VXLAN_PORT, pod, v6,
 };
 use caracal_dataplane::sim::{HOST_MAC, Node, POD_MAC, PortName, UPLINK_MAC};
 use caracal_dataplane::stage::arp::GATEWAY_MAC;
+use caracal_dataplane::stage::nd;
 use caracal_plane_api::Encapsulation;
 use caracal_wire::MacAddr;
 
@@ -17,6 +19,8 @@ struct Traffic(Vec<(PortName, Vec<u8>, usize)>);
 
 const PLAIN_PORT: usize = 14 + 20;
 const TUNNELED_PORT: usize = 50 + PLAIN_PORT;
+const PLAIN_PORT6: usize = 14 + 40;
+const TUNNELED_PORT6: usize = 50 + PLAIN_PORT6;
 
 impl Traffic {
     fn new() -> Traffic {
@@ -26,6 +30,14 @@ impl Traffic {
             vxlan((NODE2, 50_000), (NODE1, VXLAN_PORT), VNI, &inner).frame(UPLINK_MAC, NEIGHBOR_MAC)
         };
         let udp = |from, to| Datagram::udp((from, 1000), (to, 53), &[0; 100]);
+        let from_pod6 = |d: Datagram6| d.frame(GATEWAY_MAC, POD_MAC);
+        let in_tunnel6 = |d: Datagram6| {
+            let inner = d.frame(TUNNEL1_MAC, TUNNEL2_MAC);
+            vxlan((NODE2, 50_000), (NODE1, VXLAN_PORT), VNI, &inner).frame(UPLINK_MAC, NEIGHBOR_MAC)
+        };
+        let udp6 = |from, to| Datagram6::udp((from, 1000), (to, 53), &[0; 100]);
+        let solicitation = Datagram6::neighbour(v6(A), nd::GATEWAY, 135, 0, nd::GATEWAY, Some(POD_MAC))
+            .frame(GATEWAY_MAC, POD_MAC);
         let question = arp(1, (POD_MAC, A.into()), (MacAddr::ZERO, [169, 254, 1, 1].into()));
         let up = PortName::Uplink;
         Traffic(vec![
@@ -41,8 +53,14 @@ impl Traffic {
             (pod("a"), from_pod(udp(A, NOBODY)), PLAIN_PORT),
             (pod("a"), from_pod(udp(A, OUTSIDE).ttl(1)), PLAIN_PORT),
             (pod("a"), from_pod(udp(B, OUTSIDE)), PLAIN_PORT),
+            (up.clone(), in_tunnel6(udp6(v6(REMOTE), v6(A))), TUNNELED_PORT6),
+            (pod("a"), from_pod6(udp6(v6(A), v6(REMOTE))), PLAIN_PORT6),
+            (pod("a"), from_pod6(udp6(v6(A), v6(B))), PLAIN_PORT6),
+            (pod("a"), from_pod6(udp6(v6(A), OUTSIDE6)), PLAIN_PORT6),
+            (pod("a"), from_pod6(udp6(v6(A), OUTSIDE6).hop_limit(1)), PLAIN_PORT6),
             (up, udp(REMOTE, A).frame(UPLINK_MAC, NEIGHBOR_MAC), PLAIN_PORT),
             (pod("a"), from_pod(udp(A, [192, 0, 2, 77])), PLAIN_PORT),
+            (pod("a"), solicitation, 0),
             (pod("b"), ethernet(MacAddr::BROADCAST, POD_MAC, 0x0806, &question), PLAIN_PORT),
             (pod("a"), ethernet(MacAddr::BROADCAST, POD_MAC, 0x0806, &question), PLAIN_PORT),
         ])
@@ -51,7 +69,7 @@ impl Traffic {
     /// Sends four of each, in flows of this number, and takes away what comes out.
     fn run(&mut self, node: &mut Node, flow: u16, now: u32) -> usize {
         for (link, frame, port_at) in &mut self.0 {
-            if frame[12..14] == [8, 0] {
+            if frame[12..14] != [8, 6] && *port_at > 0 {
                 frame[*port_at..*port_at + 2].copy_from_slice(&flow.to_be_bytes());
             }
             for _ in 0..4 {
@@ -100,6 +118,7 @@ fn packets_cost_no_allocation_once_a_worker_is_warm() {
         ("decapsulations", counters.tunnel_decapsulated.get()),
         ("encapsulations", counters.tunnel_encapsulated.get()),
         ("errors", counters.icmp_errors_sent.get()),
+        ("answers to solicitations", counters.nd_answered.get()),
         ("answers to ARP", counters.arp_answered.get()),
         ("half-made checksums", counters.checksums_completed.get()),
     ] {

@@ -5,8 +5,13 @@
 #[path = "../fuzz/pipeline.rs"]
 mod pipeline;
 
+use std::net::Ipv6Addr;
+
+use caracal_dataplane::sim::POD_MAC;
 use caracal_dataplane::sim::datagram::{ACK, Datagram, SYN};
-use caracal_dataplane::sim::world::{A, B, NODE1, OUTSIDE, REMOTE, TUNNEL1};
+use caracal_dataplane::sim::datagram6::Datagram6;
+use caracal_dataplane::sim::world::{A, B, NODE1, NODE1_6, OUTSIDE, OUTSIDE6, REMOTE, TUNNEL1, v6};
+use caracal_dataplane::stage::nd;
 use proptest::prelude::*;
 
 fn address() -> impl Strategy<Value = [u8; 4]> {
@@ -43,13 +48,59 @@ fn datagram() -> impl Strategy<Value = Datagram> {
         })
 }
 
+fn address6() -> impl Strategy<Value = Ipv6Addr> {
+    prop_oneof![
+        8 => prop::sample::select(vec![v6(A), v6(B), v6(REMOTE), OUTSIDE6, NODE1_6, nd::GATEWAY]),
+        1 => any::<[u8; 16]>().prop_map(Ipv6Addr::from),
+    ]
+}
+
+fn datagram6() -> impl Strategy<Value = Datagram6> {
+    let headers = prop::collection::vec(prop::sample::select(vec![0u8, 43, 44, 51, 60]), 0..3);
+    (
+        address6(),
+        address6(),
+        0u8..7,
+        any::<bool>(),
+        prop::sample::select(vec![0usize, 1, 9, 600, 1402, 1500, 4000]),
+        prop::sample::select(vec![0u8, 1, 64, 255]),
+        prop_oneof![3 => Just(vec![]), 1 => headers],
+    )
+        .prop_map(|(source, destination, kind, partial, len, hop_limit, headers)| {
+            let payload = vec![kind; len];
+            let (from, to) = ((source, 53), (destination, 53));
+            let datagram = match kind {
+                0 => Datagram6::tcp(from, to, SYN, &payload),
+                1 => Datagram6::tcp(from, to, ACK, &payload),
+                2 => Datagram6::udp(from, to, &payload),
+                3 => Datagram6::neighbour(
+                    source,
+                    destination,
+                    135 + u8::from(partial),
+                    0,
+                    nd::GATEWAY,
+                    Some(POD_MAC),
+                ),
+                4 => Datagram6::echo(source, destination, partial, 1, 1),
+                5 => Datagram6::icmp(source, destination, 130 + len as u8 % 7, 0, &payload),
+                _ => Datagram6::error(source, destination, (1, 4), 0, &Datagram6::udp(to, from, b""), 1000),
+            };
+            let datagram = if partial && kind < 3 { datagram.partial() } else { datagram };
+            let datagram = datagram.hop_limit(hop_limit);
+            headers.into_iter().fold(datagram, |inner, header| inner.behind(header, &[0; 7]))
+        })
+}
+
 /// A packet as the target takes it, with up to two bytes of it changed.
 fn record() -> impl Strategy<Value = Vec<u8>> {
     let changes = prop::collection::vec((0usize..60, any::<u8>()), 0..3);
     let bits = prop::sample::select(vec![0u8, 0, 0, 0x10, 0x18, 0x20, 0x40, 0x80, 0xc0]);
-    (0..pipeline::LINKS, 1..pipeline::WAYS, bits, any::<u8>(), datagram(), changes).prop_map(
-        |(link, way, bits, time, datagram, changes)| {
-            let mut bytes = datagram.bytes();
+    let packet = prop_oneof![
+        (1u8..4, datagram()).prop_map(|(way, datagram)| (way, datagram.bytes())),
+        (4u8..pipeline::WAYS, datagram6()).prop_map(|(way, datagram)| (way, datagram.bytes())),
+    ];
+    (0..pipeline::LINKS, packet, bits, any::<u8>(), changes).prop_map(
+        |(link, (way, mut bytes), bits, time, changes)| {
             for (at, to) in changes {
                 if let Some(byte) = bytes.get_mut(at) {
                     *byte = to;
