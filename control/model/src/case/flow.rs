@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{Expect, Icmp};
+use super::{Expect, HostPath, Icmp};
 use crate::policy::IpVersion;
 use crate::protocol::Protocol;
 
@@ -46,6 +46,47 @@ pub struct WorldFlow {
     pub ip_version: IpVersion,
     /// How long to wait for an answer.
     pub timeout_ms: u64,
+    /// What must happen.
+    pub expect: Expect,
+    /// Why this flow cannot be tried at all; then the addresses are unspecified.
+    pub unsupported: Option<String>,
+}
+
+/// A packet at a host endpoint, resolved: one per host flow of the case, in its order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorldHostFlow {
+    /// The line of the file.
+    pub line: u64,
+    /// The host endpoint's name; it is among the world's objects.
+    pub host_endpoint: String,
+    /// `World::nodes` at this index: the host endpoint's.
+    pub node: usize,
+    /// Which way the packet goes.
+    pub path: HostPath,
+    /// The source as written, for reports.
+    pub from: String,
+    /// The destination as written, for reports.
+    pub to: String,
+    /// The source's address.
+    pub source_address: IpAddr,
+    /// The destination's address, after DNAT.
+    pub destination_address: IpAddr,
+    /// With which protocol.
+    pub protocol: Protocol,
+    /// From which port; any when `None`.
+    pub source_port: Option<u16>,
+    /// To which port, after DNAT; TCP, UDP and SCTP only.
+    pub destination_port: Option<u16>,
+    /// Which ICMP message; ICMP and ICMPv6 only.
+    pub icmp: Option<Icmp>,
+    /// Over which IP version.
+    pub ip_version: IpVersion,
+    /// The destination before DNAT, where it was another one. The port is 0 for protocols without.
+    pub original: Option<(IpAddr, u16)>,
+    /// The destination before DNAT as written, for reports.
+    pub original_to: Option<String>,
+    /// Its port as written, for reports.
+    pub original_port: Option<u16>,
     /// What must happen.
     pub expect: Expect,
     /// Why this flow cannot be tried at all; then the addresses are unspecified.

@@ -5,6 +5,7 @@
 
 mod fields;
 mod flow;
+mod host_flow;
 mod nodes;
 mod parse;
 mod pods;
@@ -20,7 +21,7 @@ use crate::object::ObjectKey;
 use crate::policy::IpVersion;
 use crate::protocol::Protocol;
 
-pub use flow::{Place, WorldFlow};
+pub use flow::{Place, WorldFlow, WorldHostFlow};
 pub use world::{RefusedObject, World, WorldError, WorldNode, WorldPod};
 
 /// How long a flow may take to be answered when the file does not say.
@@ -252,10 +253,27 @@ pub struct HostFlow {
 pub struct Reject {
     /// The line of the file.
     pub line: u64,
-    /// Which object.
-    pub key: ObjectKey,
+    /// Its kind, as manifests name it.
+    pub kind: String,
+    /// Its API group and version; whichever has an object of that kind and name, when not given.
+    pub api_version: Option<String>,
+    /// Its namespace; `default` when not given and the kind has namespaces.
+    pub namespace: Option<String>,
+    /// Its name.
+    pub name: String,
     /// The field that the API must name.
     pub field: String,
+}
+
+impl Reject {
+    /// Whether it speaks of this object.
+    pub fn names(&self, key: &ObjectKey) -> bool {
+        let namespace = self.namespace.as_deref().unwrap_or("default");
+        self.kind == key.kind.as_str()
+            && self.api_version.as_deref().is_none_or(|version| version == key.kind.api_version())
+            && self.name == key.name
+            && key.namespace.as_deref().is_none_or(|own| own == namespace)
+    }
 }
 
 /// How the lab runs a case.

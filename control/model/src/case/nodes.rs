@@ -23,8 +23,9 @@ pub(super) fn complete(
     case: &Case,
     given: &[Given<'_, Node>],
     pods: &[Given<'_, Pod>],
+    others: &[Object],
 ) -> Result<(Vec<WorldNode>, Vec<Object>), WorldError> {
-    let names = names(case, given, pods);
+    let names = names(case, given, pods, others);
     let too_many = || WorldError {
         line: 1,
         field: "objects".to_owned(),
@@ -54,18 +55,27 @@ pub(super) fn complete(
 }
 
 /// Every node that the case names, in the order of naming; node1 and node2 when it names no others.
-fn names(case: &Case, given: &[Given<'_, Node>], pods: &[Given<'_, Pod>]) -> Vec<String> {
+fn names(case: &Case, given: &[Given<'_, Node>], pods: &[Given<'_, Pod>], others: &[Object]) -> Vec<String> {
     let given = given.iter().filter_map(|node| node.object.metadata.name.clone());
     let of_pods = pods.iter().filter_map(|pod| pod.object.spec.as_ref()?.node_name.clone());
     let of_pods = of_pods.filter(|name| !name.is_empty());
-    let parties = case.flows.iter().flat_map(|flow| [&flow.from, &flow.to]);
+    let of_host_endpoints = others.iter().filter_map(|object| match object {
+        Object::HostEndpoint(endpoint) => endpoint.spec.node.clone().filter(|name| !name.is_empty()),
+        _ => None,
+    });
+    let of_host_flows = case.host_flows.iter().flat_map(|flow| [&flow.from, &flow.to]);
+    let parties = case.flows.iter().flat_map(|flow| [&flow.from, &flow.to]).chain(of_host_flows);
     let of_flows = parties.filter_map(|party| match party {
         Party::Node(name) => Some(name.clone()),
         _ => None,
     });
     let mut seen = BTreeSet::new();
-    let mut names: Vec<String> =
-        given.chain(of_pods).chain(of_flows).chain(case.lab.kernel_nodes.iter().cloned()).collect();
+    let mut names: Vec<String> = given
+        .chain(of_pods)
+        .chain(of_host_endpoints)
+        .chain(of_flows)
+        .chain(case.lab.kernel_nodes.iter().cloned())
+        .collect();
     names.retain(|name| seen.insert(name.clone()));
     if names.iter().all(|name| DEFAULT_NODES.contains(&name.as_str())) {
         names = DEFAULT_NODES.map(str::to_owned).to_vec();

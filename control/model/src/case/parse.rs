@@ -304,19 +304,21 @@ fn party(item: &Item<'_>) -> Result<Party, CaseError> {
 
 fn reject(item: &Item<'_>) -> Result<Reject, CaseError> {
     let mut fields = item.fields()?;
+    let mut text = |name| fields.optional(name).map(|item| item.text().map(str::to_owned)).transpose();
+    let (api_version, namespace) = (text("apiVersion")?, text("namespace")?);
     let kind_item = fields.required("kind")?;
-    let text = kind_item.text()?;
-    let kind = Kind::ALL
-        .iter()
-        .copied()
-        .find(|kind| kind.as_str() == text)
-        .ok_or_else(|| kind_item.error(format!("{text:?} is not a kind that is known here")))?;
-    let namespace = fields.optional("namespace").map(|item| item.text().map(str::to_owned)).transpose()?;
+    let kind = kind_item.text()?.to_owned();
+    let is_known = |known: &Kind| {
+        known.as_str() == kind && api_version.as_deref().is_none_or(|version| version == known.api_version())
+    };
+    if !Kind::ALL.iter().any(is_known) {
+        let version = api_version.map(|version| format!(" of {version}")).unwrap_or_default();
+        return Err(kind_item.error(format!("{kind:?}{version} is not a kind that is known here")));
+    }
     let name = fields.required("name")?.text()?.to_owned();
     let field = fields.required("field")?.text()?.to_owned();
     fields.finish()?;
-    let namespace = kind.is_namespaced().then(|| namespace.unwrap_or_else(|| "default".to_owned()));
-    Ok(Reject { line: item.tree.line, key: ObjectKey { kind, namespace, name }, field })
+    Ok(Reject { line: item.tree.line, kind, api_version, namespace, name, field })
 }
 
 fn lab(item: &Item<'_>) -> Result<LabOptions, CaseError> {

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
-use super::{Case, Expect, HostFlow, HostPath, Icmp, World, WorldFlow};
+use super::{Case, Expect, HostPath, Icmp, World, WorldFlow, WorldHostFlow};
 use crate::protocol::Protocol;
 
 /// What came of all cases of a run.
@@ -100,6 +100,22 @@ impl Observation {
     }
 }
 
+/// What happened to the flows of a world.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Observations {
+    /// One per flow, in their order.
+    pub flows: Vec<Observation>,
+    /// One per host flow, in their order. Those that are missing count as unsupported.
+    pub host_flows: Vec<Observation>,
+}
+
+/// Nothing was found out about host flows.
+impl From<Vec<Observation>> for Observations {
+    fn from(flows: Vec<Observation>) -> Self {
+        Self { flows, host_flows: Vec::new() }
+    }
+}
+
 /// One flow of a case.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -138,16 +154,28 @@ pub struct HostFlowReport {
     /// Which way the packet goes.
     #[serde(serialize_with = "path_as_text")]
     pub path: HostPath,
+    /// Its protocol.
+    #[serde(serialize_with = "as_text")]
+    pub protocol: Protocol,
     /// As written.
     pub from: String,
     /// As written.
     pub to: String,
-    /// Its protocol.
-    #[serde(serialize_with = "as_text")]
-    pub protocol: Protocol,
-    /// The destination port, as written.
+    /// The destination port, a name resolved.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub port: Option<String>,
+    pub port: Option<u16>,
+    /// The source port, if the case gives one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source_port: Option<u16>,
+    /// The ICMP message.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "icmp_as_map")]
+    pub icmp: Option<Icmp>,
+    /// The destination before DNAT, as written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub original_to: Option<String>,
+    /// Its port, as written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub original_port: Option<u16>,
     /// What must happen.
     #[serde(serialize_with = "expect_as_text")]
     pub expect: Expect,
@@ -192,14 +220,18 @@ impl FlowReport {
 
 impl HostFlowReport {
     /// What was observed of `flow`.
-    pub fn new(flow: &HostFlow, observation: Observation) -> Self {
+    pub fn new(flow: &WorldHostFlow, observation: Observation) -> Self {
         Self {
             host_endpoint: flow.host_endpoint.clone(),
             path: flow.path,
-            from: flow.from.to_string(),
-            to: flow.to.to_string(),
             protocol: flow.protocol,
-            port: flow.port.as_ref().map(ToString::to_string),
+            from: flow.from.clone(),
+            to: flow.to.clone(),
+            port: flow.destination_port,
+            source_port: flow.source_port,
+            icmp: flow.icmp,
+            original_to: flow.original_to.clone(),
+            original_port: flow.original_port,
             expect: flow.expect,
             observed: observation.observed,
             why: observation.why,
@@ -208,24 +240,24 @@ impl HostFlowReport {
 }
 
 impl CaseReport {
-    /// The report of a case that was run. `observations` are of the world's flows, in their order; `failures` is what
-    /// besides flows was not as expected.
+    /// The report of a case that was run. `failures` is what besides flows was not as expected.
     pub fn new(
         file: impl Into<String>,
         case: &Case,
         world: &World,
-        observations: Vec<Observation>,
+        observations: impl Into<Observations>,
         failures: Vec<String>,
     ) -> Self {
+        let seen: Observations = observations.into();
         let flows: Vec<FlowReport> =
-            world.flows.iter().zip(observations).map(|(flow, seen)| FlowReport::new(flow, seen)).collect();
-        let host_flows: Vec<HostFlowReport> = case
+            world.flows.iter().zip(seen.flows).map(|(flow, seen)| FlowReport::new(flow, seen)).collect();
+        let not_judged = || Observation::new(Observed::Unsupported, "host flows are only judged offline");
+        let host_seen = seen.host_flows.into_iter().chain(std::iter::repeat_with(not_judged));
+        let host_flows: Vec<HostFlowReport> = world
             .host_flows
             .iter()
-            .map(|flow| {
-                let why = "host endpoints are not implemented";
-                HostFlowReport::new(flow, Observation::new(Observed::Unsupported, why))
-            })
+            .zip(host_seen)
+            .map(|(flow, seen)| HostFlowReport::new(flow, seen))
             .collect();
         let as_expected = failures.is_empty()
             && flows.len() == world.flows.len()
@@ -334,29 +366,29 @@ impl CaseReport {
 impl fmt::Display for FlowReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} → {} {}", self.from, self.to, self.protocol)?;
-        match (self.port, self.icmp) {
-            (Some(port), _) => write!(f, " {port}"),
-            (None, Some(icmp)) => write!(f, " {}/{}", icmp.kind, icmp.code),
-            (None, None) => Ok(()),
-        }
+        write_port_or_icmp(f, self.port, self.icmp)
     }
 }
 
 impl fmt::Display for HostFlowReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} {}: {} → {} {}",
-            self.host_endpoint,
-            self.path.as_str(),
-            self.from,
-            self.to,
-            self.protocol
-        )?;
-        match &self.port {
-            Some(port) => write!(f, " {port}"),
-            None => Ok(()),
+        let path = self.path.as_str();
+        write!(f, "{} {path}: {} → {} {}", self.host_endpoint, self.from, self.to, self.protocol)?;
+        write_port_or_icmp(f, self.port, self.icmp)?;
+        match (&self.original_to, self.original_port) {
+            (None, None) => Ok(()),
+            (Some(to), None) => write!(f, " (was to {to})"),
+            (None, Some(port)) => write!(f, " (was to port {port})"),
+            (Some(to), Some(port)) => write!(f, " (was to {to} {port})"),
         }
+    }
+}
+
+fn write_port_or_icmp(f: &mut fmt::Formatter<'_>, port: Option<u16>, icmp: Option<Icmp>) -> fmt::Result {
+    match (port, icmp) {
+        (Some(port), _) => write!(f, " {port}"),
+        (None, Some(icmp)) => write!(f, " {}/{}", icmp.kind, icmp.code),
+        (None, None) => Ok(()),
     }
 }
 

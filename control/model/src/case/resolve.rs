@@ -44,17 +44,17 @@ pub(super) fn flows(
     Ok((flows, externals))
 }
 
-struct Resolver<'a> {
-    case: &'a Case,
-    nodes: &'a [WorldNode],
-    pods: &'a [WorldPod],
+pub(super) struct Resolver<'a> {
+    pub case: &'a Case,
+    pub nodes: &'a [WorldNode],
+    pub pods: &'a [WorldPod],
 }
 
 /// A field of the flow and what is wrong with it.
-type FlowError = (&'static str, String);
+pub(super) type FlowError = (&'static str, String);
 
 /// An end of a flow: where it is and its address, or why it cannot be an end here.
-type End = Result<(Place, IpAddr), String>;
+pub(super) type End = Result<(Place, IpAddr), String>;
 
 impl Resolver<'_> {
     fn flow(&self, flow: &CaseFlow) -> Result<WorldFlow, FlowError> {
@@ -69,7 +69,7 @@ impl Resolver<'_> {
             protocol: flow.protocol,
             source_port: flow.source_port,
             destination_port: None,
-            icmp: icmp(flow),
+            icmp: icmp(flow.protocol, flow.icmp),
             ip_version: flow.ip_version,
             timeout_ms: flow.timeout_ms,
             expect: flow.expect,
@@ -90,13 +90,17 @@ impl Resolver<'_> {
         resolved.destination = destination;
         resolved.source_address = self.chosen_source(source, source_address, destination);
         resolved.destination_address = destination_address;
-        resolved.destination_port =
-            flow.port.as_ref().map(|port| self.port(port, flow, destination)).transpose()?;
-        resolved.unsupported = unsupported(flow, source, destination);
+        resolved.destination_port = flow
+            .port
+            .as_ref()
+            .map(|port| self.port(port, &flow.to, flow.protocol, destination))
+            .transpose()?;
+        resolved.unsupported = unsupported(source, destination);
         Ok(resolved)
     }
 
-    fn end(&self, field: &'static str, party: &Party, version: IpVersion) -> Result<End, FlowError> {
+    /// An end of a flow; an error when the case names what is not there.
+    pub fn end(&self, field: &'static str, party: &Party, version: IpVersion) -> Result<End, FlowError> {
         let of_version = |address: IpAddr| address.is_ipv6() == (version == IpVersion::V6);
         let number = if version == IpVersion::V6 { 6 } else { 4 };
         let without = || format!("{party} has no IPv{number} address");
@@ -109,7 +113,8 @@ impl Resolver<'_> {
                     return Ok(Err(format!("pod {party} has finished and has no address")));
                 }
                 let address = pod.addresses.iter().copied().find(|address| of_version(*address));
-                let address = address.ok_or_else(|| (field, without()))?;
+                let none = || format!("{}; give it one under status.podIPs", without());
+                let address = address.ok_or_else(|| (field, none()))?;
                 let place = if pod.host_network { Place::Node(pod.node) } else { Place::Pod(index) };
                 Ok(Ok((place, address)))
             }
@@ -184,12 +189,19 @@ impl Resolver<'_> {
         }
     }
 
-    fn port(&self, port: &PortReference, flow: &CaseFlow, destination: Place) -> Result<u16, FlowError> {
+    /// The number of a destination port; a name is one of the destination pod's.
+    pub fn port(
+        &self,
+        port: &PortReference,
+        to: &Party,
+        protocol: Protocol,
+        destination: Place,
+    ) -> Result<u16, FlowError> {
         let name = match port {
             PortReference::Number(number) => return Ok(*number),
             PortReference::Name(name) => name,
         };
-        let pod = match (&flow.to, destination) {
+        let pod = match (to, destination) {
             // Named as a pod, it has its ports even where its place is its node.
             (Party::Pod { namespace, name }, _) => {
                 self.pods.iter().find(|pod| pod.namespace == *namespace && pod.name == *name)
@@ -199,25 +211,23 @@ impl Resolver<'_> {
         };
         let pod =
             pod.ok_or_else(|| ("port", format!("{name:?} is a name, but the destination is no pod")))?;
-        let found = pod.ports.iter().find(|known| known.name == *name && known.protocol == flow.protocol);
-        found.map(|known| known.port).ok_or_else(|| {
-            ("port", format!("the pod has no {} container port called {name:?}", flow.protocol))
-        })
+        let found = pod.ports.iter().find(|known| known.name == *name && known.protocol == protocol);
+        found
+            .map(|known| known.port)
+            .ok_or_else(|| ("port", format!("the pod has no {protocol} container port called {name:?}")))
     }
 }
 
-fn icmp(flow: &CaseFlow) -> Option<Icmp> {
-    match flow.protocol {
-        Protocol::ICMP => Some(flow.icmp.unwrap_or(Icmp { kind: 8, code: 0 })),
-        Protocol::ICMPV6 => Some(flow.icmp.unwrap_or(Icmp { kind: 128, code: 0 })),
+/// The message as given, else an echo request.
+pub(super) fn icmp(protocol: Protocol, given: Option<Icmp>) -> Option<Icmp> {
+    match protocol {
+        Protocol::ICMP => Some(given.unwrap_or(Icmp { kind: 8, code: 0 })),
+        Protocol::ICMPV6 => Some(given.unwrap_or(Icmp { kind: 128, code: 0 })),
         _ => None,
     }
 }
 
-fn unsupported(flow: &CaseFlow, source: Place, destination: Place) -> Option<String> {
-    if flow.ip_version == IpVersion::V6 {
-        return Some("IPv6 is not forwarded yet".to_owned());
-    }
+fn unsupported(source: Place, destination: Place) -> Option<String> {
     if source == destination {
         return Some("packets to oneself stay inside".to_owned());
     }

@@ -15,6 +15,7 @@ objects:
       containers: [{name: c, image: any, ports: [{name: http, containerPort: 8080, protocol: TCP}]}]
     status: {podIPs: [{ip: 10.244.1.2}]}
   - {apiVersion: v1, kind: Pod, metadata: {name: frontend, namespace: production}, spec: {containers: [{name: c}]}}
+  - {apiVersion: projectcalico.org/v3, kind: HostEndpoint, metadata: {name: eth0-node1}, spec: {node: node1, interfaceName: eth0}}
   - apiVersion: networking.k8s.io/v1
     kind: NetworkPolicy
     metadata: {name: bad, namespace: production}
@@ -58,12 +59,12 @@ fn pod(name: &str, spec: &str) -> String {
 #[test]
 fn the_whole_form_is_read() {
     let case = Case::parse(FULL).unwrap();
-    assert_eq!(case.objects.len(), 4);
-    assert_eq!(case.objects[3].key.to_string(), "NetworkPolicy production/bad");
+    assert_eq!(case.objects.len(), 5);
+    assert_eq!(case.objects[4].key.to_string(), "NetworkPolicy production/bad");
     assert_eq!(case.flows[1].port, Some(PortReference::Name("http".to_owned())));
     assert_eq!(case.flows[1].source_port, Some(1234));
     assert_eq!((case.flows[0].timeout_ms, case.flows[2].timeout_ms), (1000, 200));
-    assert_eq!(case.flows[0].line, 21);
+    assert_eq!(case.flows[0].line, 22);
     assert_eq!(case.flows[5].protocol, Protocol::SCTP);
     assert_eq!(case.host_flows[0].expect, Expect::AllowUntracked);
     assert_eq!(
@@ -83,7 +84,8 @@ fn the_world_of_the_whole_form_is_complete() {
             "Node node1",
             "Node node2",
             "Pod production/backend",
-            "Pod production/frontend"
+            "Pod production/frontend",
+            "HostEndpoint eth0-node1",
         ]
     );
     assert!(world.objects.iter().all(|object| object.validate().is_empty()));
@@ -135,7 +137,7 @@ fn errors_name_the_line_and_the_field() {
         (flow(&good.replace("allow", "allow-untracked")), 3, "flows[0].expect"),
         (flow(&format!("{good}, ipVersion: 5")), 3, "flows[0].ipVersion"),
         (flow(&format!("{good}, timeout: 5")), 3, "flows[0].timeout"),
-        ("name: t\nrejects:\n  - {kind: Tier, name: x, field: y}\n".to_owned(), 3, "rejects[0].kind"),
+        ("name: t\nrejects:\n  - {kind: Teir, name: x, field: y}\n".to_owned(), 3, "rejects[0].kind"),
         ("name: t\nlab: {worker: 2}\n".to_owned(), 2, "lab.worker"),
         ("name: t\nexternals: [{name: a, ip: b}]\n".to_owned(), 2, "externals[0].ip"),
     ];

@@ -8,7 +8,9 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::fields::join;
-use super::{Case, CaseObject, External, LabOptions, WorldFlow, nodes, pods, resolve};
+use super::{
+    Case, CaseObject, External, LabOptions, WorldFlow, WorldHostFlow, host_flow, nodes, pods, resolve,
+};
 use crate::cidr::Cidr;
 use crate::convert::NamedPort;
 use crate::object::{FieldError, Kind, Object, ObjectKey};
@@ -16,8 +18,9 @@ use crate::object::{FieldError, Kind, Object, ObjectKey};
 /// A case completed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct World {
-    /// Every object that the API must take, in an order in which they can be created: namespaces, service accounts,
-    /// nodes, pods (with status), policies. All are valid and carry Kubernetes' defaults.
+    /// Every object that the API must take, in an order in which they can be created (that of [`Kind::ALL`]): namespaces
+    /// first, tiers before policies. All are valid and carry the API's defaults. What exists without being written, like
+    /// the tiers `default`, `kube-admin` and `kube-baseline`, is only here if the case writes it.
     pub objects: Vec<Object>,
     /// The nodes, in their order.
     pub nodes: Vec<WorldNode>,
@@ -27,6 +30,8 @@ pub struct World {
     pub externals: Vec<External>,
     /// The flows, resolved.
     pub flows: Vec<WorldFlow>,
+    /// The host flows, resolved.
+    pub host_flows: Vec<WorldHostFlow>,
     /// The objects that the API must refuse.
     pub refused: Vec<RefusedObject>,
     /// How the lab runs it.
@@ -129,7 +134,7 @@ impl Case {
         let mut given_pods = Vec::new();
         let mut namespaces = Vec::new();
         let mut service_accounts = Vec::new();
-        let mut policies = Vec::new();
+        let mut others = Vec::new();
         for origin in
             self.objects.iter().filter(|object| !refused.iter().any(|other| other.key == object.key))
         {
@@ -138,29 +143,45 @@ impl Case {
                 Object::Pod(pod) => given_pods.push(Given { object: *pod, origin }),
                 namespace @ Object::Namespace(_) => namespaces.push(namespace),
                 account @ Object::ServiceAccount(_) => service_accounts.push(account),
-                other => policies.push(other),
+                other => others.push(other),
             }
         }
 
-        let (nodes, node_objects) = nodes::complete(self, &given_nodes, &given_pods)?;
+        let (nodes, node_objects) = nodes::complete(self, &given_nodes, &given_pods, &others)?;
         let (pods, pod_objects) = pods::complete(&nodes, given_pods)?;
-        let in_namespaces = pod_objects.iter().chain(&service_accounts).chain(&policies).map(Object::key);
+        let in_namespaces = pod_objects.iter().chain(&service_accounts).chain(&others).map(Object::key);
         let named = in_namespaces.chain(refused.iter().map(|object| object.key.clone()));
         add_named_namespaces(named.collect(), &mut namespaces);
         add_named_service_accounts(&pod_objects, &mut service_accounts);
         let (flows, externals) = resolve::flows(self, &nodes, &pods)?;
+        let host_flows = host_flow::resolve(self, &nodes, &pods, &others)?;
 
-        let objects = [namespaces, service_accounts, node_objects, pod_objects, policies].concat();
-        Ok(World { objects, nodes, pods, externals, flows, refused, lab: self.lab.clone() })
+        let mut objects = [namespaces, service_accounts, node_objects, pod_objects, others].concat();
+        objects.sort_by_key(Object::kind);
+        Ok(World { objects, nodes, pods, externals, flows, host_flows, refused, lab: self.lab.clone() })
     }
 
     fn refused(&self) -> Result<Vec<RefusedObject>, WorldError> {
         let refused = self.rejects.iter().enumerate().map(|(index, reject)| {
-            let object = self.objects.iter().find(|object| object.key == reject.key).ok_or(WorldError {
-                line: reject.line,
-                field: format!("rejects[{index}]"),
-                message: format!("{} is none of the case's objects", reject.key),
-            })?;
+            let error =
+                |message| WorldError { line: reject.line, field: format!("rejects[{index}]"), message };
+            let mut named = self.objects.iter().filter(|object| reject.names(&object.key));
+            let object = match (named.next(), named.next()) {
+                (Some(object), None) => object,
+                (None, _) => {
+                    let namespace =
+                        reject.namespace.as_ref().map(|name| format!("{name}/")).unwrap_or_default();
+                    let what = format!("{} {namespace}{}", reject.kind, reject.name);
+                    return Err(error(format!("{what} is none of the case's objects")));
+                }
+                (Some(one), Some(other)) => {
+                    return Err(error(format!(
+                        "could be that of {} or that of {}: say which with apiVersion",
+                        one.key.kind.api_version(),
+                        other.key.kind.api_version()
+                    )));
+                }
+            };
             let errors = Object::accept(object.value.clone()).err().unwrap_or_default();
             let (key, value) = (object.key.clone(), object.value.clone());
             Ok(RefusedObject { key, value, field: reject.field.clone(), errors })

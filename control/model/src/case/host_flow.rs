@@ -1,0 +1,142 @@
+//! The host flows of the default world: every name an address, every port a number.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use super::resolve::{FlowError, Resolver, icmp};
+use super::{Case, HostFlow, HostPath, Party, PortReference, WorldError, WorldHostFlow, WorldNode, WorldPod};
+use crate::convert::{HostEndpointInfo, host_endpoint};
+use crate::object::Object;
+use crate::policy::IpVersion;
+
+/// The resolved host flows. Their host endpoints are among `objects`, and so are the services that they name.
+pub(super) fn resolve(
+    case: &Case,
+    nodes: &[WorldNode],
+    pods: &[WorldPod],
+    objects: &[Object],
+) -> Result<Vec<WorldHostFlow>, WorldError> {
+    let host_endpoints = objects.iter().filter_map(|object| match object {
+        Object::HostEndpoint(object) => Some(host_endpoint(object)),
+        _ => None,
+    });
+    let world = HostResolver {
+        parties: Resolver { case, nodes, pods },
+        host_endpoints: host_endpoints.collect(),
+        objects,
+    };
+    let flows = case.host_flows.iter().enumerate().map(|(index, flow)| {
+        world.flow(flow).map_err(|(field, message)| WorldError {
+            line: flow.line,
+            field: format!("hostFlows[{index}].{field}"),
+            message,
+        })
+    });
+    flows.collect()
+}
+
+struct HostResolver<'a> {
+    parties: Resolver<'a>,
+    host_endpoints: Vec<HostEndpointInfo>,
+    objects: &'a [Object],
+}
+
+impl HostResolver<'_> {
+    fn flow(&self, flow: &HostFlow) -> Result<WorldHostFlow, FlowError> {
+        let name = &flow.host_endpoint;
+        let host_endpoint = self.host_endpoints.iter().find(|known| known.name == *name);
+        let host_endpoint = host_endpoint.ok_or_else(|| {
+            ("hostEndpoint", format!("there is no HostEndpoint {name} among the case's objects"))
+        })?;
+        let node = self.parties.nodes.iter().position(|node| node.name == host_endpoint.node);
+        let no_node = || ("hostEndpoint", format!("the node {} of {name} is not there", host_endpoint.node));
+        let mut resolved = WorldHostFlow {
+            line: flow.line,
+            host_endpoint: name.clone(),
+            node: node.ok_or_else(no_node)?,
+            path: flow.path,
+            from: flow.from.to_string(),
+            to: flow.to.to_string(),
+            source_address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            destination_address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            protocol: flow.protocol,
+            source_port: flow.source_port,
+            destination_port: None,
+            icmp: icmp(flow.protocol, flow.icmp),
+            ip_version: flow.ip_version,
+            original: None,
+            original_to: flow.original_to.as_ref().map(ToString::to_string),
+            original_port: flow.original_port,
+            expect: flow.expect,
+            unsupported: None,
+        };
+        let from = self.end("from", &flow.from, flow.ip_version)?;
+        let to = self.end("to", &flow.to, flow.ip_version)?;
+        let original = flow.original_to.as_ref().map(|party| self.end("originalTo", party, flow.ip_version));
+        let ((_, source), (destination_place, destination), original) =
+            match (from, to, original.transpose()?) {
+                (Ok(from), Ok(to), None) => (from, to, None),
+                (Ok(from), Ok(to), Some(Ok((_, original)))) => (from, to, Some(original)),
+                (Err(why), _, _) | (_, Err(why), _) | (_, _, Some(Err(why))) => {
+                    resolved.unsupported = Some(why);
+                    return Ok(resolved);
+                }
+            };
+        resolved.source_address = source;
+        resolved.destination_address = destination;
+        resolved.destination_port = match &flow.port {
+            Some(PortReference::Name(name)) if flow.path == HostPath::ToHost => {
+                Some(own_port(host_endpoint, name, flow)?)
+            }
+            Some(port) => Some(self.parties.port(port, &flow.to, flow.protocol, destination_place)?),
+            None => None,
+        };
+        if original.is_some() || flow.original_port.is_some() {
+            let port = flow.original_port.or(resolved.destination_port).unwrap_or_default();
+            resolved.original = Some((original.unwrap_or(destination), port));
+        }
+        Ok(resolved)
+    }
+
+    /// As for other flows; and a destination before DNAT may be a service, at its cluster address.
+    fn end(
+        &self,
+        field: &'static str,
+        party: &Party,
+        version: IpVersion,
+    ) -> Result<super::resolve::End, FlowError> {
+        let Party::Service { namespace, name } = party else {
+            return self.parties.end(field, party, version);
+        };
+        if field != "originalTo" {
+            let message =
+                "a host endpoint sees a service's backend; name that here, and the service as originalTo";
+            return Err((field, message.to_owned()));
+        }
+        let service = self.objects.iter().find_map(|object| match object {
+            Object::Service(service) if object.key().name == *name => {
+                (object.key().namespace.as_ref() == Some(namespace)).then_some(service)
+            }
+            _ => None,
+        });
+        let service = service.ok_or_else(|| (field, format!("there is no Service {namespace}/{name}")))?;
+        let spec = service.spec.as_ref();
+        let addresses = spec.and_then(|spec| spec.cluster_ips.as_ref()).into_iter().flatten();
+        let addresses = addresses.chain(spec.and_then(|spec| spec.cluster_ip.as_ref()));
+        let address = addresses
+            .filter_map(|text| text.parse::<IpAddr>().ok())
+            .find(|address| address.is_ipv6() == (version == IpVersion::V6));
+        let address = address.ok_or_else(|| {
+            (field, format!("{party} has no clusterIP of this IP version; give it one in its spec"))
+        })?;
+        Ok(Ok((super::Place::External, address)))
+    }
+}
+
+/// The number of a port that a host endpoint gives a name.
+fn own_port(host_endpoint: &HostEndpointInfo, name: &str, flow: &HostFlow) -> Result<u16, FlowError> {
+    let found = host_endpoint.ports.iter().find(|port| port.name == name && port.protocol == flow.protocol);
+    found.map(|port| port.port).ok_or_else(|| {
+        let message = format!("{} has no {} port called {name:?}", host_endpoint.name, flow.protocol);
+        ("port", message)
+    })
+}
