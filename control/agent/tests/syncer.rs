@@ -9,10 +9,15 @@
 mod world;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
 use caracal_agent::syncer::{SyncEvent, Syncer, client};
 use caracal_calc::Update;
+use serde_json::json;
 use world::World;
 
 /// Against hanging only.
@@ -28,7 +33,10 @@ struct Listener {
 
 impl Listener {
     async fn new(world: &World) -> Self {
-        let syncer = Syncer::start(&world.client().await);
+        Self::of(Syncer::start(&world.client().await))
+    }
+
+    fn of(syncer: Syncer) -> Self {
         Self { syncer, known: BTreeSet::new(), deleted: BTreeSet::new(), in_sync: false }
     }
 
@@ -99,6 +107,47 @@ async fn an_outage_deletes_nothing_and_what_happened_meanwhile_is_told_after_it(
     }
     let expected = ["Pod default/pod2", "Pod default/pod3", "Pod default/pod4"].map(str::to_owned);
     assert_eq!(listener.deleted, expected.into());
+}
+
+/// A cluster that serves everything but Tiers until it is told to, all of it empty.
+async fn serve_without_tiers(served: Arc<AtomicBool>) -> kube::Client {
+    let answer = move |request: axum::extract::Request| {
+        let served = Arc::clone(&served);
+        async move {
+            let path = request.uri().path().to_owned();
+            let of_tiers = path.ends_with("/tiers");
+            if of_tiers && !served.load(Relaxed) {
+                let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+                    "message": "the server could not find the requested resource", "reason": "NotFound", "code": 404});
+                return (StatusCode::NOT_FOUND, axum::Json(status)).into_response();
+            }
+            if request.uri().query().is_some_and(|query| query.contains("watch=true")) {
+                return axum::body::Body::from_stream(futures::stream::pending::<
+                    Result<Vec<u8>, std::io::Error>,
+                >())
+                .into_response();
+            }
+            let tier =
+                json!({"metadata": {"name": "security", "resourceVersion": "1", "uid": "u"}, "spec": {}});
+            let items = if of_tiers { vec![tier] } else { vec![] };
+            axum::Json(json!({"metadata": {"resourceVersion": "1"}, "items": items})).into_response()
+        }
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, axum::Router::new().fallback(answer)).await });
+    kube::Client::try_from(kube::Config::new(format!("http://{address}").parse().unwrap())).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kind_that_a_cluster_does_not_serve_is_done_without_and_followed_once_it_is_served() {
+    let served = Arc::new(AtomicBool::new(false));
+    let client = serve_without_tiers(Arc::clone(&served)).await;
+    let mut listener = Listener::of(Syncer::start(&client));
+    listener.until("in sync", |l| l.in_sync).await;
+    assert!(listener.known.is_empty(), "{:?}", listener.known);
+    served.store(true, Relaxed);
+    listener.until("the tier", |l| l.knows("Tier security")).await;
 }
 
 #[tokio::test]

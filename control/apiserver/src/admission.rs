@@ -1,6 +1,6 @@
 //! What happens to an object between a request and the store: it is decoded, completed and judged. Pure.
 
-use caracal_model::object::FieldError;
+use caracal_model::object::{FieldError, Object};
 use serde_json::{Value, json};
 
 use crate::kinds::{Moment, Resource, Scope};
@@ -64,15 +64,19 @@ pub fn decode(
             }
         }
     }
+    let name = metadata::field(&object, "name").to_owned();
     // The type wants a metadata object; null says the same as none.
     if object.get("metadata").is_none_or(Value::is_null) {
         object["metadata"] = json!({});
     }
-    let decoded = ((resource.shape)().decode)(object).map_err(|error| {
-        ApiError::bad_request(format!(
+    let sent = resource.custom.then(|| object.clone());
+    let decoded = ((resource.shape)().decode)(object).map_err(|error| match sent.map(Object::accept) {
+        // A custom resource's schema is judged with all else that is judged: everything wrong is told at once.
+        Some(Err(causes)) => ApiError::invalid(resource, &name, &causes),
+        _ => ApiError::bad_request(format!(
             "{} in version \"{}\" cannot be handled as a {}: {error}",
             resource.kind, resource.version, resource.kind
-        ))
+        )),
     })?;
     let mut object = decoded.value;
     if let Some(namespace) = namespace.filter(|_| resource.scope == Scope::Namespaced) {

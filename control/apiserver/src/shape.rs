@@ -1,6 +1,6 @@
 //! The types behind the kinds: decoding with every unknown field named, and their JSON schemas.
 
-use caracal_model::object::{Object, decode_lenient};
+use caracal_model::object::{Kind, Object, decode_lenient};
 use k8s_openapi::Resource as KubernetesResource;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use schemars::{JsonSchema, SchemaGenerator};
@@ -62,7 +62,7 @@ fn manifest_schema<S: JsonSchema>(generator: &mut SchemaGenerator, resource: &Re
     });
     let group: Vec<&str> = resource.group.rsplit('.').collect();
     let name = format!("{}.{}.{}", group.join("."), resource.version, resource.kind);
-    let schema = json!({
+    let mut schema = json!({
         "description": description,
         "type": "object",
         "properties": {
@@ -70,12 +70,14 @@ fn manifest_schema<S: JsonSchema>(generator: &mut SchemaGenerator, resource: &Re
             "kind": { "type": "string", "description": "The kind." },
             "metadata": { "allOf": [metadata], "description": "Who it is." },
             "spec": { "allOf": [spec], "description": "What it asks for." },
-            "status": {
-                "type": "object", "x-kubernetes-preserve-unknown-fields": true,
-                "description": "What has become of it, for kinds that say so.",
-            },
         },
     });
+    if Kind::from_manifest(&resource.api_version(), resource.kind).is_some_and(Kind::has_status) {
+        schema["properties"]["status"] = json!({
+            "type": "object", "x-kubernetes-preserve-unknown-fields": true,
+            "description": "What has become of it.",
+        });
+    }
     generator.definitions_mut().insert(name.clone(), schema);
     name
 }

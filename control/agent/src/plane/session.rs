@@ -22,7 +22,7 @@ use caracal_plane_api::{
 };
 use tracing::{debug, error, info, warn};
 
-use super::chunk::{CHUNK_BYTES, chunks, size};
+use super::chunk::{CHUNK_BYTES, TRANSACTION_BYTES, chunks, size};
 use crate::backoff::Backoff;
 
 /// How soon a socket that nobody serves is tried again: a fastpath that restarts is back in sync within a second.
@@ -73,6 +73,7 @@ pub enum Action {
 pub struct Session {
     name: String,
     chunk_bytes: usize,
+    transaction_bytes: usize,
     whole: bool,
     phase: Phase,
     backoff: Backoff,
@@ -118,6 +119,7 @@ impl Session {
         Self {
             name,
             chunk_bytes: CHUNK_BYTES,
+            transaction_bytes: TRANSACTION_BYTES,
             whole: false,
             phase: Phase::Waiting { until: now },
             backoff: Backoff::new(BACKOFF_FIRST, BACKOFF_LIMIT),
@@ -172,7 +174,7 @@ impl Session {
             return Vec::new();
         }
         info!(operations = ops.len(), "saying the whole state to the fastpath");
-        self.waiting = chunks(ops, self.chunk_bytes)
+        self.waiting = chunks(ops, self.chunk_bytes, self.transaction_bytes)
             .into_iter()
             .map(|ops| Waiting { ops, bytes: 0, in_sync: false, sealed: true })
             .collect();
@@ -275,7 +277,9 @@ impl Session {
         if !matches!(self.phase, Phase::Synchronising { .. } | Phase::InSync) {
             return Vec::new();
         }
-        for ops in chunks(ops, self.chunk_bytes).into_iter().filter(|ops| !ops.is_empty()) {
+        // What has changed at one moment is seen at one moment.
+        let parts = chunks(ops, self.transaction_bytes, self.transaction_bytes);
+        for ops in parts.into_iter().filter(|ops| !ops.is_empty()) {
             let bytes = ops.iter().map(size).sum();
             match self.waiting.back_mut() {
                 Some(last) if !last.sealed && last.bytes + bytes <= self.chunk_bytes => {

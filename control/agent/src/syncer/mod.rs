@@ -101,9 +101,29 @@ pub enum SyncEvent {
     InSync,
 }
 
-/// The kinds that are followed.
-const FOLLOWED: &[Kind] =
-    &[Kind::Namespace, Kind::ServiceAccount, Kind::Node, Kind::Pod, Kind::NetworkPolicy];
+/// The kinds that are followed. A cluster need not serve all of them. Profiles are not among them: whoever serves them
+/// makes them from namespaces and service accounts, as the calc graph does.
+const FOLLOWED: &[Kind] = &[
+    Kind::Namespace,
+    Kind::ServiceAccount,
+    Kind::Node,
+    Kind::Pod,
+    Kind::EndpointSlice,
+    Kind::NetworkPolicy,
+    Kind::ClusterNetworkPolicy,
+    Kind::Tier,
+    Kind::CalicoNetworkPolicy,
+    Kind::GlobalNetworkPolicy,
+    Kind::StagedNetworkPolicy,
+    Kind::StagedGlobalNetworkPolicy,
+    Kind::StagedKubernetesNetworkPolicy,
+    Kind::NetworkSet,
+    Kind::GlobalNetworkSet,
+    Kind::HostEndpoint,
+    Kind::FelixConfiguration,
+];
+/// What a server answers where it does not serve a kind.
+const NOT_FOUND: u16 = 404;
 
 /// The tasks that follow the API server; dropped, they end.
 #[derive(Debug)]
@@ -156,6 +176,7 @@ async fn follow_kind(client: Client, kind: Kind, report: mpsc::Sender<Message>) 
         kind.plural(),
     );
     let api: Api<Raw> = Api::all_with(client, &resource);
+    let name = if group.is_empty() { kind.plural().to_owned() } else { format!("{}.{group}", kind.plural()) };
     let mut follower = Follower::new(kind);
     let mut failure = String::new();
     let mut backoff = Backoff::new(RETRY_FIRST, RETRY_LIMIT);
@@ -172,7 +193,7 @@ async fn follow_kind(client: Client, kind: Kind, report: mpsc::Sender<Message>) 
                     if !matches!(event, Event::Init) {
                         backoff.succeeded();
                         if !std::mem::take(&mut failure).is_empty() {
-                            info!("following {}: the API server answers again", kind.plural());
+                            info!("following {name}: the API server answers again");
                         }
                     }
                     let (more, complete) = follower.on(event);
@@ -183,7 +204,15 @@ async fn follow_kind(client: Client, kind: Kind, report: mpsc::Sender<Message>) 
                     // Said when it changes, not at every attempt.
                     let text = causes(&error);
                     if text != failure {
-                        warn!("following {}: {text}; keeping what is known, trying again", kind.plural());
+                        if is_not_served(&error) {
+                            info!(
+                                "following {name}: the cluster does not serve them; going on without, until it does"
+                            );
+                            // There are none.
+                            listed = true;
+                        } else {
+                            warn!("following {name}: {text}; keeping what is known, trying again");
+                        }
                         failure = text;
                     }
                     pause = Some(backoff.failed());
@@ -202,6 +231,18 @@ async fn follow_kind(client: Client, kind: Kind, report: mpsc::Sender<Message>) 
         if let Some(pause) = pause {
             tokio::time::sleep(pause).await;
         }
+    }
+}
+
+/// Whether the API server does not know the kind. What is known of it stays all the same: when a kind is taken away, its
+/// objects are deleted first, and that has been told.
+fn is_not_served(error: &watcher::Error) -> bool {
+    use watcher::Error::{InitialListFailed, WatchFailed, WatchStartFailed};
+    match error {
+        InitialListFailed(kube::Error::Api(status))
+        | WatchStartFailed(kube::Error::Api(status))
+        | WatchFailed(kube::Error::Api(status)) => status.code == NOT_FOUND,
+        _ => false,
     }
 }
 

@@ -6,9 +6,10 @@
 use std::borrow::Cow;
 
 use caracal_calc::Update;
+use caracal_model::calico;
 use caracal_model::object::{Kind, Object, ObjectKey};
 use k8s_openapi::api::networking::v1::{NetworkPolicy, NetworkPolicySpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use kube::core::{ApiResource, DynamicResourceScope, Resource};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
@@ -94,38 +95,106 @@ impl Raw {
             map.insert("apiVersion".to_owned(), kind.api_version().into());
             map.insert("kind".to_owned(), kind.as_str().into());
         }
-        let spec = if kind == Kind::NetworkPolicy { value.get("spec").cloned() } else { None };
+        let spec = value.get("spec").cloned().unwrap_or_default();
         match Object::from_value_lenient(value) {
             // Fields that are unknown here are a newer cluster's.
             Ok((object, _)) => (Update::Upsert(object), None),
-            Err(error) if kind == Kind::NetworkPolicy => {
-                let policy = isolating(&key, spec.unwrap_or_default());
-                (
+            Err(error) => match isolating(kind, &key, &spec) {
+                Some(policy) => (
                     Update::Upsert(policy),
-                    Some(format!("{error}; it isolates the pods it selects and allows nothing")),
-                )
-            }
-            Err(error) => (Update::Delete(key), Some(format!("{error}; it counts as absent"))),
+                    Some(format!("{error}; it isolates what it selects and allows nothing")),
+                ),
+                None => (Update::Delete(key), Some(format!("{error}; it counts as absent"))),
+            },
         }
     }
 }
 
-/// A policy that allows nothing to the pods that `spec` selects; to all when that cannot be read.
-fn isolating(key: &ObjectKey, spec: Value) -> Object {
-    let pod_selector = spec.get("podSelector").cloned().and_then(|s| serde_json::from_value(s).ok());
-    let types = ["Ingress", "Egress"].map(str::to_owned).to_vec();
-    Object::NetworkPolicy(Box::new(NetworkPolicy {
-        metadata: ObjectMeta {
-            name: Some(key.name.clone()),
-            namespace: key.namespace.clone(),
-            ..ObjectMeta::default()
-        },
-        spec: Some(NetworkPolicySpec {
-            pod_selector,
-            policy_types: Some(types),
-            ..NetworkPolicySpec::default()
-        }),
-    }))
+/// A policy that allows nothing to what `spec` selects; to all that it could select when that cannot be read. `None` for
+/// kinds that enforce nothing, and for a ClusterNetworkPolicy of no tier, which is one of them.
+fn isolating(kind: Kind, key: &ObjectKey, spec: &Value) -> Option<Object> {
+    let metadata = ObjectMeta {
+        name: Some(key.name.clone()),
+        namespace: key.namespace.clone(),
+        ..ObjectMeta::default()
+    };
+    let text = |field: &str| spec.get(field).and_then(Value::as_str).map(str::to_owned);
+    let order = spec.get("order").and_then(Value::as_f64);
+    let types = Some(["Ingress", "Egress"].map(str::to_owned).to_vec());
+    let deny = || Some(vec![calico::Rule { action: "Deny".to_owned(), ..calico::Rule::default() }]);
+    Some(match kind {
+        Kind::NetworkPolicy => {
+            let pod_selector = spec.get("podSelector").and_then(|s| LabelSelector::deserialize(s).ok());
+            let spec =
+                NetworkPolicySpec { pod_selector, policy_types: types, ..NetworkPolicySpec::default() };
+            NetworkPolicy { metadata, spec: Some(spec) }.into()
+        }
+        Kind::CalicoNetworkPolicy => {
+            let spec = calico::NetworkPolicySpec {
+                tier: text("tier"),
+                order,
+                selector: text("selector"),
+                service_account_selector: text("serviceAccountSelector"),
+                types,
+                ingress: deny(),
+                egress: deny(),
+                ..calico::NetworkPolicySpec::default()
+            };
+            Object::CalicoNetworkPolicy(Box::new(calico::Manifest { metadata, spec, status: None }))
+        }
+        Kind::GlobalNetworkPolicy => {
+            let spec = calico::GlobalNetworkPolicySpec {
+                tier: text("tier"),
+                order,
+                selector: text("selector"),
+                namespace_selector: text("namespaceSelector"),
+                service_account_selector: text("serviceAccountSelector"),
+                types,
+                ingress: deny(),
+                egress: deny(),
+                ..calico::GlobalNetworkPolicySpec::default()
+            };
+            Object::GlobalNetworkPolicy(Box::new(calico::Manifest { metadata, spec, status: None }))
+        }
+        Kind::ClusterNetworkPolicy => {
+            let everybody = Some(LabelSelector::default());
+            let subject = spec.get("subject").and_then(|s| calico::ClusterPolicySubject::deserialize(s).ok());
+            let subject = subject.filter(|subject| *subject != calico::ClusterPolicySubject::default());
+            let all = || calico::ClusterPolicySubject {
+                namespaces: Some(LabelSelector::default()),
+                ..calico::ClusterPolicySubject::default()
+            };
+            let from = calico::ClusterPolicyIngressPeer {
+                namespaces: everybody.clone(),
+                ..calico::ClusterPolicyIngressPeer::default()
+            };
+            let pods = calico::ClusterPolicyEgressPeer {
+                namespaces: everybody,
+                ..calico::ClusterPolicyEgressPeer::default()
+            };
+            let outside = calico::ClusterPolicyEgressPeer {
+                networks: Some(["0.0.0.0/0", "::/0"].map(str::to_owned).to_vec()),
+                ..calico::ClusterPolicyEgressPeer::default()
+            };
+            let spec = calico::ClusterNetworkPolicySpec {
+                tier: text("tier")?,
+                priority: spec.get("priority").and_then(Value::as_i64).unwrap_or_default(),
+                subject: subject.unwrap_or_else(all),
+                ingress: Some(vec![calico::ClusterPolicyIngressRule {
+                    action: "Deny".to_owned(),
+                    from: vec![from],
+                    ..calico::ClusterPolicyIngressRule::default()
+                }]),
+                egress: Some(vec![calico::ClusterPolicyEgressRule {
+                    action: "Deny".to_owned(),
+                    to: vec![pods, outside],
+                    ..calico::ClusterPolicyEgressRule::default()
+                }]),
+            };
+            Object::ClusterNetworkPolicy(Box::new(calico::Manifest { metadata, spec, status: None }))
+        }
+        _ => return None,
+    })
 }
 
 #[cfg(test)]
@@ -195,6 +264,43 @@ mod tests {
             let selector = policy.spec.unwrap().pod_selector.unwrap_or_default();
             assert_eq!((selector.match_labels, selector.match_expressions), (None, None));
         }
+    }
+
+    #[test]
+    fn calicos_policies_that_make_no_sense_deny_where_they_stand() {
+        let spec = json!({"tier": "security", "order": 5, "selector": "app == 'db'", "ingress": "all"});
+        let value = json!({"metadata": {"name": "p", "namespace": "b"}, "spec": spec});
+        let (Update::Upsert(Object::CalicoNetworkPolicy(policy)), Some(problem)) =
+            update(Kind::CalicoNetworkPolicy, value)
+        else {
+            panic!()
+        };
+        assert!(problem.contains("spec.ingress"), "{problem}");
+        let spec = policy.spec;
+        assert_eq!((spec.tier.as_deref(), spec.order), (Some("security"), Some(5.0)));
+        assert_eq!(spec.selector.as_deref(), Some("app == 'db'"));
+        assert!([spec.ingress, spec.egress].iter().all(|rules| rules.as_ref().unwrap()[0].action == "Deny"));
+
+        let value = json!({"metadata": {"name": "p"}, "spec": "nonsense"});
+        let (Update::Upsert(Object::GlobalNetworkPolicy(policy)), Some(_)) =
+            update(Kind::GlobalNetworkPolicy, value.clone())
+        else {
+            panic!()
+        };
+        assert_eq!(policy.spec.selector, None);
+        // What enforces nothing has nothing to fail open.
+        for kind in [Kind::ClusterNetworkPolicy, Kind::StagedGlobalNetworkPolicy, Kind::GlobalNetworkSet] {
+            assert!(matches!(update(kind, value.clone()), (Update::Delete(_), Some(_))), "{kind}");
+        }
+        let spec = json!({"tier": "Admin", "priority": 7, "subject": {"pods": 3}, "ingress": []});
+        let value = json!({"metadata": {"name": "p"}, "spec": spec});
+        let (Update::Upsert(Object::ClusterNetworkPolicy(policy)), Some(_)) =
+            update(Kind::ClusterNetworkPolicy, value)
+        else {
+            panic!()
+        };
+        assert_eq!((policy.spec.tier.as_str(), policy.spec.priority), ("Admin", 7));
+        assert!(policy.spec.subject.namespaces.is_some());
     }
 
     #[test]

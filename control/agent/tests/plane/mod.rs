@@ -181,5 +181,7 @@ fn name(op: &op::Op) -> (String, bool) {
         Op::TunnelRemove(node) => (format!("tunnel {node}"), true),
         Op::Route(route) => (prefix(route.prefix.as_ref().unwrap()), false),
         Op::RouteRemove(p) => (prefix(p), true),
+        Op::HostEndpoint(endpoint) => (format!("host endpoint {}", endpoint.id), false),
+        Op::HostEndpointRemove(id) => (format!("host endpoint {id}"), true),
     }
 }
