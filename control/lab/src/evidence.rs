@@ -1,7 +1,8 @@
 //! What the fastpaths' counters say about one flow: read before and after, the difference is what happened to it.
 //!
-//! A flow that was carried moved the pipeline's counters; one that was denied moved a policy rule that denies, a default, or the counter
-//! of a drop reason that is a decision. What is only an accident (a full ring, a wrong checksum) decides nothing.
+//! A flow that was carried moved the pipeline's counters; one that was denied moved a policy rule that denies, a default of a tier or of the
+//! profiles, or the counter of a drop reason that is a decision. What is only an accident (a full ring, a wrong checksum) decides nothing,
+//! nor does what a staged policy would have done.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -43,7 +44,7 @@ const CARRIED: [&str; 9] = [
 pub(crate) struct Snapshot {
     /// Packets by drop reason, all workers and nodes together.
     drops: BTreeMap<String, u64>,
-    /// First packets by what decided them and how.
+    /// What decided and how: first packets of what it allowed, and all packets of what it denied.
     rules: BTreeMap<(String, String), u64>,
     /// Packets carried.
     carried: u64,
@@ -67,8 +68,10 @@ impl Snapshot {
         for row in drops {
             *self.drops.entry(row.reason).or_default() += row.packets;
         }
-        for row in rules {
-            *self.rules.entry((row.rule, row.action)).or_default() += row.packets;
+        for row in rules.into_iter().filter(|row| !row.staged) {
+            // Later packets of an earlier flow say nothing of the one that has just started.
+            let moved = if denies(&row.action) { row.packets } else { row.connections };
+            *self.rules.entry((row.rule, row.action)).or_default() += moved;
         }
         let carried = counters.iter().filter(|counter| {
             CARRIED
@@ -83,11 +86,7 @@ impl Snapshot {
         let mut evidence = Evidence { carried: after.carried > self.carried, ..Evidence::default() };
         for ((rule, action), packets) in &after.rules {
             if *packets > self.rules.get(&(rule.clone(), action.clone())).copied().unwrap_or(0) {
-                let list = if action.eq_ignore_ascii_case("deny") {
-                    &mut evidence.denied
-                } else {
-                    &mut evidence.allowed
-                };
+                let list = if denies(action) { &mut evidence.denied } else { &mut evidence.allowed };
                 list.push(rule.clone());
             }
         }
@@ -104,6 +103,10 @@ impl Snapshot {
         }
         evidence
     }
+}
+
+fn denies(action: &str) -> bool {
+    action.eq_ignore_ascii_case("deny")
 }
 
 /// Readers of every fastpath of a lab.
@@ -154,7 +157,8 @@ mod tests {
             rule: (*rule).into(),
             action: (*action).into(),
             packets: *packets,
-            bytes: 0,
+            connections: *packets,
+            ..PolicyRow::default()
         });
         let counters = [
             Counter { name: "flow_hits".into(), value: carried, ..Counter::default() },
@@ -172,6 +176,24 @@ mod tests {
         let evidence = before.until(&after);
         assert_eq!(evidence.denied, ["tier default · ingress default"]);
         assert!(!evidence.carried && evidence.allowed.is_empty());
+    }
+
+    #[test]
+    fn only_what_is_enforced_and_new_flows_are_evidence() {
+        let row = |action: &str, staged: bool, packets: u64, connections: u64| PolicyRow {
+            rule: "tier security · GlobalNetworkPolicy block · ingress rule 0".into(),
+            action: action.into(),
+            packets,
+            connections,
+            staged,
+            ..PolicyRow::default()
+        };
+        let mut after = Snapshot::default();
+        after.add(Vec::new(), vec![row("deny", true, 1, 1), row("allow", false, 9, 0)], &[]);
+        assert_eq!(Snapshot::default().until(&after), Evidence::default());
+        after.add(Vec::new(), vec![row("deny", false, 1, 0)], &[]);
+        let denied = Snapshot::default().until(&after).denied;
+        assert_eq!(denied, ["tier security · GlobalNetworkPolicy block · ingress rule 0"]);
     }
 
     #[test]
