@@ -157,9 +157,14 @@ fn text(what: What, reply: ReadReply) -> String {
             let rows: Vec<_> = reply
                 .policies
                 .into_iter()
-                .map(|row| [row.rule, row.action, row.packets.to_string(), row.bytes.to_string()])
+                .map(|row| {
+                    let action = if row.staged { format!("{} (staged)", row.action) } else { row.action };
+                    let counts = [row.connections, row.packets, row.bytes].map(|count| count.to_string());
+                    let [connections, packets, bytes] = counts;
+                    [row.rule, action, connections, packets, bytes]
+                })
                 .collect();
-            table(["RULE", "ACTION", "FIRST PACKETS", "BYTES"], &rows)
+            table(["RULE", "ACTION", "CONNECTIONS", "PACKETS", "BYTES"], &rows)
         }
     }
 }
@@ -226,7 +231,7 @@ fn to_json(what: What, reply: ReadReply) -> Value {
             json!({ "routes": reply.routes.into_iter().map(row).collect::<Vec<_>>() })
         }
         What::Policy => {
-            let row = |p: caracal_plane_api::PolicyRow| json!({"rule": p.rule, "action": p.action, "packets": p.packets, "bytes": p.bytes});
+            let row = |p: caracal_plane_api::PolicyRow| json!({"rule": p.rule, "action": p.action, "staged": p.staged, "connections": p.connections, "packets": p.packets, "bytes": p.bytes});
             json!({ "policy": reply.policies.into_iter().map(row).collect::<Vec<_>>() })
         }
     }

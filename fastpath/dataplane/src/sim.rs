@@ -21,7 +21,9 @@ use crate::packet::Packet;
 use crate::pipeline::{EndpointLink, Link, Pipeline};
 use crate::port::{HEADROOM, MemoryPort, Port};
 use crate::snapshot::Publisher;
-use crate::table::{ApplyError, EndpointIndex, KernelRoute, RuleName, TableBuilder, Tables};
+use crate::table::{
+    ApplyError, Deciding, EndpointIndex, KernelRoute, RuleCount, RuleId, RuleName, TableBuilder, Tables,
+};
 use crate::worker::{Engine, PortSlot, Role, WorkerIndex};
 
 /// A link of the node, as its user names it.
@@ -285,11 +287,38 @@ impl Node {
         drops
     }
 
-    /// How often each rule has decided so far, in the order of their numbers; those that have not are left out.
+    /// Everything that can decide.
+    pub fn rule_names(&self) -> Vec<(RuleId, RuleName)> {
+        self.builder.rules().map(|(rule, name)| (rule, name.clone())).collect()
+    }
+
+    /// Packets that each rule has decided about so far, in the order of their numbers; rules without are left out.
     pub fn rule_hits(&self) -> Vec<(RuleName, u64)> {
+        let counts = self.rule_counts(Deciding::Enforced).into_iter();
+        counts.map(|(name, count)| (name, count.packets)).collect()
+    }
+
+    /// What the flows that each rule decided, or would have, have carried so far, in the order of their numbers; rules
+    /// without are left out. What flows have not settled yet is included.
+    pub fn rule_counts(&self, deciding: Deciding) -> Vec<(RuleName, RuleCount)> {
         let counters = &self.engine.tables().policy.counters;
-        let hits = self.builder.rules().map(|(rule, name)| (name.clone(), counters.read(rule).packets));
-        hits.filter(|(_, packets)| *packets > 0).collect()
+        let rules = self.builder.rules();
+        let mut counts: BTreeMap<_, _> =
+            rules.map(|(rule, _)| (rule, counters.read(rule, deciding))).collect();
+        let flows = &self.engine.pipeline.flows;
+        flows.visit(0, flows.buckets(), |entry, note| {
+            let carried = note.unsettled(entry.packets);
+            let rule = match deciding {
+                Deciding::Enforced => carried.rule,
+                Deciding::Staged => carried.staged,
+            };
+            if let Some(count) = rule.and_then(|rule| counts.get_mut(&rule)) {
+                count.packets += carried.packets;
+                count.bytes += carried.bytes;
+            }
+        });
+        let named = self.builder.rules().map(|(rule, name)| (name.clone(), counts[&rule]));
+        named.filter(|(_, count)| count.packets > 0).collect()
     }
 
     /// The port behind a link.

@@ -14,7 +14,8 @@ use super::server::Client;
 use crate::clock::Clock;
 use crate::drop_reason::DropReason;
 use crate::flow::{FlowEntry, FlowNote};
-use crate::table::{FibEntry, NextHop, Prefix, TableBuilder, Tables};
+use crate::handover::Doorbell;
+use crate::table::{Deciding, FibEntry, NextHop, Prefix, RuleAction, RuleId, TableBuilder, Tables};
 use crate::worker::thread::Command;
 
 /// What does not change while the fastpath lives.
@@ -54,7 +55,7 @@ impl Controller {
                 client.reply(ReadReply { last: true, drops, ..ReadReply::default() });
             }
             Ok(What::Routes) => self.send_routes(&client, &tables),
-            Ok(What::Policy) => self.send_policies(&client, &tables),
+            Ok(What::Policy) => self.send_policies(client, tables),
             Ok(What::Flows) => self.send_flows(client, tables),
             Err(_) => client.refuse(0, format!("nothing with number {what} can be read here")),
         }
@@ -181,32 +182,53 @@ impl Controller {
         }
     }
 
-    fn send_policies(&self, client: &Client, tables: &Tables) {
-        let rows: Vec<PolicyRow> = self
-            .builder
-            .rules()
-            .map(|(rule, name)| {
-                let count = tables.policy.counters.read(rule);
-                PolicyRow {
-                    rule: name.to_string(),
-                    action: name.action().to_string(),
-                    packets: count.packets,
-                    bytes: count.bytes,
-                    ..PolicyRow::default()
+    /// Workers bring the counters up to date with their flows first, in steps; a thread of its own waits for them.
+    fn send_policies(&self, client: Arc<Client>, tables: Arc<Tables>) {
+        let rules: Vec<_> =
+            self.builder.rules().map(|(rule, name)| (rule, name.to_string(), name.action())).collect();
+        let workers = self.reach_workers();
+        let read = move || {
+            for (_, commands, doorbell) in workers {
+                let mut next = Some(0);
+                while let Some(first) = next {
+                    // A worker that has gone has no more flows to account for.
+                    next = settle_flows(&commands, &doorbell, first).flatten();
                 }
-            })
-            .collect();
-        send(client, rows, |policies, last| ReadReply { last, policies, ..ReadReply::default() });
+            }
+            let row = |deciding| {
+                let counters = &tables.policy.counters;
+                move |(rule, name, action): &(RuleId, String, RuleAction)| {
+                    let count = counters.read(*rule, deciding);
+                    PolicyRow {
+                        rule: name.clone(),
+                        action: action.to_string(),
+                        packets: count.packets,
+                        bytes: count.bytes,
+                        connections: count.connections,
+                        staged: deciding == Deciding::Staged,
+                    }
+                }
+            };
+            let enforced = rules.iter().map(row(Deciding::Enforced));
+            let staged = rules.iter().map(row(Deciding::Staged)).filter(|row| row.packets > 0);
+            let rows = enforced.chain(staged).collect();
+            send(&client, rows, |policies, last| ReadReply { last, policies, ..ReadReply::default() });
+        };
+        // Without a thread the reader gets no answer, and times out.
+        let _ = std::thread::Builder::new().name("policy-read".into()).spawn(read);
+    }
+
+    /// How a thread other than this one talks to the workers.
+    fn reach_workers(&self) -> Vec<(u16, Sender<Command>, Arc<Doorbell>)> {
+        let workers = self.ports.workers().iter();
+        workers
+            .map(|worker| (worker.index.0, worker.commands.clone(), Arc::clone(&worker.doorbell)))
+            .collect()
     }
 
     /// Flows are dumped by their workers, in steps, and written by a thread of its own: the controller does not wait.
     fn send_flows(&self, client: Arc<Client>, tables: Arc<Tables>) {
-        let workers: Vec<_> = self
-            .ports
-            .workers()
-            .iter()
-            .map(|worker| (worker.index.0, worker.commands.clone(), Arc::clone(&worker.doorbell)))
-            .collect();
+        let workers = self.reach_workers();
         let names = rule_names(&self.builder);
         let clock = self.identity.clock;
         let dump = move || {
@@ -217,7 +239,7 @@ impl Controller {
                     next = following;
                     let now = clock.now();
                     let rows = flows.iter().map(|(entry, note)| {
-                        let verdict = note.rule.map_or("host to own pod", |rule| {
+                        let verdict = note.rule().map_or("host to own pod", |rule| {
                             names.get(rule.0 as usize).map_or("", |name| name.as_str())
                         });
                         flow_row(index, &tables, entry, note, verdict, now)
@@ -249,7 +271,7 @@ fn rule_names(builder: &TableBuilder) -> Vec<String> {
 
 fn ask_for_flows(
     commands: &Sender<Command>,
-    doorbell: &crate::handover::Doorbell,
+    doorbell: &Doorbell,
     first: usize,
 ) -> Option<crate::worker::thread::FlowPage> {
     let (reply, page) = sync_channel(1);
@@ -257,6 +279,14 @@ fn ask_for_flows(
     commands.send(Command::Flows { first, buckets: BUCKETS_PER_STEP, into, reply }).ok()?;
     doorbell.ring();
     page.recv().ok()
+}
+
+/// Has a worker settle some of its flows; says with which bucket to go on. None: the worker has gone.
+fn settle_flows(commands: &Sender<Command>, doorbell: &Doorbell, first: usize) -> Option<Option<usize>> {
+    let (reply, next) = sync_channel(1);
+    commands.send(Command::SettleFlows { first, buckets: BUCKETS_PER_STEP, reply }).ok()?;
+    doorbell.ring();
+    next.recv().ok()
 }
 
 fn flow_row(

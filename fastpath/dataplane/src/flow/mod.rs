@@ -5,12 +5,14 @@
 //! its ingress policy).
 
 pub mod key;
+pub mod note;
 pub mod table;
 pub mod tcp;
 pub mod timeout;
 
 pub use key::FlowKey;
-pub use table::{FlowEntry, FlowFlags, FlowNote, FlowTable, Inserted, TableFull};
+pub use note::{Carried, FlowNote};
+pub use table::{FlowEntry, FlowFlags, FlowTable, Inserted, TableFull};
 pub use tcp::{State, Way};
 
 #[cfg(test)]

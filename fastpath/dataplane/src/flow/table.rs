@@ -12,9 +12,10 @@
 
 use crate::clock::Tick;
 use crate::flow::key::FlowKey;
+use crate::flow::note::{Carried, FlowNote};
 use crate::flow::tcp::State;
 use crate::flow::timeout;
-use crate::table::{ClassId, PolicyListId, RuleId};
+use crate::table::{ClassId, PolicyListId};
 
 const SLOTS: usize = 8;
 const EMPTY: u16 = 0;
@@ -142,18 +143,6 @@ impl FlowEntry {
     }
 }
 
-/// The part of a flow that is for people.
-#[derive(Clone, Copy, Debug, Default)]
-#[repr(C)]
-pub struct FlowNote {
-    /// The rule that allows or denies it; none for what this host opened.
-    pub rule: Option<RuleId>,
-    /// When it began.
-    pub created: Tick,
-    /// Bytes, both ways, from Ethernet header to end.
-    pub bytes: u64,
-}
-
 /// Why there was no room: both buckets hold flows that may not make way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TableFull;
@@ -163,10 +152,10 @@ pub struct TableFull;
 pub enum Inserted {
     /// Took a free slot.
     Free,
-    /// Took the slot of a flow that had timed out.
-    Expired,
-    /// Took the slot of a half-open flow.
-    Evicted,
+    /// Took the slot of a flow that had timed out, and had carried this.
+    Expired(Carried),
+    /// Took the slot of a half-open flow, which had carried this.
+    Evicted(Carried),
 }
 
 /// A worker's flows.
@@ -333,7 +322,11 @@ impl FlowTable {
                 self.used += 1;
                 (best * SLOTS + slot, Inserted::Free)
             }
-            None => self.make_way(candidates, entry.last_seen).ok_or(TableFull)?,
+            None => {
+                let (index, expired) = self.make_way(candidates, entry.last_seen).ok_or(TableFull)?;
+                let carried = self.settle(index);
+                (index, if expired { Inserted::Expired(carried) } else { Inserted::Evicted(carried) })
+            }
         };
         self.tags[index / SLOTS][index % SLOTS] = tag(hash);
         self.entries[index] = entry;
@@ -341,13 +334,14 @@ impl FlowTable {
         Ok((index, how))
     }
 
-    fn make_way(&self, candidates: [usize; 2], now: Tick) -> Option<(usize, Inserted)> {
+    /// Which of the flows in these buckets goes, and whether it had timed out.
+    fn make_way(&self, candidates: [usize; 2], now: Tick) -> Option<(usize, bool)> {
         let mut evict: Option<(u32, usize)> = None;
         for index in candidates.into_iter().flat_map(|b| b * SLOTS..(b + 1) * SLOTS) {
             let entry = &self.entries[index];
             let idle_ms = now.since(entry.last_seen);
             if idle_ms > entry.timeout_ms() {
-                return Some((index, Inserted::Expired));
+                return Some((index, true));
             }
             let ended = entry.state.may_be_reused();
             if ended || entry.is_half_open() {
@@ -358,21 +352,52 @@ impl FlowTable {
                 }
             }
         }
-        evict.map(|(_, index)| (index, Inserted::Evicted))
+        evict.map(|(_, index)| (index, false))
     }
 
-    /// Forgets a flow.
-    pub fn remove(&mut self, index: usize) {
+    /// Forgets a flow. What it has carried is to be accounted for.
+    #[must_use]
+    pub fn remove(&mut self, index: usize) -> Carried {
         let tag = &mut self.tags[index / SLOTS][index % SLOTS];
-        if *tag != EMPTY {
-            *tag = EMPTY;
-            self.used -= 1;
+        if *tag == EMPTY {
+            return Carried::default();
         }
+        *tag = EMPTY;
+        self.used -= 1;
+        self.settle(index)
     }
 
-    /// Looks at the next `buckets` buckets and forgets what has timed out or what `keep` does not want. Returns how
-    /// many went. Called again and again it goes round the whole table.
-    pub fn sweep(&mut self, buckets: usize, now: Tick, keep: impl Fn(&FlowEntry) -> bool) -> usize {
+    /// What a flow has carried since it was last settled, which is now to be accounted for.
+    #[must_use]
+    pub fn settle(&mut self, index: usize) -> Carried {
+        self.notes[index].settle(self.entries[index].packets)
+    }
+
+    /// Settles the flows in `buckets` buckets from `first`; returns the next bucket, `None` at the end.
+    pub fn settle_some(
+        &mut self,
+        first: usize,
+        buckets: usize,
+        mut account: impl FnMut(Carried),
+    ) -> Option<usize> {
+        let end = (first + buckets).min(self.tags.len());
+        for index in first * SLOTS..end * SLOTS {
+            if self.tags[index / SLOTS][index % SLOTS] != EMPTY {
+                account(self.settle(index));
+            }
+        }
+        (end < self.tags.len()).then_some(end)
+    }
+
+    /// Looks at the next `buckets` buckets, settles every flow, and forgets what has timed out or what `keep` does not
+    /// want. Returns how many went. Called again and again it goes round the whole table.
+    pub fn sweep(
+        &mut self,
+        buckets: usize,
+        now: Tick,
+        keep: impl Fn(&FlowEntry) -> bool,
+        mut account: impl FnMut(Carried),
+    ) -> usize {
         let before = self.used;
         for _ in 0..buckets.min(self.tags.len()) {
             let bucket = self.sweep_bucket;
@@ -383,9 +408,8 @@ impl FlowTable {
                 }
                 let index = bucket * SLOTS + slot;
                 let entry = &self.entries[index];
-                if now.since(entry.last_seen) > entry.timeout_ms() || !keep(entry) {
-                    self.remove(index);
-                }
+                let goes = now.since(entry.last_seen) > entry.timeout_ms() || !keep(entry);
+                account(if goes { self.remove(index) } else { self.settle(index) });
             }
         }
         before - self.used

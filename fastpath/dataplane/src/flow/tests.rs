@@ -5,9 +5,9 @@ use std::net::IpAddr;
 
 use proptest::prelude::*;
 
-use super::{FlowEntry, FlowFlags, FlowKey, FlowNote, FlowTable, Inserted, State};
+use super::{Carried, FlowEntry, FlowFlags, FlowKey, FlowNote, FlowTable, Inserted, State};
 use crate::clock::Tick;
-use crate::table::EndpointIndex;
+use crate::table::{EndpointIndex, RuleId};
 
 fn key(n: u32) -> FlowKey {
     let [a, b, c, d] = n.to_be_bytes();
@@ -55,7 +55,7 @@ proptest! {
                     twin.insert(n, n);
                 }
                 (false, Some(index)) => {
-                    table.remove(index);
+                    let _ = table.remove(index);
                     twin.remove(&n);
                 }
                 _ => {}
@@ -97,6 +97,9 @@ fn a_flood_of_half_open_flows_never_evicts_an_answered_one() {
     assert!(answered.iter().all(|n| find(&table, *n).is_some()));
 }
 
+/// Flows of these tests have one packet, which has been accounted for.
+const NOTHING: Carried = Carried { rule: None, staged: None, packets: 0, bytes: 0 };
+
 #[test]
 fn way_is_made_by_the_timed_out_then_the_ended_then_the_half_open() {
     // All in the same two buckets: the smallest table has eight, so try keys until a pair is full.
@@ -118,15 +121,18 @@ fn way_is_made_by_the_timed_out_then_the_ended_then_the_half_open() {
         }
     };
     everyone(&mut table, &|_, e| e.flags = FlowFlags::new(true));
-    assert_eq!(insert(&mut table, entry(2 << 20, 11, State::Opening, false)).unwrap().1, Inserted::Evicted);
+    assert_eq!(
+        insert(&mut table, entry(2 << 20, 11, State::Opening, false)).unwrap().1,
+        Inserted::Evicted(NOTHING)
+    );
     // An ended flow goes before any half-open one.
     everyone(&mut table, &|i, e| e.state = if i % 2 == 0 { State::Closed } else { State::Opening });
     let (index, how) = insert(&mut table, entry(3 << 20, 12, State::Opening, false)).unwrap();
-    assert_eq!((how, index % 2), (Inserted::Evicted, 0));
+    assert_eq!((how, index % 2), (Inserted::Evicted(NOTHING), 0));
     // And a timed-out one before all.
     everyone(&mut table, &|i, e| e.last_seen = Tick(if i % 4 == 1 { 0 } else { 3_599_000 }));
     let (index, how) = insert(&mut table, entry(4 << 20, 3_599_000, State::Opening, false)).unwrap();
-    assert_eq!((how, index % 4), (Inserted::Expired, 1));
+    assert_eq!((how, index % 4), (Inserted::Expired(NOTHING), 1));
 }
 
 #[test]
@@ -137,9 +143,43 @@ fn sweeping_forgets_what_has_timed_out_and_what_is_not_wanted() {
     }
     let buckets = table.buckets();
     // Twenty seconds for an opening connection.
-    assert_eq!(table.sweep(buckets, Tick(25_000), |_| true), 50);
-    assert_eq!(table.sweep(buckets, Tick(25_000), |e| e.key.endpoint() != EndpointIndex(0)), 17);
+    assert_eq!(table.sweep(buckets, Tick(25_000), |_| true, drop), 50);
+    assert_eq!(table.sweep(buckets, Tick(25_000), |e| e.key.endpoint() != EndpointIndex(0), drop), 17);
     assert_eq!(table.len(), 33);
+}
+
+#[test]
+fn what_a_flow_has_carried_is_settled_once_however_it_ends() {
+    let note = || FlowNote::new(Some(RuleId(7)), Some(RuleId(9)), Tick(0), 100);
+    let carried = |packets, bytes| Carried { rule: Some(RuleId(7)), staged: Some(RuleId(9)), packets, bytes };
+    let mut table = FlowTable::new(64, 3);
+    let of = |table: &mut FlowTable| {
+        let entry = FlowEntry { packets: 1, ..entry(1, 0, State::Established, true) };
+        let index = table.insert(table.hash(&entry.key), entry, note()).unwrap().0;
+        table.entry_mut(index).packets += 3;
+        table.add_bytes(index, 300);
+        index
+    };
+    let index = of(&mut table);
+    assert_eq!(table.settle(index), carried(3, 300));
+    assert_eq!(table.settle(index), carried(0, 0));
+    table.entry_mut(index).packets += 1;
+    table.add_bytes(index, 50);
+    assert_eq!(table.remove(index), carried(1, 50));
+    assert_eq!(table.remove(index), Carried::default(), "gone");
+    of(&mut table);
+    let mut seen = Vec::new();
+    table.sweep(table.buckets(), Tick(0), |_| true, |carried| seen.push(carried));
+    table.sweep(table.buckets(), Tick(0), |_| false, |carried| seen.push(carried));
+    assert_eq!(seen, [carried(3, 300), carried(0, 0)]);
+    of(&mut table);
+    let mut total = 0;
+    assert_eq!(table.settle_some(0, table.buckets(), |carried| total += carried.packets), None);
+    assert_eq!(total, 3);
+    // The count of packets wraps.
+    let mut note = note();
+    assert_eq!(note.settle(u32::MAX).packets, u64::from(u32::MAX) - 1);
+    assert_eq!(note.settle(4).packets, 5);
 }
 
 #[test]

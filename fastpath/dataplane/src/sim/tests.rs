@@ -4,6 +4,7 @@
 #[macro_use]
 mod support;
 mod arp;
+mod attribution;
 mod chains;
 mod conntrack;
 mod drops;

@@ -24,7 +24,7 @@ use crate::drop_reason::DropReason;
 use crate::flow::{FlowEntry, FlowFlags, FlowKey, FlowNote, Inserted, State, Way};
 use crate::stage::parse::{self, Icmp, Parsed, Quoted};
 use crate::stage::{Context, source};
-use crate::table::{ClassId, EndpointIndex, FlowDirection, FlowTuple, PolicyListId};
+use crate::table::{ClassId, Deciding, EndpointIndex, FlowDirection, FlowTuple, PolicyListId, RuleId};
 
 const TCP: u8 = Protocol::TCP.0;
 
@@ -121,17 +121,18 @@ fn answer_by_origin(slot: &mut Slot, flags: FlowFlags) {
 
 /// A packet of a flow that policy has come to deny.
 #[cold]
-fn deny(context: &Context, slot: &mut Slot, index: usize) {
-    if let Some(rule) = context.flows.note(index).rule {
-        context.rule_hit(rule, slot.packet.len());
-    }
+fn deny(context: &mut Context, slot: &mut Slot, index: usize) {
+    let entry = context.flows.entry_mut(index);
+    entry.packets = entry.packets.wrapping_add(1);
+    context.flows.add_bytes(index, slot.packet.len());
     slot.drop(DropReason::PolicyDeny);
 }
 
 /// A flow that has ended and whose addresses and ports are used again.
 #[cold]
 fn begin_again(context: &mut Context, slot: &mut Slot, index: usize, out: bool) {
-    context.flows.remove(index);
+    let carried = context.flows.remove(index);
+    context.account(carried);
     context.counters.pipeline.flow_closed.add(1);
     unknown(context, slot, out);
 }
@@ -154,8 +155,14 @@ fn bring_up_to_date(context: &mut Context, index: usize) -> bool {
     let entry = *context.flows.entry(index);
     let out = entry.flags.is_out();
     let (remote, _) = entry.key.remote();
-    let Some((list, class)) = grounds(context, entry.key.endpoint(), remote, out) else { return false };
-    if list == entry.list && class == entry.peer_class {
+    let Some(grounds) = Grounds::of(context, entry.key.endpoint(), remote, out) else { return false };
+    let Grounds { list, peer_class, .. } = grounds;
+    let tuple = tuple_of(&entry.key, entry.icmp, out);
+    stage_again(context, index, &grounds, &tuple);
+    let holds = list == entry.list && peer_class == entry.peer_class;
+    // A flow that is denied is not established: there is nothing to keep.
+    let is_kept = !entry.flags.is_denied() && keeps_established(context);
+    if holds || is_kept {
         context.flows.entry_mut(index).generation = context.generation;
         context.counters.pipeline.flow_revalidated.add(1);
         return !entry.flags.is_denied();
@@ -163,31 +170,75 @@ fn bring_up_to_date(context: &mut Context, index: usize) -> bool {
     context.counters.pipeline.flow_rejudged.add(1);
     let mut allow = true;
     if !entry.flags.is_from_host() {
-        let judgement = context.tables.policy.judge(list, class, &tuple_of(&entry.key, entry.icmp, out));
-        context.flows.note_mut(index).rule = Some(judgement.rule);
+        let judgement = context.tables.policy.judge(list, peer_class, &tuple);
+        decided_by(context, index, judgement.rule);
         allow = judgement.allow;
     }
     let generation = context.generation;
     let entry = context.flows.entry_mut(index);
     entry.list = list;
-    entry.peer_class = class;
+    entry.peer_class = peer_class;
     entry.generation = generation;
     entry.set_denied(!allow);
     allow
 }
 
-/// What a verdict rests on: the endpoint's policy list for the direction, and the peer's class. `None` when the
-/// endpoint is gone.
-#[inline]
-fn grounds(
-    context: &Context,
-    endpoint: EndpointIndex,
-    peer: IpAddr,
-    out: bool,
-) -> Option<(PolicyListId, ClassId)> {
-    let endpoint = context.tables.endpoints.get(endpoint)?;
-    let list = if out { endpoint.policy_out } else { endpoint.policy_in };
-    Some((list, context.tables.policy.class_of(peer)))
+/// Whether the node has flows keep the verdict of their first packet, as Calico's kernel data planes do.
+fn keeps_established(context: &Context) -> bool {
+    context.tables.node.config().is_some_and(|node| node.keep_established)
+}
+
+/// What the flow carries from now on goes on another rule's account.
+fn decided_by(context: &mut Context, index: usize, rule: RuleId) {
+    if context.flows.note(index).rule() != Some(rule) {
+        let carried = context.flows.settle(index);
+        context.account(carried);
+        context.flows.note_mut(index).decided_by(Some(rule));
+    }
+}
+
+/// What staged policies would say now, where the endpoint has any.
+fn stage_again(context: &mut Context, index: usize, grounds: &Grounds, tuple: &FlowTuple) {
+    let former = context.flows.note(index).staged();
+    let is_from_host = context.flows.entry(index).flags.is_from_host();
+    if grounds.staged.is_none() && former.is_none() || is_from_host {
+        return;
+    }
+    let rule = would_be_decided_by(context, grounds, tuple);
+    if rule != former {
+        let carried = context.flows.settle(index);
+        context.account(carried);
+        context.flows.note_mut(index).would_be_decided_by(rule);
+    }
+}
+
+/// What would decide if staged policies were enforced; none where they would change nothing.
+fn would_be_decided_by(context: &Context, grounds: &Grounds, tuple: &FlowTuple) -> Option<RuleId> {
+    Some(context.tables.policy.judge(grounds.staged?, grounds.peer_class, tuple).rule)
+}
+
+/// What a verdict rests on.
+struct Grounds {
+    /// The endpoint's policy list for the direction.
+    list: PolicyListId,
+    /// What it would be if staged policies were enforced, where that would change anything.
+    staged: Option<PolicyListId>,
+    /// The peer's class.
+    peer_class: ClassId,
+}
+
+impl Grounds {
+    /// `None` when the endpoint is gone.
+    #[inline]
+    fn of(context: &Context, endpoint: EndpointIndex, peer: IpAddr, out: bool) -> Option<Self> {
+        let endpoint = context.tables.endpoints.get(endpoint)?;
+        let (list, staged) = if out {
+            (endpoint.policy_out, endpoint.staged_out)
+        } else {
+            (endpoint.policy_in, endpoint.staged_in)
+        };
+        Some(Grounds { list, staged, peer_class: context.tables.policy.class_of(peer) })
+    }
 }
 
 /// What policy sees of a flow whose first packet was this ICMP message, if it was one.
@@ -215,12 +266,14 @@ fn unknown(context: &mut Context, slot: &mut Slot, out: bool) {
         return slot.drop(reason);
     }
     let (peer, _) = key.remote();
-    let Some((list, peer_class)) = grounds(context, key.endpoint(), peer, out) else {
+    let Some(grounds) = Grounds::of(context, key.endpoint(), peer, out) else {
         return slot.drop(DropReason::EndpointNotReady);
     };
+    let Grounds { list, peer_class, .. } = grounds;
     let icmp = slot.parsed.icmp.message().unwrap_or_default();
     let mut flags = FlowFlags::new(out);
-    let mut rule = None;
+    let (mut rule, mut staged) = (None, None);
+    let length = slot.packet.len();
     match slot.ingress {
         // This host reaches its own pods whatever policy says: the kubelet's probes do.
         Ingress::Host if !out => {
@@ -231,8 +284,13 @@ fn unknown(context: &mut Context, slot: &mut Slot, out: bool) {
             if ingress == Ingress::Forward {
                 flags = flags.from_forward();
             }
-            let judgement = context.tables.policy.judge(list, peer_class, &tuple_of(&key, icmp, out));
-            context.rule_hit(judgement.rule, slot.packet.len());
+            let tuple = tuple_of(&key, icmp, out);
+            staged = would_be_decided_by(context, &grounds, &tuple);
+            if let Some(staged) = staged {
+                context.count_first(staged, Deciding::Staged, length);
+            }
+            let judgement = context.tables.policy.judge(list, peer_class, &tuple);
+            context.count_first(judgement.rule, Deciding::Enforced, length);
             if !judgement.allow {
                 return slot.drop(DropReason::PolicyDeny);
             }
@@ -258,14 +316,20 @@ fn unknown(context: &mut Context, slot: &mut Slot, out: bool) {
         flags,
         icmp,
     };
-    let note = FlowNote { rule, created: context.now, bytes: slot.packet.len() as u64 };
+    let note = FlowNote::new(rule, staged, context.now, length);
     match context.flows.insert(slot.flow_hash, entry, note) {
         Ok((_, inserted)) => {
             context.counters.pipeline.flow_created.add(1);
             match inserted {
                 Inserted::Free => {}
-                Inserted::Expired => context.counters.pipeline.flow_closed.add(1),
-                Inserted::Evicted => context.counters.pipeline.flow_evicted.add(1),
+                Inserted::Expired(carried) => {
+                    context.account(carried);
+                    context.counters.pipeline.flow_closed.add(1);
+                }
+                Inserted::Evicted(carried) => {
+                    context.account(carried);
+                    context.counters.pipeline.flow_evicted.add(1);
+                }
             }
         }
         Err(_) => slot.drop(DropReason::FlowTableFull),

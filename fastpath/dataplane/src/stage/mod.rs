@@ -18,10 +18,24 @@ use caracal_xsk::FramePool;
 use crate::batch::Slot;
 use crate::clock::Tick;
 use crate::counters::WorkerCounters;
-use crate::flow::FlowTable;
+use crate::flow::{Carried, FlowTable};
 use crate::pipeline::{Links, RateLimit, UNKNOWN_NEIGHBORS_MAX};
-use crate::table::{RuleId, Tables};
+use crate::table::{Deciding, RuleCount, RuleId, Tables};
 use crate::worker::WorkerIndex;
+
+/// Puts what a flow of this worker's has carried on its rules' accounts.
+#[inline]
+pub fn account(tables: &Tables, worker: WorkerIndex, carried: Carried) {
+    if carried.packets == 0 {
+        return;
+    }
+    let count = RuleCount { connections: 0, packets: carried.packets, bytes: carried.bytes };
+    for (rule, deciding) in [(carried.rule, Deciding::Enforced), (carried.staged, Deciding::Staged)] {
+        if let Some(rule) = rule {
+            tables.policy.counters.bump(worker.0, rule, deciding, count);
+        }
+    }
+}
 
 /// What stages work with: the tables of this batch, and what the worker owns.
 pub struct Context<'a> {
@@ -50,10 +64,17 @@ pub struct Context<'a> {
 }
 
 impl Context<'_> {
-    /// Counts a decision of a policy rule.
+    /// Counts the first packet of a flow for the rule that decided about it.
     #[inline]
-    pub fn rule_hit(&self, rule: RuleId, bytes: usize) {
-        self.tables.policy.counters.bump(self.worker.0, rule, 1, bytes as u64);
+    pub fn count_first(&self, rule: RuleId, deciding: Deciding, bytes: usize) {
+        let count = RuleCount { connections: 1, packets: 1, bytes: bytes as u64 };
+        self.tables.policy.counters.bump(self.worker.0, rule, deciding, count);
+    }
+
+    /// Puts what a flow has carried on its rules' accounts.
+    #[inline]
+    pub fn account(&self, carried: Carried) {
+        account(self.tables, self.worker, carried);
     }
 
     /// Notes that somebody must find out the MAC address of a next hop.

@@ -16,7 +16,6 @@ use crate::drop_reason::DropReason;
 use crate::stage::Context;
 use crate::stage::arp::{GATEWAY_MAC, learn};
 use crate::stage::parse::{Icmp, Parsed, is_forwardable_v6};
-use crate::stage::source::may_send_from;
 use crate::table::{EndpointIndex, FibEntry};
 
 /// The address that pods have as their IPv6 gateway: the link-local one that follows from [`GATEWAY_MAC`].
@@ -51,16 +50,14 @@ pub fn handle(context: &mut Context, slot: &mut Slot, endpoint: EndpointIndex) {
         }
         let is_to_host = context.tables.fib.lookup(slot.parsed.destination) == Some(&FibEntry::LocalHost);
         if is_to_host
-            && may_send_from(known, slot.parsed.source)
+            && known.may_send_from(slot.parsed.source)
             && !matches!(slot.parsed.icmp, Icmp::Message(143, _))
         {
             slot.verdict = Verdict::Transmit(Egress::Host);
         }
         return;
     }
-    if !source.is_unspecified()
-        && !source.is_unicast_link_local()
-        && !may_send_from(known, IpAddr::V6(source))
+    if !source.is_unspecified() && !source.is_unicast_link_local() && !known.may_send_from(IpAddr::V6(source))
     {
         return slot.drop(DropReason::SpoofedSource);
     }

@@ -1,6 +1,6 @@
 //! Where to: longest match on the destination, time to live, and which worker goes on.
 
-use caracal_plane_api::Encapsulation;
+use caracal_plane_api::{Encapsulation, EndpointToHost};
 
 use crate::batch::{Egress, Ingress, Slot, Step, Verdict};
 use crate::drop_reason::DropReason;
@@ -34,6 +34,7 @@ pub fn route(context: &mut Context, slot: &mut Slot) {
             // What this host sent to itself never leaves its kernel.
             slot.verdict = match slot.ingress {
                 Ingress::Host | Ingress::Forward => Verdict::Drop(DropReason::NoRoute),
+                Ingress::Endpoint(_) if host_is_closed(context) => Verdict::Drop(DropReason::EndpointToHost),
                 _ => Verdict::Transmit(Egress::Host),
             };
         }
@@ -66,6 +67,13 @@ pub fn route(context: &mut Context, slot: &mut Slot) {
             slot.drop(DropReason::NoRoute);
         }
     }
+}
+
+/// Whether pods may not send to this host whatever their policy says. (Return leaves it to the host's own rules, and
+/// those are the kernel's.)
+#[inline]
+fn host_is_closed(context: &Context) -> bool {
+    context.tables.node.config().is_some_and(|node| node.endpoint_to_host == EndpointToHost::Drop)
 }
 
 /// Takes one from the time to live, unless this host already did or we are the sender. False: it ran out.

@@ -1,14 +1,12 @@
-//! Who may send what to whom: a pod only from its own addresses, and never tunnel packets (calico-compatible: VXLAN and IPIP
-//! from workloads are refused).
-
-use std::net::IpAddr;
+//! Who may send what to whom: a pod only from its own addresses, and no tunnel packets (calico-compatible: VXLAN and IPIP
+//! from workloads are refused, unless the node's configuration allows them).
 
 use caracal_wire::{Ethernet, Protocol};
 
 use crate::batch::{Ingress, Slot};
 use crate::drop_reason::DropReason;
 use crate::stage::Context;
-use crate::table::{Endpoint, EndpointIndex, FibEntry};
+use crate::table::{EndpointIndex, FibEntry};
 
 /// Checks a packet that `endpoint` has sent.
 #[inline]
@@ -17,20 +15,16 @@ pub fn check_endpoint(context: &Context, slot: &mut Slot, endpoint: EndpointInde
         return slot.drop(DropReason::EndpointNotReady);
     };
     let parsed = &slot.parsed;
-    if !may_send_from(known, parsed.source) {
+    if !known.may_send_from(parsed.source) {
         return slot.drop(DropReason::SpoofedSource);
     }
-    let is_vxlan = parsed.protocol == Protocol::UDP.0
-        && context.tables.node.config().is_some_and(|node| node.vxlan_port == parsed.destination_port);
-    if is_vxlan || parsed.protocol == Protocol::IPIP.0 {
+    // Without a configuration nothing is known of tunnels but their protocols.
+    let Some(node) = context.tables.node.config() else { return };
+    let is_vxlan = parsed.protocol == Protocol::UDP.0 && parsed.destination_port == node.vxlan_port;
+    let is_ipip = parsed.protocol == Protocol::IPIP.0;
+    if is_vxlan && !node.allow_vxlan_from_workloads || is_ipip && !node.allow_ipip_from_workloads {
         slot.drop(DropReason::PodSentTunnel);
     }
-}
-
-/// Whether `address` may be the source of what an endpoint sends.
-#[inline]
-pub fn may_send_from(endpoint: &Endpoint, address: IpAddr) -> bool {
-    endpoint.owns(address)
 }
 
 /// Checks a frame that came from the fabric: a switch that floods shows us other machines' frames, too.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::paged::Paged;
 use super::policy::PolicyListId;
+use super::prefix::Prefix;
 
 /// Names an endpoint of this node. Given once in a process: an endpoint that comes back gets another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -24,6 +25,12 @@ pub struct Endpoint {
     pub policy_in: PolicyListId,
     /// What judges packets from it.
     pub policy_out: PolicyListId,
+    /// What would judge packets to it if staged policies took effect; None: the same.
+    pub staged_in: Option<PolicyListId>,
+    /// What would judge packets from it if staged policies took effect; None: the same.
+    pub staged_out: Option<PolicyListId>,
+    /// Further sources that it may send from.
+    pub allowed_sources: Box<[Prefix]>,
     /// "namespace/pod".
     pub id: Arc<str>,
     /// The host's side of its veth.
@@ -59,10 +66,16 @@ impl Addresses {
 }
 
 impl Endpoint {
-    /// Whether `address` is the endpoint's own: a packet from it with another source is spoofed.
+    /// Whether `address` is the endpoint's own.
     #[inline]
     pub fn owns(&self, address: IpAddr) -> bool {
         self.addresses.contains(address)
+    }
+
+    /// Whether it may send from `address`: a packet from it with another source is spoofed.
+    #[inline]
+    pub fn may_send_from(&self, address: IpAddr) -> bool {
+        self.owns(address) || self.allowed_sources.iter().any(|prefix| prefix.contains(address))
     }
 }
 

@@ -29,9 +29,11 @@ pub use endpoint::{Addresses, Endpoint, EndpointIndex, EndpointTable};
 pub use fib::{Fib, FibEntry, NextHop, Origin};
 pub use neighbor::{NeighborIndex, NeighborTable};
 pub use node::{NodeConfig, NodeTable};
-pub use policy::{ClassId, FlowDirection, FlowTuple, Judgement, PolicyListId, PolicyTable, RuleId, RuleName};
+pub use policy::{
+    ClassId, FlowDirection, FlowTuple, Judgement, PolicyListId, PolicyTable, RuleAction, RuleId, RuleName,
+};
 pub use prefix::Prefix;
-pub use rule_counters::RuleCounters;
+pub use rule_counters::{Deciding, RuleCount, RuleCounters};
 pub use tunnel::{Tunnel, TunnelIndex, TunnelTable, Underlay};
 
 /// A version of the tables. Grows by one with every publication.

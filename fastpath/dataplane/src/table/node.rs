@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use caracal_plane_api::EndpointToHost;
 use caracal_wire::MacAddr;
 
 /// This node's configuration, if the control plane has sent one.
@@ -30,6 +31,16 @@ pub struct NodeConfig {
     pub host_port: Arc<str>,
     /// The tap device for what the host forwards.
     pub forward_port: Arc<str>,
+    /// Flows keep the verdict of their first packet when policy changes.
+    pub keep_established: bool,
+    /// What becomes of what pods send to this host, once their egress policy has let it pass.
+    pub endpoint_to_host: EndpointToHost,
+    /// Pods may send VXLAN.
+    pub allow_vxlan_from_workloads: bool,
+    /// Pods may send IPIP.
+    pub allow_ipip_from_workloads: bool,
+    /// What lines of Log rules begin with.
+    pub log_prefix: Arc<str>,
 }
 
 impl NodeTable {

@@ -10,19 +10,43 @@ use super::policy::RuleId;
 
 const PAGE: usize = 128;
 
-/// Packets and bytes of one rule.
+/// What flows that a rule decided have carried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RuleCount {
-    /// First packets of flows that the rule decided.
+    /// Flows whose first packet it decided.
+    pub connections: u64,
+    /// Packets.
     pub packets: u64,
-    /// Their bytes.
+    /// Bytes, from Ethernet header to end.
     pub bytes: u64,
 }
 
+/// As what a rule decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deciding {
+    /// It was enforced.
+    Enforced,
+    /// It would have decided if staged policies were enforced.
+    Staged,
+}
+
+/// Connections, packets, bytes.
+type Count = [AtomicU64; 3];
+
 #[derive(Debug, Default)]
 struct Cell {
-    packets: AtomicU64,
-    bytes: AtomicU64,
+    enforced: Count,
+    staged: Count,
+}
+
+impl Cell {
+    #[inline]
+    fn count(&self, deciding: Deciding) -> &Count {
+        match deciding {
+            Deciding::Enforced => &self.enforced,
+            Deciding::Staged => &self.staged,
+        }
+    }
 }
 
 type Page = [Cell; PAGE];
@@ -35,21 +59,23 @@ pub struct RuleCounters {
 }
 
 impl RuleCounters {
-    /// Counts packets and bytes for `rule`. Each `worker` is used by one thread.
+    /// Adds to what `rule` has decided. Each `worker` is used by one thread.
     #[inline]
-    pub fn bump(&self, worker: u16, rule: RuleId, packets: u64, bytes: u64) {
+    pub fn bump(&self, worker: u16, rule: RuleId, deciding: Deciding, by: RuleCount) {
         let Some(cell) = self.cell(usize::from(worker), rule) else { return };
-        cell.packets.store(cell.packets.load(Relaxed).wrapping_add(packets), Relaxed);
-        cell.bytes.store(cell.bytes.load(Relaxed).wrapping_add(bytes), Relaxed);
+        for (count, by) in cell.count(deciding).iter().zip([by.connections, by.packets, by.bytes]) {
+            count.store(count.load(Relaxed).wrapping_add(by), Relaxed);
+        }
     }
 
     /// The sum over all workers.
-    pub fn read(&self, rule: RuleId) -> RuleCount {
+    pub fn read(&self, rule: RuleId, deciding: Deciding) -> RuleCount {
         let cells = (0..self.workers.len()).filter_map(|worker| self.cell(worker, rule));
-        cells.fold(RuleCount::default(), |sum, cell| RuleCount {
-            packets: sum.packets.wrapping_add(cell.packets.load(Relaxed)),
-            bytes: sum.bytes.wrapping_add(cell.bytes.load(Relaxed)),
-        })
+        let sums = cells.fold([0u64; 3], |sums, cell| {
+            let counts = cell.count(deciding);
+            std::array::from_fn(|i| sums[i].wrapping_add(counts[i].load(Relaxed)))
+        });
+        RuleCount { connections: sums[0], packets: sums[1], bytes: sums[2] }
     }
 
     /// The same counters with room for rules below `rules`, for so many workers.
@@ -81,14 +107,18 @@ mod tests {
 
     #[test]
     fn grown_counters_share_what_was_counted() {
+        let count = |packets, bytes| RuleCount { connections: 1, packets, bytes };
+        let enforced = Deciding::Enforced;
         let small = RuleCounters::default().grown(2, 3);
-        small.bump(0, RuleId(2), 1, 60);
+        small.bump(0, RuleId(2), enforced, count(1, 60));
         let grown = small.grown(2, 1000);
-        small.bump(1, RuleId(2), 2, 100);
-        grown.bump(0, RuleId(999), 5, 5);
-        assert_eq!(grown.read(RuleId(2)), RuleCount { packets: 3, bytes: 160 });
-        assert_eq!(grown.read(RuleId(999)).packets, 5);
+        small.bump(1, RuleId(2), enforced, count(2, 100));
+        grown.bump(0, RuleId(999), enforced, count(5, 5));
+        grown.bump(0, RuleId(2), Deciding::Staged, count(7, 8));
+        assert_eq!(grown.read(RuleId(2), enforced), RuleCount { connections: 2, packets: 3, bytes: 160 });
+        assert_eq!(grown.read(RuleId(2), Deciding::Staged), count(7, 8));
+        assert_eq!(grown.read(RuleId(999), enforced).packets, 5);
         assert!(small.capacity() < 1000, "the smaller view has no such rule");
-        assert_eq!(small.read(RuleId(999)), RuleCount::default());
+        assert_eq!(small.read(RuleId(999), enforced), RuleCount::default());
     }
 }

@@ -11,12 +11,13 @@ use crate::batch::{BATCH_MAX, Batch, Egress, Ingress, Slot, Step, Verdict};
 use crate::clock::Tick;
 use crate::counters::{PortCounters, WorkerCounters};
 use crate::drop_reason::DropReason;
+use crate::flow::FlowEntry;
 use crate::handover::Peer;
 use crate::packet::Packet;
 use crate::pipeline::{EndpointLink, Link, Pipeline, Surroundings};
 use crate::port::{Boxes, HEADROOM, Port};
 use crate::snapshot::Subscriber;
-use crate::stage::{arp, nd};
+use crate::stage::{self, arp, nd};
 use crate::table::{EndpointIndex, Tables};
 
 /// Where in an engine a port is.
@@ -345,8 +346,12 @@ impl Engine {
             let step = self.sweep_debt.min(SWEEP_STEP);
             self.sweep_debt -= step;
             let tables = self.tables.get();
-            let gone = self.pipeline.flows.sweep(step, now, |flow| {
-                tables.endpoints.get(flow.key.endpoint()).is_some_and(|e| e.owns(flow.key.local().0))
+            let is_somebodys = |flow: &FlowEntry| {
+                tables.endpoints.get(flow.key.endpoint()).is_some_and(|e| e.may_send_from(flow.key.local().0))
+            };
+            let worker = self.index;
+            let gone = self.pipeline.flows.sweep(step, now, is_somebodys, |carried| {
+                stage::account(tables, worker, carried);
             });
             self.counters.pipeline.flow_closed.add(gone as u64);
         }
@@ -354,6 +359,13 @@ impl Engine {
             self.last_ask = now;
             self.ask_the_unknown();
         }
+    }
+
+    /// Brings the rules' counters up to date with the flows in `buckets` buckets from `first`; returns the next bucket,
+    /// `None` at the end.
+    pub fn settle_flows(&mut self, first: usize, buckets: usize) -> Option<usize> {
+        let (tables, worker) = (self.tables.get(), self.index);
+        self.pipeline.flows.settle_some(first, buckets, |carried| stage::account(tables, worker, carried))
     }
 
     fn reclaim(&mut self) {

@@ -73,6 +73,15 @@ pub enum Command {
         /// Gets the flows and where to go on, if not at the end.
         reply: SyncSender<FlowPage>,
     },
+    /// Bring the rules' counters up to date with `buckets` buckets of flows from `first`.
+    SettleFlows {
+        /// First bucket.
+        first: usize,
+        /// How many buckets.
+        buckets: usize,
+        /// Gets the next bucket, if this was not the end.
+        reply: SyncSender<Option<usize>>,
+    },
     /// End.
     Stop,
 }
@@ -309,6 +318,9 @@ impl Thread {
                     .flows
                     .visit(first, buckets, |entry, note| into.push((*entry, *note)));
                 let _ = reply.send((into, next));
+            }
+            Command::SettleFlows { first, buckets, reply } => {
+                let _ = reply.send(self.engine.settle_flows(first, buckets));
             }
             Command::Stop => return false,
         }

@@ -4,6 +4,7 @@ use super::super::PortName;
 use super::super::datagram::{ACK, Datagram, SYN};
 use super::super::world::{self, A, B, OUTSIDE, REMOTE, TUNNEL2, endpoint, op, pod, rule};
 use super::support::*;
+use crate::table::Deciding;
 use caracal_plane_api::plane::{self, Action, Op, op::Op as Kind};
 
 /// A policy of these ingress rules, which applies to the pod of this name.
@@ -50,7 +51,7 @@ pub fn deny_all(name: &str) -> Vec<Op> {
     ingress(name, vec![])
 }
 
-fn allow_port(protocol: u32, port: u32) -> plane::Rule {
+pub fn allow_port(protocol: u32, port: u32) -> plane::Rule {
     plane::Rule {
         protocol,
         destination: Some(plane::Entity {
@@ -61,8 +62,9 @@ fn allow_port(protocol: u32, port: u32) -> plane::Rule {
     }
 }
 
-fn hits(world: &World) -> Vec<(String, u64)> {
-    world.node.rule_hits().into_iter().map(|(name, count)| (name.to_string(), count)).collect()
+fn connections(world: &World) -> Vec<(String, u64)> {
+    let counts = world.node.rule_counts(Deciding::Enforced).into_iter();
+    counts.map(|(name, count)| (name.to_string(), count.connections)).collect()
 }
 
 #[test]
@@ -79,16 +81,16 @@ fn what_policy_allows_passes_what_it_denies_does_not_and_the_rules_are_counted()
     }
     // Its egress is allowed, and remembered once.
     expect_counters!(world, {"flow_created": 2, "flow_hits": 1, "drop.policy-deny": 3});
-    // Only the first packet of a flow asks a rule.
+    // A packet of a known flow asks no rule.
     world.send(&pod("a"), &from_pod(&web));
-    let hits = hits(&world);
-    let of = |what: &str| hits.iter().filter(|(name, _)| name.contains(what)).map(|(_, n)| n).sum::<u64>();
-    assert_eq!(
-        (of("for-b · ingress rule 1"), of("for-b · ingress rule 2"), of("kns.default")),
-        (1, 0, 3),
-        "{hits:?}"
-    );
-    assert_eq!(hits.iter().map(|(_, n)| n).sum::<u64>(), 1 + 3 + 3, "{hits:?}");
+    let connections = connections(&world);
+    let of = |what: &str| {
+        let named = connections.iter().filter(|(name, _)| name.contains(what));
+        named.map(|(_, count)| count).sum::<u64>()
+    };
+    let counts = (of("for-b · ingress rule 1"), of("for-b · ingress rule 2"), of("kns.default"));
+    assert_eq!(counts, (1, 0, 3), "{connections:?}");
+    assert_eq!(connections.iter().map(|(_, n)| n).sum::<u64>(), 1 + 3 + 3, "{connections:?}");
 }
 
 #[test]
@@ -207,4 +209,43 @@ fn a_peer_that_leaves_a_set_ends_its_connections() {
     world.apply(&[set(vec![member(A, 32)])]);
     assert_eq!(world.send(&pod("a"), &from_pod(&local)).len(), 1);
     assert_eq!(world.send(&PortName::Uplink, &from_tunnel(&remote)), []);
+}
+
+#[test]
+fn flows_keep_their_verdict_where_the_node_says_so() {
+    let mut world = World::new();
+    world.apply(&[super::host::configured(|config| config.keep_established = true)]);
+    let old = Datagram::tcp((A, 1), (B, 80), ACK, b"");
+    assert_eq!(world.send(&pod("a"), &from_pod(&old)).len(), 1);
+    world.apply(&deny_all("b"));
+    world.expect_moved(&[("flow_created", 2), ("delivered_local", 1)]);
+    assert_eq!(world.send(&pod("a"), &from_pod(&old)).len(), 1, "established before");
+    expect_counters!(world, {"flow_revalidated": 2, "delivered_local": 1});
+    let new = Datagram::tcp((A, 2), (B, 80), SYN, b"");
+    assert_eq!(world.send(&pod("a"), &from_pod(&new)), []);
+    expect_counters!(world, {"flow_created": 1, "drop.policy-deny": 1});
+    // Judged again as soon as the node says that instead, and what is denied then is not established any more.
+    world.apply(&[super::host::configured(|_| {})]);
+    assert_eq!(world.send(&pod("a"), &from_pod(&old)), []);
+    world.apply(&[super::host::configured(|config| config.keep_established = true)]);
+    assert_eq!(world.send(&pod("a"), &from_pod(&old)), []);
+    world.apply(&ingress("b", vec![allow_port(6, 80)]));
+    assert_eq!(world.send(&pod("a"), &from_pod(&old)).len(), 1, "there was nothing to keep");
+}
+
+#[test]
+fn a_verdict_is_current_after_one_judgement_however_many_changes_there_were() {
+    let mut world = World::new();
+    let out = Datagram::tcp((A, 1), (B, 80), ACK, b"");
+    world.send(&pod("a"), &from_pod(&out));
+    world.expect_moved(&[("flow_created", 2), ("delivered_local", 1)]);
+    for round in 0..5 {
+        for port in 0..10 {
+            world.apply(&ingress("b", vec![allow_port(17, 1000 + 10 * round + port), allow_port(6, 80)]));
+        }
+        assert_eq!(world.send(&pod("a"), &from_pod(&out)).len(), 1);
+        expect_counters!(world, {"flow_revalidated": 1, "flow_rejudged": 1, "delivered_local": 1});
+        assert_eq!(world.send(&pod("a"), &from_pod(&out)).len(), 1);
+        expect_counters!(world, {"flow_hits": 2, "delivered_local": 1});
+    }
 }

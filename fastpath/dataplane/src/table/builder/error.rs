@@ -70,6 +70,9 @@ pub enum Malformed {
     /// More than 24 bits.
     #[error("VNI {0} has more than 24 bits")]
     Vni(u32),
+    /// An answer this fastpath does not know.
+    #[error("unknown endpoint-to-host action {0}")]
+    EndpointToHost(i32),
     /// Above 65535.
     #[error("port {0} is above 65535")]
     Port(u32),

@@ -351,6 +351,9 @@ impl TableBuilder {
                 worker,
                 policy_in: self.bind(FlowDirection::Ingress, &spec.ingress, spec),
                 policy_out: self.bind(FlowDirection::Egress, &spec.egress, spec),
+                staged_in: None,
+                staged_out: None,
+                allowed_sources: spec.allowed_sources.clone(),
                 id: Arc::clone(id),
                 interface: Arc::clone(&spec.interface),
             });

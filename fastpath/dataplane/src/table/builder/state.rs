@@ -87,6 +87,7 @@ pub(super) struct EndpointSpec {
     pub ingress: Vec<TierSpec>,
     pub egress: Vec<TierSpec>,
     pub profiles: Vec<Arc<str>>,
+    pub allowed_sources: Box<[Prefix]>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -475,6 +476,15 @@ fn node_from_plane(config: &plane::NodeConfig) -> Result<NodeConfig, Malformed> 
         vxlan_port: u16::try_from(config.vxlan_port).map_err(|_| Malformed::Port(config.vxlan_port))?,
         host_port: config.host_port.as_str().into(),
         forward_port: config.forward_port.as_str().into(),
+        keep_established: config.keep_established,
+        endpoint_to_host: plane::EndpointToHost::try_from(config.endpoint_to_host)
+            .map_err(|_| Malformed::EndpointToHost(config.endpoint_to_host))?,
+        allow_vxlan_from_workloads: config.allow_vxlan_from_workloads,
+        allow_ipip_from_workloads: config.allow_ipip_from_workloads,
+        log_prefix: match config.log_prefix.as_str() {
+            "" => "calico-packet".into(),
+            prefix => prefix.into(),
+        },
     })
 }
 
@@ -512,6 +522,11 @@ fn endpoint_from_plane(stated: &plane::Endpoint) -> Result<EndpointSpec, Malform
         ingress: tiers_from_plane(&stated.ingress)?,
         egress: tiers_from_plane(&stated.egress)?,
         profiles: stated.profiles.iter().map(|name| name.as_str().into()).collect(),
+        allowed_sources: stated
+            .allowed_sources
+            .iter()
+            .map(|prefix| Prefix::from_plane(Some(prefix)))
+            .collect::<Result<_, _>>()?,
     })
 }
 

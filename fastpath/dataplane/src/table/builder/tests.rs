@@ -6,7 +6,7 @@ use caracal_plane_api as plane;
 use caracal_plane_api::op::Op;
 
 use super::*;
-use crate::table::{ClassId, Encapsulation, FlowTuple};
+use crate::table::{ClassId, Deciding, Encapsulation, FlowTuple, RuleCount};
 
 fn ip(address: &str) -> IpAddr {
     address.parse().unwrap()
@@ -353,7 +353,8 @@ fn every_rule_that_can_decide_has_a_counter() {
     let rules: Vec<RuleId> = builder.rules().map(|(rule, _)| rule).collect();
     assert!(rules.len() >= 3, "two of the profile, and that nothing matched");
     for rule in rules {
-        tables.policy.counters.bump(1, rule, 1, 64);
-        assert_eq!(tables.policy.counters.read(rule).packets, 1);
+        let count = RuleCount { connections: 1, packets: 1, bytes: 64 };
+        tables.policy.counters.bump(1, rule, Deciding::Enforced, count);
+        assert_eq!(tables.policy.counters.read(rule, Deciding::Enforced), count);
     }
 }
