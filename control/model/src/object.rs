@@ -358,7 +358,7 @@ impl fmt::Display for FieldError {
 
 impl FieldError {
     /// The kind has no such field.
-    fn unknown(field: String) -> Self {
+    pub(crate) fn unknown(field: String) -> Self {
         Self { field, reason: FieldErrorReason::Invalid, message: "unknown field".to_owned() }
     }
 
@@ -434,13 +434,28 @@ impl Object {
         }
     }
 
-    /// Everything that Kubernetes' API server would refuse the object for; empty when it would take it.
+    /// Everything that the API server of its kind would refuse the object for; empty when it would take it.
     pub fn validate(&self) -> Vec<FieldError> {
         validate::object(self)
     }
 
-    /// Fills what Kubernetes' API server fills when an object is created: the policy types of a NetworkPolicy, the
-    /// protocols of ports, a Namespace's own name as a label.
+    /// Everything for which the object may not replace `old`, its former version: what may not change.
+    pub fn validate_change(&self, old: &Object) -> Vec<FieldError> {
+        validate::change::replacement(old, self)
+    }
+
+    /// Everything for which the object may not come beside `others`, such as pools that it overlaps.
+    pub fn validate_creation<'a>(&self, others: impl IntoIterator<Item = &'a Object>) -> Vec<FieldError> {
+        validate::change::creation(self, others.into_iter())
+    }
+
+    /// Everything for which the object may not be deleted while `others` are there, such as a tier with policies.
+    pub fn validate_deletion<'a>(&self, others: impl IntoIterator<Item = &'a Object>) -> Vec<FieldError> {
+        validate::change::deletion(self, others.into_iter())
+    }
+
+    /// Fills what an API server fills when an object is created: the types of a policy, its tier, the protocols of
+    /// ports, the block size of a pool, a Namespace's own name as a label.
     pub fn set_defaults(&mut self) {
         validate::defaults::set(self);
     }

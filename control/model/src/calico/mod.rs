@@ -48,7 +48,7 @@ pub use kube_controllers_configuration::{
 };
 pub use network_set::{GlobalNetworkSetSpec, NetworkSetSpec};
 pub use policy::{
-    GlobalNetworkPolicySpec, NetworkPolicySpec, StagedGlobalNetworkPolicySpec,
+    CommonPolicyFields, GlobalNetworkPolicySpec, NetworkPolicySpec, StagedGlobalNetworkPolicySpec,
     StagedKubernetesNetworkPolicySpec, StagedNetworkPolicySpec,
 };
 pub use profile::ProfileSpec;

@@ -43,7 +43,44 @@ macro_rules! policy_spec {
                 pub $field: $type,
             )*
         }
+
+        impl $name {
+            /// What it has in common with the other kinds.
+            pub fn common(&self) -> CommonPolicyFields<'_> {
+                CommonPolicyFields {
+                    tier: self.tier.as_deref(),
+                    order: self.order,
+                    ingress: self.ingress.as_deref().unwrap_or_default(),
+                    egress: self.egress.as_deref().unwrap_or_default(),
+                    selector: self.selector.as_deref(),
+                    service_account_selector: self.service_account_selector.as_deref(),
+                    types: self.types.as_deref().unwrap_or_default(),
+                    performance_hints: self.performance_hints.as_deref().unwrap_or_default(),
+                }
+            }
+        }
     };
+}
+
+/// The fields that every kind of policy has; a list that is not given is empty.
+#[derive(Debug, Clone, Copy)]
+pub struct CommonPolicyFields<'a> {
+    /// As in the specification.
+    pub tier: Option<&'a str>,
+    /// As in the specification.
+    pub order: Option<f64>,
+    /// As in the specification.
+    pub ingress: &'a [Rule],
+    /// As in the specification.
+    pub egress: &'a [Rule],
+    /// As in the specification.
+    pub selector: Option<&'a str>,
+    /// As in the specification.
+    pub service_account_selector: Option<&'a str>,
+    /// As in the specification.
+    pub types: &'a [String],
+    /// As in the specification.
+    pub performance_hints: &'a [String],
 }
 
 policy_spec! {

@@ -16,6 +16,15 @@ pub(super) fn dns_label(text: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// A service's name (RFC 1035): an RFC 1123 label that begins with a letter.
+pub(super) fn service_name(text: &str) -> Result<(), String> {
+    dns_label(text)?;
+    if text.starts_with(|first: char| first.is_ascii_digit()) {
+        return Err("must begin with a letter (an RFC 1035 label)".to_owned());
+    }
+    Ok(())
+}
+
 /// An RFC 1123 subdomain: labels joined by dots, at most 253 characters. (Parts may be longer than 63, as Kubernetes allows.)
 pub(super) fn dns_subdomain(text: &str) -> Result<(), String> {
     if text.len() > 253 {

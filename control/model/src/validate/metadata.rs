@@ -12,7 +12,8 @@ const ANNOTATIONS_BYTES_MAX: usize = 256 * 1024;
 
 pub(super) fn validate(kind: Kind, metadata: &ObjectMeta, errors: &mut Errors) {
     let check_name = |name: &str| match kind {
-        Kind::Namespace => format::dns_label(name),
+        Kind::Namespace | Kind::Tier => format::dns_label(name),
+        Kind::Service => format::service_name(name),
         _ => format::dns_subdomain(name),
     };
     let generate_name = metadata.generate_name.as_deref().unwrap_or_default();
@@ -37,18 +38,18 @@ pub(super) fn validate(kind: Kind, metadata: &ObjectMeta, errors: &mut Errors) {
     if let Some(map) = &metadata.labels {
         labels("metadata.labels", map, errors);
     }
-    if let Some(annotations) = &metadata.annotations {
-        for key in annotations.keys() {
-            errors.check("metadata.annotations", key, format::label_key(&key.to_ascii_lowercase()));
-        }
-        let bytes: usize = annotations.iter().map(|(key, value)| key.len() + value.len()).sum();
-        if bytes > ANNOTATIONS_BYTES_MAX {
-            errors.invalid(
-                "metadata.annotations",
-                bytes,
-                format!("must have at most {ANNOTATIONS_BYTES_MAX} bytes"),
-            );
-        }
+    if let Some(map) = &metadata.annotations {
+        annotations("metadata.annotations", map, errors);
+    }
+}
+
+pub(super) fn annotations(field: &str, annotations: &BTreeMap<String, String>, errors: &mut Errors) {
+    for key in annotations.keys() {
+        errors.check(field, key, format::label_key(&key.to_ascii_lowercase()));
+    }
+    let bytes: usize = annotations.iter().map(|(key, value)| key.len() + value.len()).sum();
+    if bytes > ANNOTATIONS_BYTES_MAX {
+        errors.invalid(field, bytes, format!("must have at most {ANNOTATIONS_BYTES_MAX} bytes"));
     }
 }
 

@@ -1,6 +1,8 @@
 //! NetworkPolicy.
 
-use k8s_openapi::api::networking::v1::{IPBlock, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort};
+use k8s_openapi::api::networking::v1::{
+    IPBlock, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec,
+};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::metadata::label_selector;
@@ -8,7 +10,13 @@ use super::{Errors, format};
 use crate::cidr::Cidr;
 
 pub(super) fn validate(policy: &NetworkPolicy, errors: &mut Errors) {
-    let Some(spec) = &policy.spec else { return };
+    if let Some(of_policy) = &policy.spec {
+        spec(of_policy, errors);
+    }
+}
+
+/// What the policy says; a staged one says the same.
+pub(super) fn spec(spec: &NetworkPolicySpec, errors: &mut Errors) {
     if let Some(selector) = &spec.pod_selector {
         label_selector("spec.podSelector", selector, errors);
     }
