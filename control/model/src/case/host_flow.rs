@@ -140,3 +140,95 @@ fn own_port(host_endpoint: &HostEndpointInfo, name: &str, flow: &HostFlow) -> Re
         ("port", message)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::World;
+    use super::*;
+
+    const OBJECTS: &str = r#"
+name: t
+objects:
+  - apiVersion: projectcalico.org/v3
+    kind: HostEndpoint
+    metadata: {name: eth0}
+    spec: {node: edge, interfaceName: eth0, ports: [{name: ssh, protocol: TCP, port: 2222}]}
+  - apiVersion: v1
+    kind: Pod
+    metadata: {name: web, namespace: shop}
+    spec: {nodeName: node1, containers: [{name: c, ports: [{name: http, containerPort: 8080}]}]}
+    status: {podIPs: [{ip: 10.244.1.2}, {ip: "fd00:1::2"}]}
+  - {apiVersion: v1, kind: Service, metadata: {name: web, namespace: shop}, spec: {clusterIP: 10.96.0.7, ports: [{port: 80}]}}
+externals:
+  - {name: client, ip: 203.0.113.7}
+"#;
+
+    fn world(flow: &str) -> Result<World, WorldError> {
+        let text = format!("{OBJECTS}hostFlows:\n  - {{hostEndpoint: eth0, {flow}, expect: allow}}\n");
+        Case::parse(&text).unwrap().world()
+    }
+
+    fn resolved(flow: &str) -> WorldHostFlow {
+        world(flow).unwrap().host_flows.remove(0)
+    }
+
+    #[test]
+    fn every_name_becomes_an_address_and_a_number() {
+        let flow = resolved(
+            "path: forward-in, protocol: TCP, from: external/client, to: shop/web, port: http, sourcePort: 99",
+        );
+        assert_eq!(flow.source_address.to_string(), "203.0.113.7");
+        assert_eq!(flow.destination_address.to_string(), "10.244.1.2");
+        assert_eq!((flow.source_port, flow.destination_port), (Some(99), Some(8080)));
+        assert_eq!((flow.from.as_str(), flow.to.as_str()), ("external/client", "shop/web"));
+        assert_eq!((flow.original, flow.icmp, flow.unsupported), (None, None, None));
+        let flow = resolved("path: from-host, protocol: ICMPv6, from: 2001:db8::1, to: shop/web");
+        assert_eq!(flow.destination_address.to_string(), "fd00:1::2");
+        assert_eq!(flow.icmp.map(|icmp| icmp.kind), Some(128));
+    }
+
+    #[test]
+    fn the_node_of_a_host_endpoint_exists_by_being_named() {
+        let world =
+            world("path: to-host, protocol: TCP, from: 203.0.113.9, to: node/edge, port: ssh").unwrap();
+        let flow = &world.host_flows[0];
+        let node = &world.nodes[flow.node];
+        assert_eq!(node.name, "edge");
+        assert_eq!(flow.destination_address, IpAddr::V4(node.address));
+        assert_eq!(flow.destination_port, Some(2222));
+    }
+
+    #[test]
+    fn the_destination_before_translation_may_be_a_service_or_another_port() {
+        let to = "path: forward-in, protocol: TCP, from: 203.0.113.9, to: shop/web, port: 8080";
+        let original = |more: &str| {
+            let original = resolved(&format!("{to}, {more}")).original;
+            original.map(|(address, port)| format!("{address} {port}")).unwrap_or_default()
+        };
+        assert_eq!(original("originalTo: service/shop/web, originalPort: 80"), "10.96.0.7 80");
+        assert_eq!(original("originalTo: 192.0.2.99"), "192.0.2.99 8080");
+        assert_eq!(original("originalPort: 80"), "10.244.1.2 80");
+    }
+
+    #[test]
+    fn what_is_not_there_is_an_error_at_its_field() {
+        let field = |flow: &str| world(flow).unwrap_err().field;
+        let to_host = "path: to-host, protocol: TCP, from: 203.0.113.9";
+        assert_eq!(field(&format!("{to_host}, to: node/edge, port: http")), "hostFlows[0].port");
+        assert_eq!(field(&format!("{to_host}, to: shop/api, port: 1")), "hostFlows[0].to");
+        assert_eq!(field(&format!("{to_host}, to: service/shop/web, port: 1")), "hostFlows[0].to");
+        assert_eq!(
+            field(&format!("{to_host}, to: node/edge, port: 1, originalTo: service/shop/db")),
+            "hostFlows[0].originalTo"
+        );
+        assert_eq!(
+            field("path: to-host, protocol: TCP, from: external/x, to: node/edge, port: 1"),
+            "hostFlows[0].from"
+        );
+        let other = OBJECTS.replace("name: eth0}", "name: eth1}");
+        let text = format!(
+            "{other}hostFlows:\n  - {{hostEndpoint: eth0, {to_host}, to: node/edge, port: 1, expect: deny}}\n"
+        );
+        assert_eq!(Case::parse(&text).unwrap().world().unwrap_err().field, "hostFlows[0].hostEndpoint");
+    }
+}

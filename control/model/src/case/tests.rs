@@ -340,3 +340,109 @@ fn flows_to_what_does_not_exist_are_errors() {
     let other = world(&flow("from: 192.0.2.12, to: default/a, protocol: ICMP"));
     assert_eq!(other.flows[0].source, Place::Node(1));
 }
+
+const TWO_POLICIES: &str = r#"
+name: t
+objects:
+  - {apiVersion: projectcalico.org/v3, kind: NetworkPolicy, metadata: {name: p, namespace: shop}, spec: {tier: mine, colour: red}}
+  - {apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: p, namespace: shop}, spec: {}}
+  - {apiVersion: projectcalico.org/v3, kind: Tier, metadata: {name: mine}, spec: {order: 5}}
+"#;
+
+#[test]
+fn policies_of_two_apis_may_share_a_name_and_rejects_can_tell_them_apart() {
+    let rejects = |reject: &str| {
+        Case::parse(&format!("{TWO_POLICIES}rejects:\n  - {{{reject}, field: spec.colour}}\n"))
+    };
+    let error = rejects("kind: NetworkPolicy, namespace: shop, name: p").unwrap().world().unwrap_err();
+    assert_eq!(error.field, "rejects[0]");
+    assert!(error.message.contains("apiVersion"), "{error}");
+    let calicos = "kind: NetworkPolicy, apiVersion: projectcalico.org/v3, namespace: shop, name: p";
+    let world = rejects(calicos).unwrap().world().unwrap();
+    assert_eq!(world.refused[0].key.kind, Kind::CalicoNetworkPolicy);
+    assert!(world.refused[0].is_refused(), "{:?}", world.refused[0].errors);
+    assert!(world.objects.iter().any(|object| object.kind() == Kind::NetworkPolicy));
+    let error = rejects("kind: Tier, apiVersion: v1, name: mine").unwrap_err();
+    assert_eq!(error.field, "rejects[0].kind");
+}
+
+#[test]
+fn rejects_need_no_api_version_where_the_name_is_clear() {
+    let text = TWO_POLICIES.replace(
+        "NetworkPolicy, metadata: {name: p, namespace: shop}, spec: {}",
+        "NetworkPolicy, metadata: {name: q, namespace: shop}, spec: {}",
+    );
+    let text = format!(
+        "{text}rejects:\n  - {{kind: NetworkPolicy, namespace: shop, name: p, field: spec.colour}}\n"
+    );
+    assert_eq!(world(&text).refused[0].key.kind, Kind::CalicoNetworkPolicy);
+}
+
+#[test]
+fn objects_come_in_an_order_in_which_they_can_be_created() {
+    let text = TWO_POLICIES.replace("colour: red", "order: 1");
+    let kinds: Vec<Kind> = world(&text).objects.iter().map(Object::kind).collect();
+    let mut sorted = kinds.clone();
+    sorted.sort();
+    assert_eq!(kinds, sorted);
+    let place = |kind| kinds.iter().position(|known| *known == kind);
+    assert_eq!(place(Kind::Namespace), Some(0));
+    assert!(place(Kind::Tier) < place(Kind::CalicoNetworkPolicy), "{kinds:?}");
+}
+
+#[test]
+fn pods_may_be_given_addresses_of_both_families_and_flows_choose() {
+    let dual = |name: &str, number: u8| {
+        format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}}}, spec: {{containers: [{{name: c}}]}}, \
+             status: {{podIPs: [{{ip: 10.244.1.{number}}}, {{ip: \"fd00:1::{number}\"}}]}}}}"
+        )
+    };
+    let flows = |flow: &str| {
+        let text = with_objects(&[&dual("a", 2), &dual("b", 3), &pod("c", "")]);
+        format!("{text}flows:\n  - {{{flow}, protocol: TCP, port: 1, expect: allow}}\n")
+    };
+    let flow = &world(&flows("from: default/a, to: default/b, ipVersion: 6")).flows[0];
+    assert_eq!(flow.source_address.to_string(), "fd00:1::2");
+    assert_eq!(
+        (flow.destination, flow.destination_address.to_string().as_str()),
+        (Place::Pod(1), "fd00:1::3")
+    );
+    assert_eq!(flow.unsupported, None);
+    let flow = &world(&flows("from: default/a, to: default/b")).flows[0];
+    assert_eq!(flow.destination_address.to_string(), "10.244.1.3");
+    let error = world_error(&flows("from: default/a, to: default/c, ipVersion: 6"));
+    assert_eq!(error.field, "flows[0].to");
+    assert!(error.message.contains("status.podIPs"), "{error}");
+}
+
+#[test]
+fn host_flows_count_like_other_flows() {
+    use super::report::{CaseReport, CaseResult, Observation, Observations, Observed};
+    let case = Case::parse(FULL).unwrap();
+    let world = case.world().unwrap();
+    let report = |observed: Option<Observed>| {
+        let flows = world.flows.iter().map(|flow| {
+            let observed = if flow.expect == Expect::Allow { Observed::Allow } else { Observed::Deny };
+            Observation::new(observed, "said so")
+        });
+        let host_flows = observed.map(|observed| Observation::new(observed, "policy")).into_iter().collect();
+        let observations = Observations { flows: flows.collect(), host_flows };
+        CaseReport::new("f", &case, &world, observations, Vec::new())
+    };
+    assert_eq!(report(Some(Observed::AllowUntracked)).result, CaseResult::Pass);
+    assert_eq!(report(Some(Observed::Allow)).result, CaseResult::Fail);
+    let not_judged = report(None);
+    assert_eq!(
+        (not_judged.result, not_judged.host_flows[0].observed),
+        (CaseResult::Fail, Observed::Unsupported)
+    );
+    let json = serde_json::to_value(report(Some(Observed::AllowUntracked))).unwrap();
+    assert_eq!(
+        json["hostFlows"][0],
+        serde_json::json!({
+            "hostEndpoint": "eth0-node1", "path": "to-host", "protocol": "TCP", "from": "203.0.113.7",
+            "to": "192.0.2.1", "port": 22, "expect": "allow-untracked", "observed": "allow-untracked", "why": "policy",
+        })
+    );
+}

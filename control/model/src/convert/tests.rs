@@ -1,9 +1,13 @@
+mod calico_policies;
+mod cluster_policies;
+mod settings;
+
 use serde_json::{Value, json};
 
 use super::*;
 use crate::labels::Labels;
 use crate::object::Object;
-use crate::policy::{Action, PeerMatch, Policy, PortRange, Rule};
+use crate::policy::{Action, IcmpMatch, PeerMatch, Policy, PortRange, Rule};
 use crate::protocol::Protocol;
 
 fn converted(spec: Value) -> ConvertedPolicy {
@@ -30,17 +34,30 @@ fn ingress(rule: Value) -> Vec<Rule> {
 /// A rule in one line, for tables of examples.
 fn text(rule: &Rule) -> String {
     let side = |side: &PeerMatch| {
+        let range = |PortRange { first, last }: &PortRange| format!("{first}-{last}");
         let mut parts = Vec::new();
         parts.extend(side.nets.iter().map(|net| format!("{net}")));
         parts.extend(side.not_nets.iter().map(|net| format!("!{net}")));
         parts.extend(side.selector.iter().map(|selector| format!("{selector}")));
-        parts.extend(side.ports.iter().map(|PortRange { first, last }| format!(":{first}-{last}")));
+        parts.extend(side.not_selector.iter().map(|selector| format!("not[{selector}]")));
+        parts.extend(side.ports.iter().map(|ports| format!(":{}", range(ports))));
         parts.extend(side.named_ports.iter().map(|name| format!(":{name}")));
+        parts.extend(side.not_ports.iter().map(|ports| format!("!:{}", range(ports))));
+        parts.extend(side.not_named_ports.iter().map(|name| format!("!:{name}")));
+        parts.extend(side.service.iter().map(|service| format!("service {service}")));
         if parts.is_empty() { "any".to_owned() } else { parts.join(" ") }
     };
-    let protocol = rule.protocol.map_or("any".to_owned(), |protocol| protocol.to_string());
-    assert_eq!(rule.action, Action::Allow);
-    format!("{protocol} from {} to {}", side(&rule.source), side(&rule.destination))
+    let icmp = |icmp: &IcmpMatch| match icmp.code {
+        None => format!("{}", icmp.kind),
+        Some(code) => format!("{}/{code}", icmp.kind),
+    };
+    let mut parts = vec![rule.protocol.map_or("any".to_owned(), |protocol| protocol.to_string())];
+    parts.extend(rule.ip_version.map(|version| format!("{version:?}")));
+    parts.extend(rule.not_protocol.map(|protocol| format!("!{protocol}")));
+    parts.extend(rule.icmp.as_ref().map(icmp));
+    parts.extend(rule.not_icmp.as_ref().map(|message| format!("!{}", icmp(message))));
+    let action = if rule.action == Action::Allow { String::new() } else { format!("{:?} ", rule.action) };
+    format!("{action}{} from {} to {}", parts.join(" "), side(&rule.source), side(&rule.destination))
 }
 
 fn texts(rules: &[Rule]) -> Vec<String> {
@@ -116,12 +133,12 @@ fn one_rule_for_each_protocol_by_name_and_each_peer_in_order() {
     assert_eq!(
         texts(&rules),
         [
-            "SCTP from 10.0.0.0/8 to any",
-            "SCTP from 9.0.0.0/8 to any",
-            "TCP from 10.0.0.0/8 to :80-80",
-            "TCP from 9.0.0.0/8 to :80-80",
-            "UDP from 10.0.0.0/8 to :53-53",
-            "UDP from 9.0.0.0/8 to :53-53",
+            "SCTP V4 from 10.0.0.0/8 to any",
+            "SCTP V4 from 9.0.0.0/8 to any",
+            "TCP V4 from 10.0.0.0/8 to :80-80",
+            "TCP V4 from 9.0.0.0/8 to :80-80",
+            "UDP V4 from 10.0.0.0/8 to :53-53",
+            "UDP V4 from 9.0.0.0/8 to :53-53",
         ]
     );
 }
@@ -188,12 +205,12 @@ fn a_namespace_selector_is_about_inherited_labels() {
 #[test]
 fn an_ip_block_is_masked_and_never_namespaced() {
     let from = |block: Value| text(&ingress(json!({"from": [{"ipBlock": block}]}))[0]);
-    assert_eq!(from(json!({"cidr": "10.1.2.3/8"})), "any from 10.0.0.0/8 to any");
+    assert_eq!(from(json!({"cidr": "10.1.2.3/8"})), "any V4 from 10.0.0.0/8 to any");
     assert_eq!(
         from(json!({"cidr": "0.0.0.0/0", "except": ["10.0.0.0/8", "192.0.2.77/24"]})),
-        "any from 0.0.0.0/0 !10.0.0.0/8 !192.0.2.0/24 to any"
+        "any V4 from 0.0.0.0/0 !10.0.0.0/8 !192.0.2.0/24 to any"
     );
-    assert_eq!(from(json!({"cidr": "2001:db8::1/32"})), "any from 2001:db8::/32 to any");
+    assert_eq!(from(json!({"cidr": "2001:db8::1/32"})), "any V6 from 2001:db8::/32 to any");
 }
 
 #[test]
