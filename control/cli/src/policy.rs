@@ -10,6 +10,7 @@ use caracal_model::case::report::{CaseReport, Report};
 use caracal_offline::run::{Judge, run as run_case};
 use clap::{Subcommand, ValueEnum};
 
+use crate::selector;
 use crate::table::emit;
 
 /// Look at network policy.
@@ -22,6 +23,7 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     Test(TestArgs),
+    Selector(selector::Args),
 }
 
 /// Judge the flows of case files offline: no root, no network.
@@ -54,6 +56,7 @@ pub enum Output {
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
         Command::Test(args) => test(&args),
+        Command::Selector(args) => selector::run(&args),
     }
 }
 
