@@ -30,7 +30,7 @@ pub struct Endpoint {
     /// What would judge packets from it if staged policies took effect; None: the same.
     pub staged_out: Option<PolicyListId>,
     /// Further sources that it may send from.
-    pub allowed_sources: Box<[Prefix]>,
+    pub allowed_sources: Arc<[Prefix]>,
     /// "namespace/pod".
     pub id: Arc<str>,
     /// The host's side of its veth.
@@ -66,6 +66,11 @@ impl Addresses {
 }
 
 impl Endpoint {
+    /// Every list that it has.
+    pub(super) fn lists(&self) -> impl Iterator<Item = PolicyListId> {
+        [self.policy_in, self.policy_out].into_iter().chain(self.staged_in).chain(self.staged_out)
+    }
+
     /// Whether `address` is the endpoint's own.
     #[inline]
     pub fn owns(&self, address: IpAddr) -> bool {

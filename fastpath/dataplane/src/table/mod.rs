@@ -14,6 +14,7 @@
 pub mod builder;
 pub mod endpoint;
 pub mod fib;
+pub mod host;
 pub mod lpm;
 pub mod neighbor;
 pub mod node;
@@ -24,13 +25,17 @@ pub mod rule_counters;
 pub mod tunnel;
 
 pub use builder::{ApplyError, AssignWorker, KernelRoute, Malformed, TableBuilder};
-pub use caracal_plane_api::Encapsulation;
+pub use caracal_plane_api::{Encapsulation, EndpointToHost};
 pub use endpoint::{Addresses, Endpoint, EndpointIndex, EndpointTable};
 pub use fib::{Fib, FibEntry, NextHop, Origin};
+pub use host::{
+    Hook, HostEndpoint, HostEndpoints, HostExplanation, HostJudgement, HostPacket, HostPath, HostVerdict,
+};
 pub use neighbor::{NeighborIndex, NeighborTable};
 pub use node::{NodeConfig, NodeTable};
 pub use policy::{
-    ClassId, FlowDirection, FlowTuple, Judgement, PolicyListId, PolicyTable, RuleAction, RuleId, RuleName,
+    Asked, ClassId, Explanation, FlowDirection, FlowTuple, Found, Judgement, LogListId, Mismatch,
+    PolicyListId, PolicyTable, RuleAction, RuleId, RuleName, RuleOwner, Side, Step,
 };
 pub use prefix::Prefix;
 pub use rule_counters::{Deciding, RuleCount, RuleCounters};
@@ -51,6 +56,8 @@ pub struct Tables {
     pub fib: Fib,
     /// Workload endpoints of this node.
     pub endpoints: EndpointTable,
+    /// Interfaces of the host that policy applies to.
+    pub host_endpoints: HostEndpoints,
     /// Who may talk to them, and to whom they may.
     pub policy: PolicyTable,
     /// Other nodes, as ends of tunnels.

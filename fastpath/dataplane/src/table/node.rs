@@ -6,6 +6,8 @@ use std::sync::Arc;
 use caracal_plane_api::EndpointToHost;
 use caracal_wire::MacAddr;
 
+use super::prefix::Prefix;
+
 /// This node's configuration, if the control plane has sent one.
 #[derive(Debug, Clone, Default)]
 pub struct NodeTable {
@@ -41,6 +43,31 @@ pub struct NodeConfig {
     pub allow_ipip_from_workloads: bool,
     /// What lines of Log rules begin with.
     pub log_prefix: Arc<str>,
+    /// Connections to the host that no host endpoint's policy may cut.
+    pub failsafe_inbound: Box<[Failsafe]>,
+    /// Connections from the host that no host endpoint's policy may cut.
+    pub failsafe_outbound: Box<[Failsafe]>,
+}
+
+/// What Log rules say where nothing else is configured.
+pub const DEFAULT_LOG_PREFIX: &str = "calico-packet";
+
+/// Traffic that no host endpoint's policy may cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Failsafe {
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Of the side that is connected to.
+    pub port: u16,
+    /// Where the remote side is; None: anywhere.
+    pub net: Option<Prefix>,
+}
+
+impl Failsafe {
+    /// Whether it is for traffic of this protocol, port and remote address.
+    pub fn holds(&self, protocol: u8, port: u16, remote: IpAddr) -> bool {
+        (self.protocol, self.port) == (protocol, port) && self.net.is_none_or(|net| net.contains(remote))
+    }
 }
 
 impl NodeTable {

@@ -87,7 +87,7 @@ macro_rules! plain_slots {
 plain_slots!(u32, ClassId, Option<FibEntry>, Option<MacAddr>);
 
 /// Shared things are the same when they are one.
-impl<T> Slot for Option<Arc<T>> {
+impl<T: ?Sized> Slot for Option<Arc<T>> {
     fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
             (Some(one), Some(other)) => Arc::ptr_eq(one, other),

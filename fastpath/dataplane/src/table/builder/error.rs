@@ -70,6 +70,17 @@ pub enum Malformed {
     /// More than 24 bits.
     #[error("VNI {0} has more than 24 bits")]
     Vni(u32),
+    /// Above 255.
+    #[error("protocol {0} is above 255")]
+    Protocol(u32),
+    /// Packed addresses that do not come out even.
+    #[error("{bytes} bytes of packed addresses are no multiple of {each}")]
+    PackedHosts {
+        /// How many bytes were given.
+        bytes: usize,
+        /// How many an address has.
+        each: usize,
+    },
     /// An answer this fastpath does not know.
     #[error("unknown endpoint-to-host action {0}")]
     EndpointToHost(i32),

@@ -22,11 +22,15 @@ use caracal_wire::MacAddr;
 
 use super::endpoint::{self, Endpoint, EndpointIndex, EndpointTable};
 use super::fib::{FibEntry, NextHop, Origin};
+use super::host::{Hook, HookLists, HostEndpoint, HostEndpoints, HostExplanation, HostPacket};
 use super::lpm::LpmBuilder;
 use super::neighbor::{self, NeighborIndex, NeighborTable};
 use super::node::NodeTable;
 use super::paged::PagedBuilder;
-use super::policy::{Binding, FlowDirection, PolicyBuilder, PolicyListId, RuleList, RuleName, Tier};
+use super::policy::{
+    Binding, Explanation, Fallback, FlowDirection, FlowTuple, PolicyBuilder, PolicyListId, RuleList,
+    RuleName, Tier, Walked,
+};
 use super::prefix::Prefix;
 use super::tunnel::{self, Tunnel, TunnelIndex, TunnelTable, Underlay};
 use super::{Generation, RuleId, Tables};
@@ -61,6 +65,7 @@ pub struct TableBuilder {
     local_addresses: BTreeSet<IpAddr>,
     local_blocks: BTreeSet<Prefix>,
     endpoints: Endpoints,
+    hosts: Hosts,
     tunnels: Tunnels,
     neighbors: Neighbors,
     /// The ways to other nodes may have changed.
@@ -74,6 +79,13 @@ struct Endpoints {
     /// Who has an address. Two may for a moment, when a pod's address is given to another: the newer gets its packets.
     owners: BTreeMap<IpAddr, BTreeSet<EndpointIndex>>,
     ever: u32,
+    /// Those to look at in the next build.
+    dirty: BTreeSet<Arc<str>>,
+}
+
+#[derive(Default)]
+struct Hosts {
+    table: HostEndpoints,
     /// Those to look at in the next build.
     dirty: BTreeSet<Arc<str>>,
 }
@@ -104,6 +116,7 @@ impl TableBuilder {
             local_addresses: BTreeSet::new(),
             local_blocks: BTreeSet::new(),
             endpoints: Endpoints::default(),
+            hosts: Hosts::default(),
             tunnels: Tunnels::default(),
             neighbors: Neighbors::default(),
             underlay_is_stale: false,
@@ -201,6 +214,9 @@ impl TableBuilder {
         for id in std::mem::take(&mut self.endpoints.dirty) {
             self.build_endpoint(&id);
         }
+        for id in std::mem::take(&mut self.hosts.dirty) {
+            self.build_host(&id);
+        }
         if std::mem::take(&mut self.underlay_is_stale) {
             self.find_underlay();
         }
@@ -214,6 +230,7 @@ impl TableBuilder {
             node: NodeTable::new(node),
             fib: self.routes.snapshot(),
             endpoints: EndpointTable { endpoints: self.endpoints.table.snapshot() },
+            host_endpoints: self.hosts.table.clone(),
             policy: self.policy.snapshot(),
             tunnels: TunnelTable {
                 tunnels: self.tunnels.table.snapshot(),
@@ -271,16 +288,57 @@ impl TableBuilder {
         self.policy.rule_name(rule)
     }
 
+    /// How a flow of an endpoint fares in its policy, as of the last build: what enforces, or what would if staged policies
+    /// took effect (None if nothing is staged). The flow's direction is the endpoint's.
+    pub fn explain(&self, endpoint: &str, flow: &FlowTuple, staged: bool) -> Option<Explanation> {
+        let (_, endpoint) = self.endpoints.by_id.get(endpoint)?;
+        let list = match (flow.direction, staged) {
+            (FlowDirection::Ingress, false) => endpoint.policy_in,
+            (FlowDirection::Egress, false) => endpoint.policy_out,
+            (FlowDirection::Ingress, true) => endpoint.staged_in?,
+            (FlowDirection::Egress, true) => endpoint.staged_out?,
+        };
+        self.policy.explain(list, flow)
+    }
+
+    /// How a packet fares at a host endpoint, as of the last build: each hook that it meets, and what comes of it.
+    pub fn explain_host(&self, name: &str, packet: &HostPacket) -> Option<HostExplanation> {
+        let host = self.hosts.table.get(name)?;
+        let mut hooks = Vec::new();
+        let node = match self.state.get(&Key::Node) {
+            Some(Thing::Node(config)) => Some(&**config),
+            _ => None,
+        };
+        let judgement = host.send(packet, node, &mut |hook, flow, list| match list {
+            Some(list) => {
+                let (explanation, walked) = self.policy.explain_list(list, flow);
+                hooks.push((hook, Some(explanation)));
+                walked
+            }
+            None => {
+                hooks.push((hook, None));
+                Walked::default()
+            }
+        });
+        let decided = self.rule_name(judgement.rule)?.clone();
+        Some(HostExplanation { hooks, verdict: judgement.verdict, decided })
+    }
+
     // ---- taking on what has changed ----
 
     fn take_on(&mut self, (key, thing): Change) {
         match (&key, thing) {
             (Key::Policy(_) | Key::Profile(_), _) => {
-                let users = self.state.users(&key).filter_map(|user| match user {
-                    Key::Endpoint(id) => Some(Arc::clone(id)),
-                    _ => None,
-                });
-                self.endpoints.dirty.extend(users);
+                for user in self.state.users(&key) {
+                    match user {
+                        Key::Endpoint(id) => self.endpoints.dirty.insert(Arc::clone(id)),
+                        Key::HostEndpoint(id) => self.hosts.dirty.insert(Arc::clone(id)),
+                        _ => false,
+                    };
+                }
+            }
+            (Key::HostEndpoint(id), _) => {
+                self.hosts.dirty.insert(Arc::clone(id));
             }
             (Key::Endpoint(id), _) => {
                 self.endpoints.dirty.insert(Arc::clone(id));
@@ -302,7 +360,7 @@ impl TableBuilder {
                 let entry = target.and_then(|target| self.entry(&target));
                 self.state_route(*prefix, Origin::Plane, entry);
             }
-            (Key::Node | Key::Set(_) | Key::HostEndpoint(_), _) => {}
+            (Key::Node | Key::Set(_), _) => {}
         }
     }
 
@@ -325,10 +383,14 @@ impl TableBuilder {
     /// Gives every endpoint the lists that its own addresses' classes ask for.
     fn rebind_endpoints(&mut self) {
         for (index, endpoint) in self.endpoints.by_id.values_mut() {
-            let policy_in = self.policy.rebind(endpoint.policy_in, endpoint.addresses.iter());
-            let policy_out = self.policy.rebind(endpoint.policy_out, endpoint.addresses.iter());
-            if (policy_in, policy_out) != (endpoint.policy_in, endpoint.policy_out) {
-                *endpoint = Arc::new(Endpoint { policy_in, policy_out, ..Endpoint::clone(endpoint) });
+            let mut rebind = |list| self.policy.rebind(list, endpoint.addresses.iter());
+            let (policy_in, policy_out) = (rebind(endpoint.policy_in), rebind(endpoint.policy_out));
+            let (staged_in, staged_out) =
+                (endpoint.staged_in.map(&mut rebind), endpoint.staged_out.map(&mut rebind));
+            let rebound =
+                Endpoint { policy_in, policy_out, staged_in, staged_out, ..Endpoint::clone(endpoint) };
+            if rebound != **endpoint {
+                *endpoint = Arc::new(rebound);
                 self.endpoints.table.set(index.0 as usize, Some(Arc::clone(endpoint)));
             }
         }
@@ -346,16 +408,19 @@ impl TableBuilder {
                 Some((index, former)) => (*index, former.worker),
                 None => (self.endpoints.new_index(), (self.assign)(id, &spec.interface)),
             };
+            let staged = |builder: &mut Self, direction, tiers: &Option<Vec<TierSpec>>| {
+                tiers.as_ref().map(|tiers| builder.bind(direction, tiers, spec))
+            };
             let endpoint = Arc::new(Endpoint {
                 addresses: spec.addresses,
                 worker,
                 policy_in: self.bind(FlowDirection::Ingress, &spec.ingress, spec),
                 policy_out: self.bind(FlowDirection::Egress, &spec.egress, spec),
-                staged_in: None,
-                staged_out: None,
-                allowed_sources: spec.allowed_sources.clone(),
+                staged_in: staged(self, FlowDirection::Ingress, &spec.staged_ingress),
+                staged_out: staged(self, FlowDirection::Egress, &spec.staged_egress),
                 id: Arc::clone(id),
                 interface: Arc::clone(&spec.interface),
+                allowed_sources: Arc::clone(&spec.allowed_sources),
             });
             self.endpoints.table.set(index.0 as usize, Some(Arc::clone(&endpoint)));
             for address in endpoint.addresses.iter() {
@@ -381,8 +446,9 @@ impl TableBuilder {
             self.route_to_owner(address);
         }
         // Only now, so that lists which stay in use keep their ids.
-        self.policy.release(former.policy_in);
-        self.policy.release(former.policy_out);
+        for list in former.lists() {
+            self.policy.release(list);
+        }
     }
 
     fn route_to_owner(&mut self, address: IpAddr) {
@@ -392,6 +458,26 @@ impl TableBuilder {
     }
 
     fn bind(&mut self, direction: FlowDirection, tiers: &[TierSpec], spec: &EndpointSpec) -> PolicyListId {
+        let tiers = self.tiers(direction, tiers, true);
+        let binding = Binding { tiers, fallback: self.profiles(direction, &spec.profiles) };
+        self.policy.bind(direction, &binding, spec.addresses.iter())
+    }
+
+    fn tiers(&self, direction: FlowDirection, tiers: &[TierSpec], defaults: bool) -> Vec<Tier> {
+        let tier = |tier: &TierSpec| Tier {
+            name: Arc::clone(&tier.name),
+            default_deny: tier.default_deny && defaults,
+            policies: self.rule_lists(direction, tier.policies.iter().cloned().map(Key::Policy)),
+        };
+        tiers.iter().map(tier).collect()
+    }
+
+    fn profiles(&self, direction: FlowDirection, names: &[Arc<str>]) -> Fallback {
+        Fallback::Profiles(self.rule_lists(direction, names.iter().cloned().map(Key::Profile)))
+    }
+
+    fn rule_lists(&self, direction: FlowDirection, keys: impl Iterator<Item = Key>) -> Vec<Arc<RuleList>> {
+        // The state refuses references to nothing, so no list is missing.
         let list = |key: Key| match self.state.get(&key) {
             Some(Thing::Rules(rules)) => Some(Arc::clone(match direction {
                 FlowDirection::Ingress => &rules.ingress,
@@ -399,18 +485,37 @@ impl TableBuilder {
             })),
             _ => None,
         };
-        // The state refuses references to nothing, so no list is missing.
-        let lists = |policies: &[_]| -> Vec<Arc<RuleList>> {
-            policies.iter().cloned().filter_map(|policy| list(Key::Policy(policy))).collect()
+        keys.filter_map(list).collect()
+    }
+
+    /// Makes the host endpoint what is stated of it.
+    fn build_host(&mut self, id: &Arc<str>) {
+        let spec = match self.state.get(&Key::HostEndpoint(Arc::clone(id))) {
+            Some(Thing::HostEndpoint(spec)) => Arc::clone(spec),
+            _ => {
+                Arc::make_mut(&mut self.hosts.table.by_name).remove(id);
+                return;
+            }
         };
-        let tiers = tiers.iter().map(|tier| Tier {
-            name: Arc::clone(&tier.name),
-            default_deny: tier.default_deny,
-            policies: lists(&tier.policies),
-        });
-        let profiles = spec.profiles.iter().cloned().filter_map(|name| list(Key::Profile(name)));
-        let binding = Binding { tiers: tiers.collect(), profiles: profiles.collect() };
-        self.policy.bind(direction, &binding, spec.addresses.iter())
+        let mut lists = |hook: Hook| {
+            let stated = &spec.hooks[hook as usize];
+            let mut list = |direction, tiers: &[TierSpec]| {
+                let tiers = self.tiers(direction, tiers, hook.has_tier_defaults());
+                let fallback = match hook {
+                    Hook::Normal => self.profiles(direction, &spec.profiles),
+                    _ => Fallback::Undecided,
+                };
+                self.policy.list(direction, &Binding { tiers, fallback })
+            };
+            HookLists {
+                ingress: list(FlowDirection::Ingress, &stated.ingress),
+                egress: list(FlowDirection::Egress, &stated.egress),
+            }
+        };
+        let hooks = [lists(Hook::Untracked), lists(Hook::PreDnat), lists(Hook::Normal), lists(Hook::Forward)];
+        let (interface, addresses) = (Arc::clone(&spec.interface), spec.addresses.clone());
+        let host = HostEndpoint { id: Arc::clone(id), interface, addresses, hooks };
+        Arc::make_mut(&mut self.hosts.table.by_name).insert(Arc::clone(id), Arc::new(host));
     }
 
     /// Finds the next hop to every other node.

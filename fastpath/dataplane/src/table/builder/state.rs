@@ -15,7 +15,8 @@ use caracal_wire::MacAddr;
 
 use super::error::{ApplyError, Malformed};
 use crate::table::endpoint::{Addresses, MAX_ADDRESSES};
-use crate::table::node::NodeConfig;
+use crate::table::host::Hook;
+use crate::table::node::{DEFAULT_LOG_PREFIX, Failsafe, NodeConfig};
 use crate::table::policy::{Member, Owner, PolicyBuilder, RuleList, RuleOwner, SetId};
 use crate::table::prefix::{Prefix, PrefixError, address_from_plane};
 
@@ -56,6 +57,7 @@ pub(super) enum Thing {
     Tunnel(Arc<TunnelSpec>),
     Route(Target),
     Endpoint(Arc<EndpointSpec>),
+    HostEndpoint(Arc<HostEndpointSpec>),
 }
 
 /// A policy's or profile's rules.
@@ -87,7 +89,25 @@ pub(super) struct EndpointSpec {
     pub ingress: Vec<TierSpec>,
     pub egress: Vec<TierSpec>,
     pub profiles: Vec<Arc<str>>,
-    pub allowed_sources: Box<[Prefix]>,
+    pub allowed_sources: Arc<[Prefix]>,
+    /// None: the same as is enforced.
+    pub staged_ingress: Option<Vec<TierSpec>>,
+    pub staged_egress: Option<Vec<TierSpec>>,
+}
+
+/// What is stated of an interface of the host. Hooks are by [`Hook`], each with its ingress and egress tiers.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct HostEndpointSpec {
+    pub interface: Arc<str>,
+    pub addresses: Box<[IpAddr]>,
+    pub hooks: [HookSpec; Hook::COUNT],
+    pub profiles: Vec<Arc<str>>,
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct HookSpec {
+    pub ingress: Vec<TierSpec>,
+    pub egress: Vec<TierSpec>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -105,9 +125,14 @@ impl Thing {
             Thing::Route(Target::Remote { node, .. }) => vec![Key::Tunnel(Arc::clone(node))],
             Thing::Route(_) => Vec::new(),
             Thing::Endpoint(endpoint) => {
-                let tiers = endpoint.ingress.iter().chain(&endpoint.egress);
-                let policies = tiers.flat_map(|tier| &tier.policies).cloned().map(Key::Policy);
-                policies.chain(endpoint.profiles.iter().cloned().map(Key::Profile)).collect()
+                let staged =
+                    [&endpoint.staged_ingress, &endpoint.staged_egress].into_iter().flatten().flatten();
+                let tiers = endpoint.ingress.iter().chain(&endpoint.egress).chain(staged);
+                judged_by(tiers, &endpoint.profiles)
+            }
+            Thing::HostEndpoint(host) => {
+                let tiers = host.hooks.iter().flat_map(|hook| hook.ingress.iter().chain(&hook.egress));
+                judged_by(tiers, &host.profiles)
             }
         }
     }
@@ -122,9 +147,16 @@ impl Thing {
             (Thing::Tunnel(a), Thing::Tunnel(b)) => a == b,
             (Thing::Route(a), Thing::Route(b)) => a == b,
             (Thing::Endpoint(a), Thing::Endpoint(b)) => a == b,
+            (Thing::HostEndpoint(a), Thing::HostEndpoint(b)) => a == b,
             _ => false,
         }
     }
+}
+
+fn judged_by<'a>(tiers: impl Iterator<Item = &'a TierSpec>, profiles: &[Arc<str>]) -> Vec<Key> {
+    let policies: BTreeSet<&RuleOwner> = tiers.flat_map(|tier| &tier.policies).collect();
+    let policies = policies.into_iter().cloned().map(Key::Policy);
+    policies.chain(profiles.iter().cloned().map(Key::Profile)).collect()
 }
 
 /// The state in force.
@@ -224,7 +256,8 @@ impl State {
                 Some(Thing::Node(Arc::new(node_from_plane(config).map_err(malformed)?)))
             }
             Op::IpSet(set) => {
-                let members: HashSet<Member> = members(&set.members).map_err(malformed)?.collect();
+                let members: HashSet<Member> =
+                    members(&set.members, set.hosts.as_ref()).map_err(malformed)?.collect();
                 staged.members.insert(set.id.as_str().into(), StagedMembers::Whole(members));
                 Some(Thing::Set(policy.set(&set.id)))
             }
@@ -235,8 +268,10 @@ impl State {
                         missing: key.to_string(),
                     });
                 }
-                let add = members(&delta.add).map_err(malformed)?.map(|member| (member, true));
-                let remove = members(&delta.remove).map_err(malformed)?.map(|member| (member, false));
+                let add = members(&delta.add, delta.add_hosts.as_ref());
+                let add = add.map_err(malformed)?.map(|member| (member, true));
+                let remove = members(&delta.remove, delta.remove_hosts.as_ref());
+                let remove = remove.map_err(malformed)?.map(|member| (member, false));
                 let changes = remove.chain(add);
                 match staged
                     .members
@@ -272,6 +307,9 @@ impl State {
             Op::Endpoint(stated) => {
                 Some(Thing::Endpoint(Arc::new(endpoint_from_plane(stated).map_err(malformed)?)))
             }
+            Op::HostEndpoint(stated) => {
+                Some(Thing::HostEndpoint(Arc::new(host_endpoint_from_plane(stated).map_err(malformed)?)))
+            }
             Op::Tunnel(stated) => {
                 Some(Thing::Tunnel(Arc::new(tunnel_from_plane(stated).map_err(malformed)?)))
             }
@@ -279,7 +317,6 @@ impl State {
             Op::PolicyRemove(_)
             | Op::ProfileRemove(_)
             | Op::EndpointRemove(_)
-            | Op::HostEndpoint(_)
             | Op::HostEndpointRemove(_)
             | Op::TunnelRemove(_)
             | Op::RouteRemove(_) => None,
@@ -302,7 +339,8 @@ impl State {
         };
         let entities =
             ingress.iter().chain(egress).flat_map(|rule| [&rule.source, &rule.destination]).flatten();
-        let sets = entities.flat_map(|e| e.in_all.iter().chain(&e.in_none).chain(&e.named_ports));
+        let sets = entities
+            .flat_map(|e| e.in_all.iter().chain(&e.in_none).chain(&e.named_ports).chain(&e.not_named_ports));
         let sets: BTreeSet<&str> = sets.map(String::as_str).collect();
         let sets = sets.into_iter().map(Arc::from).collect();
         let in_direction = |direction| move |(rule, reason)| Malformed::Rule { direction, rule, reason };
@@ -447,9 +485,29 @@ fn key_of(op: &Op) -> Result<Key, Malformed> {
     })
 }
 
-fn members(members: &[plane::Member]) -> Result<impl Iterator<Item = Member>, Malformed> {
-    let checked: Result<Vec<Member>, _> = members.iter().map(Member::from_plane).collect();
-    Ok(checked?.into_iter())
+fn members(
+    members: &[plane::Member],
+    hosts: Option<&plane::Hosts>,
+) -> Result<impl Iterator<Item = Member>, Malformed> {
+    let mut checked = members.iter().map(Member::from_plane).collect::<Result<Vec<Member>, _>>()?;
+    if let Some(hosts) = hosts {
+        checked.reserve(hosts.v4.len() / 4 + hosts.v6.len() / 16);
+        checked.extend(packed::<4>(&hosts.v4)?.map(Member::host));
+        checked.extend(packed::<16>(&hosts.v6)?.map(Member::host));
+    }
+    Ok(checked.into_iter())
+}
+
+/// Addresses, one after another.
+fn packed<const BYTES: usize>(bytes: &[u8]) -> Result<impl Iterator<Item = IpAddr>, Malformed>
+where
+    IpAddr: From<[u8; BYTES]>,
+{
+    let (addresses, rest) = bytes.as_chunks::<BYTES>();
+    match rest {
+        [] => Ok(addresses.iter().map(|address| IpAddr::from(*address))),
+        _ => Err(Malformed::PackedHosts { bytes: bytes.len(), each: BYTES }),
+    }
 }
 
 fn optional_address(bytes: &[u8]) -> Result<Option<IpAddr>, PrefixError> {
@@ -479,13 +537,27 @@ fn node_from_plane(config: &plane::NodeConfig) -> Result<NodeConfig, Malformed> 
         keep_established: config.keep_established,
         endpoint_to_host: plane::EndpointToHost::try_from(config.endpoint_to_host)
             .map_err(|_| Malformed::EndpointToHost(config.endpoint_to_host))?,
+        failsafe_inbound: failsafes_from_plane(&config.failsafe_inbound)?,
+        failsafe_outbound: failsafes_from_plane(&config.failsafe_outbound)?,
         allow_vxlan_from_workloads: config.allow_vxlan_from_workloads,
         allow_ipip_from_workloads: config.allow_ipip_from_workloads,
         log_prefix: match config.log_prefix.as_str() {
-            "" => "calico-packet".into(),
+            "" => DEFAULT_LOG_PREFIX.into(),
             prefix => prefix.into(),
         },
     })
+}
+
+fn failsafes_from_plane(stated: &[plane::Failsafe]) -> Result<Box<[Failsafe]>, Malformed> {
+    let failsafes = stated.iter().map(|failsafe| {
+        let net = failsafe.net.as_ref().map(|net| Prefix::from_plane(Some(net))).transpose()?;
+        Ok(Failsafe {
+            protocol: u8::try_from(failsafe.protocol).map_err(|_| Malformed::Protocol(failsafe.protocol))?,
+            port: u16::try_from(failsafe.port).map_err(|_| Malformed::Port(failsafe.port))?,
+            net,
+        })
+    });
+    failsafes.collect()
 }
 
 fn tunnel_from_plane(stated: &plane::Tunnel) -> Result<TunnelSpec, Malformed> {
@@ -512,22 +584,55 @@ fn target_from_plane(stated: &plane::Route) -> Result<Target, Malformed> {
 }
 
 fn endpoint_from_plane(stated: &plane::Endpoint) -> Result<EndpointSpec, Malformed> {
-    let addresses: Result<Vec<IpAddr>, _> =
-        stated.addresses.iter().map(|address| address_from_plane(address)).collect();
-    let addresses = addresses?;
+    let addresses = addresses_from_plane(&stated.addresses)?;
+    let allowed_sources = stated.allowed_sources.iter().map(|prefix| Prefix::from_plane(Some(prefix)));
     Ok(EndpointSpec {
         interface: stated.interface.as_str().into(),
         addresses: Addresses::new(&addresses)
             .ok_or(Malformed::TooManyAddresses { given: addresses.len(), most: MAX_ADDRESSES })?,
         ingress: tiers_from_plane(&stated.ingress)?,
         egress: tiers_from_plane(&stated.egress)?,
-        profiles: stated.profiles.iter().map(|name| name.as_str().into()).collect(),
-        allowed_sources: stated
-            .allowed_sources
-            .iter()
-            .map(|prefix| Prefix::from_plane(Some(prefix)))
-            .collect::<Result<_, _>>()?,
+        profiles: names_from_plane(&stated.profiles),
+        allowed_sources: allowed_sources.collect::<Result<_, _>>()?,
+        staged_ingress: staged_from_plane(stated.staged_ingress.as_ref())?,
+        staged_egress: staged_from_plane(stated.staged_egress.as_ref())?,
     })
+}
+
+fn host_endpoint_from_plane(stated: &plane::HostEndpoint) -> Result<HostEndpointSpec, Malformed> {
+    let hook = |hook: &Option<plane::Hook>| -> Result<HookSpec, Malformed> {
+        match hook {
+            Some(hook) => Ok(HookSpec {
+                ingress: tiers_from_plane(&hook.ingress)?,
+                egress: tiers_from_plane(&hook.egress)?,
+            }),
+            None => Ok(HookSpec::default()),
+        }
+    };
+    Ok(HostEndpointSpec {
+        interface: stated.interface.as_str().into(),
+        addresses: addresses_from_plane(&stated.addresses)?.into(),
+        // As `Hook` counts them.
+        hooks: [
+            hook(&stated.untracked)?,
+            hook(&stated.pre_dnat)?,
+            hook(&stated.normal)?,
+            hook(&stated.forward)?,
+        ],
+        profiles: names_from_plane(&stated.profiles),
+    })
+}
+
+fn addresses_from_plane(addresses: &[Vec<u8>]) -> Result<Vec<IpAddr>, PrefixError> {
+    addresses.iter().map(|address| address_from_plane(address)).collect()
+}
+
+fn names_from_plane(names: &[String]) -> Vec<Arc<str>> {
+    names.iter().map(|name| name.as_str().into()).collect()
+}
+
+fn staged_from_plane(staged: Option<&plane::StagedTiers>) -> Result<Option<Vec<TierSpec>>, Malformed> {
+    staged.map(|staged| tiers_from_plane(&staged.tiers)).transpose()
 }
 
 fn tiers_from_plane(bindings: &[plane::TierBinding]) -> Result<Vec<TierSpec>, Malformed> {

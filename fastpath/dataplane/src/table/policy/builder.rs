@@ -11,10 +11,16 @@ use std::sync::Arc;
 use caracal_plane_api as plane;
 
 use super::classes::Classes;
-use super::compile::{CompiledPolicy, ListCompiler};
-use super::rules::{self, Binding, Owner, RuleError, RuleList};
+use super::classes::Content as ClassContent;
+use super::compile::{Chosen, CompiledPolicy, ListCompiler};
+use super::explain::{self, Explanation};
+use super::list::{List, Packed, Walked};
+use super::rules::{self, Binding, Fallback, Owner, RuleError, RuleList};
 use super::sets::{Member, SetId, SetNames};
-use super::{ClassId, FlowDirection, LISTS_PAGE, PolicyListId, PolicyTable, RuleId, RuleName};
+use super::{
+    ClassId, FlowDirection, FlowTuple, LISTS_PAGE, LOGS_PAGE, LogListId, Logged, PolicyListId, PolicyTable,
+    RuleId, RuleName,
+};
 use crate::table::paged::PagedBuilder;
 use crate::table::rule_counters::RuleCounters;
 
@@ -25,18 +31,21 @@ pub(in crate::table) struct PolicyBuilder {
     sets: SetNames,
     classes: Classes,
     names: RuleNames,
+    logs: LogLists,
     last_version: u64,
     contents: HashMap<ContentNumber, Content>,
     by_key: HashMap<ContentKey, ContentNumber>,
     last_content: ContentNumber,
     /// The contents that mention a set.
     mentions: HashMap<SetId, BTreeSet<ContentNumber>>,
-    by_list: HashMap<PolicyListId, (ContentNumber, Vec<ClassId>)>,
+    by_list: HashMap<PolicyListId, (ContentNumber, LocalKey)>,
     last_list: u32,
     /// Contents whose lists readers do not have as they are now.
     changed: BTreeSet<ContentNumber>,
     lists: PagedBuilder<Option<Arc<CompiledPolicy>>, LISTS_PAGE>,
     counters: RuleCounters,
+    /// What readers were last given.
+    published: PolicyTable,
 }
 
 type ContentNumber = u64;
@@ -49,18 +58,21 @@ struct ContentKey {
     profiles: Vec<u64>,
 }
 
+/// The endpoint's own addresses with their classes; of none where they do not matter.
+type LocalKey = Vec<(IpAddr, ClassId)>;
+
 #[derive(Debug)]
 struct Content {
     key: ContentKey,
     compiler: ListCompiler,
-    /// By the classes of the endpoint's own addresses; of none where they do not matter.
-    lists: HashMap<Vec<ClassId>, ListUse>,
+    lists: HashMap<LocalKey, ListUse>,
 }
 
 #[derive(Debug)]
 struct ListUse {
     id: PolicyListId,
     users: usize,
+    chosen: Chosen,
 }
 
 impl PolicyBuilder {
@@ -70,6 +82,7 @@ impl PolicyBuilder {
             sets: SetNames::default(),
             classes: Classes::default(),
             names: RuleNames::default(),
+            logs: LogLists::default(),
             last_version: 0,
             contents: HashMap::new(),
             by_key: HashMap::new(),
@@ -80,6 +93,7 @@ impl PolicyBuilder {
             changed: BTreeSet::new(),
             lists: PagedBuilder::default(),
             counters: RuleCounters::default(),
+            published: PolicyTable::default(),
         }
     }
 
@@ -129,7 +143,9 @@ impl PolicyBuilder {
             let content = self.classes.content(class);
             for number in mentioning(&self.mentions, &content) {
                 if let Some(list) = self.contents.get_mut(&number) {
-                    list.compiler.add_class(class, &content);
+                    list.compiler.add_class(class, &content, &mut |judgement, rules| {
+                        self.logs.intern(judgement, rules)
+                    });
                     self.changed.insert(number);
                 }
             }
@@ -148,13 +164,41 @@ impl PolicyBuilder {
         let versions = |lists: &[Arc<RuleList>]| lists.iter().map(|list| list.version).collect();
         let tiers = binding.tiers.iter();
         let tiers = tiers.map(|tier| (Arc::clone(&tier.name), tier.default_deny, versions(&tier.policies)));
-        let key = ContentKey { direction, tiers: tiers.collect(), profiles: versions(&binding.profiles) };
+        let profiles = match &binding.fallback {
+            Fallback::Profiles(profiles) => versions(profiles),
+            Fallback::Undecided => Vec::new(),
+        };
+        let key = ContentKey { direction, tiers: tiers.collect(), profiles };
         let number = match self.by_key.get(&key) {
             Some(number) => *number,
             None => self.compile(key, binding),
         };
         let local = self.local_classes(number, addresses);
         self.retain(number, local)
+    }
+
+    /// A list that is asked rule by rule, as those of host endpoints are.
+    pub fn list(&mut self, direction: FlowDirection, binding: &Binding) -> Arc<List> {
+        Arc::new(List::new(direction, binding, &mut |name| self.names.intern(name)))
+    }
+
+    /// How a flow fares in a list of the last build, and whether the compiled tables say the same.
+    pub fn explain(&self, list: PolicyListId, flow: &FlowTuple) -> Option<Explanation> {
+        let (number, _) = self.by_list.get(&list)?;
+        let rules = self.contents.get(number)?.compiler.list();
+        let mut explanation = self.explain_list(rules, flow).0;
+        let compiled = self.published.judge(list, self.published.class_of(flow.peer_address), flow);
+        let compiled = self.rule_name(compiled.rule).cloned();
+        explanation.disagreement = compiled.filter(|compiled| Some(compiled) != explanation.decided.as_ref());
+        Some(explanation)
+    }
+
+    /// How a flow fares in a list.
+    pub fn explain_list(&self, list: &List, flow: &FlowTuple) -> (Explanation, Walked) {
+        let content = |address| self.classes.content(self.published.class_of(address));
+        let (local, peer) = (content(flow.local_address), content(flow.peer_address));
+        let name = |rule| self.rule_name(rule).cloned().unwrap_or(RuleName::NoProfileMatch);
+        explain::explain(list, flow, &local, &peer, &self.sets, name)
     }
 
     /// The list in place of `list` after classes have changed: the same, unless it looks at the local side.
@@ -178,6 +222,7 @@ impl PolicyBuilder {
         if list_use.users > 0 {
             return;
         }
+        content.compiler.release(&list_use.chosen);
         content.lists.remove(local);
         let number = *number;
         self.by_list.remove(&list);
@@ -200,16 +245,24 @@ impl PolicyBuilder {
     pub fn snapshot(&mut self) -> PolicyTable {
         for number in std::mem::take(&mut self.changed) {
             let Some(content) = self.contents.get_mut(&number) else { continue };
-            let compiled = content.compiler.compiled();
             for list_use in content.lists.values() {
-                self.lists.set(list_use.id.0 as usize, Some(Arc::clone(&compiled)));
+                let compiled = content.compiler.compiled(&list_use.chosen);
+                self.lists.set(list_use.id.0 as usize, Some(compiled));
             }
         }
         if self.counters.capacity() < self.names.count() {
             self.counters = self.counters.grown(self.workers, self.names.count());
         }
-        let (identities, classes) = self.classes.snapshot();
-        PolicyTable { identities, classes, lists: self.lists.snapshot(), counters: self.counters.clone() }
+        let classes = self.classes.snapshot();
+        self.published = PolicyTable {
+            identities: classes.identities,
+            classes: classes.classes,
+            contents: classes.contents,
+            lists: self.lists.snapshot(),
+            logs: self.logs.by_id.snapshot(),
+            counters: self.counters.clone(),
+        };
+        self.published.clone()
     }
 
     /// Everything that can decide.
@@ -224,7 +277,8 @@ impl PolicyBuilder {
 
     fn compile(&mut self, key: ContentKey, binding: &Binding) -> ContentNumber {
         let names = &mut self.names;
-        let mut compiler = ListCompiler::new(key.direction, binding, &mut |name| names.intern(name));
+        let list = List::new(key.direction, binding, &mut |name| names.intern(name));
+        let mut compiler = ListCompiler::new(list);
         self.last_content += 1;
         let number = self.last_content;
         let mut classes = BTreeSet::new();
@@ -233,26 +287,24 @@ impl PolicyBuilder {
             self.mentions.entry(set).or_default().insert(number);
         }
         for class in classes {
-            compiler.add_class(class, &self.classes.content(class));
+            compiler.add_class(class, &self.classes.content(class), &mut |judgement, rules| {
+                self.logs.intern(judgement, rules)
+            });
         }
         self.by_key.insert(key.clone(), number);
         self.contents.insert(number, Content { key, compiler, lists: HashMap::new() });
         number
     }
 
-    fn local_classes(
-        &mut self,
-        number: ContentNumber,
-        addresses: impl Iterator<Item = IpAddr>,
-    ) -> Vec<ClassId> {
-        let looks = self.contents.get(&number).is_some_and(|content| content.compiler.looks_at_local());
+    fn local_classes(&mut self, number: ContentNumber, addresses: impl Iterator<Item = IpAddr>) -> LocalKey {
+        let looks = self.contents.get(&number).is_some_and(|content| content.compiler.list().looks_at_local);
         if !looks {
             return Vec::new();
         }
-        addresses.map(|address| self.classes.class_of(address)).collect()
+        addresses.map(|address| (address, self.classes.class_of(address))).collect()
     }
 
-    fn retain(&mut self, number: ContentNumber, local: Vec<ClassId>) -> PolicyListId {
+    fn retain(&mut self, number: ContentNumber, local: LocalKey) -> PolicyListId {
         let Some(content) = self.contents.get_mut(&number) else { return PolicyListId::default() };
         if let Some(list_use) = content.lists.get_mut(&local) {
             list_use.users += 1;
@@ -260,7 +312,12 @@ impl PolicyBuilder {
         }
         self.last_list += 1;
         let id = PolicyListId(self.last_list);
-        content.lists.insert(local.clone(), ListUse { id, users: 1 });
+        let classes = &self.classes;
+        let addresses: Vec<(IpAddr, ClassContent)> =
+            local.iter().map(|(address, class)| (*address, classes.content(*class))).collect();
+        let chosen =
+            content.compiler.choose(&addresses, &mut |judgement, rules| self.logs.intern(judgement, rules));
+        content.lists.insert(local.clone(), ListUse { id, users: 1, chosen });
         self.by_list.insert(id, (number, local));
         self.changed.insert(number);
         id
@@ -275,6 +332,28 @@ fn mentioning(
     class.iter().filter_map(|membership| mentions.get(&membership.set)).flatten().copied().collect()
 }
 
+/// Judgements with the Log rules before them, by id.
+#[derive(Debug, Default)]
+struct LogLists {
+    by_content: HashMap<(Packed, Box<[RuleId]>), LogListId>,
+    by_id: PagedBuilder<Option<Arc<Logged>>, LOGS_PAGE>,
+}
+
+impl LogLists {
+    /// What stands for `judgement` once `rules` are passed.
+    fn intern(&mut self, judgement: Packed, rules: &[RuleId]) -> Packed {
+        let key: (Packed, Box<[RuleId]>) = (judgement, rules.into());
+        if let Some(id) = self.by_content.get(&key) {
+            return Packed::logged(*id);
+        }
+        let id = LogListId(self.by_content.len() as u32 + 1);
+        let logged = Logged { judgement, rules: rules.into() };
+        self.by_id.set(id.0 as usize, Some(Arc::new(logged)));
+        self.by_content.insert(key, id);
+        Packed::logged(id)
+    }
+}
+
 /// The names of what can decide, by id.
 #[derive(Debug)]
 struct RuleNames {
@@ -285,8 +364,14 @@ struct RuleNames {
 impl Default for RuleNames {
     fn default() -> Self {
         let mut names = RuleNames { by_id: Vec::new(), by_name: HashMap::new() };
-        let first = names.intern(RuleName::NoProfileMatch);
-        debug_assert_eq!(first, RuleId::NO_PROFILE_MATCH);
+        for (id, name) in [
+            (RuleId::NO_PROFILE_MATCH, RuleName::NoProfileMatch),
+            (RuleId::FAILSAFE, RuleName::Failsafe),
+            (RuleId::NO_FORWARD_POLICY, RuleName::NoForwardPolicy),
+        ] {
+            let interned = names.intern(name);
+            debug_assert_eq!(interned, id);
+        }
         names
     }
 }

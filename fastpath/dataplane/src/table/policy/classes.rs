@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::sets::{Membership, SetId};
-use super::{ClassId, IDENTITIES_PAGE};
+use super::{CONTENTS_PAGE, ClassId, IDENTITIES_PAGE};
 use crate::table::lpm::{Lpm, LpmBuilder};
 use crate::table::paged::{Paged, PagedBuilder};
 use crate::table::prefix::Prefix;
@@ -161,9 +161,20 @@ impl Classes {
         self.interned.by_set.get(&set).into_iter().flatten().copied()
     }
 
-    pub fn snapshot(&mut self) -> (Lpm, Paged<ClassId, IDENTITIES_PAGE>) {
-        (self.by_address.snapshot(), self.by_identity.snapshot())
+    pub fn snapshot(&mut self) -> Snapshot {
+        Snapshot {
+            identities: self.by_address.snapshot(),
+            classes: self.by_identity.snapshot(),
+            contents: self.interned.contents.snapshot(),
+        }
     }
+}
+
+/// The readers' part.
+pub(super) struct Snapshot {
+    pub identities: Lpm,
+    pub classes: Paged<ClassId, IDENTITIES_PAGE>,
+    pub contents: Paged<Option<Content>, CONTENTS_PAGE>,
 }
 
 /// The classes there are. Class 0 is the empty one and not in the maps.
@@ -174,6 +185,8 @@ struct Interned {
     by_set: HashMap<SetId, HashSet<ClassId>>,
     last: u32,
     born: Vec<ClassId>,
+    /// What readers see of `classes`.
+    contents: PagedBuilder<Option<Content>, CONTENTS_PAGE>,
     /// May be without users.
     released: Vec<ClassId>,
     /// For merging, kept for its allocation.
@@ -214,6 +227,7 @@ impl Interned {
             self.by_set.entry(membership.set).or_default().insert(class);
         }
         self.by_content.insert(Arc::clone(&content), class);
+        self.contents.set(class.0 as usize, Some(Arc::clone(&content)));
         self.classes.insert(class, (content, 0));
         self.born.push(class);
         class
@@ -244,6 +258,7 @@ impl Interned {
             }
             let Some((content, _)) = self.classes.remove(&class) else { continue };
             self.by_content.remove(&content);
+            self.contents.clear(class.0 as usize);
             for membership in content.iter() {
                 if let Some(classes) = self.by_set.get_mut(&membership.set) {
                     classes.remove(&class);

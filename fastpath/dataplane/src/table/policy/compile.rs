@@ -1,431 +1,450 @@
 //! A policy list, compiled: rules are narrowed by the local side's class, then by the peer's; what is left are ports.
 //!
 //! ```text
-//!   CompiledPolicy ─family─► Side ─local class─► Variant ─peer class─► Row
-//!                                   (one, unless rules look at the local side's sets)
+//!   CompiledPolicy ─local address─► VariantTable ─peer class─► Row
+//!                    (its family, unless rules look at the local side's sets)
 //! ```
 //!
-//! Classes that no set of the list's rules mentions need nothing stored: they are the base variant's, and its base row's.
-//! So a class is only compiled into the lists that mention one of its sets ([`ListCompiler::sets`]).
+//! What a local class leaves of a list is a *variant*. Only the classes of addresses that endpoints have are compiled
+//! for; another local address, of a host say, is judged by a walk over the rules.
+//!
+//! Classes that no set of the rules mentions need nothing stored: they are the variant's base row's. So a class is only
+//! compiled into the lists that mention one of its sets ([`ListCompiler::sets`]). Rows are shared between variants. The
+//! rules for a set that has very many are not put into the row of every class in that set, but into a layer that those
+//! rows share: so what a list takes follows its rules, however their nets lie in one another.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use super::classes::Content;
-use super::ports::{Outcome, Packed, PortRange, PortRule, Row, WITH_PORTS, row};
-use super::rules::{Binding, Entity, Family, Owner, Rule};
+use super::list::{FlatRule, List};
+use super::matching::Ports;
+use super::rows::{InternLogs, Layer, PortRule, Row};
+use super::rules::Family;
 use super::sets::{Membership, SetId};
-use super::{ClassId, FlowDirection, RuleAction, RuleId, RuleName};
+use super::{ClassId, FlowDirection};
 use crate::table::paged::{Paged, PagedBuilder};
 
 const ROWS_PAGE: usize = 64;
 
+/// From so many rules on, those for one set have a layer of their own.
+const SHARED_RULES: usize = 64;
+/// Layers that a row shares at most: each is looked into.
+const SHARED_LAYERS: usize = 3;
+
 /// What workers run for one policy list.
 #[derive(Debug)]
 pub(super) struct CompiledPolicy {
-    v4: Arc<Side>,
-    v6: Arc<Side>,
+    pub list: Arc<List>,
+    variants: Variants,
 }
 
 #[derive(Debug)]
-pub(super) struct Side {
-    looks_at_local: bool,
-    base: Variant,
-    /// By local class, 1 + the place in `variants`; the base where nothing is set.
-    variant_of: Paged<u32, ROWS_PAGE>,
-    variants: Box<[Variant]>,
+enum Variants {
+    /// The local address matters by its family alone.
+    ByFamily {
+        v4: Arc<VariantTable>,
+        v6: Arc<VariantTable>,
+    },
+    ByAddress(Box<[(IpAddr, Arc<VariantTable>)]>),
 }
 
+/// Rows by peer class.
 #[derive(Debug)]
-struct Variant {
+pub(super) struct VariantTable {
     base: Arc<Row>,
-    /// By peer class; the base row where nothing is set.
+    /// The base row where nothing is set.
     rows: Paged<Option<Arc<Row>>, ROWS_PAGE>,
 }
 
 impl CompiledPolicy {
+    /// What is compiled for a local address; None: nothing.
     #[inline]
-    pub fn side(&self, address: IpAddr) -> &Side {
-        if address.is_ipv4() { &self.v4 } else { &self.v6 }
+    pub fn variant(&self, local: IpAddr) -> Option<&VariantTable> {
+        match &self.variants {
+            Variants::ByFamily { v4, v6 } => Some(if local.is_ipv4() { v4 } else { v6 }),
+            Variants::ByAddress(variants) => {
+                variants.iter().find(|(address, _)| *address == local).map(|(_, variant)| &**variant)
+            }
+        }
     }
 }
 
-impl Side {
+impl VariantTable {
     #[inline]
-    pub fn looks_at_local(&self) -> bool {
-        self.looks_at_local
-    }
-
-    #[inline]
-    pub fn row(&self, local: ClassId, peer: ClassId) -> &Row {
-        let place = self.variant_of.get(local.0 as usize).and_then(|place| place.checked_sub(1));
-        let variant = place.and_then(|place| self.variants.get(place as usize)).unwrap_or(&self.base);
-        variant.rows.get(peer.0 as usize).and_then(Option::as_deref).unwrap_or(&variant.base)
+    pub fn row(&self, peer: ClassId) -> &Row {
+        self.rows.get(peer.0 as usize).and_then(Option::as_deref).unwrap_or(&self.base)
     }
 }
 
-/// The rules of a list, in order, and how its sections end.
-#[derive(Debug)]
-struct List {
-    direction: FlowDirection,
-    rules: Vec<FlatRule>,
-    ends: Vec<Outcome>,
+/// Names a variant within its list.
+pub(super) type VariantNumber = u32;
+
+/// Which variants a list is made of for an endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Chosen {
+    ByFamily { v4: VariantNumber, v6: VariantNumber },
+    ByAddress(Box<[(IpAddr, VariantNumber)]>),
 }
 
-/// A rule with its place, its outcome, and its sides told apart by whose they are.
-#[derive(Debug)]
-struct FlatRule {
-    section: usize,
-    outcome: Outcome,
-    family: Option<Family>,
-    protocol: u8,
-    local: Entity,
-    peer: Entity,
+impl Chosen {
+    fn numbers(&self) -> Vec<VariantNumber> {
+        match self {
+            Chosen::ByFamily { v4, v6 } => vec![*v4, *v6],
+            Chosen::ByAddress(variants) => variants.iter().map(|(_, number)| *number).collect(),
+        }
+    }
 }
 
-/// A rule that a class leaves standing, with what it asks of that side's ports (None: nothing).
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Narrowed {
-    /// Its place in the list it was narrowed from.
-    rule: u32,
-    ports: Option<Box<[PortRange]>>,
-}
-
-/// The controller's part of a [`CompiledPolicy`].
+/// The controller's part of [`CompiledPolicy`]s that are one list for several endpoints.
 #[derive(Debug)]
 pub(super) struct ListCompiler {
-    list: List,
-    local_sets: BTreeSet<SetId>,
-    peer_sets: BTreeSet<SetId>,
-    /// The classes that mention any of `peer_sets`, for variants yet to come.
+    list: Arc<List>,
+    index: Index,
+    /// The classes that mention a set of a rule's peer side, for variants yet to come.
     peers: BTreeMap<ClassId, Content>,
-    v4: SideCompiler,
-    /// None: the list says the same of both families.
-    v6: Option<SideCompiler>,
-    compiled: Option<Arc<CompiledPolicy>>,
+    variants: BTreeMap<VariantNumber, Variant>,
+    by_standing: HashMap<Arc<Standing>, VariantNumber>,
+    last_variant: VariantNumber,
+    rows: HashMap<RowKey, Weak<Row>>,
+}
+
+/// The places of rules, by a set without whose members they match nobody; None: by no such set.
+#[derive(Debug, Default)]
+struct Index {
+    /// Rules that ask nothing else of the peer that depends on its class.
+    simple: HashMap<Option<SetId>, Vec<u32>>,
+    others: HashMap<Option<SetId>, Vec<u32>>,
+    sets: BTreeSet<SetId>,
+}
+
+/// What a local class leaves of a list.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Standing {
+    /// By place, 64 to a word.
+    rules: Box<[u64]>,
+    /// Of rules with named ports on the local side: what the class makes of them.
+    named: Box<[(u32, Option<Ports>)]>,
 }
 
 #[derive(Debug)]
-struct SideCompiler {
-    family: Family,
-    looks_at_local: bool,
-    base: VariantCompiler,
-    variant_of: PagedBuilder<u32, ROWS_PAGE>,
-    variants: Vec<VariantCompiler>,
-    /// 0 is the base.
-    by_local: HashMap<Vec<Narrowed>, u32>,
-}
-
-#[derive(Debug)]
-struct VariantCompiler {
-    /// What the local class leaves of the list.
-    rules: Vec<Narrowed>,
-    /// Places of rules that may match a peer in no set.
-    for_anyone: Vec<u32>,
-    /// Places of rules that match no peer outside this set.
-    for_members: HashMap<SetId, Vec<u32>>,
+struct Variant {
+    standing: Arc<Standing>,
+    users: usize,
     base: Arc<Row>,
     rows: PagedBuilder<Option<Arc<Row>>, ROWS_PAGE>,
-    by_peer: HashMap<Vec<Narrowed>, Arc<Row>>,
+    /// Of the memberships that rules of the list ask for.
+    by_memberships: HashMap<Box<[Membership]>, Weak<Row>>,
+    /// None: the rules for the set are too few.
+    layers: HashMap<Option<SetId>, Option<(usize, Arc<Layer>)>>,
+    published: Option<Arc<VariantTable>>,
+}
+
+/// A rule that both classes leave standing, with what they make of its named ports.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Narrowed {
+    place: u32,
+    local: Option<Ports>,
+    peer: Option<Ports>,
+}
+
+/// What a row is made of. Rows with shared layers are of one variant.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct RowKey {
+    layers: Option<(VariantNumber, Box<[Option<SetId>]>)>,
+    rules: Box<[Narrowed]>,
 }
 
 impl ListCompiler {
-    /// Compiles `binding` for addresses in no set. `intern` gives the ids of what can decide.
-    pub fn new(
-        direction: FlowDirection,
-        binding: &Binding,
-        intern: &mut dyn FnMut(RuleName) -> RuleId,
-    ) -> Self {
-        let list = flatten(direction, binding, intern);
-        let local_sets: BTreeSet<SetId> = list.rules.iter().flat_map(|rule| rule.local.sets()).collect();
-        let peer_sets = list.rules.iter().flat_map(|rule| rule.peer.sets()).collect();
-        let by_family = list.rules.iter().any(|rule| rule.family.is_some());
-        let looks_at_local = !local_sets.is_empty();
-        let v4 = SideCompiler::new(&list, Family::V4, looks_at_local);
-        let v6 = by_family.then(|| SideCompiler::new(&list, Family::V6, looks_at_local));
-        ListCompiler { list, local_sets, peer_sets, peers: BTreeMap::new(), v4, v6, compiled: None }
+    pub fn new(list: List) -> ListCompiler {
+        let index = Index::new(&list);
+        ListCompiler {
+            list: Arc::new(list),
+            index,
+            peers: BTreeMap::new(),
+            variants: BTreeMap::new(),
+            by_standing: HashMap::new(),
+            last_variant: 0,
+            rows: HashMap::new(),
+        }
     }
 
     /// The sets whose classes must be told to this list.
     pub fn sets(&self) -> impl Iterator<Item = SetId> {
-        self.local_sets.union(&self.peer_sets).copied()
+        self.index.sets.iter().copied()
     }
 
-    /// Whether judging needs the class of the endpoint's own address.
-    pub fn looks_at_local(&self) -> bool {
-        !self.local_sets.is_empty()
+    pub fn list(&self) -> &Arc<List> {
+        &self.list
     }
 
-    /// Compiles for one more class.
-    pub fn add_class(&mut self, class: ClassId, content: &Content) {
-        self.compiled = None;
-        let mentions =
-            |sets: &BTreeSet<SetId>| content.iter().any(|membership| sets.contains(&membership.set));
-        let (as_peer, as_local) = (mentions(&self.peer_sets), mentions(&self.local_sets));
-        if as_peer {
-            self.peers.insert(class, Arc::clone(content));
+    /// Compiles for one more peer class, which mentions one of the sets.
+    pub fn add_class(&mut self, class: ClassId, content: &Content, intern: &mut InternLogs<'_>) {
+        self.peers.insert(class, Arc::clone(content));
+        let mut variants = std::mem::take(&mut self.variants);
+        for (number, variant) in &mut variants {
+            self.add_peer(*number, variant, class, content, intern);
         }
-        for side in [Some(&mut self.v4), self.v6.as_mut()].into_iter().flatten() {
-            if as_peer {
-                for variant in std::iter::once(&mut side.base).chain(&mut side.variants) {
-                    variant.add_peer(&self.list, class, content);
-                }
-            }
-            if as_local {
-                side.add_local(&self.list, class, content, &self.peers);
-            }
-        }
+        self.variants = variants;
     }
 
     /// Forgets a class.
     pub fn remove_class(&mut self, class: ClassId) {
-        self.compiled = None;
         self.peers.remove(&class);
-        for side in [Some(&mut self.v4), self.v6.as_mut()].into_iter().flatten() {
-            side.variant_of.clear(class.0 as usize);
-            for variant in std::iter::once(&mut side.base).chain(&mut side.variants) {
-                variant.remove_peer(class);
+        for variant in self.variants.values_mut() {
+            variant.rows.clear(class.0 as usize);
+            variant.published = None;
+        }
+    }
+
+    /// The variants for an endpoint with these addresses, each with its class; kept until released.
+    pub fn choose(&mut self, addresses: &[(IpAddr, Content)], intern: &mut InternLogs<'_>) -> Chosen {
+        if self.list.looks_at_local {
+            let variants = addresses.iter();
+            let variants = variants
+                .map(|(address, class)| (*address, self.variant(Family::of(*address), class, intern)))
+                .collect();
+            return Chosen::ByAddress(variants);
+        }
+        let v4 = self.variant(Family::V4, &[], intern);
+        Chosen::ByFamily { v4, v6: self.variant(Family::V6, &[], intern) }
+    }
+
+    /// What was chosen is no longer used.
+    pub fn release(&mut self, chosen: &Chosen) {
+        for number in chosen.numbers() {
+            let Some(variant) = self.variants.get_mut(&number) else { continue };
+            variant.users -= 1;
+            if variant.users == 0 {
+                self.by_standing.remove(&variant.standing);
+                self.variants.remove(&number);
             }
         }
     }
 
     /// What workers run.
-    pub fn compiled(&mut self) -> Arc<CompiledPolicy> {
-        let compiled = self.compiled.get_or_insert_with(|| {
-            let v4 = Arc::new(self.v4.snapshot());
-            let v6 = self.v6.as_mut().map_or_else(|| Arc::clone(&v4), |v6| Arc::new(v6.snapshot()));
-            Arc::new(CompiledPolicy { v4, v6 })
-        });
-        Arc::clone(compiled)
-    }
-}
-
-impl SideCompiler {
-    fn new(list: &List, family: Family, looks_at_local: bool) -> SideCompiler {
-        let rules = narrow_local(list, family, &[]);
-        let by_local = HashMap::from([(rules.clone(), 0)]);
-        let base = VariantCompiler::new(list, rules);
-        let variant_of = PagedBuilder::default();
-        SideCompiler { family, looks_at_local, base, variant_of, variants: Vec::new(), by_local }
-    }
-
-    fn add_local(
-        &mut self,
-        list: &List,
-        class: ClassId,
-        content: &Content,
-        peers: &BTreeMap<ClassId, Content>,
-    ) {
-        let rules = narrow_local(list, self.family, content);
-        let variant = match self.by_local.get(&rules) {
-            Some(variant) => *variant,
-            None => {
-                let mut variant = VariantCompiler::new(list, rules.clone());
-                for (peer, content) in peers {
-                    variant.add_peer(list, *peer, content);
-                }
-                self.variants.push(variant);
-                let place = self.variants.len() as u32;
-                self.by_local.insert(rules, place);
-                place
+    pub fn compiled(&mut self, chosen: &Chosen) -> Arc<CompiledPolicy> {
+        let mut table = |number: &VariantNumber| self.variants.get_mut(number).map(Variant::snapshot);
+        let variants = match chosen {
+            Chosen::ByFamily { v4, v6 } => {
+                table(v4).zip(table(v6)).map(|(v4, v6)| Variants::ByFamily { v4, v6 })
+            }
+            Chosen::ByAddress(variants) => {
+                let variants =
+                    variants.iter().filter_map(|(address, number)| Some((*address, table(number)?)));
+                Some(Variants::ByAddress(variants.collect()))
             }
         };
-        self.variant_of.set(class.0 as usize, variant);
+        // What is chosen is there; were it not, nothing would be compiled, and rules be walked.
+        let variants = variants.unwrap_or_else(|| Variants::ByAddress(Box::default()));
+        Arc::new(CompiledPolicy { list: Arc::clone(&self.list), variants })
     }
 
-    fn snapshot(&mut self) -> Side {
-        Side {
-            looks_at_local: self.looks_at_local,
-            base: self.base.snapshot(),
-            variant_of: self.variant_of.snapshot(),
-            variants: self.variants.iter_mut().map(VariantCompiler::snapshot).collect(),
+    fn variant(
+        &mut self,
+        family: Family,
+        class: &[Membership],
+        intern: &mut InternLogs<'_>,
+    ) -> VariantNumber {
+        let standing = Arc::new(Standing::new(&self.list, family, class));
+        if let Some(number) = self.by_standing.get(&standing)
+            && let Some(variant) = self.variants.get_mut(number)
+        {
+            variant.users += 1;
+            return *number;
         }
-    }
-}
-
-impl VariantCompiler {
-    fn new(list: &List, rules: Vec<Narrowed>) -> VariantCompiler {
-        let mut for_anyone = Vec::new();
-        let mut for_members: HashMap<SetId, Vec<u32>> = HashMap::new();
-        for (place, narrowed) in rules.iter().enumerate() {
-            let peer = &list.rules[narrowed.rule as usize].peer;
-            let place = place as u32;
-            if let Some(set) = peer.in_all.first() {
-                for_members.entry(*set).or_default().push(place);
-            } else if peer.ports.is_empty() && !peer.named_ports.is_empty() {
-                for set in &peer.named_ports {
-                    for_members.entry(*set).or_default().push(place);
-                }
-            } else {
-                for_anyone.push(place);
-            }
+        self.last_variant += 1;
+        let number = self.last_variant;
+        let mut variant = Variant {
+            standing: Arc::clone(&standing),
+            users: 1,
+            base: Arc::new(Row::new(&[], &self.list, &[], intern)),
+            rows: PagedBuilder::default(),
+            by_memberships: HashMap::new(),
+            layers: HashMap::new(),
+            published: None,
+        };
+        variant.base = self.row(number, &mut variant, &[], intern);
+        let peers = std::mem::take(&mut self.peers);
+        for (peer, content) in &peers {
+            self.add_peer(number, &mut variant, *peer, content, intern);
         }
-        let rows = PagedBuilder::default();
-        let empty = Arc::new(Row::denied());
-        let mut variant =
-            VariantCompiler { rules, for_anyone, for_members, base: empty, rows, by_peer: HashMap::new() };
-        variant.base = variant.row(list, &[]);
-        variant
+        self.peers = peers;
+        self.variants.insert(number, variant);
+        self.by_standing.insert(standing, number);
+        number
     }
 
-    fn add_peer(&mut self, list: &List, class: ClassId, content: &[Membership]) {
-        let row = self.row(list, content);
-        if Arc::ptr_eq(&row, &self.base) {
-            self.rows.clear(class.0 as usize);
+    fn add_peer(
+        &mut self,
+        number: VariantNumber,
+        variant: &mut Variant,
+        class: ClassId,
+        content: &[Membership],
+        intern: &mut InternLogs<'_>,
+    ) {
+        let mentioned = content.iter().filter(|membership| self.index.sets.contains(&membership.set));
+        let mentioned: Box<[Membership]> = mentioned.copied().collect();
+        let known = variant.by_memberships.get(&mentioned).and_then(Weak::upgrade);
+        let row = known.unwrap_or_else(|| {
+            let row = self.row(number, variant, &mentioned, intern);
+            forget_unused(&mut variant.by_memberships);
+            variant.by_memberships.insert(mentioned, Arc::downgrade(&row));
+            row
+        });
+        variant.published = None;
+        if Arc::ptr_eq(&row, &variant.base) {
+            variant.rows.clear(class.0 as usize);
         } else {
-            self.rows.set(class.0 as usize, Some(row));
+            variant.rows.set(class.0 as usize, Some(row));
         }
     }
 
-    fn remove_peer(&mut self, class: ClassId) {
-        self.rows.clear(class.0 as usize);
-    }
-
-    /// The row of a peer class, made if no other class has the same.
-    fn row(&mut self, list: &List, content: &[Membership]) -> Arc<Row> {
-        let mut places = self.for_anyone.clone();
-        let mut sets: Vec<SetId> = content.iter().map(|membership| membership.set).collect();
+    /// The row of a peer class, made if there is none of the same rules.
+    fn row(
+        &mut self,
+        number: VariantNumber,
+        variant: &mut Variant,
+        content: &[Membership],
+        intern: &mut InternLogs<'_>,
+    ) -> Arc<Row> {
+        let mut sets: Vec<Option<SetId>> = content.iter().map(|membership| Some(membership.set)).collect();
         sets.dedup();
-        for set in sets {
-            places.extend(self.for_members.get(&set).into_iter().flatten());
+        sets.push(None);
+        let mut shared: Vec<(usize, Option<SetId>, Arc<Layer>)> = Vec::new();
+        if !self.list.has_logs {
+            shared = sets.iter().filter_map(|set| self.layer(variant, *set)).collect();
+            shared.sort_by_key(|(rules, ..)| std::cmp::Reverse(*rules));
+            shared.truncate(SHARED_LAYERS);
+        }
+        let mut places = Vec::new();
+        for set in &sets {
+            places.extend(self.index.others.get(set).into_iter().flatten());
+            if shared.iter().all(|(_, of, _)| of != set) {
+                places.extend(self.index.simple.get(set).into_iter().flatten());
+            }
         }
         places.sort_unstable();
         places.dedup();
-        let narrowed: Vec<Narrowed> = places
-            .into_iter()
-            .filter_map(|place| {
-                let peer = &list.rules[self.rules[place as usize].rule as usize].peer;
-                Some(Narrowed { rule: place, ports: narrow(peer, content)? })
+        let standing = places.into_iter().filter(|place| variant.standing.has(*place));
+        let rules = standing.filter_map(|place| {
+            let peer = &self.list.rules[place as usize].peer;
+            let local = variant.standing.named(place);
+            peer.takes(content).then(|| Narrowed {
+                place,
+                local,
+                peer: if peer.names_ports() { peer.ports_for(content) } else { None },
             })
-            .collect();
-        if let Some(row) = self.by_peer.get(&narrowed) {
-            return Arc::clone(row);
+        });
+        let rules: Box<[Narrowed]> = rules.collect();
+        let layers = (!shared.is_empty()).then(|| (number, shared.iter().map(|(_, set, _)| *set).collect()));
+        let key = RowKey { layers, rules };
+        if let Some(row) = self.rows.get(&key).and_then(Weak::upgrade) {
+            return row;
         }
-        let port_rules: Vec<PortRule<'_>> = narrowed
-            .iter()
-            .map(|by_peer| {
-                let by_local = &self.rules[by_peer.rule as usize];
-                let rule = &list.rules[by_local.rule as usize];
-                let (source, destination) = match list.direction {
-                    FlowDirection::Ingress => (by_peer, by_local),
-                    FlowDirection::Egress => (by_local, by_peer),
-                };
-                PortRule {
-                    section: rule.section,
-                    outcome: rule.outcome,
-                    protocol: rule.protocol,
-                    source: source.ports.as_deref(),
-                    destination: destination.ports.as_deref(),
-                }
-            })
-            .collect();
-        let row = Arc::new(row(&port_rules, &list.ends));
-        // Rows that no class has any more go when they have become many.
-        if self.by_peer.len() >= 64 && self.by_peer.len().is_power_of_two() {
-            self.by_peer.retain(|_, row| Arc::strong_count(row) > 1);
-        }
-        self.by_peer.insert(narrowed, Arc::clone(&row));
+        let list = Arc::clone(&self.list);
+        let port_rules: Vec<PortRule<'_>> =
+            key.rules.iter().map(|narrowed| narrowed.resolve(&list)).collect();
+        let layers: Vec<Arc<Layer>> = shared.into_iter().map(|(_, _, layer)| layer).collect();
+        let row = Arc::new(Row::new(&port_rules, &list, &layers, intern));
+        forget_unused(&mut self.rows);
+        self.rows.insert(key, Arc::downgrade(&row));
         row
     }
 
-    fn snapshot(&mut self) -> Variant {
-        Variant { base: Arc::clone(&self.base), rows: self.rows.snapshot() }
-    }
-}
-
-/// The rules that an endpoint of this family and class is under.
-fn narrow_local(list: &List, family: Family, content: &[Membership]) -> Vec<Narrowed> {
-    let rules = list.rules.iter().enumerate();
-    let rules = rules.filter(|(_, rule)| rule.family.is_none_or(|of| of == family));
-    rules
-        .filter_map(|(i, rule)| Some(Narrowed { rule: i as u32, ports: narrow(&rule.local, content)? }))
-        .collect()
-}
-
-/// What `entity` asks of ports once an address of this class is known; None if it does not match such an address.
-fn narrow(entity: &Entity, content: &[Membership]) -> Option<Option<Box<[PortRange]>>> {
-    let is_in = |set: &SetId| content.binary_search(&Membership::address(*set)).is_ok();
-    if !entity.in_all.iter().all(is_in) || entity.in_none.iter().any(is_in) {
-        return None;
-    }
-    if entity.ports.is_empty() && entity.named_ports.is_empty() {
-        return Some(None);
-    }
-    let listed =
-        entity.ports.iter().map(|(first, last)| PortRange { protocol: 0, first: *first, last: *last });
-    let named = entity.named_ports.iter().flat_map(|set| {
-        let start = content.partition_point(|membership| membership.set < *set);
-        content[start..].iter().take_while(|membership| membership.set == *set)
-    });
-    let named = named.filter(|membership| WITH_PORTS.contains(&membership.protocol));
-    let named = named.map(|m| PortRange { protocol: m.protocol, first: m.port, last: m.port });
-    let ports: Box<[PortRange]> = listed.chain(named).collect();
-    (!ports.is_empty()).then_some(Some(ports))
-}
-
-/// Puts the rules of tiers and profiles in one order.
-fn flatten(direction: FlowDirection, binding: &Binding, intern: &mut dyn FnMut(RuleName) -> RuleId) -> List {
-    let mut rules = Vec::new();
-    let mut ends = Vec::new();
-    for (section, tier) in binding.tiers.iter().enumerate() {
-        for policy in &tier.policies {
-            for (index, rule) in
-                policy.rules.iter().enumerate().filter(|(_, rule)| rule.action != RuleAction::Log)
-            {
-                let outcome = outcome(index as u32, rule, direction, &policy.owner, intern);
-                rules.push(FlatRule::new(section, outcome, direction, rule));
-            }
-        }
-        ends.push(match tier.default_deny {
-            true => {
-                let policies =
-                    tier.policies.iter().filter_map(|policy| policy.owner.policy().cloned()).collect();
-                let name = RuleName::TierDefault { tier: Arc::clone(&tier.name), direction, policies };
-                Outcome::Decide(Packed::deny(intern(name)))
-            }
-            false => Outcome::NextSection,
+    /// The layer of the rules for `set` alone, and how many they are; None: too few to have one.
+    fn layer(&self, variant: &mut Variant, set: Option<SetId>) -> Option<(usize, Option<SetId>, Arc<Layer>)> {
+        let places = self.index.simple.get(&set).filter(|places| places.len() >= SHARED_RULES)?;
+        let layer = variant.layers.entry(set).or_insert_with(|| {
+            let standing = places.iter().filter(|place| variant.standing.has(**place));
+            let standing: Vec<Narrowed> = standing
+                .map(|place| Narrowed { place: *place, local: variant.standing.named(*place), peer: None })
+                .collect();
+            (standing.len() >= SHARED_RULES).then(|| {
+                let rules: Vec<PortRule<'_>> =
+                    standing.iter().map(|narrowed| narrowed.resolve(&self.list)).collect();
+                (standing.len(), Arc::new(Layer::new(&rules, &self.list)))
+            })
         });
+        layer.as_ref().map(|(rules, layer)| (*rules, set, Arc::clone(layer)))
     }
-    let section = binding.tiers.len();
-    for profile in &binding.profiles {
-        // After the tiers there is nothing to pass to: Pass has no effect in a profile.
-        for (index, rule) in profile
-            .rules
-            .iter()
-            .enumerate()
-            .filter(|(_, rule)| matches!(rule.action, RuleAction::Allow | RuleAction::Deny))
-        {
-            let outcome = outcome(index as u32, rule, direction, &profile.owner, intern);
-            rules.push(FlatRule::new(section, outcome, direction, rule));
+}
+
+/// Forgets what nobody has any more, whenever there has come to be much.
+fn forget_unused<K>(rows: &mut HashMap<K, Weak<Row>>)
+where
+    K: std::hash::Hash + Eq,
+{
+    if rows.len() >= 64 && rows.len() == rows.capacity() {
+        rows.retain(|_, row| row.strong_count() > 0);
+    }
+}
+
+impl Index {
+    fn new(list: &List) -> Index {
+        let mut index = Index::default();
+        for (place, rule) in list.rules.iter().enumerate() {
+            let (place, peer) = (place as u32, &rule.peer);
+            index.sets.extend(peer.sets());
+            let is_simple = peer.in_all.len() <= 1 && peer.in_none.is_empty() && !peer.names_ports();
+            if is_simple {
+                index.simple.entry(peer.in_all.first().copied()).or_default().push(place);
+            } else if peer.in_all.is_empty() && peer.ports.is_empty() && !peer.named_ports.is_empty() {
+                for set in &peer.named_ports {
+                    index.others.entry(Some(*set)).or_default().push(place);
+                }
+            } else {
+                index.others.entry(peer.in_all.first().copied()).or_default().push(place);
+            }
         }
+        index
     }
-    ends.push(Outcome::Decide(Packed::deny(RuleId::NO_PROFILE_MATCH)));
-    List { direction, rules, ends }
 }
 
-impl FlatRule {
-    fn new(section: usize, outcome: Outcome, direction: FlowDirection, rule: &Rule) -> FlatRule {
-        let (peer, local) = match direction {
-            FlowDirection::Ingress => (&rule.source, &rule.destination),
-            FlowDirection::Egress => (&rule.destination, &rule.source),
+impl Standing {
+    fn new(list: &List, family: Family, class: &[Membership]) -> Standing {
+        let mut rules = vec![0; list.rules.len().div_ceil(64)];
+        let mut named = Vec::new();
+        for (place, rule) in list.rules.iter().enumerate() {
+            if rule.family.is_none_or(|of| of == family) && rule.local.takes(class) {
+                rules[place / 64] |= 1 << (place % 64);
+                if rule.local.names_ports() {
+                    named.push((place as u32, rule.local.ports_for(class)));
+                }
+            }
+        }
+        Standing { rules: rules.into(), named: named.into() }
+    }
+
+    fn has(&self, place: u32) -> bool {
+        self.rules.get(place as usize / 64).is_some_and(|word| word >> (place % 64) & 1 == 1)
+    }
+
+    fn named(&self, place: u32) -> Option<Ports> {
+        let found = self.named.binary_search_by_key(&place, |(place, _)| *place).ok()?;
+        self.named[found].1.clone()
+    }
+}
+
+impl Narrowed {
+    fn resolve<'a>(&'a self, list: &'a List) -> PortRule<'a> {
+        let rule: &FlatRule = &list.rules[self.place as usize];
+        let local = if rule.local.names_ports() { &self.local } else { &rule.local_ports };
+        let peer = if rule.peer.names_ports() { &self.peer } else { &rule.peer_ports };
+        let (source, destination) = match list.direction {
+            FlowDirection::Ingress => (peer, local),
+            FlowDirection::Egress => (local, peer),
         };
-        let (family, protocol) = (rule.family, rule.protocol);
-        FlatRule { section, outcome, family, protocol, local: local.clone(), peer: peer.clone() }
+        PortRule { place: self.place, rule, source: source.as_ref(), destination: destination.as_ref() }
     }
 }
 
-fn outcome(
-    index: u32,
-    rule: &Rule,
-    direction: FlowDirection,
-    owner: &Owner,
-    intern: &mut dyn FnMut(RuleName) -> RuleId,
-) -> Outcome {
-    let id = intern(owner.rule_name(direction, index, rule.action));
-    match rule.action {
-        RuleAction::Allow => Outcome::Decide(Packed::allow(id)),
-        RuleAction::Deny => Outcome::Decide(Packed::deny(id)),
-        RuleAction::Pass | RuleAction::Log => Outcome::NextSection,
+impl Variant {
+    fn snapshot(&mut self) -> Arc<VariantTable> {
+        let published = self.published.get_or_insert_with(|| {
+            Arc::new(VariantTable { base: Arc::clone(&self.base), rows: self.rows.snapshot() })
+        });
+        Arc::clone(published)
     }
 }

@@ -17,10 +17,13 @@
 mod builder;
 mod classes;
 mod compile;
+mod explain;
+mod list;
+mod matching;
 mod name;
-mod ports;
 #[cfg(test)]
 mod reference;
+mod rows;
 mod rules;
 mod sets;
 #[cfg(test)]
@@ -35,11 +38,14 @@ use super::rule_counters::RuleCounters;
 
 pub use name::{RuleAction, RuleName, RuleOwner};
 
+pub use explain::{Asked, Explanation, Found, Mismatch, Step};
+pub use matching::Side;
 pub use rules::RuleError;
 pub use sets::MemberError;
 
 pub(super) use builder::PolicyBuilder;
-pub(super) use rules::{Binding, Owner, RuleList, Tier};
+pub(super) use list::{List as PolicyList, Walked};
+pub(super) use rules::{Binding, Fallback, Owner, RuleList, Tier};
 pub(super) use sets::{Member, SetId};
 
 /// Names a set of memberships. Never reused; 0 is the class of addresses that are in no set.
@@ -57,7 +63,15 @@ pub struct RuleId(pub u32);
 impl RuleId {
     /// [`RuleName::NoProfileMatch`].
     pub const NO_PROFILE_MATCH: RuleId = RuleId(0);
+    /// [`RuleName::Failsafe`].
+    pub const FAILSAFE: RuleId = RuleId(1);
+    /// [`RuleName::NoForwardPolicy`].
+    pub const NO_FORWARD_POLICY: RuleId = RuleId(2);
 }
+
+/// Names a list of Log rules. Never reused; 0 is the empty one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct LogListId(pub u32);
 
 /// Which way a flow's first packet goes, seen from the endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -95,10 +109,21 @@ pub struct Judgement {
     pub allow: bool,
     /// What decided.
     pub rule: RuleId,
+    /// The Log rules that the flow has passed on its way, see [`PolicyTable::log_rules`].
+    pub logs: LogListId,
+}
+
+/// A judgement, and the Log rules that stand before it.
+#[derive(Debug)]
+struct Logged {
+    judgement: list::Packed,
+    rules: Box<[RuleId]>,
 }
 
 const IDENTITIES_PAGE: usize = 1024;
 const LISTS_PAGE: usize = 64;
+const CONTENTS_PAGE: usize = 64;
+const LOGS_PAGE: usize = 64;
 
 /// All that judges flows, and the counters of what decided.
 #[derive(Debug, Clone, Default)]
@@ -106,6 +131,9 @@ pub struct PolicyTable {
     identities: Lpm,
     classes: Paged<ClassId, IDENTITIES_PAGE>,
     lists: Paged<Option<Arc<compile::CompiledPolicy>>, LISTS_PAGE>,
+    /// What classes are, for what is not compiled.
+    contents: Paged<Option<classes::Content>, CONTENTS_PAGE>,
+    logs: Paged<Option<Arc<Logged>>, LOGS_PAGE>,
     /// How often each rule decided.
     pub counters: RuleCounters,
 }
@@ -121,17 +149,46 @@ impl PolicyTable {
     /// What `list` says about `flow`, whose peer is in `peer_class`. A list that is not (any more) denies.
     #[inline]
     pub fn judge(&self, list: PolicyListId, peer_class: ClassId, flow: &FlowTuple) -> Judgement {
-        let compiled = self.lists.get(list.0 as usize).and_then(Option::as_deref);
-        let Some(compiled) = compiled else {
-            return Judgement { allow: false, rule: RuleId::NO_PROFILE_MATCH };
+        let Some(compiled) = self.lists.get(list.0 as usize).and_then(Option::as_deref) else {
+            return Judgement { allow: false, rule: RuleId::NO_PROFILE_MATCH, logs: LogListId::default() };
         };
-        let side = compiled.side(flow.peer_address);
-        let local_class =
-            if side.looks_at_local() { self.class_of(flow.local_address) } else { ClassId::default() };
-        let (source_port, destination_port) = match flow.direction {
-            FlowDirection::Ingress => (flow.peer_port, flow.local_port),
-            FlowDirection::Egress => (flow.local_port, flow.peer_port),
+        let packed = match compiled.variant(flow.local_address) {
+            Some(variant) => variant.row(peer_class).judge(rows::Question::new(flow)),
+            None => self.walk(&compiled.list, flow),
         };
-        side.row(local_class, peer_class).judge(flow.protocol, source_port, destination_port)
+        match packed.log_list() {
+            None => packed.unpack(),
+            Some(logs) => self.logged(logs),
+        }
+    }
+
+    /// The Log rules that a judgement names, in order.
+    pub fn log_rules(&self, logs: LogListId) -> &[RuleId] {
+        self.logs.get(logs.0 as usize).and_then(Option::as_deref).map_or(&[], |logged| &logged.rules)
+    }
+
+    #[cold]
+    fn logged(&self, logs: LogListId) -> Judgement {
+        let logged = self.logs.get(logs.0 as usize).and_then(Option::as_deref);
+        let judgement =
+            logged.map_or(list::Packed::deny(RuleId::NO_PROFILE_MATCH), |logged| logged.judgement);
+        Judgement { logs, ..judgement.unpack() }
+    }
+
+    /// Asks the rules of a list one after another: for local addresses that are no endpoint's own.
+    #[cold]
+    fn walk(&self, list: &list::List, flow: &FlowTuple) -> list::Packed {
+        self.ask(list, flow).decided.unwrap_or(list::Packed::deny(RuleId::NO_PROFILE_MATCH))
+    }
+
+    pub(super) fn ask(&self, list: &PolicyList, flow: &FlowTuple) -> Walked {
+        let (local, peer) = (self.content_of(flow.local_address), self.content_of(flow.peer_address));
+        list.walk(flow, local, peer, &mut |_| {})
+    }
+
+    /// What the class of an address is.
+    fn content_of(&self, address: IpAddr) -> &[sets::Membership] {
+        let class = self.class_of(address);
+        self.contents.get(class.0 as usize).and_then(Option::as_deref).unwrap_or_default()
     }
 }

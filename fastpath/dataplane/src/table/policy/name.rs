@@ -43,6 +43,10 @@ pub enum RuleName {
     },
     /// Nothing matched: no tier decided and no profile allows.
     NoProfileMatch,
+    /// Traffic of the host that no host endpoint's policy may cut.
+    Failsafe,
+    /// Forwarded traffic that no policy of a host endpoint is about.
+    NoForwardPolicy,
 }
 
 /// A policy's name: kind, namespace (empty for cluster-wide ones), name.
@@ -75,6 +79,7 @@ impl RuleName {
         match self {
             RuleName::Rule { action, .. } | RuleName::Profile { action, .. } => *action,
             RuleName::TierDefault { .. } | RuleName::NoProfileMatch => RuleAction::Deny,
+            RuleName::Failsafe | RuleName::NoForwardPolicy => RuleAction::Allow,
         }
     }
 }
@@ -102,6 +107,8 @@ impl fmt::Display for RuleName {
                 write!(f, "profile {name} · {direction} rule {index}")
             }
             RuleName::NoProfileMatch => f.write_str("no policy or profile matched"),
+            RuleName::Failsafe => f.write_str("failsafe port of the host"),
+            RuleName::NoForwardPolicy => f.write_str("no policy denies forwarding"),
         }
     }
 }

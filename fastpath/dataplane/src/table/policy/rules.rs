@@ -193,10 +193,19 @@ pub(in crate::table) struct RuleList {
 }
 
 /// What judges an endpoint in one direction.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(in crate::table) struct Binding {
     pub tiers: Vec<Tier>,
-    pub profiles: Vec<Arc<RuleList>>,
+    pub fallback: Fallback,
+}
+
+/// What judges when no tier decides.
+#[derive(Debug, Clone)]
+pub(in crate::table) enum Fallback {
+    /// These, in order; and if they do not decide either, it is denied.
+    Profiles(Vec<Arc<RuleList>>),
+    /// Whoever asks knows what that means.
+    Undecided,
 }
 
 #[derive(Debug, Clone)]

@@ -1,6 +1,7 @@
 //! IP sets: their names, and what it means to be in one.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use caracal_plane_api as plane;
@@ -15,6 +16,7 @@ pub(in crate::table) struct SetId(u32);
 #[derive(Debug, Default)]
 pub(in crate::table) struct SetNames {
     by_name: HashMap<Arc<str>, SetId>,
+    by_id: Vec<Arc<str>>,
 }
 
 impl SetNames {
@@ -22,9 +24,15 @@ impl SetNames {
         if let Some(id) = self.by_name.get(name) {
             return *id;
         }
-        let id = SetId(self.by_name.len() as u32);
-        self.by_name.insert(name.into(), id);
+        let (id, name): (_, Arc<str>) = (SetId(self.by_id.len() as u32), name.into());
+        self.by_id.push(Arc::clone(&name));
+        self.by_name.insert(name, id);
         id
+    }
+
+    /// The name of a set.
+    pub fn name(&self, id: SetId) -> Option<&Arc<str>> {
+        self.by_id.get(id.0 as usize)
     }
 }
 
@@ -66,6 +74,11 @@ pub enum MemberError {
 }
 
 impl Member {
+    /// A single address.
+    pub fn host(address: IpAddr) -> Member {
+        Member { prefix: Prefix::host(address), protocol: 0, port: 0 }
+    }
+
     pub fn from_plane(member: &plane::Member) -> Result<Member, MemberError> {
         Ok(Member {
             prefix: Prefix::from_plane(member.prefix.as_ref())?,

@@ -1,0 +1,257 @@
+//! Host endpoints: interfaces of this host that policy applies to, and what it says of packets to, from and through them.
+//!
+//! ```text
+//!   to host:      untracked in ──► pre-DNAT in ──► normal in   ── profiles ─► deny
+//!   forwarded in: untracked in ──► pre-DNAT in ──► forward in  ─► allow
+//!   from host:    untracked out ─────────────────► normal out  ── profiles ─► deny
+//!   forwarded out:                                 forward out ─► allow
+//! ```
+//!
+//! A hook that does not decide hands on along the arrow. Allow by an untracked hook ends everything, and the packet is
+//! not tracked; Allow by the pre-DNAT hook skips the last one. Untracked and pre-DNAT hooks see the destination before
+//! it is translated, and their tiers do not deny by default.
+//!
+//! Failsafes are for what ends or starts on the host. They take it past the untracked and pre-DNAT hooks — past the
+//! untracked one also what answers, since half of a connection must not be left untracked — and the normal hook lets it
+//! through.
+//!
+//! Rules are asked one after another here: local addresses may be any, so there is nothing to compile for.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::Tables;
+use super::node::{Failsafe, NodeConfig};
+use super::policy::{Explanation, FlowDirection, FlowTuple, PolicyList, RuleId, RuleName, Walked};
+
+/// A place where a host endpoint's policy judges.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Hook {
+    /// Each packet, before it is tracked.
+    Untracked,
+    /// Before destinations are translated.
+    PreDnat,
+    /// What ends or starts on the host.
+    Normal,
+    /// What the host forwards.
+    Forward,
+}
+
+impl Hook {
+    /// How many there are.
+    pub const COUNT: usize = 4;
+
+    /// Whether a tier in which nothing matches may deny, as its default says.
+    pub(super) fn has_tier_defaults(self) -> bool {
+        matches!(self, Hook::Normal | Hook::Forward)
+    }
+}
+
+/// How a packet meets a host endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum HostPath {
+    /// It came in by the interface, and is for this host.
+    ToHost,
+    /// This host sends it out by the interface.
+    FromHost,
+    /// It came in by the interface, and is forwarded.
+    ForwardIn,
+    /// It is forwarded, and goes out by the interface.
+    ForwardOut,
+}
+
+impl HostPath {
+    /// The hooks that judge, in order.
+    pub fn hooks(self) -> &'static [Hook] {
+        match self {
+            HostPath::ToHost => &[Hook::Untracked, Hook::PreDnat, Hook::Normal],
+            HostPath::FromHost => &[Hook::Untracked, Hook::Normal],
+            HostPath::ForwardIn => &[Hook::Untracked, Hook::PreDnat, Hook::Forward],
+            HostPath::ForwardOut => &[Hook::Forward],
+        }
+    }
+
+    /// Which rules judge.
+    pub fn direction(self) -> FlowDirection {
+        match self {
+            HostPath::ToHost | HostPath::ForwardIn => FlowDirection::Ingress,
+            HostPath::FromHost | HostPath::ForwardOut => FlowDirection::Egress,
+        }
+    }
+}
+
+/// The first packet of a flow at a host endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct HostPacket {
+    /// How it meets the endpoint.
+    pub path: HostPath,
+    /// What it is, once its destination is translated. The local side is this one: the destination of what comes in, the
+    /// source of what goes out. The direction is taken from the path.
+    pub flow: FlowTuple,
+    /// Its destination before that, if it was another.
+    pub original: Option<(IpAddr, u16)>,
+}
+
+impl HostPacket {
+    /// What a hook sees.
+    pub(super) fn seen_by(&self, hook: Hook) -> FlowTuple {
+        let mut flow = FlowTuple { direction: self.path.direction(), ..self.flow };
+        if let (Some((address, port)), Hook::Untracked | Hook::PreDnat, FlowDirection::Ingress) =
+            (self.original, hook, flow.direction)
+        {
+            (flow.local_address, flow.local_port) = (address, port);
+        }
+        flow
+    }
+}
+
+/// What becomes of a packet at a host endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum HostVerdict {
+    /// It passes.
+    Allow,
+    /// It passes, and no connection is tracked for it.
+    AllowUntracked,
+    /// It does not pass.
+    Deny,
+}
+
+/// A verdict, and what it is by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostJudgement {
+    /// What becomes of the packet.
+    pub verdict: HostVerdict,
+    /// What decided.
+    pub rule: RuleId,
+    /// The Log rules that the packet has passed.
+    pub logs: Vec<RuleId>,
+}
+
+/// How a packet fares at a host endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostExplanation {
+    /// The hooks that it meets, in order; None: a failsafe takes it past, or lets it through.
+    pub hooks: Vec<(Hook, Option<Explanation>)>,
+    /// What becomes of it.
+    pub verdict: HostVerdict,
+    /// What decided.
+    pub decided: RuleName,
+}
+
+/// An interface of this host that policy applies to.
+#[derive(Debug)]
+pub struct HostEndpoint {
+    /// Its name.
+    pub id: Arc<str>,
+    /// "*": every interface that no other is about; empty: none.
+    pub interface: Arc<str>,
+    /// Its expected addresses.
+    pub addresses: Box<[IpAddr]>,
+    pub(super) hooks: [HookLists; Hook::COUNT],
+}
+
+#[derive(Debug)]
+pub(super) struct HookLists {
+    pub ingress: Arc<PolicyList>,
+    pub egress: Arc<PolicyList>,
+}
+
+impl HostEndpoint {
+    pub(super) fn list(&self, hook: Hook, direction: FlowDirection) -> &Arc<PolicyList> {
+        let lists = &self.hooks[hook as usize];
+        match direction {
+            FlowDirection::Ingress => &lists.ingress,
+            FlowDirection::Egress => &lists.egress,
+        }
+    }
+
+    /// Sends a packet through the hooks. `judge` asks a hook's list; it is also told of hooks that a failsafe skips or
+    /// decides, with no list.
+    pub(super) fn send(
+        &self,
+        packet: &HostPacket,
+        node: Option<&NodeConfig>,
+        judge: &mut dyn FnMut(Hook, &FlowTuple, Option<&Arc<PolicyList>>) -> Walked,
+    ) -> HostJudgement {
+        let mut logs = Vec::new();
+        let decided = |verdict, rule, logs| HostJudgement { verdict, rule, logs };
+        let mut skip_last = None;
+        for hook in packet.path.hooks() {
+            let flow = packet.seen_by(*hook);
+            if let (Hook::Normal | Hook::Forward, Some(rule)) = (hook, skip_last) {
+                return decided(HostVerdict::Allow, rule, logs);
+            }
+            if is_failsafe(*hook, packet.path, &flow, node) {
+                judge(*hook, &flow, None);
+                match hook {
+                    Hook::Normal => return decided(HostVerdict::Allow, RuleId::FAILSAFE, logs),
+                    _ => continue,
+                }
+            }
+            let walked = judge(*hook, &flow, Some(self.list(*hook, flow.direction)));
+            logs.extend(walked.logs);
+            let Some(judgement) = walked.decided.map(|packed| packed.unpack()) else { continue };
+            match (judgement.allow, hook) {
+                (false, _) => return decided(HostVerdict::Deny, judgement.rule, logs),
+                (true, Hook::Untracked) => return decided(HostVerdict::AllowUntracked, judgement.rule, logs),
+                (true, Hook::PreDnat) => skip_last = Some(judgement.rule),
+                (true, Hook::Normal | Hook::Forward) => {
+                    return decided(HostVerdict::Allow, judgement.rule, logs);
+                }
+            }
+        }
+        // Only the forward hook, which comes last, leaves a packet undecided.
+        decided(HostVerdict::Allow, RuleId::NO_FORWARD_POLICY, logs)
+    }
+}
+
+/// Whether a failsafe takes a packet past `hook`.
+fn is_failsafe(hook: Hook, path: HostPath, flow: &FlowTuple, node: Option<&NodeConfig>) -> bool {
+    let Some(node) = node else { return false };
+    let held = |failsafes: &[Failsafe], port: u16| {
+        failsafes.iter().any(|failsafe| failsafe.holds(flow.protocol, port, flow.peer_address))
+    };
+    let is_untracked = hook == Hook::Untracked;
+    match path {
+        HostPath::ToHost => {
+            held(&node.failsafe_inbound, flow.local_port)
+                || is_untracked && held(&node.failsafe_outbound, flow.peer_port)
+        }
+        HostPath::FromHost => {
+            held(&node.failsafe_outbound, flow.peer_port)
+                || is_untracked && held(&node.failsafe_inbound, flow.local_port)
+        }
+        HostPath::ForwardIn | HostPath::ForwardOut => false,
+    }
+}
+
+/// All host endpoints of this node, by name.
+#[derive(Debug, Clone, Default)]
+pub struct HostEndpoints {
+    pub(super) by_name: Arc<BTreeMap<Arc<str>, Arc<HostEndpoint>>>,
+}
+
+impl HostEndpoints {
+    /// The host endpoint of this name.
+    pub fn get(&self, name: &str) -> Option<&HostEndpoint> {
+        self.by_name.get(name).map(|host| &**host)
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &HostEndpoint> {
+        self.by_name.values().map(|host| &**host)
+    }
+}
+
+impl Tables {
+    /// What becomes of a packet at the host endpoint of this name; None if there is none.
+    pub fn judge_host(&self, name: &str, packet: &HostPacket) -> Option<HostJudgement> {
+        let host = self.host_endpoints.get(name)?;
+        let mut ask = |_, flow: &FlowTuple, list: Option<&Arc<PolicyList>>| match list {
+            Some(list) => self.policy.ask(list, flow),
+            None => Walked::default(),
+        };
+        Some(host.send(packet, self.node.config(), &mut ask))
+    }
+}
