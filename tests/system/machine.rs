@@ -92,6 +92,11 @@ impl Dice {
         Self(seed)
     }
 
+    /// Those that follow from a number other than 0.
+    pub fn from(seed: u64) -> Self {
+        Self(seed)
+    }
+
     /// A number below `end`.
     pub fn below(&mut self, end: u64) -> u64 {
         self.0 ^= self.0 << 13;

@@ -15,11 +15,14 @@
 mod api;
 mod bad_input;
 mod changes;
+mod convergence;
 mod footprint;
 mod forgery;
+mod kubectl;
 mod lab;
 mod machine;
 mod operator;
 mod paths;
+mod policy;
 mod restarts;
 mod traffic;

@@ -183,6 +183,15 @@ fn model_validate(object: &Value) -> Vec<FieldError> {
     }
 }
 
+/// What the model knows that may not change.
+fn model_change(before: &Value, after: &Value) -> Vec<FieldError> {
+    let typed = |object: &Value| Object::from_value_lenient(object.clone()).ok().map(|(typed, _)| typed);
+    match (typed(before), typed(after)) {
+        (Some(before), Some(after)) => after.validate_change(&before),
+        _ => Vec::new(),
+    }
+}
+
 /// One thing that is wrong.
 pub fn cause(field: &str, reason: FieldErrorReason, message: impl Into<String>) -> FieldError {
     FieldError { field: field.into(), reason, message: message.into() }

@@ -18,6 +18,7 @@ mod handlers;
 mod kinds;
 mod metadata;
 mod namespaces;
+mod neighbours;
 mod openapi;
 mod patch;
 mod path;
@@ -30,7 +31,6 @@ mod server;
 mod shape;
 mod status;
 mod store;
-mod tiers;
 mod view;
 mod watch;
 

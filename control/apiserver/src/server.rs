@@ -20,7 +20,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::credentials::{Credentials, CredentialsError};
 use crate::store::{LogLimits, OpenError, Store};
-use crate::{App, Options, handlers, namespaces, tiers};
+use crate::{App, Options, handlers, namespaces, neighbours};
 
 mod stall;
 
@@ -107,7 +107,7 @@ pub async fn serve(options: Options) -> Result<Server, ServeError> {
     let (stop, stopped) = watch::channel(false);
     let app = Arc::new(App { store: store.clone(), token: credentials.token.clone(), stop: stopped.clone() });
     namespaces::start(&app).await.map_err(|error| ServeError::Initial(error.message))?;
-    tiers::start(&app).await.map_err(|error| ServeError::Initial(error.message))?;
+    neighbours::start(&app).await.map_err(|error| ServeError::Initial(error.message))?;
     let tls = TlsAcceptor::from(Arc::clone(&credentials.tls));
     let accepting = tokio::spawn(accept(listener, tls, app, stopped));
     credentials.write_kubeconfig(&options.write_kubeconfig, address)?;

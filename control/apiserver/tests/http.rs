@@ -455,7 +455,12 @@ async fn discovery_is_told_in_both_ways() {
     let (_here, api) = api().await;
     assert_eq!(api.get("/api").await.body["versions"], json!(["v1"]));
     let groups = api.get("/apis").await.body;
-    assert_eq!(groups["groups"][0]["preferredVersion"]["groupVersion"], "networking.k8s.io/v1");
+    let groups = groups["groups"].as_array().expect("groups").iter();
+    let versions: Vec<&str> =
+        groups.filter_map(|group| group["preferredVersion"]["groupVersion"].as_str()).collect();
+    // Of the two NetworkPolicies the plain word means the first.
+    let place = |version: &str| versions.iter().position(|listed| *listed == version).expect("served");
+    assert!(place("networking.k8s.io/v1") < place("projectcalico.org/v3"), "{versions:?}");
     let names = |list: &Value, field: &str| -> Vec<String> {
         let rows = list.as_array().expect("rows").iter();
         rows.map(|row| row[field].as_str().expect("a name").to_owned()).collect()
@@ -470,6 +475,55 @@ async fn discovery_is_told_in_both_ways() {
     let plain: Vec<String> = classic.into_iter().filter(|name| !name.contains('/')).collect();
     assert_eq!(aggregated, plain);
     assert_eq!(api.get("/version").await.body["minor"], "33");
+}
+
+#[tokio::test]
+async fn calicos_kinds_are_custom_resources_and_profiles_are_read_only() {
+    let (_here, api) = api().await;
+    let tiers = "/apis/projectcalico.org/v3/tiers";
+    let tier = |name: &str, spec: Value| json!({ "metadata": { "name": name }, "spec": spec });
+    assert_eq!(api.post(tiers, tier("a", json!({ "order": 5 }))).await.code, 201);
+    let one = format!("{tiers}/a");
+    let strategic = api.patch(&one, "strategic-merge-patch+json", json!({ "spec": { "order": 6 } })).await;
+    assert_eq!((strategic.code, strategic.body["reason"].as_str()), (415, Some("UnsupportedMediaType")));
+    let merged = api.patch(&one, "merge-patch+json", json!({ "spec": { "order": 6 } })).await;
+    assert_eq!((merged.code, &merged.body["spec"]["order"]), (200, &json!(6.0)));
+    assert_eq!(merged.body["metadata"]["generation"], 2);
+    assert_eq!(merged.body["apiVersion"], "projectcalico.org/v3");
+    // What does not fit the schema is said as a custom resource's is: by field, and all of it.
+    let wrong = tier("b", json!({ "order": "first", "defaultAction": 7 }));
+    let wrong = api.post(tiers, wrong).await;
+    let causes = wrong.body["details"]["causes"].as_array().expect("causes");
+    let fields: Vec<&str> = causes.iter().filter_map(|cause| cause["field"].as_str()).collect();
+    assert_eq!(
+        (wrong.code, fields.contains(&"spec.order") && fields.contains(&"spec.defaultAction")),
+        (422, true)
+    );
+    assert!(api.get(tiers).await.body["items"].as_array().is_some_and(|all| all.len() == 4));
+
+    let profiles = "/apis/projectcalico.org/v3/profiles";
+    let listed = api.get(profiles).await;
+    let names: Vec<&str> = listed.body["items"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(|profile| profile["metadata"]["name"].as_str())
+        .collect();
+    assert!(names.contains(&"kns.default") && names.contains(&"ksa.default.default"), "{names:?}");
+    assert_eq!(api.get(&format!("{profiles}/kns.none")).await.code, 404);
+    assert_eq!(api.get(&format!("{profiles}/projectcalico-default-allow")).await.code, 200);
+    for answer in [
+        api.post(profiles, tier("mine", json!({}))).await,
+        api.delete(&format!("{profiles}/kns.default"), json!({})).await,
+        api.get(&format!("{profiles}?watch=true")).await,
+    ] {
+        assert_eq!(answer.code, 405);
+        assert!(
+            answer.body["message"]
+                .as_str()
+                .is_some_and(|told| told.contains("namespaces and service accounts"))
+        );
+    }
 }
 
 #[tokio::test]

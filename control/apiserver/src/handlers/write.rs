@@ -13,13 +13,13 @@ use crate::admission::{self, FieldValidation};
 use crate::kinds::{Resource, Scope};
 use crate::metadata;
 use crate::namespaces;
+use crate::neighbours;
 use crate::patch::Patch;
 use crate::path::Target;
 use crate::request::{self, Query};
 use crate::selector::Selection;
 use crate::status::{ApiError, json_response};
 use crate::store::{Change, CommitError, Condition, Key, Stored};
-use crate::tiers;
 
 /// How often a write that lost a race is tried again before its client is told.
 const ATTEMPTS: usize = 16;
@@ -54,6 +54,7 @@ pub async fn create(
         if let Some(namespace) = &target.namespace {
             conditions.push(living_namespace(app, resource, &name, namespace)?);
         }
+        neighbours::may_come(app, resource, &name, &object)?;
         if query.is_dry_run()? {
             if app.store.get(&key).is_some() {
                 return Err(ApiError::already_exists(resource, &name));
@@ -310,11 +311,7 @@ async fn remove(
             );
             return Err(ApiError::conflict(resource, name, &why));
         }
-        if resource.kind == "Tier"
-            && let Some(why) = tiers::keeps(app, name)?
-        {
-            return Err(ApiError::forbidden(resource, name, &why));
-        }
+        neighbours::may_go(app, resource, name, &stored.value)?;
         let waits = is_namespace || metadata::has_finalizers(&stored.value);
         let mut object = stored.value.clone();
         if waits {

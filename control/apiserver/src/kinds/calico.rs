@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde_json::Value;
 
 use super::node::or_none;
-use super::{AGE, Column, NAME, Resource, Scope, any_change, items, model_defaults, model_validate, text};
+use super::{AGE, Column, NAME, Resource, Scope, items, model_change, model_defaults, model_validate, text};
 use crate::shape::Shape;
 
 /// The rows of these kinds.
@@ -91,7 +91,7 @@ fn row<S: JsonSchema>(
         shape: Shape::of_manifest::<S>,
         prepare: |object, _| model_defaults(object),
         validate: model_validate,
-        validate_change: any_change,
+        validate_change: model_change,
         columns,
     }
 }

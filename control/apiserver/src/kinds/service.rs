@@ -6,10 +6,7 @@ use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
 
 use super::node::or_none;
-use super::{
-    AGE, Column, Moment, NAME, Resource, Scope, any_change, default_to, items, items_mut, model_defaults,
-    model_validate, text,
-};
+use super::{AGE, Column, NAME, Resource, Scope, items, model_change, model_defaults, model_validate, text};
 use crate::shape::Shape;
 
 pub const SERVICE: Resource = Resource {
@@ -25,9 +22,9 @@ pub const SERVICE: Resource = Resource {
     custom: false,
     fields: &["spec.clusterIP", "spec.type"],
     shape: Shape::of::<Service>,
-    prepare: prepare_service,
+    prepare: |object, _| model_defaults(object),
     validate: model_validate,
-    validate_change: any_change,
+    validate_change: model_change,
     columns: &[
         NAME,
         Column {
@@ -88,9 +85,9 @@ pub const ENDPOINT_SLICE: Resource = Resource {
     custom: false,
     fields: &[],
     shape: Shape::of::<EndpointSlice>,
-    prepare: prepare_slice,
+    prepare: |object, _| model_defaults(object),
     validate: model_validate,
-    validate_change: any_change,
+    validate_change: model_change,
     columns: &[
         NAME,
         Column {
@@ -124,30 +121,6 @@ pub const ENDPOINT_SLICE: Resource = Resource {
         AGE,
     ],
 };
-
-fn prepare_service(object: &mut Value, _: Moment) {
-    if let Some(spec) = object.get_mut("spec").filter(|spec| spec.is_object()) {
-        default_to(spec, "type", "ClusterIP");
-        default_to(spec, "sessionAffinity", "None");
-        let external = text(spec, "/type") == "ExternalName";
-        for port in items_mut(spec, "/ports") {
-            default_to(port, "protocol", "TCP");
-            if let Some(own) = port.get("port").cloned().filter(|_| !external) {
-                default_to(port, "targetPort", own);
-            }
-        }
-    }
-    model_defaults(object);
-}
-
-fn prepare_slice(object: &mut Value, _: Moment) {
-    // kubectl describes a service only if its slices' ports say these.
-    for port in items_mut(object, "/ports") {
-        default_to(port, "name", "");
-        default_to(port, "protocol", "TCP");
-    }
-    model_defaults(object);
-}
 
 fn external_ips(object: &Value, _: Timestamp) -> Value {
     let name = text(object, "/spec/externalName");
@@ -187,6 +160,7 @@ fn shortened(all: impl Iterator<Item = String>) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Moment;
     use super::*;
     use crate::metadata::timestamp;
     use serde_json::json;
@@ -198,11 +172,11 @@ mod tests {
     #[test]
     fn services_and_slices_read_as_kubectl_shows_them() {
         let mut service = json!({
-            "metadata": { "name": "web" },
+            "apiVersion": "v1", "kind": "Service", "metadata": { "name": "web" },
             "spec": { "clusterIP": "10.96.0.7", "selector": { "app": "web" }, "type": "NodePort",
                       "ports": [{ "port": 80, "nodePort": 30080 }, { "port": 53, "protocol": "UDP" }] },
         });
-        prepare_service(&mut service, Moment::Create);
+        (SERVICE.prepare)(&mut service, Moment::Create);
         assert_eq!(service["spec"]["ports"][0]["targetPort"], 80);
         let told = cells(&SERVICE, &service);
         assert_eq!(told[1..5], ["NodePort", "10.96.0.7", "<none>", "80:30080/TCP,53/UDP"]);
