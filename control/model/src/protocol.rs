@@ -18,6 +18,8 @@ impl Protocol {
     pub const ICMPV6: Self = Self(58);
     /// SCTP.
     pub const SCTP: Self = Self(132);
+    /// UDP-Lite, which policy matches by protocol only, not by port.
+    pub const UDP_LITE: Self = Self(136);
 
     /// Whether its packets carry port numbers that policy can match.
     pub fn has_ports(self) -> bool {
@@ -43,6 +45,7 @@ impl fmt::Display for Protocol {
             Self::UDP => f.write_str("UDP"),
             Self::ICMPV6 => f.write_str("ICMPv6"),
             Self::SCTP => f.write_str("SCTP"),
+            Self::UDP_LITE => f.write_str("UDPLite"),
             Self(number) => write!(f, "{number}"),
         }
     }
@@ -50,7 +53,7 @@ impl fmt::Display for Protocol {
 
 /// Why a text is no [`Protocol`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a protocol: TCP, UDP, SCTP, ICMP, ICMPv6 or a number from 1 to 255")]
+#[error("{0:?} is not a protocol: TCP, UDP, SCTP, UDPLite, ICMP, ICMPv6 or a number from 1 to 255")]
 pub struct ProtocolError(String);
 
 impl FromStr for Protocol {
@@ -63,6 +66,7 @@ impl FromStr for Protocol {
             "UDP" => Ok(Self::UDP),
             "ICMPv6" => Ok(Self::ICMPV6),
             "SCTP" => Ok(Self::SCTP),
+            "UDPLite" => Ok(Self::UDP_LITE),
             _ => match text.parse() {
                 Ok(number) if number != 0 => Ok(Self(number)),
                 _ => Err(ProtocolError(text.to_owned())),
@@ -82,6 +86,7 @@ mod tests {
             assert_eq!(text.parse(), Ok(Protocol(number)), "{text}");
         }
         assert_eq!("6".parse(), Ok(Protocol::TCP));
+        assert_eq!("UDPLite".parse(), Ok(Protocol(136)));
         assert!("tcp".parse::<Protocol>().is_err());
         assert!("0".parse::<Protocol>().is_err());
         assert!("256".parse::<Protocol>().is_err());
