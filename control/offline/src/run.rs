@@ -1,6 +1,6 @@
 //! Runs case files: reads them, has their flows judged, and reports.
 
-use caracal_model::case::report::{CaseReport, Observation};
+use caracal_model::case::report::{CaseReport, Observations};
 use caracal_model::case::{Case, World};
 
 use crate::judge;
@@ -26,7 +26,7 @@ pub fn run(file: &str, text: &str, by: Judge) -> CaseReport {
         Err(error) => return CaseReport::error(file, &case.name, error),
     };
     let observations = match by {
-        Judge::Production => judge::judge(&world),
+        Judge::Production => judge::judge(&world).map(Observations::from),
         Judge::Reference => Ok(judge_by_reference(&world)),
     };
     match observations {
@@ -35,9 +35,12 @@ pub fn run(file: &str, text: &str, by: Judge) -> CaseReport {
     }
 }
 
-fn judge_by_reference(world: &World) -> Vec<Observation> {
+fn judge_by_reference(world: &World) -> Observations {
     let reference = Reference::new(world);
-    world.flows.iter().map(|flow| reference.judge(flow)).collect()
+    Observations {
+        flows: world.flows.iter().map(|flow| reference.judge(flow)).collect(),
+        host_flows: world.host_flows.iter().map(|flow| reference.judge_host(flow)).collect(),
+    }
 }
 
 /// The objects that must be refused and are not, or not for the field that the case names.

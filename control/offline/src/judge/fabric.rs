@@ -19,10 +19,10 @@ use caracal_dataplane::table::{FlowDirection, KernelRoute, Prefix, RuleName};
 use caracal_model::case::report::{Observation, Observed};
 use caracal_model::case::{Place, World, WorldFlow, WorldNode, WorldPod};
 use caracal_plane_api::Op;
-use caracal_wire::{Ipv4, L4Port, MacAddr, Malformed, Protocol, Udp};
+use caracal_wire::{L4Port, MacAddr, Malformed, Protocol, Udp};
 
 use super::JudgeError;
-use super::packet::{datagram_of, frame, is_same};
+use super::packet::{Datagram, datagram_of, frame, is_same};
 
 const UPLINK_MTU: u16 = 1500;
 const POD_MTU: u16 = 1450;
@@ -95,7 +95,7 @@ impl<'a> Fabric<'a> {
             let Some(sim) = self.nodes.get_mut(node) else { continue };
             sim.inject(&port, &frame);
             for output in sim.run(NOW) {
-                // Whatever is not IPv4 is ARP between a node and its own links.
+                // Whatever is not IP is ARP between a node and its own links.
                 let Some(datagram) = datagram_of(&output.frame) else { continue };
                 match output.port {
                     PortName::Uplink => self.cross(datagram, &mut on_the_way, &mut arrivals)?,
@@ -132,21 +132,20 @@ impl<'a> Fabric<'a> {
     }
 
     fn next(&self, datagram: &[u8]) -> Result<Next, Malformed> {
-        let ip = Ipv4::new_checked(datagram)?;
-        let destination = ip.destination();
-        if let Some(node) = self.world.nodes.iter().position(|node| node.address == destination) {
-            let is_vxlan = ip.protocol() == Protocol::UDP
-                && Udp::new_checked(ip.payload()).is_ok_and(|udp| udp.destination_port() == VXLAN_PORT);
+        let Datagram { destination, protocol, payload, .. } = Datagram::read(datagram)?;
+        if let Some(node) = self.world.nodes.iter().position(|node| IpAddr::V4(node.address) == destination) {
+            let is_vxlan = protocol == Protocol::UDP
+                && Udp::new_checked(payload).is_ok_and(|udp| udp.destination_port() == VXLAN_PORT);
             return Ok(if is_vxlan { Next::DataPlane(node) } else { Next::Host(node) });
         }
         let node = self
             .node_of_pod_address(destination)
-            .or_else(|| self.world.nodes.iter().position(|node| node.pod_cidr.contains(destination.into())));
+            .or_else(|| self.world.nodes.iter().position(|node| node.pod_cidr.contains(destination)));
         Ok(node.map_or(Next::Outside, Next::DataPlane))
     }
 
-    fn node_of_pod_address(&self, address: Ipv4Addr) -> Option<usize> {
-        let has = |pod: &&WorldPod| !pod.host_network && pod.addresses.contains(&IpAddr::V4(address));
+    fn node_of_pod_address(&self, address: IpAddr) -> Option<usize> {
+        let has = |pod: &&WorldPod| !pod.host_network && pod.addresses.contains(&address);
         self.world.pods.iter().find(has).map(|pod| pod.node)
     }
 
@@ -218,7 +217,7 @@ fn is_egress(rule: &RuleName) -> bool {
         RuleName::Rule { direction, .. }
         | RuleName::TierDefault { direction, .. }
         | RuleName::Profile { direction, .. } => *direction == FlowDirection::Egress,
-        RuleName::NoProfileMatch => false,
+        RuleName::NoProfileMatch | RuleName::Failsafe | RuleName::NoForwardPolicy => false,
     }
 }
 
@@ -248,8 +247,8 @@ mod tests {
 
     fn datagram(payload: u8) -> Vec<u8> {
         let talk = super::super::packet::Talk {
-            source: Ipv4Addr::new(10, 244, 1, 2),
-            destination: Ipv4Addr::new(10, 244, 2, payload),
+            source: Ipv4Addr::new(10, 244, 1, 2).into(),
+            destination: Ipv4Addr::new(10, 244, 2, payload).into(),
             protocol: Protocol::UDP,
             source_port: 40_000,
             destination_port: 53,
