@@ -116,7 +116,8 @@ impl fmt::Display for PolicyKey {
     }
 }
 
-/// Where a policy stands in its tier: by order, then by `name/namespace/kind`; no order comes last.
+/// Where a policy stands in its tier: by order, then by `name/namespace/kind`; no order comes last. A staged policy stands
+/// where it would if it were enforced.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PolicyPosition {
     /// Ascending; `None` is last.
@@ -135,12 +136,16 @@ impl PartialOrd for PolicyPosition {
 
 impl Ord for PolicyPosition {
     fn cmp(&self, other: &Self) -> Ordering {
-        let order = |position: &Self| position.order.unwrap_or(f64::INFINITY);
+        // Adding zero makes -0 the zero that it equals.
+        let order = |position: &Self| position.order.unwrap_or(f64::INFINITY) + 0.0;
         let tie = |position: &Self| {
             let namespace = position.key.namespace.as_deref().unwrap_or("");
-            format!("{}/{namespace}/{}", position.key.name, position.key.kind.as_str())
+            format!("{}/{namespace}/{}", position.key.name, position.key.kind.enforced().as_str())
         };
-        order(self).total_cmp(&order(other)).then_with(|| tie(self).cmp(&tie(other)))
+        order(self)
+            .total_cmp(&order(other))
+            .then_with(|| tie(self).cmp(&tie(other)))
+            .then_with(|| self.key.cmp(&other.key))
     }
 }
 
@@ -305,4 +310,39 @@ pub struct PortRange {
     pub first: u16,
     /// The highest.
     pub last: u16,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn position(order: Option<f64>, kind: PolicyKind, namespace: &str, name: &str) -> PolicyPosition {
+        let namespace = (!namespace.is_empty()).then(|| namespace.to_owned());
+        PolicyPosition { order, key: PolicyKey { kind, namespace, name: name.to_owned() } }
+    }
+
+    #[test]
+    fn policies_stand_by_order_then_name_namespace_and_kind() {
+        use PolicyKind::*;
+        let in_order = [
+            position(Some(-1.0), NetworkPolicy, "x", "z"),
+            position(Some(-0.0), GlobalNetworkPolicy, "", "a"),
+            position(Some(0.0), NetworkPolicy, "x", "a"),
+            position(Some(1.0), GlobalNetworkPolicy, "", "p"),
+            position(Some(1.0), KubernetesNetworkPolicy, "a", "p"),
+            position(Some(1.0), StagedKubernetesNetworkPolicy, "a", "p"),
+            position(Some(1.0), NetworkPolicy, "a", "p"),
+            position(Some(1.0), StagedNetworkPolicy, "a", "p"),
+            position(Some(1.0), KubernetesNetworkPolicy, "b", "p"),
+            position(None, GlobalNetworkPolicy, "", "a"),
+        ];
+        let mut sorted = in_order.to_vec();
+        sorted.reverse();
+        sorted.sort();
+        assert_eq!(sorted, in_order);
+        assert!(
+            position(Some(0.0), NetworkPolicy, "x", "a") < position(Some(-0.0), NetworkPolicy, "x", "b"),
+            "0 and -0 are one order"
+        );
+    }
 }
