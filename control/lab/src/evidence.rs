@@ -11,10 +11,11 @@ use caracal_plane_api::{Counter, DropRow, PolicyRow, What};
 use crate::{error::LabError, plane::Reader, state::State};
 
 /// Drop reasons that are a decision about a flow. Every other one is an accident, or a fault of somebody's.
-const DECISIONS: [&str; 11] = [
+const DECISIONS: [&str; 12] = [
     POLICY_DENY,
     "address-invalid",
     "blackhole",
+    "endpoint-to-host",
     "fabric-spoofed-source",
     "no-route",
     "not-forwarded-back",
