@@ -7,13 +7,12 @@
 //! somewhere else.
 
 mod fabric;
+pub(crate) mod host;
 mod packet;
-
-use std::net::IpAddr;
 
 use caracal_calc::{CalcGraph, Update};
 use caracal_dataplane::table::ApplyError;
-use caracal_model::case::report::{Observation, Observed};
+use caracal_model::case::report::{Observation, Observations, Observed};
 use caracal_model::case::{Icmp, Place, World, WorldFlow};
 use caracal_plane_api::Op;
 use caracal_wire::{Malformed, Protocol};
@@ -48,7 +47,7 @@ pub enum JudgeError {
 /// What each node's control plane says to its fastpath.
 #[derive(Debug)]
 pub(crate) struct Plan {
-    ops: Vec<Vec<Op>>,
+    pub(crate) ops: Vec<Vec<Op>>,
 }
 
 impl Plan {
@@ -65,10 +64,13 @@ impl Plan {
     }
 }
 
-/// What becomes of each flow of `world`, in their order.
-pub fn judge(world: &World) -> Result<Vec<Observation>, JudgeError> {
+/// What becomes of each flow and each host flow of `world`, in their order.
+pub fn judge(world: &World) -> Result<Observations, JudgeError> {
     let plan = Plan::new(world);
-    world.flows.iter().map(|flow| observe(world, &plan, flow)).collect()
+    Ok(Observations {
+        flows: world.flows.iter().map(|flow| observe(world, &plan, flow)).collect::<Result<_, _>>()?,
+        host_flows: host::judge(world, &plan)?,
+    })
 }
 
 /// Every flow meets nodes that have seen no packet before it.
@@ -76,18 +78,14 @@ pub(crate) fn observe(world: &World, plan: &Plan, flow: &WorldFlow) -> Result<Ob
     if let Some(why) = &flow.unsupported {
         return Ok(Observation::new(Observed::Unsupported, why));
     }
-    let (IpAddr::V4(source), IpAddr::V4(destination)) = (flow.source_address, flow.destination_address)
-    else {
-        return Ok(Observation::new(Observed::Unsupported, "IPv6 is not implemented"));
-    };
     let source = match flow.source {
         // A kernel that follows our routes to the pods sends from the tunnel address.
-        Place::Node(node) => world.nodes.get(node).map_or(source, |node| node.tunnel_address),
-        Place::Pod(_) | Place::External => source,
+        Place::Node(node) => world.nodes.get(node).map_or(flow.source_address, |node| node.tunnel_address.into()),
+        Place::Pod(_) | Place::External => flow.source_address,
     };
     let talk = Talk {
         source,
-        destination,
+        destination: flow.destination_address,
         protocol: Protocol(flow.protocol.0),
         source_port: flow.source_port.unwrap_or(EPHEMERAL_PORT),
         destination_port: flow.destination_port.unwrap_or_default(),

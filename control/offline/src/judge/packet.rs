@@ -1,11 +1,14 @@
-//! What the two ends of a flow say to each other: whole IPv4 datagrams, as kernels would send them.
+//! What the two ends of a flow say to each other: whole IP datagrams, as kernels would send them.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use caracal_model::case::Icmp;
 use caracal_wire::tcp::Flags;
-use caracal_wire::{EtherType, Ethernet, Icmpv4, Ipv4, L4Port, MacAddr, Malformed, Protocol, Sctp, Tcp, Udp};
-use caracal_wire::{ethernet, icmpv4, ipv4, sctp, tcp, udp};
+use caracal_wire::checksum::Sum;
+use caracal_wire::{
+    EtherType, Ethernet, Icmpv4, Icmpv6, Ipv4, Ipv6, L4Port, MacAddr, Malformed, Protocol, Sctp, Tcp, Udp,
+};
+use caracal_wire::{ethernet, icmpv4, icmpv6, ipv4, ipv6, sctp, tcp, udp};
 
 /// The byte that is to be echoed.
 const SAID: &[u8] = b"?";
@@ -15,12 +18,12 @@ const SCTP_INIT_LEN: usize = 20;
 /// Who talks to whom, about what.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Talk {
-    pub(super) source: Ipv4Addr,
-    pub(super) destination: Ipv4Addr,
+    pub(super) source: IpAddr,
+    pub(super) destination: IpAddr,
     pub(super) protocol: Protocol,
     pub(super) source_port: u16,
     pub(super) destination_port: u16,
-    /// For ICMP.
+    /// For ICMP and ICMPv6.
     pub(super) icmp: Icmp,
 }
 
@@ -35,7 +38,7 @@ impl Talk {
             }
             Protocol::UDP => Ok(vec![self.udp(SAID)?]),
             Protocol::SCTP => Ok(vec![self.sctp(sctp::ChunkKind::INIT, 0)?]),
-            Protocol::ICMPV4 => Ok(vec![self.icmp(self.icmp.kind, self.icmp.code)?]),
+            Protocol::ICMPV4 | Protocol::ICMPV6 => Ok(vec![self.icmp(self.icmp.kind, self.icmp.code)?]),
             _ => Ok(vec![self.datagram(SAID)?]),
         }
     }
@@ -51,20 +54,51 @@ impl Talk {
     }
 
     fn datagram(&self, payload: &[u8]) -> Result<Vec<u8>, Malformed> {
-        let header = ipv4::Repr {
-            tos: 0,
-            identification: 0,
-            fragment_word: 0x4000,
-            ttl: 64,
-            protocol: self.protocol,
-            source: self.source,
-            destination: self.destination,
-            payload_len: payload.len() as u16,
+        let payload_len = payload.len() as u16;
+        let mut datagram = match (self.source, self.destination) {
+            (IpAddr::V4(source), IpAddr::V4(destination)) => {
+                let header = ipv4::Repr {
+                    tos: 0,
+                    identification: 0,
+                    fragment_word: 0x4000,
+                    ttl: 64,
+                    protocol: self.protocol,
+                    source,
+                    destination,
+                    payload_len,
+                };
+                let mut datagram = vec![0; header.buffer_len()];
+                header.emit(&mut datagram)?;
+                datagram
+            }
+            (source, destination) => {
+                let header = ipv6::Repr {
+                    traffic_class: 0,
+                    flow_label: 0,
+                    next_header: self.protocol,
+                    hop_limit: 64,
+                    source: v6(source),
+                    destination: v6(destination),
+                    payload_len,
+                };
+                let mut datagram = vec![0; header.buffer_len()];
+                header.emit(&mut datagram)?;
+                datagram
+            }
         };
-        let mut datagram = vec![0; header.buffer_len()];
-        header.emit(&mut datagram)?;
         datagram.extend_from_slice(payload);
         Ok(datagram)
+    }
+
+    /// What checksums of upper layers cover besides their own bytes.
+    fn pseudo_sum(&self, payload: &[u8]) -> Sum {
+        let len = payload.len() as u32;
+        match (self.source, self.destination) {
+            (IpAddr::V4(source), IpAddr::V4(destination)) => {
+                Sum::pseudo_v4(source, destination, self.protocol, len)
+            }
+            (source, destination) => Sum::pseudo_v6(v6(source), v6(destination), self.protocol, len),
+        }
     }
 
     fn tcp(
@@ -85,11 +119,9 @@ impl Talk {
         let mut segment = vec![0; header.buffer_len()];
         header.emit(&mut segment)?;
         segment.extend_from_slice(data);
-        let mut datagram = self.datagram(&segment)?;
-        let mut ip = Ipv4::new_checked(&mut datagram[..])?;
-        let pseudo = ip.pseudo_sum();
-        Tcp::new_checked(ip.payload_mut())?.update_checksum(pseudo);
-        Ok(datagram)
+        let pseudo = self.pseudo_sum(&segment);
+        Tcp::new_checked(&mut segment[..])?.update_checksum(pseudo);
+        self.datagram(&segment)
     }
 
     fn udp(&self, data: &[u8]) -> Result<Vec<u8>, Malformed> {
@@ -101,11 +133,9 @@ impl Talk {
         let mut message = vec![0; header.buffer_len()];
         header.emit(&mut message)?;
         message.extend_from_slice(data);
-        let mut datagram = self.datagram(&message)?;
-        let mut ip = Ipv4::new_checked(&mut datagram[..])?;
-        let pseudo = ip.pseudo_sum();
-        Udp::new_checked(ip.payload_mut())?.update_checksum(pseudo);
-        Ok(datagram)
+        let pseudo = self.pseudo_sum(&message);
+        Udp::new_checked(&mut message[..])?.update_checksum(pseudo);
+        self.datagram(&message)
     }
 
     fn sctp(&self, chunk: sctp::ChunkKind, verification_tag: u32) -> Result<Vec<u8>, Malformed> {
@@ -127,10 +157,18 @@ impl Talk {
     fn icmp(&self, kind: u8, code: u8) -> Result<Vec<u8>, Malformed> {
         let mut message = vec![0; 8];
         message.extend_from_slice(SAID);
-        let mut icmp = Icmpv4::new_checked(&mut message[..])?;
-        icmp.set_kind(icmpv4::Kind(kind), code);
-        icmp.set_identifier(self.source_port);
-        icmp.update_checksum();
+        if self.protocol == Protocol::ICMPV6 {
+            let pseudo = self.pseudo_sum(&message);
+            let mut icmp = Icmpv6::new_checked(&mut message[..])?;
+            icmp.set_kind(icmpv6::Kind(kind), code);
+            icmp.set_identifier(self.source_port);
+            icmp.update_checksum(pseudo);
+        } else {
+            let mut icmp = Icmpv4::new_checked(&mut message[..])?;
+            icmp.set_kind(icmpv4::Kind(kind), code);
+            icmp.set_identifier(self.source_port);
+            icmp.update_checksum();
+        }
         self.datagram(&message)
     }
 }
@@ -138,13 +176,56 @@ impl Talk {
 /// Where an answering TCP begins to count.
 const ANSWER_SEQUENCE: u32 = 5000;
 
+fn v6(address: IpAddr) -> std::net::Ipv6Addr {
+    match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped(),
+        IpAddr::V6(address) => address,
+    }
+}
+
+/// A datagram of either version, as far as its ends look at it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Datagram<'a> {
+    pub(super) source: IpAddr,
+    pub(super) destination: IpAddr,
+    pub(super) protocol: Protocol,
+    pub(super) payload: &'a [u8],
+    /// Of IPv4: that it may not be fragmented, and is not.
+    fragment_word: u16,
+}
+
+impl<'a> Datagram<'a> {
+    /// Reads a datagram from its beginning; what follows it is left out.
+    pub(super) fn read(bytes: &'a [u8]) -> Result<Self, Malformed> {
+        if bytes.first().is_some_and(|first| first >> 4 == 6) {
+            let ip = Ipv6::new_checked(bytes)?;
+            let end = ipv6::HEADER_LEN + usize::from(ip.payload_len());
+            return Ok(Self {
+                source: ip.source().into(),
+                destination: ip.destination().into(),
+                protocol: ip.next_header(),
+                payload: bytes.get(ipv6::HEADER_LEN..end).unwrap_or_default(),
+                fragment_word: 0,
+            });
+        }
+        let ip = Ipv4::new_checked(bytes)?;
+        Ok(Self {
+            source: ip.source().into(),
+            destination: ip.destination().into(),
+            protocol: ip.protocol(),
+            payload: bytes.get(ip.header_len()..usize::from(ip.total_len())).unwrap_or_default(),
+            fragment_word: ip.fragment_word(),
+        })
+    }
+}
+
 /// What a host that listens everywhere answers; nothing to what needs no answer.
 pub(super) fn answer(datagram: &[u8]) -> Result<Option<Vec<u8>>, Malformed> {
-    let ip = Ipv4::new_checked(datagram)?;
+    let ip = Datagram::read(datagram)?;
     let asked = Talk {
-        source: ip.source(),
-        destination: ip.destination(),
-        protocol: ip.protocol(),
+        source: ip.source,
+        destination: ip.destination,
+        protocol: ip.protocol,
         source_port: 0,
         destination_port: 0,
         icmp: Icmp { kind: 0, code: 0 },
@@ -154,9 +235,9 @@ pub(super) fn answer(datagram: &[u8]) -> Result<Option<Vec<u8>>, Malformed> {
         destination_port: destination.0,
         ..asked
     };
-    match ip.protocol() {
+    match ip.protocol {
         Protocol::TCP => {
-            let tcp = Tcp::new_checked(ip.payload())?;
+            let tcp = Tcp::new_checked(ip.payload)?;
             let talk = with_ports(tcp.source_port(), tcp.destination_port()).reversed();
             if tcp.flags().contains(Flags::SYN) {
                 let flags = Flags(Flags::SYN.0 | Flags::ACK.0);
@@ -167,16 +248,16 @@ pub(super) fn answer(datagram: &[u8]) -> Result<Option<Vec<u8>>, Malformed> {
             talk.tcp(flags, tcp.acknowledgement(), acknowledgement, tcp.payload()).map(Some)
         }
         Protocol::UDP => {
-            let udp = Udp::new_checked(ip.payload())?;
+            let udp = Udp::new_checked(ip.payload)?;
             with_ports(udp.source_port(), udp.destination_port()).reversed().udp(udp.payload()).map(Some)
         }
         Protocol::SCTP => {
-            let sctp = Sctp::new_checked(ip.payload())?;
+            let sctp = Sctp::new_checked(ip.payload)?;
             let talk = with_ports(sctp.source_port(), sctp.destination_port()).reversed();
             talk.sctp(sctp::ChunkKind::INIT_ACK, 1).map(Some)
         }
         Protocol::ICMPV4 => {
-            let icmp = Icmpv4::new_checked(ip.payload())?;
+            let icmp = Icmpv4::new_checked(ip.payload)?;
             if icmp.kind() != icmpv4::Kind::ECHO_REQUEST {
                 return Ok(None);
             }
@@ -184,52 +265,62 @@ pub(super) fn answer(datagram: &[u8]) -> Result<Option<Vec<u8>>, Malformed> {
             let talk = Talk { source_port: talk.destination_port, ..talk };
             talk.icmp(icmpv4::Kind::ECHO_REPLY.0, 0).map(Some)
         }
-        _ => asked.reversed().datagram(ip.payload()).map(Some),
+        Protocol::ICMPV6 => {
+            let icmp = Icmpv6::new_checked(ip.payload)?;
+            if icmp.kind() != icmpv6::Kind::ECHO_REQUEST {
+                return Ok(None);
+            }
+            let talk = Talk { source_port: icmp.identifier(), ..asked }.reversed();
+            let talk = Talk { source_port: talk.destination_port, ..talk };
+            talk.icmp(icmpv6::Kind::ECHO_REPLY.0, 0).map(Some)
+        }
+        _ => asked.reversed().datagram(ip.payload).map(Some),
     }
 }
 
 /// Whether what arrived is what was sent: everything but the time to live.
 pub(super) fn is_same(sent: &[u8], arrived: &[u8]) -> bool {
-    match (Ipv4::new_checked(sent), Ipv4::new_checked(arrived)) {
-        (Ok(sent), Ok(arrived)) => {
-            let essence =
-                |ip: &Ipv4<&[u8]>| (ip.source(), ip.destination(), ip.protocol(), ip.fragment_word());
-            essence(&sent) == essence(&arrived)
-                && sent.payload() == arrived.payload()
-                && arrived.checksum_is_correct()
-        }
+    let is_intact = Ipv4::new_checked(arrived).is_ok_and(|ip| ip.checksum_is_correct());
+    let is_v6 = arrived.first().is_some_and(|first| first >> 4 == 6);
+    match (Datagram::read(sent), Datagram::read(arrived)) {
+        (Ok(sent), Ok(arrived)) => sent == arrived && (is_intact || is_v6),
         _ => false,
     }
 }
 
 /// Puts a datagram into an Ethernet frame.
 pub(super) fn frame(source: MacAddr, destination: MacAddr, datagram: &[u8]) -> Result<Vec<u8>, Malformed> {
-    let header = ethernet::Repr { destination, source, ether_type: EtherType::IPV4 };
+    let is_v6 = datagram.first().is_some_and(|first| first >> 4 == 6);
+    let ether_type = if is_v6 { EtherType::IPV6 } else { EtherType::IPV4 };
+    let header = ethernet::Repr { destination, source, ether_type };
     let mut frame = vec![0; header.buffer_len()];
     header.emit(&mut frame)?;
     frame.extend_from_slice(datagram);
     Ok(frame)
 }
 
-/// The datagram of a frame; nothing when it carries something else.
+/// The datagram of a frame, without padding; nothing when it carries something else.
 pub(super) fn datagram_of(frame: &[u8]) -> Option<&[u8]> {
     let ethernet = Ethernet::new_checked(frame).ok()?;
-    if ethernet.ether_type() != EtherType::IPV4 {
-        return None;
-    }
-    let payload = &frame[ethernet::HEADER_LEN..];
-    let length = usize::from(Ipv4::new_checked(payload).ok()?.total_len());
+    let payload = frame.get(ethernet::HEADER_LEN..)?;
+    let length = match ethernet.ether_type() {
+        EtherType::IPV4 => usize::from(Ipv4::new_checked(payload).ok()?.total_len()),
+        EtherType::IPV6 => ipv6::HEADER_LEN + usize::from(Ipv6::new_checked(payload).ok()?.payload_len()),
+        _ => return None,
+    };
     payload.get(..length)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     fn talk(protocol: Protocol) -> Talk {
         Talk {
-            source: Ipv4Addr::new(10, 244, 1, 2),
-            destination: Ipv4Addr::new(10, 244, 2, 2),
+            source: Ipv4Addr::new(10, 244, 1, 2).into(),
+            destination: Ipv4Addr::new(10, 244, 2, 2).into(),
             protocol,
             source_port: 40_000,
             destination_port: 80,
@@ -250,6 +341,23 @@ mod tests {
                     "{protocol}"
                 );
                 assert!(answer.checksum_is_correct());
+            }
+        }
+    }
+
+    #[test]
+    fn questions_and_answers_are_of_ipv6_too() {
+        for protocol in [Protocol::TCP, Protocol::UDP, Protocol::SCTP, Protocol::ICMPV6, Protocol::GRE] {
+            let talk = Talk {
+                source: "fd00::1".parse().unwrap(),
+                destination: "fd00::2".parse().unwrap(),
+                icmp: Icmp { kind: 128, code: 0 },
+                ..talk(protocol)
+            };
+            for question in talk.questions().unwrap() {
+                let answer = answer(&question).unwrap().unwrap();
+                let (question, answer) = (Datagram::read(&question).unwrap(), Datagram::read(&answer).unwrap());
+                assert_eq!((answer.source, answer.protocol), (question.destination, protocol));
             }
         }
     }
