@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::yaml;
 pub use crate::yaml::YamlError;
 
-/// Reads a manifest: any number of documents, empty ones left out, `kind: List` flattened.
+/// Reads a manifest: any number of documents, empty ones left out, lists (`kind: List`, `kind: TierList`) flattened.
 pub fn parse(text: &str) -> Result<Vec<Value>, YamlError> {
     let mut objects = Vec::new();
     for document in yaml::parse_documents(text)? {
@@ -14,18 +14,22 @@ pub fn parse(text: &str) -> Result<Vec<Value>, YamlError> {
     Ok(objects)
 }
 
-fn flatten(value: Value, objects: &mut Vec<Value>) {
-    let is_list = value.get("kind").and_then(Value::as_str).is_some_and(|kind| kind == "List");
-    match value {
-        Value::Null => {}
-        Value::Object(mut map) if is_list => {
-            if let Some(Value::Array(items)) = map.remove("items") {
-                for item in items {
-                    flatten(item, objects);
-                }
+fn flatten(mut value: Value, objects: &mut Vec<Value>) {
+    let is_list = value.get("kind").and_then(Value::as_str).is_some_and(|kind| kind.ends_with("List"));
+    match value.get_mut("items").map(Value::take) {
+        Some(Value::Array(items)) if is_list => {
+            for item in items {
+                flatten(item, objects);
             }
         }
-        other => objects.push(other),
+        Some(items) => {
+            if let Some(place) = value.get_mut("items") {
+                *place = items;
+            }
+            objects.push(value);
+        }
+        None if value.is_null() => {}
+        None => objects.push(value),
     }
 }
 
@@ -44,6 +48,17 @@ mod tests {
         assert_eq!(names(text), ["a", "b", "c", "d"]);
         assert!(names("").is_empty());
         assert!(names("# nothing\n").is_empty());
+    }
+
+    #[test]
+    fn what_only_looks_like_a_list_is_not_lost() {
+        let kinds = |text: &str| parse(text).unwrap().len();
+        assert_eq!(kinds("kind: TierList\nitems: [{kind: Tier}, {kind: Tier}]"), 2);
+        assert_eq!(kinds("kind: List\nitems: []"), 0);
+        assert_eq!(kinds("kind: List\nitems: 7"), 1);
+        assert_eq!(kinds("kind: List"), 1);
+        let other = "kind: Tier\nitems: [1]";
+        assert_eq!(parse(other).unwrap(), [serde_json::json!({"kind": "Tier", "items": [1]})]);
     }
 
     #[test]

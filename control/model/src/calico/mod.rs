@@ -7,6 +7,7 @@ mod bgp;
 mod bgp_filter;
 mod cluster;
 mod cluster_network_policy;
+mod crd;
 mod felix_configuration;
 mod host_endpoint;
 mod ip_pool;
@@ -36,6 +37,7 @@ pub use cluster_network_policy::{
     ClusterPolicyIngressRule, ClusterPolicyPods, ClusterPolicyPort, ClusterPolicyPortRange,
     ClusterPolicyPorts, ClusterPolicyProtocol, ClusterPolicySubject,
 };
+pub use crd::from_stored;
 pub use felix_configuration::FelixConfigurationSpec;
 pub use host_endpoint::{EndpointPort, HostEndpointSpec};
 pub use ip_pool::{IPPoolSpec, IPReservationSpec};
