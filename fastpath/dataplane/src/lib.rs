@@ -25,6 +25,7 @@ pub mod flow;
 pub mod handover;
 pub mod packet;
 pub mod pipeline;
+pub mod policy_log;
 pub mod port;
 pub mod sim;
 pub mod snapshot;

@@ -17,6 +17,7 @@ use caracal_dataplane::controller::{Controller, report::Identity};
 use caracal_dataplane::counters::WorkerCounters;
 use caracal_dataplane::handover::{Doorbell, Peer, connect};
 use caracal_dataplane::pipeline::Pipeline;
+use caracal_dataplane::policy_log::{self, PolicyLog, Recorder};
 use caracal_dataplane::snapshot::Publisher;
 use caracal_dataplane::table::{AssignWorker, TableBuilder, Tables};
 use caracal_dataplane::worker::thread::{Thread, WorkerStatus};
@@ -149,7 +150,9 @@ fn run(arguments: &Arguments) -> Result<()> {
     let mut builder = TableBuilder::new(count, spread(count));
     let mut publisher = Publisher::new(builder.build());
     let (unknown, wanted) = sync_channel(NEIGHBORS_WAITING_MAX);
-    let workers = make_workers(arguments, count, clock, &unknown, &mut publisher)?;
+    let (recorders, records) = (0..count).map(|_| policy_log::records()).unzip();
+    let log = PolicyLog::new(records);
+    let workers = make_workers(arguments, recorders, clock, &unknown, &mut publisher)?;
     let identity = Identity {
         instance: random(),
         clock,
@@ -203,7 +206,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         uplink: arguments.uplink.clone(),
         kernel_memory_budget: arguments.kernel_memory_mib.saturating_mul(1 << 20),
     };
-    Controller::new(builder, publisher, Ports::new(config, handles), mirror, queue, identity)?.run();
+    Controller::new(builder, publisher, Ports::new(config, handles), mirror, queue, log, identity)?.run();
     for thread in running {
         let _ = thread.join();
     }
@@ -257,11 +260,12 @@ fn check_cpus(cpus: &[usize]) -> Result<()> {
 /// Workers with their memory, connected with one another, and how the controller reaches them.
 fn make_workers(
     arguments: &Arguments,
-    count: u16,
+    recorders: Vec<Recorder>,
     clock: Clock,
     unknown_neighbors: &SyncSender<(u32, IpAddr)>,
     publisher: &mut Publisher<Tables>,
 ) -> Result<Vec<(Thread, WorkerHandle)>> {
+    let count = recorders.len() as u16;
     let descriptors = "cannot make event descriptors; raise the limit on open files";
     let doorbells: Vec<Arc<Doorbell>> =
         (0..count).map(|_| Doorbell::new().map(Arc::new)).collect::<Result<_, _>>().context(descriptors)?;
@@ -269,7 +273,7 @@ fn make_workers(
     let lent = FrameShares::of(arguments.chunks as usize).lent / others;
     let peers = connect_all(&doorbells, lent.min(LENT_FRAMES_MAX));
     let mut workers = Vec::new();
-    for ((index, doorbell), peers) in (0..count).zip(doorbells).zip(peers) {
+    for (((index, doorbell), peers), recorder) in (0..count).zip(doorbells).zip(peers).zip(recorders) {
         let config = DomainConfig {
             chunks: arguments.chunks,
             chunk_size: arguments.chunk_size,
@@ -280,7 +284,8 @@ fn make_workers(
         let counters = WorkerCounters::new();
         let status = Arc::new(WorkerStatus::default());
         let worker = WorkerIndex(index);
-        let pipeline = Pipeline::new(worker, arguments.flows as usize, random());
+        let mut pipeline = Pipeline::new(worker, arguments.flows as usize, random());
+        pipeline.recorder = recorder;
         let engine = Engine::new(pipeline, worker, pool, Arc::clone(&counters), publisher.subscribe(), peers);
         let (commands, inbox) = channel();
         let thread = Thread::new(

@@ -21,6 +21,7 @@ use crate::batch::{BATCH_MAX, Batch, Ingress, Slot, Step, Verdict};
 use crate::clock::Tick;
 use crate::counters::WorkerCounters;
 use crate::flow::FlowTable;
+use crate::policy_log::Recorder;
 use crate::stage::{Context, arp, flow, nd, parse, rewrite, route, source, tunnel};
 use crate::table::{EndpointIndex, Tables};
 use crate::worker::WorkerIndex;
@@ -35,6 +36,8 @@ pub struct Pipeline {
     worker: WorkerIndex,
     answers: Vec<Slot>,
     icmp_limit: RateLimit,
+    /// Where judgements go that are to be logged; nowhere, until it is set.
+    pub recorder: Recorder,
     /// Next hops that a packet needed and whose MAC address is not known: the controller has them resolved.
     pub unknown_neighbors: Vec<(u32, IpAddr)>,
 }
@@ -64,6 +67,7 @@ impl Pipeline {
             worker,
             answers: Vec::with_capacity(BATCH_MAX),
             icmp_limit: RateLimit::new(ICMP_ERRORS_PER_SECOND, ICMP_ERRORS_BURST),
+            recorder: Recorder::default(),
             unknown_neighbors: Vec::with_capacity(UNKNOWN_NEIGHBORS_MAX),
         }
     }
@@ -140,6 +144,7 @@ impl Pipeline {
             pool,
             answers: &mut self.answers,
             icmp_limit: &mut self.icmp_limit,
+            recorder: &mut self.recorder,
             unknown_neighbors: &mut self.unknown_neighbors,
             now,
             worker: self.worker,

@@ -19,6 +19,7 @@ use crate::counters::{PortCounters, WorkerCounters};
 use crate::drop_reason::DropReason;
 use crate::packet::Packet;
 use crate::pipeline::{EndpointLink, Link, Pipeline};
+use crate::policy_log::{self, Line, PolicyLog};
 use crate::port::{HEADROOM, MemoryPort, Port};
 use crate::snapshot::Publisher;
 use crate::table::{
@@ -82,6 +83,7 @@ pub struct Node {
     endpoints: BTreeMap<EndpointIndex, PortName>,
     kernel: Kernel,
     last_seq: u64,
+    log: PolicyLog,
     reported: BTreeMap<DropReason, u64>,
 }
 
@@ -98,8 +100,11 @@ impl Node {
         let mut publisher = Publisher::new(builder.build());
         let counters = WorkerCounters::new();
         let worker = WorkerIndex(0);
+        let mut pipeline = Pipeline::new(worker, flows, 0x5eed);
+        let (recorder, records) = policy_log::records();
+        pipeline.recorder = recorder;
         let engine = Engine::new(
-            Pipeline::new(worker, flows, 0x5eed),
+            pipeline,
             worker,
             FramePool::heap(frames),
             Arc::clone(&counters),
@@ -115,6 +120,7 @@ impl Node {
             endpoints: BTreeMap::new(),
             kernel,
             last_seq: 0,
+            log: PolicyLog::new(vec![records]),
             reported: BTreeMap::new(),
         };
         node.attach(PortName::Uplink, Role::Uplink);
@@ -145,6 +151,8 @@ impl Node {
     /// # Errors
     /// When the ops do not fit together; nothing has changed then.
     pub fn publish(&mut self, ops: &[Op]) -> Result<(), ApplyError> {
+        // Tables that the engine has left behind go first.
+        self.publisher.reclaim();
         self.last_seq += 1;
         self.builder.apply(&Transaction { seq: self.last_seq, ops: ops.to_vec(), in_sync: true })?;
         // Building finds out which next hops are wanted; this kernel knows them at once.
@@ -285,6 +293,14 @@ impl Node {
             }
         }
         drops
+    }
+
+    /// What would have been logged of policy since this was last asked.
+    pub fn policy_log(&mut self, now: Tick) -> Vec<Line> {
+        let mut lines = Vec::new();
+        let (builder, tables) = (&self.builder, self.engine.tables());
+        self.log.drain(tables, now, |rule| builder.rule_name(rule), |line| lines.push(line));
+        lines
     }
 
     /// Everything that can decide.

@@ -15,6 +15,10 @@
 //!   what of the other figures is not the pipeline's.
 //! * `mem/vxlan-decap-established`: out of the tunnel to 100 pods, 100,000 TCP connections, each packet of a random one.
 //! * `mem/vxlan-encap-established`: the same connections, from the pods into the tunnel; batches come from one pod each.
+//! * `mem/established/no-change` and `mem/established/10000-changes-s`: the same way in, while a pod joins or leaves a
+//!   set that policy names every 100 µs of the worker's time, a quarter of them peers of these connections. In both rows
+//!   the controller does that work between the timed parts, on this same core, so both pay for what it does to the
+//!   caches; in the first row to another node's tables.
 //! * `mem/first-packet/rules-N`: out of the tunnel, every packet the first of a UDP flow; N rules of four shapes, and
 //!   the one that allows the packet a random one of them. Whole path, with the flow's insertion.
 //! * `mem/verdict/rules-N`: of that, the verdict alone: the peer's class and the judgement.
@@ -98,6 +102,14 @@ fn main() -> anyhow::Result<()> {
         "ns/packet",
         Box::new(move |_| established.run(Way::Encapsulate, bursts)),
     ));
+    for (name, changes) in [("no-change", false), ("10000-changes-s", true)] {
+        let mut changing = Changing::new(changes)?;
+        scenarios.push(Scenario::new(
+            &format!("mem/established/{name}"),
+            "ns/packet",
+            Box::new(move |_| changing.run(bursts)),
+        ));
+    }
     let wants = |name: &str| args.only.as_ref().is_none_or(|only| name.starts_with(only.as_str()));
     for rules in RULE_COUNTS.into_iter().filter(|_| wants("mem/first-packet") || wants("mem/verdict")) {
         let start = Instant::now();
@@ -364,6 +376,20 @@ impl PortsOnly {
     }
 }
 
+/// A hundred rules, then the one that allows the connections; and the policies that they are in.
+fn established_rules() -> (Vec<Kind>, Vec<plane::PolicyId>) {
+    let rules = 100;
+    let mut ops = rule_set(rules);
+    let last = plane::PolicyId { name: "p-last".into(), ..policy_id(0) };
+    let peers = vec![member(REMOTE_BLOCK.to_bits(), REMOTE_BLOCK_LENGTH)];
+    ops.push(Kind::IpSet(plane::IpSet { id: "peers".into(), members: peers, hosts: None }));
+    let rule = rule(Protocol::TCP, &["peers"], &[], &[(SERVICE, SERVICE)]);
+    ops.push(policy(last.clone(), vec![rule]));
+    let mut policies = policy_ids(rules);
+    policies.push(last);
+    (ops, policies)
+}
+
 /// Connections that are open.
 struct Established {
     bench: Bench,
@@ -374,16 +400,7 @@ struct Established {
 
 impl Established {
     fn new() -> anyhow::Result<Self> {
-        let rules = 100;
-        let mut ops = rule_set(rules);
-        // The connections' own rule comes last.
-        let last = plane::PolicyId { name: "p-last".into(), ..policy_id(0) };
-        let peers = vec![member(REMOTE_BLOCK.to_bits(), REMOTE_BLOCK_LENGTH)];
-        ops.push(Kind::IpSet(plane::IpSet { id: "peers".into(), members: peers, hosts: None }));
-        let rule = rule(Protocol::TCP, &["peers"], &[], &[(SERVICE, SERVICE)]);
-        ops.push(policy(last.clone(), vec![rule]));
-        let mut policies = policy_ids(rules);
-        policies.push(last);
+        let (ops, policies) = established_rules();
         let mut bench = Bench::new(ops, &policies)?;
         let open = |flags| (0..FLOWS).map(|flow| inward_tcp(flow, flags)).collect::<anyhow::Result<Vec<_>>>();
         let answer =
@@ -426,6 +443,93 @@ impl Established {
             };
         }
         Ok(per_packet(time, bursts))
+    }
+}
+
+/// Connections that are open while pods change.
+struct Changing {
+    established: Established,
+    /// Whose tables change in place of the connections' node, where that one's do not.
+    other: Option<Bench>,
+    members: Vec<bool>,
+}
+
+/// The worker's time between two changes: 10,000 a second.
+const CHANGE_INTERVAL: Duration = Duration::from_micros(100);
+/// Pods that change: the connections' peers are the first quarter.
+const CHANGING: u32 = 4 * REMOTES;
+
+impl Changing {
+    fn new(changes: bool) -> anyhow::Result<Self> {
+        let mut other = if changes { None } else { Some(Bench::new(established_rules().0, &[])?) };
+        let mut established = Established::new()?;
+        // Policy names the set that changes, though no port of the connections'.
+        let named = plane::PolicyId { name: "p-changing".into(), ..policy_id(0) };
+        let set = Kind::IpSet(plane::IpSet { id: "changing".into(), ..Default::default() });
+        let rule = rule(Protocol::TCP, &["changing"], &[], &[(1, 1)]);
+        let ops = [set, policy(named.clone(), vec![rule])];
+        let mut policies = established_rules().1;
+        policies.insert(0, named);
+        for bench in [Some(&mut established.bench), other.as_mut()].into_iter().flatten() {
+            let pods = (0..PODS).map(|pod| endpoint(pod, &policies));
+            let all: Vec<Op> = ops.iter().cloned().chain(pods).map(|op| Op { op: Some(op) }).collect();
+            bench.node.apply(&all)?;
+        }
+        Ok(Changing { established, other, members: vec![false; CHANGING as usize] })
+    }
+
+    fn run(&mut self, bursts: u32) -> anyhow::Result<f64> {
+        let mut time = Duration::ZERO;
+        let mut until_change = CHANGE_INTERVAL;
+        for _ in 0..bursts {
+            for _ in 0..BURST {
+                let flow = self.established.random.below(FLOWS) as usize;
+                self.established.bench.inject(&PortName::Uplink, &self.established.inward[flow])?;
+            }
+            loop {
+                let Bench { node, uplink, now, .. } = &mut self.established.bench;
+                let engine = node.engine_mut();
+                let start = Instant::now();
+                engine.adopt();
+                let came = engine.receive_from(*uplink, *now);
+                engine.flush();
+                let elapsed = start.elapsed();
+                if came == 0 {
+                    break;
+                }
+                time += elapsed;
+                match until_change.checked_sub(elapsed) {
+                    Some(rest) => until_change = rest,
+                    None => {
+                        until_change = CHANGE_INTERVAL;
+                        self.change()?;
+                    }
+                }
+            }
+            let Bench { node, pods, .. } = &mut self.established.bench;
+            let came: usize = pods.iter().map(|(name, _)| node.drain(name, usize::MAX, |_| ())).sum();
+            self.established.bench.all_came(came, BURST)?;
+        }
+        Ok(per_packet(time, bursts))
+    }
+
+    fn change(&mut self) -> anyhow::Result<()> {
+        let pod = self.established.random.below(CHANGING);
+        let is_member = &mut self.members[pod as usize];
+        *is_member = !*is_member;
+        let changed = vec![member(REMOTE_BLOCK.to_bits() + 2 + pod, 32)];
+        let mut delta = plane::IpSetDelta { id: "changing".into(), ..Default::default() };
+        if *is_member {
+            delta.add = changed;
+        } else {
+            delta.remove = changed;
+        }
+        let bench = self.other.as_mut().unwrap_or(&mut self.established.bench);
+        bench.node.publish(&[Op { op: Some(Kind::IpSetDelta(delta)) }])?;
+        if let Some(other) = &mut self.other {
+            other.node.engine_mut().adopt();
+        }
+        Ok(())
     }
 }
 

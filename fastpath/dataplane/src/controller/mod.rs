@@ -27,6 +27,7 @@ use tracing::{debug, info, warn};
 use self::mirror::{KernelLink, Mirror, MirrorError};
 use self::ports::{Plan, Ports};
 use self::server::{Client, Event};
+use crate::policy_log::PolicyLog;
 use crate::table::{KernelRoute, TableBuilder, Tables};
 
 /// How often acknowledgements that wait for workers are looked after.
@@ -35,8 +36,8 @@ const ADOPTION_POLL: Duration = Duration::from_micros(200);
 const PORT_RETRY: Duration = Duration::from_millis(50);
 /// How long changes of the kernel are gathered before they are read.
 const KERNEL_SETTLE: Duration = Duration::from_millis(2);
-/// The longest wait for anything.
-const WAIT_MAX: Duration = Duration::from_secs(1);
+/// The longest wait for anything: what is to be logged does not wait longer either.
+const WAIT_MAX: Duration = Duration::from_millis(200);
 
 /// The controller's state.
 pub struct Controller {
@@ -55,6 +56,7 @@ pub struct Controller {
     tables_changed: bool,
     kernel_changed_at: Option<Instant>,
     retry_at: Option<Instant>,
+    log: PolicyLog,
     /// Readers' requests that are being answered elsewhere are none of our state.
     identity: report::Identity,
 }
@@ -70,6 +72,7 @@ impl Controller {
         ports: Ports,
         mirror: Mirror,
         events: Receiver<Event>,
+        log: PolicyLog,
         identity: report::Identity,
     ) -> Result<Self, MirrorError> {
         let mut controller = Controller {
@@ -87,6 +90,7 @@ impl Controller {
             tables_changed: true,
             kernel_changed_at: None,
             retry_at: None,
+            log,
             identity,
         };
         controller.read_kernel()?;
@@ -210,6 +214,9 @@ impl Controller {
             self.follow_ports();
         }
         self.acknowledge();
+        let builder = &self.builder;
+        let now = self.identity.clock.now();
+        self.log.drain(self.publisher.latest(), now, |rule| builder.rule_name(rule), |line| line.write());
     }
 
     fn publish(&mut self) {

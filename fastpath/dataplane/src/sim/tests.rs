@@ -15,5 +15,7 @@ mod ipv6;
 mod local;
 mod nd;
 mod policy;
+mod policy_log;
+mod staged;
 mod tunnels;
 mod workers;

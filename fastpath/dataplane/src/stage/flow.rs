@@ -172,6 +172,10 @@ fn bring_up_to_date(context: &mut Context, index: usize) -> bool {
     if !entry.flags.is_from_host() {
         let judgement = context.tables.policy.judge(list, peer_class, &tuple);
         decided_by(context, index, judgement.rule);
+        // A flow that goes on is not news.
+        if !judgement.allow && !entry.flags.is_denied() {
+            context.recorder.judged(entry.key.endpoint(), &tuple, judgement, context.counters);
+        }
         allow = judgement.allow;
     }
     let generation = context.generation;
@@ -291,6 +295,7 @@ fn unknown(context: &mut Context, slot: &mut Slot, out: bool) {
             }
             let judgement = context.tables.policy.judge(list, peer_class, &tuple);
             context.count_first(judgement.rule, Deciding::Enforced, length);
+            context.recorder.judged(key.endpoint(), &tuple, judgement, context.counters);
             if !judgement.allow {
                 return slot.drop(DropReason::PolicyDeny);
             }

@@ -20,6 +20,7 @@ use crate::clock::Tick;
 use crate::counters::WorkerCounters;
 use crate::flow::{Carried, FlowTable};
 use crate::pipeline::{Links, RateLimit, UNKNOWN_NEIGHBORS_MAX};
+use crate::policy_log::Recorder;
 use crate::table::{Deciding, RuleCount, RuleId, Tables};
 use crate::worker::WorkerIndex;
 
@@ -55,6 +56,8 @@ pub struct Context<'a> {
     pub answers: &'a mut Vec<Slot>,
     /// How many ICMP errors may still be sent.
     pub icmp_limit: &'a mut RateLimit,
+    /// Where judgements go that are to be logged.
+    pub recorder: &'a mut Recorder,
     /// Next hops that packets needed and nobody knew.
     pub unknown_neighbors: &'a mut Vec<(u32, IpAddr)>,
     /// The time of this batch.

@@ -177,11 +177,10 @@ fn emit_udp(
 #[inline]
 fn entropy(slot: &Slot) -> u16 {
     let parsed = &slot.parsed;
-    let bits = |address| match address {
-        IpAddr::V4(v4) => v4.to_bits(),
-        IpAddr::V6(v6) => folded(v6.to_bits()),
+    let (a, b) = match (parsed.source, parsed.destination) {
+        (IpAddr::V4(a), IpAddr::V4(b)) => (a.to_bits(), b.to_bits()),
+        (a, b) => (folded(a), folded(b)),
     };
-    let (a, b) = (bits(parsed.source), bits(parsed.destination));
     let ports = u32::from(parsed.source_port) << 16 | u32::from(parsed.destination_port);
     let mixed = (u64::from(a ^ ports.rotate_left(7)) << 32 | u64::from(b ^ ports))
         .wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -189,7 +188,12 @@ fn entropy(slot: &Slot) -> u16 {
 }
 
 /// All bits of an IPv6 address in 32.
-fn folded(bits: u128) -> u32 {
+#[cold]
+fn folded(address: IpAddr) -> u32 {
+    let bits = match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
+        IpAddr::V6(v6) => v6.to_bits(),
+    };
     let halves = (bits >> 64) as u64 ^ bits as u64;
     (halves >> 32) as u32 ^ halves as u32
 }

@@ -291,6 +291,9 @@ fn policy_judges_ipv6_by_its_own_rules_sets_and_messages() {
         ("a friend by another protocol", "a", Datagram6::tcp((A6, 1), (B6, 2), SYN, b""), false),
         ("a stranger", "c", Datagram6::udp((v6(world::C), 1), (B6, 2), b""), false),
         ("an echo", "c", Datagram6::echo(v6(world::C), B6, false, 1, 1), true),
+        ("an answer to none", "c", Datagram6::echo(v6(world::C), B6, true, 2, 1), false),
+        ("another question", "c", Datagram6::icmp(v6(world::C), B6, 139, 0, &[0; 12]), false),
+        ("a solicitation to another pod", "c", Datagram6::icmp(v6(world::C), B6, 133, 0, &[0; 4]), false),
     ] {
         let outputs = world.send(&pod(name), &from_pod6(&datagram));
         assert_eq!(outputs.len(), usize::from(passes), "{description}");

@@ -249,3 +249,44 @@ fn a_verdict_is_current_after_one_judgement_however_many_changes_there_were() {
         expect_counters!(world, {"flow_hits": 2, "delivered_local": 1});
     }
 }
+
+#[test]
+fn rules_tell_icmp_messages_apart_and_flows_do_too() {
+    let allow = |kind, code| plane::Rule {
+        protocol: 1,
+        icmp: Some(plane::Icmp { r#type: kind, code }),
+        ..rule(Action::Allow)
+    };
+    let icmp = |kind: u8, code: u8| Datagram::new(A, B, 1, &[kind, code, 0, 0, 0, 7, 0, 1]);
+    let mut world = World::new();
+    world.apply(&ingress("b", vec![allow(13, None), allow(9, Some(16))]));
+    for (kind, code, passes) in [
+        (13, 0, true),
+        (13, 1, true),
+        (8, 0, false),
+        (15, 0, false),
+        (17, 0, false),
+        (9, 16, true),
+        (9, 0, false),
+        (14, 0, false),
+    ] {
+        let outputs = world.send(&pod("a"), &from_pod(&icmp(kind, code)));
+        assert_eq!(outputs.len(), usize::from(passes), "type {kind}, code {code}");
+    }
+    // Judged again, it is still the message that it was.
+    world.apply(&ingress("b", vec![allow(9, None), allow(13, Some(1))]));
+    for (kind, code, passes) in [(13, 0, false), (13, 1, true), (9, 16, true)] {
+        let outputs = world.send(&pod("a"), &from_pod(&icmp(kind, code)));
+        assert_eq!(outputs.len(), usize::from(passes), "type {kind}, code {code}");
+    }
+}
+
+#[test]
+fn two_pods_that_ask_each_other_under_one_identifier_have_two_flows() {
+    let mut world = World::new();
+    world.apply(&deny_all("a"));
+    let (ask, answer) = (Datagram::echo(A, B, false, 7, 1), Datagram::echo(B, A, true, 7, 1));
+    assert_eq!(world.send(&pod("a"), &from_pod(&ask)).len(), 1);
+    assert_eq!(world.send(&pod("b"), &from_pod(&answer)).len(), 1);
+    assert_eq!(world.send(&pod("b"), &from_pod(&Datagram::echo(B, A, false, 7, 1))), []);
+}
