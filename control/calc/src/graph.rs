@@ -1,67 +1,108 @@
 //! The calc graph, wired.
 //!
 //! ```text
-//!                     ┌────────────────────── labels to inherit ──────────────────┐
-//!   Namespace ────────┤                                                           ▼
-//!   ServiceAccount ───┴─► Profiles ◄── names ── local endpoints ◄────────── Endpoints ◄─── Pod
-//!                            │                        │                   (all, with labels)
-//!                            │ rules                  │                      │       │
-//!   NetworkPolicy ──► Policies (matched with local    │                      │       │
-//!                            │  endpoints)            │                      │       │
-//!                            │ rules     bindings ────┤                      │       │
-//!                            ▼                        │                      │       ▼
-//!                     rule scanner ──► IpSets ◄───────┼── members ───────────┘    Routes ◄── Node
-//!                            │            │           │                              │
-//!                            ▼            ▼           ▼                              ▼
-//!                      Policy, Profile  IpSet(Delta)  Endpoint           NodeConfig, Tunnel, Route
-//!                            └────────────┴───────────┴──────────────────────────────┘
+//!                        ┌────────────── labels to inherit ──────────────┐
+//!   Namespace ───────────┤                                               ▼
+//!   ServiceAccount ──────┤                                            Sources ◄─── Pod, HostEndpoint,
+//!   Profile ─────────────┴─► Profiles ◄── names ── local endpoints ◄──(all, with     NetworkSet,
+//!                               │                        │             labels)       GlobalNetworkSet
+//!                               │ rules                  │                │
+//!   Kubernetes' and Calico's ─► Policies (matched with local              │ members        Routes ◄── Node, Pod
+//!   policies, Tier              │  endpoints)            │                │                  │
+//!                               │ rules     bindings ────┤                │                  │      Config ◄── Node,
+//!                               ▼                        │                ▼                  │        │   FelixConfiguration
+//!                        rule scanner ──────────────────────────────► IpSets ◄── EndpointSlice        │
+//!                               │                        │                │                  │        │
+//!                               ▼                        ▼                ▼                  ▼        ▼
+//!                        Policy, Profile   Endpoint, HostEndpoint   IpSet(Delta)   Tunnel, Route  NodeConfig
+//!                               └────────────────────────┴────────────────┴──────────────────┴────────┘
 //!                                          flush: in an order that is safe
 //! ```
 //!
 //! Every vertex keeps what it needs of its inputs, compares what comes with that, and passes on differences only. What
-//! goes out is compared once more with what has been said ([`crate::delta`]).
+//! goes out is compared once more with what has been said ([`crate::delta`]). Inside, everything is numbered; the numbers
+//! depend on the order in which things came, so they order nothing that goes out: names do.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use caracal_model::cidr::Cidr;
 use caracal_model::convert::{
-    DroppedRule, namespace_profile, network_policy, node_info, pod_endpoint, service_account_profile,
+    ConvertedPolicy, DroppedRule, HostEndpointInfo, NetworkSetInfo, PodEndpoint, calico_network_policy,
+    cluster_network_policy, endpoint_slice, global_network_policy, global_network_set, host_endpoint,
+    namespace_profile, network_policy, network_set, node_info, pod_endpoint, profile,
+    service_account_profile, staged_global_network_policy, staged_kubernetes_network_policy,
+    staged_network_policy, tier,
 };
+use caracal_model::labels::Labels;
 use caracal_model::names;
 use caracal_model::object::{Kind, Object, ObjectKey};
 use caracal_model::policy::{PolicyKey, PolicyKind, Profile};
 use caracal_plane_api as plane;
 use caracal_plane_api::op;
+use hashbrown::HashMap;
 
 use crate::Update;
+use crate::config::Config;
 use crate::delta::Delta;
-use crate::endpoints::{EndpointChange, EndpointId, Endpoints};
+use crate::host_endpoints;
 use crate::ip_sets::IpSets;
 use crate::plane::{address, op, policy_id, prefix};
-use crate::policies::{Policies, local_part};
-use crate::profiles::Profiles;
-use crate::routes::Routes;
+use crate::policies::{EndpointKind, Policies};
+use crate::profiles::{Origin, Profiles};
+use crate::routes::{EndpointId, Routes};
+use crate::sources::{Draft, SourceChange, SourceId, SourceKey, Sources, qualified};
 
 /// What one node must do, as a function of all objects. Feed it with [`apply`](Self::apply), take the difference out
 /// with [`flush`](Self::flush).
 #[derive(Debug)]
 pub struct CalcGraph {
     node: String,
-    endpoints: Endpoints,
+    sources: Sources,
     profiles: Profiles,
     policies: Policies,
     sets: IpSets,
     routes: Routes,
-    /// Local endpoints whose message must be made again.
-    dirty: BTreeSet<EndpointId>,
-    messages: Delta<EndpointId, plane::Endpoint>,
+    config: Config,
+    /// The endpoints of this node.
+    local: HashMap<SourceId, Local>,
+    /// Local endpoints, there or gone, whose message must be made again.
+    dirty: BTreeMap<SourceKey, Option<SourceId>>,
+    /// Whether host endpoints may have changed places.
+    are_hosts_dirty: bool,
+    pods: Delta<EndpointId, plane::Endpoint>,
+    hosts: Delta<Arc<str>, plane::HostEndpoint>,
     dropped: Vec<(PolicyKey, DroppedRule)>,
     resolutions: u64,
+}
+
+/// An endpoint of this node.
+#[derive(Debug, PartialEq)]
+enum Local {
+    Pod(Box<PodEndpoint>),
+    Host(Box<HostEndpointInfo>),
+}
+
+impl Local {
+    fn kind(&self) -> EndpointKind {
+        match self {
+            Self::Pod(_) => EndpointKind::Pod,
+            Self::Host(_) => EndpointKind::Host,
+        }
+    }
+
+    fn profiles(&self) -> &[String] {
+        match self {
+            Self::Pod(pod) => &pod.profiles,
+            Self::Host(host) => &host.profiles,
+        }
+    }
 }
 
 /// How much has been computed since the graph was made: for metrics, and to show that small changes stay small.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Work {
-    /// Selectors compared with endpoints.
+    /// Selectors compared with sources of members, and with endpoints.
     pub comparisons: u64,
     /// Policies whose rules were scanned.
     pub scans: u64,
@@ -76,13 +117,17 @@ impl CalcGraph {
     pub fn new(node: impl Into<String>) -> Self {
         let node = node.into();
         Self {
-            endpoints: Endpoints::default(),
+            sources: Sources::default(),
             profiles: Profiles::new(),
             policies: Policies::new(),
-            sets: IpSets::new(),
+            sets: IpSets::default(),
             routes: Routes::new(&node),
-            dirty: BTreeSet::new(),
-            messages: Delta::new(),
+            config: Config::new(&node),
+            local: HashMap::new(),
+            dirty: BTreeMap::new(),
+            are_hosts_dirty: false,
+            pods: Delta::new(),
+            hosts: Delta::new(),
             dropped: Vec::new(),
             resolutions: 0,
             node,
@@ -93,86 +138,221 @@ impl CalcGraph {
     /// as we can tell the difference, costs nothing.
     pub fn apply(&mut self, update: Update) {
         match update {
-            Update::Upsert(Object::Namespace(namespace)) => {
-                let profile = namespace_profile(&namespace);
-                self.set_profile(&profile.name.clone(), Some(profile));
-            }
-            Update::Upsert(Object::ServiceAccount(account)) => {
-                let profile = service_account_profile(&account);
-                self.set_profile(&profile.name.clone(), Some(profile));
-            }
-            Update::Upsert(Object::Node(node)) => {
-                let info = node_info(&node);
-                self.routes.set_node(&info.name.clone(), Some(info), &self.endpoints.all);
-            }
-            Update::Upsert(Object::Pod(pod)) => {
-                let change = match pod_endpoint(&pod) {
-                    Some(endpoint) => self.endpoints.set(endpoint, &self.profiles.all),
-                    None => self.endpoints.remove(&endpoint_id(&Object::Pod(pod).key())),
-                };
-                change.into_iter().for_each(|change| self.endpoint_changed(&change));
-            }
-            Update::Upsert(Object::NetworkPolicy(policy)) => {
-                let converted = network_policy(&policy);
-                let key = converted.policy.key.clone();
-                self.dropped.extend(converted.dropped.into_iter().map(|dropped| (key.clone(), dropped)));
-                let affected =
-                    self.policies.set(&key, Some(converted.policy), &mut self.sets, &self.endpoints.all);
-                self.dirty.extend(affected);
-            }
-            Update::Upsert(_) => {}
+            Update::Upsert(object) => self.upsert(object),
             Update::Delete(key) => self.delete(&key),
         }
     }
 
-    fn delete(&mut self, key: &ObjectKey) {
-        let namespace = key.namespace.as_deref().unwrap_or_default();
-        match key.kind {
-            Kind::Namespace => self.set_profile(&names::namespace_profile(&key.name), None),
-            Kind::ServiceAccount => {
-                self.set_profile(&names::service_account_profile(namespace, &key.name), None);
+    fn upsert(&mut self, object: Object) {
+        let key = object.key();
+        match object {
+            Object::Namespace(namespace) => self.set_profile(Origin::Derived, namespace_profile(&namespace)),
+            Object::ServiceAccount(account) => {
+                self.set_profile(Origin::Derived, service_account_profile(&account));
             }
-            Kind::Node => self.routes.set_node(&key.name, None, &self.endpoints.all),
-            Kind::Pod => {
-                let change = self.endpoints.remove(&endpoint_id(key));
-                change.into_iter().for_each(|change| self.endpoint_changed(&change));
+            Object::Profile(object) => self.set_profile(Origin::Written, profile(&object)),
+            Object::Node(node) => {
+                let info = node_info(&node);
+                if info.name == self.node {
+                    let labels = node.metadata.labels.as_ref().map(Labels::from).unwrap_or_default();
+                    self.config.set_node(Some((info.clone(), labels)));
+                    self.are_hosts_dirty = true;
+                }
+                self.routes.set_node(&info.name.clone(), Some(info));
             }
-            Kind::NetworkPolicy => {
-                let key = PolicyKey {
-                    kind: PolicyKind::KubernetesNetworkPolicy,
-                    namespace: key.namespace.clone(),
-                    name: key.name.clone(),
-                };
-                let affected = self.policies.set(&key, None, &mut self.sets, &self.endpoints.all);
-                self.dirty.extend(affected);
+            Object::Pod(pod) => match pod_endpoint(&pod).filter(|endpoint| !endpoint.addresses.is_empty()) {
+                Some(endpoint) => self.set_pod(endpoint),
+                None => self.remove_pod(&key),
+            },
+            Object::HostEndpoint(object) => self.set_host_endpoint(host_endpoint(&object)),
+            Object::NetworkSet(object) => self.set_network_set(network_set(&object)),
+            Object::GlobalNetworkSet(object) => self.set_network_set(global_network_set(&object)),
+            Object::EndpointSlice(slice) => {
+                let endpoints = endpoint_slice(&slice);
+                self.sets.set_slice(&endpoints.namespace, &endpoints.name, Some(&endpoints));
             }
+            Object::Tier(object) => {
+                let affected = self.policies.set_tier(&key.name, Some(tier(&object)));
+                self.mark(affected);
+            }
+            Object::NetworkPolicy(policy) => self.set_policy(&key, Some(network_policy(&policy))),
+            Object::ClusterNetworkPolicy(policy) => self.set_policy(&key, cluster_network_policy(&policy)),
+            Object::CalicoNetworkPolicy(policy) => {
+                self.set_policy(&key, Some(calico_network_policy(&policy)));
+            }
+            Object::GlobalNetworkPolicy(policy) => {
+                self.set_policy(&key, Some(global_network_policy(&policy)));
+            }
+            Object::StagedNetworkPolicy(policy) => self.set_policy(&key, staged_network_policy(&policy)),
+            Object::StagedGlobalNetworkPolicy(policy) => {
+                self.set_policy(&key, staged_global_network_policy(&policy));
+            }
+            Object::StagedKubernetesNetworkPolicy(policy) => {
+                self.set_policy(&key, staged_kubernetes_network_policy(&policy));
+            }
+            Object::FelixConfiguration(object) => self.config.set_configuration(&key.name, Some(*object)),
             _ => {}
         }
     }
 
-    fn set_profile(&mut self, name: &str, profile: Option<Profile>) {
-        if self.profiles.set(name, profile, &mut self.sets, &self.endpoints.all) {
-            for change in self.endpoints.reinherit(name, &self.profiles.all) {
-                self.endpoint_changed(&change);
+    fn delete(&mut self, key: &ObjectKey) {
+        let namespace = key.namespace.as_deref();
+        match key.kind {
+            Kind::Namespace => self.remove_profile(&names::namespace_profile(&key.name), Origin::Derived),
+            Kind::ServiceAccount => {
+                let name = names::service_account_profile(namespace.unwrap_or_default(), &key.name);
+                self.remove_profile(&name, Origin::Derived);
+            }
+            Kind::Profile => self.remove_profile(&key.name, Origin::Written),
+            Kind::Node => {
+                if key.name == self.node {
+                    self.config.set_node(None);
+                    self.are_hosts_dirty = true;
+                }
+                self.routes.set_node(&key.name, None);
+            }
+            Kind::Pod => self.remove_pod(key),
+            Kind::HostEndpoint => self.remove_source(&SourceKey::HostEndpoint(key.name.as_str().into())),
+            Kind::NetworkSet => self.remove_source(&SourceKey::NetworkSet(qualified(namespace, &key.name))),
+            Kind::GlobalNetworkSet => {
+                self.remove_source(&SourceKey::GlobalNetworkSet(key.name.as_str().into()));
+            }
+            Kind::EndpointSlice => self.sets.set_slice(namespace.unwrap_or_default(), &key.name, None),
+            Kind::Tier => {
+                let affected = self.policies.set_tier(&key.name, None);
+                self.mark(affected);
+            }
+            Kind::FelixConfiguration => self.config.set_configuration(&key.name, None),
+            _ => self.set_policy(key, None),
+        }
+    }
+
+    /// The policy is there, like this, or is gone, or is none.
+    fn set_policy(&mut self, key: &ObjectKey, converted: Option<ConvertedPolicy>) {
+        let Some(kind) = policy_kind(key.kind) else { return };
+        let key = PolicyKey { kind, namespace: key.namespace.clone(), name: key.name.clone() };
+        let policy = converted.map(|converted| {
+            self.dropped.extend(converted.dropped.into_iter().map(|dropped| (key.clone(), dropped)));
+            converted.policy
+        });
+        let affected = self.policies.set(&key, policy, &mut self.sets, &mut self.sources);
+        self.mark(affected);
+    }
+
+    fn set_profile(&mut self, origin: Origin, profile: Profile) {
+        let name = profile.name.clone();
+        let heirs = self.profiles.set(&name, origin, Some(profile), &mut self.sets, &mut self.sources);
+        self.relabel(heirs);
+    }
+
+    fn remove_profile(&mut self, name: &str, origin: Origin) {
+        let heirs = self.profiles.set(name, origin, None, &mut self.sets, &mut self.sources);
+        self.relabel(heirs);
+    }
+
+    fn relabel(&mut self, sources: Vec<SourceId>) {
+        for id in sources {
+            self.sets.source_changed(&SourceChange { id, former: None }, &self.sources);
+            if let Some(local) = self.local.get(&id) {
+                let kind = Some(local.kind());
+                if self.policies.endpoint_changed(id, kind, &mut self.sets, &mut self.sources) {
+                    self.mark([id]);
+                }
             }
         }
     }
 
-    fn endpoint_changed(&mut self, change: &EndpointChange) {
-        self.sets.endpoint_changed(&change.id, change.old.as_ref(), change.new.as_ref());
-        self.routes.endpoint_changed(change);
-        let (concerns_this_node, local) = local_part(change, &self.node);
-        if concerns_this_node {
-            let was_local = change.old.as_ref().filter(|old| old.pod.node == self.node);
-            let before = was_local.map(|old| old.pod.profiles.as_slice()).unwrap_or_default();
-            let now = local.map(|new| new.pod.profiles.as_slice()).unwrap_or_default();
-            let all = &self.endpoints.all;
-            self.profiles.endpoint_changed(&change.id, before, now, &mut self.sets, all);
-            let bindings_changed = self.policies.endpoint_changed(&change.id, local, &mut self.sets, all);
-            let pod =
-                |endpoint: Option<&crate::endpoints::Endpoint>| endpoint.map(|endpoint| endpoint.pod.clone());
-            if bindings_changed || pod(was_local) != pod(local) {
-                self.dirty.insert(change.id.clone());
+    fn set_pod(&mut self, pod: PodEndpoint) {
+        let id = qualified(Some(&pod.namespace), &pod.name);
+        self.routes.set_endpoint(&id, Some((&pod.node, &pod.addresses)));
+        let draft = Draft {
+            key: SourceKey::Pod(id),
+            labels: &pod.labels,
+            profiles: &pod.profiles,
+            nets: pod.addresses.iter().copied().map(Cidr::host).collect(),
+            ports: &pod.ports,
+        };
+        let key = draft.key.clone();
+        let change = self.sources.set(draft);
+        let local = (pod.node == self.node).then(|| Local::Pod(Box::new(pod)));
+        self.source_changed(key, change, local);
+    }
+
+    fn remove_pod(&mut self, key: &ObjectKey) {
+        let id = qualified(key.namespace.as_deref(), &key.name);
+        self.routes.set_endpoint(&id, None);
+        self.remove_source(&SourceKey::Pod(id));
+    }
+
+    fn set_host_endpoint(&mut self, host: HostEndpointInfo) {
+        let draft = Draft {
+            key: SourceKey::HostEndpoint(host.name.as_str().into()),
+            labels: &host.labels,
+            profiles: &host.profiles,
+            nets: host.expected_ips.iter().copied().map(Cidr::host).collect(),
+            ports: &host.ports,
+        };
+        let key = draft.key.clone();
+        let change = self.sources.set(draft);
+        let local = (host.node == self.node).then(|| Local::Host(Box::new(host)));
+        self.source_changed(key, change, local);
+    }
+
+    fn set_network_set(&mut self, set: NetworkSetInfo) {
+        let key = match &set.namespace {
+            Some(namespace) => SourceKey::NetworkSet(qualified(Some(namespace), &set.name)),
+            None => SourceKey::GlobalNetworkSet(set.name.as_str().into()),
+        };
+        let draft = Draft {
+            key: key.clone(),
+            labels: &set.labels,
+            profiles: &set.profiles,
+            nets: set.nets,
+            ports: &[],
+        };
+        let change = self.sources.set(draft);
+        self.source_changed(key, change, None);
+    }
+
+    fn remove_source(&mut self, key: &SourceKey) {
+        let change = self.sources.remove(key);
+        self.source_changed(key.clone(), change, None);
+    }
+
+    /// A source is as `change` says, and is this endpoint here, or none of this node.
+    fn source_changed(&mut self, key: SourceKey, change: Option<SourceChange>, local: Option<Local>) {
+        let id = match (&change, self.sources.id_of(&key)) {
+            (Some(change), _) => change.id,
+            (None, Some(id)) => id,
+            (None, None) => return,
+        };
+        if let Some(change) = &change {
+            self.sets.source_changed(change, &self.sources);
+        }
+        let was_local = self.local.remove(&id);
+        if was_local.is_none() && local.is_none() {
+            return;
+        }
+        let before = was_local.as_ref().map_or(&[][..], Local::profiles);
+        let now = local.as_ref().map_or(&[][..], Local::profiles);
+        self.profiles.endpoint_changed(id, before, now, &mut self.sets, &mut self.sources);
+        let kind = local.as_ref().map(Local::kind);
+        let is_rebound = self.policies.endpoint_changed(id, kind, &mut self.sets, &mut self.sources);
+        if is_rebound || was_local != local {
+            let is_host = |local: &Option<Local>| matches!(local, Some(Local::Host(_)));
+            self.are_hosts_dirty |= is_host(&was_local) || is_host(&local);
+            self.dirty.insert(key, local.is_some().then_some(id));
+        }
+        if let Some(local) = local {
+            self.local.insert(id, local);
+        }
+    }
+
+    /// The messages of these local endpoints must be made again.
+    fn mark(&mut self, endpoints: impl IntoIterator<Item = SourceId>) {
+        for id in endpoints {
+            if let Some(source) = self.sources.get(id) {
+                self.dirty.insert(source.key.clone(), Some(id));
             }
         }
     }
@@ -181,26 +361,27 @@ impl CalcGraph {
     /// referred to comes first, and goes last. Of the endpoints those that go come before those that come, because an
     /// address or a veth may pass from one to the other.
     pub fn flush(&mut self) -> Vec<plane::Op> {
-        for id in std::mem::take(&mut self.dirty) {
-            let message = self.resolve(&id);
-            self.messages.want(id, message);
-        }
-        let sets = self.sets.flush();
+        self.resolve();
+        let config = self.config.flush();
+        let sets = self.sets.flush(&mut self.sources);
         let policies = self.policies.flush();
         let profiles = self.profiles.flush();
         let routes = self.routes.flush();
-        let endpoints = self.messages.flush();
+        let (pods, hosts) = (self.pods.flush(), self.hosts.flush());
+        self.sources.symbols.sweep();
 
         let mut ops = Vec::new();
-        ops.extend(routes.config.map(op::Op::NodeConfig));
+        ops.extend(config.map(op::Op::NodeConfig));
         ops.extend(sets.whole.into_iter().map(op::Op::IpSet));
         ops.extend(sets.deltas.into_iter().map(op::Op::IpSetDelta));
         ops.extend(policies.upserts.into_iter().map(op::Op::Policy));
         ops.extend(profiles.upserts.into_iter().map(op::Op::Profile));
         ops.extend(routes.tunnels.upserts.into_iter().map(op::Op::Tunnel));
         ops.extend(routes.routes.upserts.into_iter().map(op::Op::Route));
-        ops.extend(endpoints.removals.into_iter().map(|id| op::Op::EndpointRemove(id.to_string())));
-        ops.extend(endpoints.upserts.into_iter().map(op::Op::Endpoint));
+        ops.extend(pods.removals.into_iter().map(|id| op::Op::EndpointRemove(id.to_string())));
+        ops.extend(hosts.removals.into_iter().map(|id| op::Op::HostEndpointRemove(id.to_string())));
+        ops.extend(pods.upserts.into_iter().map(op::Op::Endpoint));
+        ops.extend(hosts.upserts.into_iter().map(op::Op::HostEndpoint));
         ops.extend(routes.routes.removals.into_iter().map(|cidr| op::Op::RouteRemove(prefix(cidr))));
         ops.extend(routes.tunnels.removals.into_iter().map(op::Op::TunnelRemove));
         ops.extend(profiles.removals.into_iter().map(op::Op::ProfileRemove));
@@ -213,14 +394,20 @@ impl CalcGraph {
     pub fn state(&self) -> Vec<plane::Op> {
         let routes = self.routes.said();
         let mut ops = Vec::new();
-        ops.extend(routes.config.cloned().map(op::Op::NodeConfig));
-        ops.extend(self.sets.said().map(op::Op::IpSet));
+        ops.extend(self.config.said().cloned().map(op::Op::NodeConfig));
+        ops.extend(self.sets.said(&self.sources).into_iter().map(op::Op::IpSet));
         ops.extend(self.policies.said().cloned().map(op::Op::Policy));
         ops.extend(self.profiles.said().cloned().map(op::Op::Profile));
         ops.extend(routes.tunnels.into_iter().cloned().map(op::Op::Tunnel));
         ops.extend(routes.routes.into_iter().cloned().map(op::Op::Route));
-        ops.extend(self.messages.said().cloned().map(op::Op::Endpoint));
+        ops.extend(self.pods.said().cloned().map(op::Op::Endpoint));
+        ops.extend(self.hosts.said().cloned().map(op::Op::HostEndpoint));
         ops.into_iter().map(op).collect()
+    }
+
+    /// What a set of a rule is, in users' words: `selector app == "web"`, `nets 10.0.0.0/8`. `None`: there is no such set.
+    pub fn describe_set(&self, id: &str) -> Option<String> {
+        self.sets.describe(id)
     }
 
     /// The rules that could not be converted since this was last asked: for the log.
@@ -238,23 +425,82 @@ impl CalcGraph {
         }
     }
 
-    /// What the fastpath must know of a local endpoint; `None` when it is not, or no longer, here.
-    fn resolve(&mut self, id: &EndpointId) -> Option<plane::Endpoint> {
-        self.resolutions += 1;
-        let endpoint = self.endpoints.all.get(id).filter(|endpoint| endpoint.pod.node == self.node)?;
-        let (ingress, egress) = self.policies.bindings(id);
+    /// Makes the messages of local endpoints that may have changed.
+    fn resolve(&mut self) {
+        let hosts = self.local.iter().filter_map(|(id, local)| match local {
+            Local::Host(host) => Some((*id, &**host)),
+            Local::Pod(_) => None,
+        });
+        let mut interfaces = BTreeMap::new();
+        if self.are_hosts_dirty || self.dirty.keys().any(|key| matches!(key, SourceKey::HostEndpoint(_))) {
+            let hosts: Vec<(SourceId, &HostEndpointInfo)> = hosts.collect();
+            let bound =
+                host_endpoints::interfaces(hosts.iter().map(|(_, host)| *host), &self.config.addresses());
+            interfaces.extend(bound.into_iter().map(|(name, interface)| (name.to_owned(), interface)));
+            for (id, host) in hosts {
+                self.dirty.insert(SourceKey::HostEndpoint(host.name.as_str().into()), Some(id));
+            }
+            self.are_hosts_dirty = false;
+        }
+        for (key, id) in std::mem::take(&mut self.dirty) {
+            self.resolutions += 1;
+            let local = id.and_then(|id| Some((id, self.local.get(&id)?)));
+            match key {
+                SourceKey::Pod(name) => {
+                    let message = local.and_then(|(id, local)| self.pod_message(&name, id, local));
+                    self.pods.want(name, message);
+                }
+                SourceKey::HostEndpoint(name) => {
+                    let interface = interfaces.remove(&*name).unwrap_or_default();
+                    let message = local.and_then(|(id, local)| self.host_message(id, local, interface));
+                    self.hosts.want(name, message);
+                }
+                SourceKey::NetworkSet(_) | SourceKey::GlobalNetworkSet(_) => {}
+            }
+        }
+    }
+
+    fn pod_message(&self, name: &EndpointId, id: SourceId, local: &Local) -> Option<plane::Endpoint> {
+        let Local::Pod(pod) = local else { return None };
+        let bindings = self.policies.pod_bindings(id);
         Some(plane::Endpoint {
-            id: id.to_string(),
-            interface: endpoint.pod.interface.clone(),
-            addresses: endpoint.pod.addresses.iter().copied().map(address).collect(),
-            ingress,
-            egress,
-            profiles: endpoint.pod.profiles.clone(),
-            ..plane::Endpoint::default()
+            id: name.to_string(),
+            interface: pod.interface.clone(),
+            addresses: pod.addresses.iter().copied().map(address).collect(),
+            ingress: bindings.ingress,
+            egress: bindings.egress,
+            profiles: pod.profiles.clone(),
+            staged_ingress: bindings.staged_ingress,
+            staged_egress: bindings.staged_egress,
+            allowed_sources: Vec::new(),
+        })
+    }
+
+    fn host_message(&self, id: SourceId, local: &Local, interface: String) -> Option<plane::HostEndpoint> {
+        let Local::Host(host) = local else { return None };
+        let bindings = self.policies.host_bindings(id);
+        Some(plane::HostEndpoint {
+            id: host.name.clone(),
+            interface,
+            addresses: host.expected_ips.iter().copied().map(address).collect(),
+            untracked: Some(bindings.untracked),
+            pre_dnat: Some(bindings.pre_dnat),
+            normal: Some(bindings.normal),
+            forward: Some(bindings.forward),
+            profiles: host.profiles.clone(),
         })
     }
 }
 
-fn endpoint_id(key: &ObjectKey) -> EndpointId {
-    format!("{}/{}", key.namespace.as_deref().unwrap_or("default"), key.name).into()
+fn policy_kind(kind: Kind) -> Option<PolicyKind> {
+    match kind {
+        Kind::NetworkPolicy => Some(PolicyKind::KubernetesNetworkPolicy),
+        Kind::ClusterNetworkPolicy => Some(PolicyKind::ClusterNetworkPolicy),
+        Kind::CalicoNetworkPolicy => Some(PolicyKind::NetworkPolicy),
+        Kind::GlobalNetworkPolicy => Some(PolicyKind::GlobalNetworkPolicy),
+        Kind::StagedNetworkPolicy => Some(PolicyKind::StagedNetworkPolicy),
+        Kind::StagedGlobalNetworkPolicy => Some(PolicyKind::StagedGlobalNetworkPolicy),
+        Kind::StagedKubernetesNetworkPolicy => Some(PolicyKind::StagedKubernetesNetworkPolicy),
+        _ => None,
+    }
 }

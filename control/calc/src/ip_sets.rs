@@ -1,287 +1,245 @@
-//! Sets of addresses for what rules say about peers: selectors, lists of CIDRs, named ports.
+//! Sets of addresses for what rules say about peers: selectors, lists of networks, named ports, services.
 //!
 //! A set is named after its contents' definition, so rules that say the same share one set, and the same rule has the
-//! same set whenever and in whatever order it came. It is there while somebody has acquired it. Sets of selectors
-//! follow the endpoints by deltas: an endpoint that changes touches the sets that it is or was in, and no others.
+//! same set whenever and in whatever order it came. It is there while somebody has acquired it.
+//!
+//! A set of a selector keeps no members: it is the union of what the sources bring that the index has matched with it. When
+//! a source changes, what it no longer brings leaves the set, unless another source of the set brings it, too; and what
+//! it newly brings comes in, unless another brings it already. Only these comings and goings are kept until a flush.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::collections::BTreeSet;
 
-use caracal_model::cidr::Cidr;
-use caracal_model::names;
-use caracal_model::protocol::Protocol;
-use caracal_model::selector::Selector;
+use caracal_model::convert::ServiceEndpoints;
 use caracal_plane_api as plane;
+use hashbrown::HashMap;
+use slab::Slab;
 
-use crate::endpoints::{Endpoint, EndpointId};
-use crate::label_index::{LabelIndex, MatchChange};
-use crate::plane::prefix;
+use crate::definition::{Definition, SetName};
+use crate::label_index::{LabelIndex, differences};
+use crate::members::{Member, MemberLog, Packed};
+use crate::services::{Part, ServiceChange, Services};
+use crate::sources::{Contents, SourceChange, SourceId, Sources};
 
-/// The name of a set: `s:`, `n:` or `p:` and a hash of its definition.
-pub(crate) type SetId = String;
-
-/// What is in a set.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Definition {
-    /// The addresses of the endpoints that a selector matches.
-    Selected(Selector),
-    /// These networks.
-    Nets(Vec<Cidr>),
-    /// The ports that endpoints call by this name: those that the selector matches, and only of the protocol, if given.
-    NamedPort { selector: Selector, protocol: Option<Protocol>, name: String },
-}
-
-impl Definition {
-    /// Networks in whatever order, some perhaps twice.
-    pub fn nets(nets: &[Cidr]) -> Self {
-        let sorted: BTreeSet<Cidr> = nets.iter().copied().collect();
-        Self::Nets(sorted.into_iter().collect())
-    }
-
-    fn id(&self) -> SetId {
-        match self {
-            Self::Selected(selector) => format!("s:{}", names::content_hash(&selector.to_string())),
-            Self::Nets(nets) => {
-                let text: Vec<String> = nets.iter().map(ToString::to_string).collect();
-                format!("n:{}", names::content_hash(&text.join(",")))
-            }
-            Self::NamedPort { selector, protocol, name } => {
-                let protocol = protocol.map_or("any".to_owned(), |protocol| protocol.to_string());
-                format!("p:{}", names::content_hash(&format!("{protocol} {name} {selector}")))
-            }
-        }
-    }
-
-    fn selector(&self) -> Option<&Selector> {
-        match self {
-            Self::Selected(selector) | Self::NamedPort { selector, .. } => Some(selector),
-            Self::Nets(_) => None,
-        }
-    }
-
-    /// What an endpoint that the selector matches brings to the set.
-    fn members_of(&self, endpoint: &Endpoint) -> Vec<Member> {
-        let addresses = endpoint.pod.addresses.iter();
-        match self {
-            Self::Nets(_) => Vec::new(),
-            Self::Selected(_) => addresses.map(|address| Member::address(*address)).collect(),
-            Self::NamedPort { protocol, name, .. } => {
-                let named = |port: &&caracal_model::convert::NamedPort| {
-                    port.name == *name && protocol.is_none_or(|protocol| protocol == port.protocol)
-                };
-                let ports: Vec<_> = endpoint.pod.ports.iter().filter(named).collect();
-                let member = |address: IpAddr, port: &caracal_model::convert::NamedPort| Member {
-                    cidr: Cidr::host(address),
-                    protocol: port.protocol.0,
-                    port: port.port,
-                };
-                addresses.flat_map(|address| ports.iter().map(|port| member(*address, port))).collect()
-            }
-        }
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Member {
-    cidr: Cidr,
-    protocol: u8,
-    port: u16,
-}
-
-impl Member {
-    fn address(address: IpAddr) -> Self {
-        Self::net(Cidr::host(address))
-    }
-
-    fn net(cidr: Cidr) -> Self {
-        Self { cidr, protocol: 0, port: 0 }
-    }
-
-    fn to_plane(self) -> plane::Member {
-        plane::Member {
-            prefix: Some(prefix(self.cidr)),
-            protocol: self.protocol.into(),
-            port: self.port.into(),
-        }
-    }
-}
+/// Numbers a set while it is there.
+pub(crate) type SetId = u32;
 
 #[derive(Debug)]
 struct Set {
+    name: SetName,
     definition: Definition,
     users: usize,
-    /// Whether a flush has said it.
-    said: bool,
-    /// How many endpoints bring each member: an address may for a moment belong to two.
-    members: BTreeMap<Member, usize>,
-    /// Members that may have changed since the last flush, and whether they were in the set then; of a set that has not
-    /// been said all are new.
-    touched: BTreeMap<Member, bool>,
-}
-
-impl Set {
-    fn add(&mut self, member: Member) {
-        let count = self.members.entry(member).or_insert(0);
-        *count += 1;
-        if *count == 1 && self.said {
-            self.touched.entry(member).or_insert(false);
-        }
-    }
-
-    fn remove(&mut self, member: Member) {
-        let Some(count) = self.members.get_mut(&member) else { return };
-        *count -= 1;
-        if *count == 0 {
-            self.members.remove(&member);
-            if self.said {
-                self.touched.entry(member).or_insert(true);
-            }
-        }
-    }
-
-    fn whole(&self, id: &SetId, members: impl Iterator<Item = Member>) -> plane::IpSet {
-        plane::IpSet { id: id.clone(), members: members.map(Member::to_plane).collect(), hosts: None }
-    }
-
-    /// The members as last said.
-    fn said_members(&self) -> impl Iterator<Item = Member> {
-        let still = self.members.keys().filter(|member| !self.touched.contains_key(member));
-        let before = self.touched.iter().filter(|(_, was_in)| **was_in).map(|(member, _)| member);
-        still.chain(before).copied()
-    }
+    /// What has happened to it since it was last said; `None`: it has not been said yet.
+    log: Option<MemberLog>,
 }
 
 /// All sets that are in use.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct IpSets {
-    sets: BTreeMap<SetId, Set>,
-    index: LabelIndex<EndpointId, SetId>,
+    sets: Slab<Set>,
+    by_name: HashMap<SetName, SetId>,
+    index: LabelIndex,
+    services: Services,
     touched: BTreeSet<SetId>,
 }
 
-/// What a flush says of the sets.
+/// What a flush says of the sets, by name.
 #[derive(Debug, Default)]
 pub(crate) struct FlushedSets {
     pub whole: Vec<plane::IpSet>,
     pub deltas: Vec<plane::IpSetDelta>,
-    pub removals: Vec<SetId>,
+    pub removals: Vec<SetName>,
 }
 
 impl IpSets {
-    pub fn new() -> Self {
-        Self { sets: BTreeMap::new(), index: LabelIndex::new(), touched: BTreeSet::new() }
-    }
-
     /// The set of this definition, made if it is not there. Release it as often as you acquire it.
-    pub fn acquire(&mut self, definition: Definition, endpoints: &BTreeMap<EndpointId, Endpoint>) -> SetId {
-        let id = definition.id();
-        if let Some(set) = self.sets.get_mut(&id) {
-            set.users += 1;
+    pub fn acquire(&mut self, definition: Definition, sources: &mut Sources) -> SetId {
+        let name = definition.name();
+        if let Some(id) = self.by_name.get(&name).copied() {
+            if let Some(set) = self.sets.get_mut(id as usize) {
+                set.users += 1;
+            }
             return id;
         }
-        let mut set =
-            Set { definition, users: 1, said: false, members: BTreeMap::new(), touched: BTreeMap::new() };
-        if let Definition::Nets(nets) = &set.definition {
-            for net in nets.clone() {
-                set.add(Member::net(net));
-            }
+        let set = Set { name: name.clone(), definition, users: 1, log: None };
+        let id = self.sets.insert(set) as SetId;
+        if let Some(selector) = self.sets.get(id as usize).and_then(|set| set.definition.selector()) {
+            self.index.set_selector(id, selector, &mut sources.symbols);
         }
-        if let Some(selector) = set.definition.selector() {
-            for change in self.index.set_selector(&id, selector) {
-                let endpoint = endpoints.get(&change.item);
-                let members = endpoint.map(|endpoint| set.definition.members_of(endpoint));
-                members.into_iter().flatten().for_each(|member| set.add(member));
-            }
-        }
-        self.sets.insert(id.clone(), set);
-        self.touched.insert(id.clone());
+        self.by_name.insert(name, id);
+        self.touched.insert(id);
         id
     }
 
     /// One user less. A set without users goes at the next flush, unless it is acquired again before.
-    pub fn release(&mut self, id: &SetId) {
-        if let Some(set) = self.sets.get_mut(id) {
+    pub fn release(&mut self, id: SetId) {
+        if let Some(set) = self.sets.get_mut(id as usize) {
             set.users = set.users.saturating_sub(1);
             if set.users == 0 {
-                self.touched.insert(id.clone());
+                self.touched.insert(id);
             }
         }
     }
 
-    /// An endpoint has come, changed or gone.
-    pub fn endpoint_changed(&mut self, id: &EndpointId, old: Option<&Endpoint>, new: Option<&Endpoint>) {
-        let matched: Vec<SetId> = self.index.selectors_of(id).cloned().collect();
-        let changes = match new {
-            Some(endpoint) => self.index.set_item(id, &endpoint.labels),
-            None => self.index.remove_item(id),
+    /// The name of a set that is there.
+    pub fn name(&self, id: SetId) -> SetName {
+        self.sets.get(id as usize).map(|set| set.name.clone()).unwrap_or_default()
+    }
+
+    /// What a set is, in users' words.
+    pub fn describe(&self, name: &str) -> Option<String> {
+        let id = self.by_name.get(name)?;
+        self.sets.get(*id as usize).map(|set| set.definition.describe())
+    }
+
+    /// A source has come, changed or gone, or inherits other labels.
+    pub fn source_changed(&mut self, change: &SourceChange, sources: &Sources) {
+        let id = change.id;
+        let Some(source) = sources.get(id) else {
+            let former = change.former.clone().unwrap_or_default();
+            for set in self.index.remove_item(id) {
+                self.replace(set, id, &former, &Contents::default(), sources);
+            }
+            return;
         };
-        let before_and_after = matched.iter().map(|set| (set, true));
-        let before_and_after = before_and_after
-            .chain(changes.iter().filter(|change| change.matches).map(|change| (&change.selector, false)));
-        let left: BTreeSet<&SetId> = changes
-            .iter()
-            .filter(|change: &&MatchChange<_, _>| !change.matches)
-            .map(|change| &change.selector)
-            .collect();
-        for (set_id, was_in) in before_and_after {
-            let Some(set) = self.sets.get_mut(set_id) else { continue };
-            let old = old
-                .filter(|_| was_in)
-                .map(|endpoint| set.definition.members_of(endpoint))
-                .unwrap_or_default();
-            let is_in = !left.contains(set_id);
-            let new =
-                new.filter(|_| is_in).map(|endpoint| set.definition.members_of(endpoint)).unwrap_or_default();
-            if old != new {
-                new.into_iter().for_each(|member| set.add(member));
-                old.into_iter().for_each(|member| set.remove(member));
-                self.touched.insert(set_id.clone());
+        if let Some(former) = &change.former {
+            for set in self.index.selectors_of(id).to_vec() {
+                self.replace(set, id, former, &source.contents, sources);
             }
         }
+        let matches = self.index.set_item(id, &source.labels, &sources.symbols);
+        for set in matches.began {
+            self.replace(set, id, &Contents::default(), &source.contents, sources);
+        }
+        for set in matches.ceased {
+            self.replace(set, id, &source.contents, &Contents::default(), sources);
+        }
+    }
+
+    /// A source brings other things to a set now.
+    fn replace(&mut self, id: SetId, source: SourceId, old: &Contents, new: &Contents, sources: &Sources) {
+        let index = &self.index;
+        let Some(Set { definition, log: Some(log), .. }) = self.sets.get_mut(id as usize) else { return };
+        let members = |contents: &Contents| {
+            let mut members = Vec::new();
+            definition.each_member_of(contents, &sources.symbols, |member| members.push(member));
+            members
+        };
+        let (gone, come) = differences(&members(old), &members(new));
+        let elsewhere = |member: &Member| {
+            let mut others =
+                sources.other_owners(&member.cidr, source).filter(|other| index.is_match(*other, id));
+            others.any(|other| {
+                let mut found = false;
+                if let Some(other) = sources.get(other) {
+                    definition.each_member_of(&other.contents, &sources.symbols, |theirs| {
+                        found |= theirs == *member;
+                    });
+                }
+                found
+            })
+        };
+        gone.into_iter().filter(|member| !elsewhere(member)).for_each(|member| log.went(member));
+        come.into_iter().filter(|member| !elsewhere(member)).for_each(|member| log.came(member));
+        self.touched.insert(id);
+    }
+
+    /// A slice of a service's endpoints is there, like this, or is gone.
+    pub fn set_slice(&mut self, namespace: &str, name: &str, endpoints: Option<&ServiceEndpoints>) {
+        for ServiceChange { service, addresses, ports } in self.services.set(namespace, name, endpoints) {
+            let definitions = [
+                (Definition::ServiceAddresses(service.clone()), addresses),
+                (Definition::ServicePorts(service), ports),
+            ];
+            for (definition, (gone, come)) in definitions {
+                let Some(id) = self.by_name.get(&definition.name()).copied() else { continue };
+                let Some(Set { log: Some(log), .. }) = self.sets.get_mut(id as usize) else { continue };
+                gone.into_iter().for_each(|member| log.went(member));
+                come.into_iter().for_each(|member| log.came(member));
+                self.touched.insert(id);
+            }
+        }
+    }
+
+    /// Everything in a set as it is now, in no order, some members perhaps twice.
+    fn members(&self, id: SetId, definition: &Definition, sources: &Sources) -> Vec<Member> {
+        let mut members = Vec::new();
+        match definition {
+            Definition::Selected(_) | Definition::NamedPort { .. } => {
+                for source in self.index.items_of(id).filter_map(|source| sources.get(source)) {
+                    definition
+                        .each_member_of(&source.contents, &sources.symbols, |member| members.push(member));
+                }
+            }
+            Definition::Nets(nets) => members.extend(nets.iter().copied().map(Member::net)),
+            Definition::ServiceAddresses(service) => {
+                members.extend(self.services.members(service, Part::Addresses));
+            }
+            Definition::ServicePorts(service) => members.extend(self.services.members(service, Part::Ports)),
+        }
+        members
     }
 
     /// The difference since the last flush; sets that nobody uses are forgotten.
-    pub fn flush(&mut self) -> FlushedSets {
+    pub fn flush(&mut self, sources: &mut Sources) -> FlushedSets {
         let mut flushed = FlushedSets::default();
         for id in std::mem::take(&mut self.touched) {
-            let Some(set) = self.sets.get_mut(&id) else { continue };
+            let Some(set) = self.sets.get_mut(id as usize) else { continue };
             if set.users == 0 {
-                if set.said {
-                    flushed.removals.push(id.clone());
+                let set = self.sets.remove(id as usize);
+                self.by_name.remove(&set.name);
+                self.index.remove_selector(id, &mut sources.symbols);
+                if set.log.is_some() {
+                    flushed.removals.push(set.name);
                 }
-                self.index.remove_selector(&id);
-                self.sets.remove(&id);
                 continue;
             }
-            let touched = std::mem::take(&mut set.touched);
-            if !set.said {
-                set.said = true;
-                flushed.whole.push(set.whole(&id, set.members.keys().copied()));
-                continue;
-            }
-            let (mut add, mut remove) = (Vec::new(), Vec::new());
-            for (member, was_in) in touched {
-                match (was_in, set.members.contains_key(&member)) {
-                    (false, true) => add.push(member.to_plane()),
-                    (true, false) => remove.push(member.to_plane()),
-                    _ => {}
+            match set.log.replace(MemberLog::default()) {
+                None => {
+                    let Some(set) = self.sets.get(id as usize) else { continue };
+                    let members = self.members(id, &set.definition, sources);
+                    flushed.whole.push(whole(&set.name, members.into_iter()));
                 }
-            }
-            if !add.is_empty() || !remove.is_empty() {
-                flushed.deltas.push(plane::IpSetDelta { id, add, remove, ..plane::IpSetDelta::default() });
+                Some(log) => {
+                    let (come, gone) = log.settle();
+                    let (add, remove) = (Packed::of(come.into_iter()), Packed::of(gone.into_iter()));
+                    if !add.is_empty() || !remove.is_empty() {
+                        flushed.deltas.push(plane::IpSetDelta {
+                            id: set.name.clone(),
+                            add: add.members,
+                            remove: remove.members,
+                            add_hosts: add.hosts,
+                            remove_hosts: remove.hosts,
+                        });
+                    }
+                }
             }
         }
+        flushed.whole.sort_by(|a, b| a.id.cmp(&b.id));
+        flushed.deltas.sort_by(|a, b| a.id.cmp(&b.id));
+        flushed.removals.sort();
         flushed
     }
 
-    /// Every set as last said.
-    pub fn said(&self) -> impl Iterator<Item = plane::IpSet> {
-        let said = self.sets.iter().filter(|(_, set)| set.said);
-        said.map(|(id, set)| set.whole(id, set.said_members()))
+    /// Every set as last said, by name.
+    pub fn said(&self, sources: &Sources) -> Vec<plane::IpSet> {
+        let said = self.sets.iter().filter_map(|(id, set)| Some((id as SetId, set, set.log.as_ref()?)));
+        let mut said: Vec<plane::IpSet> = said
+            .map(|(id, set, log)| {
+                let now = self.members(id, &set.definition, sources);
+                whole(&set.name, log.undo(now.into_iter()))
+            })
+            .collect();
+        said.sort_by(|a, b| a.id.cmp(&b.id));
+        said
     }
 
-    /// How often a selector was compared with an endpoint.
+    /// How often a selector was compared with a source.
     pub fn comparisons(&self) -> u64 {
         self.index.comparisons
     }
+}
+
+fn whole(name: &SetName, members: impl Iterator<Item = Member>) -> plane::IpSet {
+    let Packed { members, hosts } = Packed::of(members);
+    plane::IpSet { id: name.clone(), members, hosts }
 }

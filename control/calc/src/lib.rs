@@ -3,16 +3,24 @@
 //! What comes out depends on the objects alone, not on the way there: any sequence of updates that ends in the same
 //! objects ends in the same state, and a fastpath that has applied every flush has exactly that state.
 
+mod config;
+mod definition;
 mod delta;
-mod endpoints;
 mod graph;
+mod host_endpoints;
 mod ip_sets;
 mod label_index;
+mod matcher;
+mod members;
 mod plane;
 mod policies;
 mod profiles;
 mod routes;
 mod rules;
+mod services;
+mod sources;
+mod symbols;
+mod tiers;
 
 use caracal_model::object::{Object, ObjectKey};
 

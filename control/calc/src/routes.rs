@@ -1,4 +1,4 @@
-//! Where addresses are: this node's configuration, the tunnels to other nodes, and the routes.
+//! Where addresses are: the tunnels to other nodes, and the routes.
 //!
 //! Everything that says where a prefix is makes a *claim* to it; the strongest claim wins, and of equal ones that of
 //! the node, then of the endpoint, whose name comes first. So the routes depend on the objects alone.
@@ -12,24 +12,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use caracal_model::cidr::Cidr;
 use caracal_model::convert::NodeInfo;
 use caracal_plane_api as plane;
 use caracal_plane_api::route::Target;
 
+use hashbrown::HashMap;
+
 use crate::delta::{Delta, Flushed};
-use crate::endpoints::{Endpoint, EndpointChange, EndpointId};
 use crate::plane::{address, prefix};
 
-/// Calico's VXLAN network identifier.
-const VNI: u32 = 4096;
-/// VXLAN's UDP port.
-const VXLAN_PORT: u32 = 4789;
-/// The tap device for what the host originates.
-const HOST_PORT: &str = "caracal0";
-/// The tap device for what the host forwards.
-const FORWARD_PORT: &str = "caracal1";
+/// `namespace/pod`.
+pub(crate) type EndpointId = Arc<str>;
 
 /// What makes a claim, the strongest first.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,17 +42,23 @@ struct Claim {
     node: String,
 }
 
+/// Where an endpoint is.
+#[derive(Debug, Clone, PartialEq)]
+struct Place {
+    node: Arc<str>,
+    addresses: Box<[IpAddr]>,
+}
+
 /// The vertex that resolves routes.
 #[derive(Debug)]
 pub(crate) struct Routes {
     own_node: String,
     nodes: BTreeMap<String, NodeInfo>,
-    endpoints_of: BTreeMap<String, BTreeSet<EndpointId>>,
+    places: HashMap<EndpointId, Place>,
+    endpoints_of: BTreeMap<Arc<str>, BTreeSet<EndpointId>>,
     claims: BTreeMap<Cidr, BTreeSet<Claim>>,
     prefixes_of: BTreeMap<String, BTreeSet<Cidr>>,
     touched: BTreeSet<Cidr>,
-    config: Option<plane::NodeConfig>,
-    said_config: Option<plane::NodeConfig>,
     tunnels: Delta<String, plane::Tunnel>,
     routes: Delta<Cidr, plane::Route>,
     /// How often the route of a prefix was decided.
@@ -68,12 +70,11 @@ impl Routes {
         Self {
             own_node: own_node.to_owned(),
             nodes: BTreeMap::new(),
+            places: HashMap::new(),
             endpoints_of: BTreeMap::new(),
             claims: BTreeMap::new(),
             prefixes_of: BTreeMap::new(),
             touched: BTreeSet::new(),
-            config: None,
-            said_config: None,
             tunnels: Delta::new(),
             routes: Delta::new(),
             decisions: 0,
@@ -81,12 +82,7 @@ impl Routes {
     }
 
     /// The node is there, like this, or is gone.
-    pub fn set_node(
-        &mut self,
-        name: &str,
-        info: Option<NodeInfo>,
-        endpoints: &BTreeMap<EndpointId, Endpoint>,
-    ) {
+    pub fn set_node(&mut self, name: &str, info: Option<NodeInfo>) {
         if self.nodes.get(name) == info.as_ref() {
             return;
         }
@@ -108,56 +104,75 @@ impl Routes {
         if blocks(&former) != blocks(&now) {
             let here: Vec<EndpointId> = self.endpoints_of.get(name).into_iter().flatten().cloned().collect();
             for id in here {
-                if let Some(endpoint) = endpoints.get(&id) {
-                    self.set_endpoint_claims(&id, endpoint, &blocks(&former), &blocks(&now));
+                if let Some(place) = self.places.get(&id).cloned() {
+                    self.replace_claims(&id, Some((&place, &blocks(&former))), Some((&place, &blocks(&now))));
                 }
             }
         }
         // Whether the node can be reached at all decides about every prefix that it claims.
         self.touched.extend(self.prefixes_of.get(name).into_iter().flatten());
 
-        if is_own {
-            self.config = now.as_ref().and_then(|info| self.node_config(info));
-        } else {
+        if !is_own {
             self.tunnels.want(name.to_owned(), now.as_ref().and_then(tunnel));
         }
     }
 
-    /// An endpoint, here or elsewhere, has come, changed or gone.
-    pub fn endpoint_changed(&mut self, change: &EndpointChange) {
-        let place = |endpoint: &Option<Endpoint>| {
-            endpoint.as_ref().map(|endpoint| (endpoint.pod.node.clone(), endpoint.pod.addresses.clone()))
+    /// The endpoint is on this node with these addresses, or is gone.
+    pub fn set_endpoint(&mut self, id: &EndpointId, place: Option<(&str, &[IpAddr])>) {
+        let former = self.places.get(id).cloned();
+        let is_same = match (&former, place) {
+            (Some(former), Some((node, addresses))) => {
+                *former.node == *node && *former.addresses == *addresses
+            }
+            (former, place) => former.is_none() && place.is_none(),
         };
-        if place(&change.old) == place(&change.new) {
+        if is_same {
             return;
         }
-        let blocks = |endpoint: &Endpoint, nodes: &BTreeMap<String, NodeInfo>| {
-            nodes.get(&endpoint.pod.node).map(|info| info.pod_cidrs.clone()).unwrap_or_default()
-        };
-        if let Some(old) = &change.old {
-            for (prefix, claim) in endpoint_claims(&change.id, old, &blocks(old, &self.nodes)) {
-                self.unclaim(prefix, &claim);
-            }
-            if let Some(ids) = self.endpoints_of.get_mut(&old.pod.node) {
-                ids.remove(&change.id);
+        if let Some(former) = &former {
+            self.places.remove(id);
+            if let Some(ids) = self.endpoints_of.get_mut(&former.node) {
+                ids.remove(id);
                 if ids.is_empty() {
-                    self.endpoints_of.remove(&old.pod.node);
+                    self.endpoints_of.remove(&former.node);
                 }
             }
         }
-        if let Some(new) = &change.new {
-            for (prefix, claim) in endpoint_claims(&change.id, new, &blocks(new, &self.nodes)) {
-                self.claim(prefix, claim);
-            }
-            self.endpoints_of.entry(new.pod.node.clone()).or_default().insert(change.id.clone());
+        let now = place.map(|(node, addresses)| {
+            // One text for a node, however many endpoints it has.
+            let known = self.endpoints_of.get_key_value(node).map(|(node, _)| node.clone());
+            Place { node: known.unwrap_or_else(|| node.into()), addresses: addresses.into() }
+        });
+        if let Some(now) = &now {
+            self.places.insert(id.clone(), now.clone());
+            self.endpoints_of.entry(now.node.clone()).or_default().insert(id.clone());
         }
+        let blocks = |place: &Option<Place>| {
+            let info = place.as_ref().and_then(|place| self.nodes.get(&*place.node));
+            info.map(|info| info.pod_cidrs.clone()).unwrap_or_default()
+        };
+        let (before, after) = (blocks(&former), blocks(&now));
+        let with = |place, blocks| Some((place, blocks));
+        self.replace_claims(
+            id,
+            former.as_ref().and_then(|former| with(former, &*before)),
+            now.as_ref().and_then(|now| with(now, &*after)),
+        );
     }
 
-    fn set_endpoint_claims(&mut self, id: &EndpointId, endpoint: &Endpoint, former: &[Cidr], now: &[Cidr]) {
-        for (prefix, claim) in endpoint_claims(id, endpoint, former) {
+    fn replace_claims(
+        &mut self,
+        id: &EndpointId,
+        former: Option<(&Place, &[Cidr])>,
+        now: Option<(&Place, &[Cidr])>,
+    ) {
+        for (prefix, claim) in
+            former.into_iter().flat_map(|(place, blocks)| endpoint_claims(id, place, blocks))
+        {
             self.unclaim(prefix, &claim);
         }
-        for (prefix, claim) in endpoint_claims(id, endpoint, now) {
+        for (prefix, claim) in now.into_iter().flat_map(|(place, blocks)| endpoint_claims(id, place, blocks))
+        {
             self.claim(prefix, claim);
         }
     }
@@ -184,20 +199,6 @@ impl Routes {
         self.touched.insert(prefix);
     }
 
-    fn node_config(&self, info: &NodeInfo) -> Option<plane::NodeConfig> {
-        Some(plane::NodeConfig {
-            node: self.own_node.clone(),
-            address: address(info.address?.into()),
-            tunnel_address: info.vxlan_tunnel_address.map(|own| address(own.into())).unwrap_or_default(),
-            tunnel_mac: info.vxlan_tunnel_mac.to_vec(),
-            vni: VNI,
-            vxlan_port: VXLAN_PORT,
-            host_port: HOST_PORT.to_owned(),
-            forward_port: FORWARD_PORT.to_owned(),
-            ..plane::NodeConfig::default()
-        })
-    }
-
     /// The route that the claims to a prefix come to.
     fn decide(&self, cidr: Cidr) -> Option<plane::Route> {
         let winner = self.claims.get(&cidr)?.first()?;
@@ -219,42 +220,30 @@ impl Routes {
         Some(plane::Route { prefix: Some(prefix(cidr)), target: Some(target) })
     }
 
-    /// The difference since the last flush. A node whose object is gone keeps its last configuration: there is no way
-    /// to have none.
+    /// The difference since the last flush.
     pub fn flush(&mut self) -> FlushedRoutes {
         for cidr in std::mem::take(&mut self.touched) {
             self.decisions += 1;
             let route = self.decide(cidr);
             self.routes.want(cidr, route);
         }
-        let mut config = None;
-        if self.config.is_some() && self.config != self.said_config {
-            self.said_config.clone_from(&self.config);
-            config = self.config.clone();
-        }
-        FlushedRoutes { config, tunnels: self.tunnels.flush(), routes: self.routes.flush() }
+        FlushedRoutes { tunnels: self.tunnels.flush(), routes: self.routes.flush() }
     }
 
     /// Everything as last said.
     pub fn said(&self) -> SaidRoutes<'_> {
-        SaidRoutes {
-            config: self.said_config.as_ref(),
-            tunnels: self.tunnels.said().collect(),
-            routes: self.routes.said().collect(),
-        }
+        SaidRoutes { tunnels: self.tunnels.said().collect(), routes: self.routes.said().collect() }
     }
 }
 
 /// What a flush says of the way to other nodes.
 pub(crate) struct FlushedRoutes {
-    pub config: Option<plane::NodeConfig>,
     pub tunnels: Flushed<String, plane::Tunnel>,
     pub routes: Flushed<Cidr, plane::Route>,
 }
 
 /// What has been said of the way to other nodes.
 pub(crate) struct SaidRoutes<'a> {
-    pub config: Option<&'a plane::NodeConfig>,
     pub tunnels: Vec<&'a plane::Tunnel>,
     pub routes: Vec<&'a plane::Route>,
 }
@@ -271,9 +260,9 @@ fn node_claims(info: &NodeInfo, is_own: bool) -> Vec<(Cidr, Claim)> {
 }
 
 /// The claims of an endpoint: to its addresses outside its node's blocks.
-fn endpoint_claims(id: &EndpointId, endpoint: &Endpoint, blocks: &[Cidr]) -> Vec<(Cidr, Claim)> {
-    let outside = endpoint.pod.addresses.iter().filter(|ip| !blocks.iter().any(|block| block.contains(**ip)));
-    let claim = || Claim { claimant: Claimant::Endpoint(id.clone()), node: endpoint.pod.node.clone() };
+fn endpoint_claims(id: &EndpointId, place: &Place, blocks: &[Cidr]) -> Vec<(Cidr, Claim)> {
+    let outside = place.addresses.iter().filter(|ip| !blocks.iter().any(|block| block.contains(**ip)));
+    let claim = || Claim { claimant: Claimant::Endpoint(id.clone()), node: place.node.to_string() };
     outside.map(|ip| (Cidr::host(*ip), claim())).collect()
 }
 

@@ -1,21 +1,27 @@
-//! The rule scanner: a rule's selectors, networks and named ports become IP sets, and what is left is the plane's rule.
+//! The rule scanner: a rule's selectors, networks, named ports and services become IP sets, and what is left is the
+//! plane's rule.
 
-use std::collections::BTreeMap;
-
-use caracal_model::cidr::Cidr;
-use caracal_model::policy::{IpVersion, PeerMatch, Rule};
+use caracal_model::policy::{IcmpMatch, IpVersion, PeerMatch, PortRange, Rule};
 use caracal_model::selector::Selector;
 use caracal_plane_api as plane;
 
-use crate::endpoints::{Endpoint, EndpointId};
-use crate::ip_sets::{Definition, IpSets, SetId};
+use crate::definition::{Definition, SetName};
+use crate::ip_sets::{IpSets, SetId};
 use crate::plane::action;
+use crate::sources::Sources;
 
 /// Scans rules, acquiring the sets they need; `acquired` is what to release when the rules go.
 pub(crate) struct Scanner<'a> {
     pub sets: &'a mut IpSets,
-    pub endpoints: &'a BTreeMap<EndpointId, Endpoint>,
+    pub sources: &'a mut Sources,
     pub acquired: Vec<SetId>,
+}
+
+/// Which side of a packet a rule speaks of.
+#[derive(Clone, Copy)]
+enum Side {
+    Source,
+    Destination,
 }
 
 impl Scanner<'_> {
@@ -25,22 +31,27 @@ impl Scanner<'_> {
     }
 
     fn rule(&mut self, rule: &Rule) -> plane::Rule {
-        let ip_version = rule.ip_version.or_else(|| only_version_of_nets(rule));
         plane::Rule {
             action: action(rule.action),
-            ip_version: match ip_version {
+            ip_version: match rule.ip_version {
                 None => 0,
                 Some(IpVersion::V4) => 4,
                 Some(IpVersion::V6) => 6,
             },
             protocol: rule.protocol.map_or(0, |protocol| protocol.0.into()),
-            source: self.entity(rule, &rule.source),
-            destination: self.entity(rule, &rule.destination),
-            ..plane::Rule::default()
+            not_protocol: rule.not_protocol.map_or(0, |protocol| protocol.0.into()),
+            icmp: rule.icmp.map(icmp),
+            not_icmp: rule.not_icmp.map(icmp),
+            source: self.entity(rule, Side::Source),
+            destination: self.entity(rule, Side::Destination),
         }
     }
 
-    fn entity(&mut self, rule: &Rule, side: &PeerMatch) -> Option<plane::Entity> {
+    fn entity(&mut self, rule: &Rule, which: Side) -> Option<plane::Entity> {
+        let side = match which {
+            Side::Source => &rule.source,
+            Side::Destination => &rule.destination,
+        };
         if *side == PeerMatch::default() {
             return None;
         }
@@ -64,37 +75,42 @@ impl Scanner<'_> {
         if !side.not_nets.is_empty() {
             entity.in_none.push(self.acquire(Definition::nets(&side.not_nets)));
         }
-        let range = |range: &caracal_model::policy::PortRange| plane::PortRange {
-            first: range.first.into(),
-            last: range.last.into(),
-        };
-        entity.ports = side.ports.iter().map(range).collect();
-        let named = side.named_ports.iter().map(|name| {
-            let selector = selector.clone().unwrap_or(Selector::All);
-            self.acquire(Definition::NamedPort { selector, protocol: rule.protocol, name: name.clone() })
-        });
-        entity.named_ports = named.collect();
+        entity.ports = side.ports.iter().map(port_range).collect();
+        entity.not_ports = side.not_ports.iter().map(port_range).collect();
+        let selector = selector.unwrap_or(Selector::All);
+        entity.named_ports = self.named_ports(rule, &selector, &side.named_ports);
+        entity.not_named_ports = self.named_ports(rule, &selector, &side.not_named_ports);
+        if let Some(service) = side.service.clone() {
+            match which {
+                Side::Source => entity.in_all.push(self.acquire(Definition::ServiceAddresses(service))),
+                Side::Destination => {
+                    entity.named_ports.push(self.acquire(Definition::ServicePorts(service)));
+                }
+            }
+        }
         Some(entity)
     }
 
-    fn acquire(&mut self, definition: Definition) -> SetId {
-        let id = self.sets.acquire(definition, self.endpoints);
-        self.acquired.push(id.clone());
-        id
+    fn named_ports(&mut self, rule: &Rule, selector: &Selector, names: &[String]) -> Vec<SetName> {
+        let definition = |name: &String| Definition::NamedPort {
+            selector: selector.clone(),
+            protocol: rule.protocol,
+            name: name.clone(),
+        };
+        names.iter().map(|name| self.acquire(definition(name))).collect()
+    }
+
+    fn acquire(&mut self, definition: Definition) -> SetName {
+        let id = self.sets.acquire(definition, self.sources);
+        self.acquired.push(id);
+        self.sets.name(id)
     }
 }
 
-/// A list of networks that are all of one IP version makes the rule one of that version, even where the list says
-/// which networks are *not* meant.
-fn only_version_of_nets(rule: &Rule) -> Option<IpVersion> {
-    let lists =
-        [&rule.source.nets, &rule.source.not_nets, &rule.destination.nets, &rule.destination.not_nets];
-    lists.into_iter().filter(|list| !list.is_empty()).find_map(|list| {
-        let v4 = list.iter().filter(|net: &&Cidr| net.is_ipv4()).count();
-        match v4 {
-            0 => Some(IpVersion::V6),
-            all if all == list.len() => Some(IpVersion::V4),
-            _ => None,
-        }
-    })
+fn port_range(range: &PortRange) -> plane::PortRange {
+    plane::PortRange { first: range.first.into(), last: range.last.into() }
+}
+
+fn icmp(icmp: IcmpMatch) -> plane::Icmp {
+    plane::Icmp { r#type: icmp.kind.into(), code: icmp.code.map(u32::from) }
 }

@@ -87,3 +87,45 @@ pub fn policy(place: &str, spec: Value) -> Object {
         "metadata": {"name": name, "namespace": namespace}, "spec": spec,
     }))
 }
+
+/// An object of Calico's, in a namespace (`"x/name"`) or in none (`"name"`).
+pub fn calico(kind: &str, place: &str, spec: Value) -> Object {
+    calico_with(kind, place, "", spec)
+}
+
+/// The same, with labels.
+pub fn calico_with(kind: &str, place: &str, labelled: &str, spec: Value) -> Object {
+    let mut metadata = json!({"labels": labels(labelled)});
+    match place.split_once('/') {
+        Some((namespace, name)) => {
+            metadata["namespace"] = json!(namespace);
+            metadata["name"] = json!(name);
+        }
+        None => metadata["name"] = json!(place),
+    }
+    object(json!({"apiVersion": "projectcalico.org/v3", "kind": kind, "metadata": metadata, "spec": spec}))
+}
+
+/// A slice of the endpoints of a service (`"x/slice@service"`).
+pub fn slice(place: &str, addresses: &[&str], ports: &[u16]) -> Object {
+    let (name, service) = place.split_once('@').unwrap();
+    let (namespace, name) = name.split_once('/').unwrap();
+    let endpoints: Vec<Value> = addresses.iter().map(|address| json!({"addresses": [address]})).collect();
+    let ports: Vec<Value> = ports
+        .iter()
+        .map(|port| json!({"name": format!("p{port}"), "port": port, "protocol": "TCP"}))
+        .collect();
+    object(json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+        "metadata": {"name": name, "namespace": namespace, "labels": {"kubernetes.io/service-name": service}},
+        "endpoints": endpoints, "ports": ports,
+    }))
+}
+
+/// Policy of a cluster's administrators.
+pub fn cluster_policy(name: &str, spec: Value) -> Object {
+    object(json!({
+        "apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy",
+        "metadata": {"name": name}, "spec": spec,
+    }))
+}
