@@ -7,7 +7,7 @@ use serde_path_to_error::{Path, Segment};
 use super::{FieldError, Kind, ObjectError};
 
 /// How often an object is mended before it is given up: more errors than anybody reads.
-const ATTEMPTS_MAX: usize = 200;
+const ATTEMPTS_MAX: usize = 128;
 
 /// Decodes an object of a kind; fields that the kind does not have are left out and returned.
 pub(super) fn object<T: DeserializeOwned>(
@@ -42,7 +42,7 @@ pub(super) fn mended<T: DeserializeOwned>(kind: Kind, mut value: Value) -> (Opti
                     errors.push(FieldError::of_type(field.clone(), &message));
                 }
                 let same = mending.take().filter(|mending| mending.field == field);
-                let mut here = same.unwrap_or_else(|| Mending::new(field, &path));
+                let mut here = same.unwrap_or_else(|| Mending::new(field, &path, &message));
                 if !here.try_next(&mut value) {
                     break;
                 }
@@ -58,13 +58,21 @@ pub(super) fn mended<T: DeserializeOwned>(kind: Kind, mut value: Value) -> (Opti
 struct Mending {
     field: String,
     path: Vec<Segment>,
+    /// What seems to have been expected.
+    guess: Value,
     /// How many substitutes have been tried in the list at the end of the path.
     tried: usize,
 }
 
 impl Mending {
-    fn new(field: String, path: &Path) -> Self {
-        Self { field, path: path.iter().cloned().collect(), tried: 0 }
+    fn new(field: String, path: &Path, message: &str) -> Self {
+        Self { field, path: path.iter().cloned().collect(), guess: guess(message), tried: 0 }
+    }
+
+    /// The guess, then a value of each type.
+    fn substitutes(&self) -> [Value; 7] {
+        let (map, list) = (Value::Object(Map::new()), Value::Array(Vec::new()));
+        [self.guess.clone(), Value::Null, map, "".into(), 0.into(), false.into(), list]
     }
 
     /// Changes `value` in the next way; false when there is none left.
@@ -74,7 +82,7 @@ impl Mending {
             let done = match (last, at(value, way)) {
                 (Segment::Map { key }, Some(Value::Object(map))) => map.remove(key).is_some(),
                 (Segment::Seq { index }, Some(Value::Array(items))) => {
-                    let substitute = substitutes().into_iter().nth(self.tried);
+                    let substitute = self.substitutes().into_iter().nth(self.tried);
                     self.tried += 1;
                     match (items.get_mut(*index), substitute) {
                         (Some(item), Some(substitute)) => {
@@ -95,9 +103,16 @@ impl Mending {
     }
 }
 
-/// A value of each type.
-fn substitutes() -> [Value; 6] {
-    [Value::Null, Value::Object(Map::new()), "".into(), 0.into(), false.into(), Value::Array(Vec::new())]
+/// A value of the type that a message says was expected.
+fn guess(message: &str) -> Value {
+    match message.rsplit_once("expected ").map(|(_, expected)| expected) {
+        Some("a string") => "".into(),
+        Some("an integer" | "a number") => 0.into(),
+        Some("a boolean") => false.into(),
+        Some("a list") => Value::Array(Vec::new()),
+        Some("a map") => Value::Object(Map::new()),
+        _ => Value::Null,
+    }
 }
 
 /// The value at the end of a path.

@@ -1,3 +1,14 @@
+//! Every rule, with an object that keeps it and one that breaks it.
+
+mod arbitrary;
+mod change;
+mod configuration;
+mod decoding;
+mod networks;
+mod policies;
+mod rules;
+mod services;
+
 use serde_json::{Value, json};
 
 use crate::object::Object;
@@ -285,4 +296,34 @@ fn defaults_are_those_of_the_api_server() {
     assert_eq!(policy(json!({"egress": [{}], "policyTypes": ["Ingress"]})), json!(["Ingress"]));
     let namespace = defaulted(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "x"}}));
     assert_eq!(namespace["metadata"]["labels"]["kubernetes.io/metadata.name"], "x");
+}
+
+/// An object of one of Calico's kinds that need nothing but a spec.
+fn calico(kind: &str, spec: Value) -> Value {
+    let name = match kind {
+        "FelixConfiguration"
+        | "BGPConfiguration"
+        | "ClusterInformation"
+        | "IPAMConfiguration"
+        | "KubeControllersConfiguration" => "default",
+        _ => "n",
+    };
+    json!({"apiVersion": "projectcalico.org/v3", "kind": kind, "metadata": {"name": name}, "spec": spec})
+}
+
+/// The fields that an object is refused for; none when it is taken.
+fn refused(object: Value) -> Vec<String> {
+    let errors = Object::accept(object).err().unwrap_or_default();
+    errors.into_iter().map(|error| error.field).collect()
+}
+
+/// Checks specs of a kind: those that are taken, and those that are refused for exactly these fields of the spec.
+fn check(kind: &str, good: &[Value], bad: &[(Value, &[&str])]) {
+    for spec in good {
+        assert_eq!(refused(calico(kind, spec.clone())), NOTHING, "{kind} {spec}");
+    }
+    for (spec, fields) in bad {
+        let expected: Vec<String> = fields.iter().map(|field| format!("spec.{field}")).collect();
+        assert_eq!(refused(calico(kind, spec.clone())), expected, "{kind} {spec}");
+    }
 }

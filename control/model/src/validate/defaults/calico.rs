@@ -9,6 +9,7 @@ use crate::calico::{
 use crate::cidr::parse_address_and_length;
 use crate::object::Object;
 use crate::policy::DEFAULT_TIER;
+use crate::validate::format::dns_label;
 
 /// The label that says a policy's tier again, so that it can be selected by.
 const TIER_LABEL: &str = "projectcalico.org/tier";
@@ -67,8 +68,10 @@ fn text(field: &mut Option<String>, default: &str) {
 
 fn set_tier(tier: &mut Option<String>, metadata: &mut ObjectMeta) {
     text(tier, DEFAULT_TIER);
-    let labels = metadata.labels.get_or_insert_default();
-    labels.insert(TIER_LABEL.to_owned(), tier.clone().unwrap_or_default());
+    // A tier that cannot be is refused as such, not as a label.
+    if let Some(tier) = tier.as_deref().filter(|tier| dns_label(tier).is_ok()) {
+        metadata.labels.get_or_insert_default().insert(TIER_LABEL.to_owned(), tier.to_owned());
+    }
 }
 
 /// Unlike in Kubernetes, a policy with nothing but egress rules says nothing of ingress.
