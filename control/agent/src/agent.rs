@@ -143,7 +143,7 @@ impl Agent {
         let ops = self.graph.flush();
         for (policy, rule) in self.graph.take_dropped_rules() {
             let (field, why) = (rule.field, rule.message);
-            warn!("{policy}: {field}: {why}; the rule is left out, and the pods are isolated all the same");
+            warn!("{policy}: {field}: {why}; it allows nothing until that is put right");
         }
         let of_interest = self.inputs.apply(&ops);
         if let Some(programmer) = &self.programmer
