@@ -10,6 +10,7 @@ mod lab;
 mod policy;
 mod selector;
 mod table;
+mod validate;
 
 use std::process::ExitCode;
 
@@ -27,6 +28,7 @@ struct Cli {
 enum Command {
     Lab(lab::Args),
     Policy(policy::Args),
+    Validate(validate::Args),
     Fastpath(fastpath::Args),
     Agent(agent::Args),
     Apiserver(apiserver::Args),
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Lab(args) => lab::run(args),
         Command::Policy(args) => policy::run(args),
+        Command::Validate(args) => validate::run(args),
         Command::Fastpath(args) => fastpath::run(args),
         Command::Agent(args) => agent::run(args),
         Command::Apiserver(args) => apiserver::run(args),

@@ -9,6 +9,7 @@ use k8s_openapi::api::networking::v1::{
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+use super::format::dns_label;
 use crate::object::Object;
 
 /// Fills in what is missing.
@@ -25,7 +26,8 @@ pub(crate) fn set(object: &mut Object) {
 
 fn set_namespace(namespace: &mut Namespace) {
     let name = namespace.metadata.name.clone().unwrap_or_default();
-    if !name.is_empty() {
+    // A name that cannot be is refused as such, not as a label.
+    if dns_label(&name).is_ok() {
         let labels = namespace.metadata.labels.get_or_insert_default();
         labels.insert("kubernetes.io/metadata.name".to_owned(), name);
     }

@@ -2,6 +2,7 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+use super::super::format::dns_label;
 use crate::calico::{
     BGPConfigurationSpec, BlockAffinitySpec, IPAMBlockSpec, IPAMConfigurationSpec, IPPoolSpec,
     KubeControllersConfigurationSpec, Rule, TierSpec,
@@ -9,7 +10,6 @@ use crate::calico::{
 use crate::cidr::parse_address_and_length;
 use crate::object::Object;
 use crate::policy::DEFAULT_TIER;
-use crate::validate::format::dns_label;
 
 /// The label that says a policy's tier again, so that it can be selected by.
 const TIER_LABEL: &str = "projectcalico.org/tier";
