@@ -18,6 +18,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         judgements(rules, Shape::SetPerRule)?;
         judgements(rules, Shape::PortPerRule)?;
     }
+    for rules in [1_000, 10_000, 100_000] {
+        five_tuples(rules)?;
+    }
     changes()?;
     Ok(())
 }
@@ -211,6 +214,109 @@ fn judgements(rules: u32, shape: Shape) -> Result<(), Box<dyn std::error::Error>
         let flow = black_box(&flows[i & 0x3FFF]);
         let class = tables.policy.class_of(flow.peer_address);
         black_box(tables.policy.judge(pod.policy_in, class, flow));
+    });
+    Ok(())
+}
+
+/// Plain five-tuple rules, as packet classifiers are measured with: every rule has a net of the peer's, one of the local
+/// side, and ports on either. 64 pods of this node meet all of them.
+fn five_tuples(rules: u32) -> Result<(), Box<dyn std::error::Error>> {
+    const BLOCK: u32 = 0x0AF4_0100;
+    let mut random = Random(rules.into());
+    let mut sets = std::collections::BTreeSet::new();
+    let mut net = |random: &mut Random, address: u32, lengths: &[u8]| {
+        let prefix = Prefix::new(v4(address), lengths[random.below(lengths.len() as u32) as usize]);
+        sets.insert(prefix);
+        prefix
+    };
+    let mut list: Vec<(Prefix, plane::Rule)> = Vec::new();
+    for _ in 0..rules {
+        let address =
+            if random.below(2) == 0 { 0x0A00_0000 | random.next() >> 7 } else { random.next() << 1 };
+        let source = net(&mut random, address, &[8, 12, 16, 20, 22, 24, 24, 24, 26, 28, 30, 32, 32, 32, 32]);
+        let address = BLOCK | random.below(256);
+        let destination = net(&mut random, address, &[24, 24, 25, 26, 27, 28, 30, 32]);
+        let range = |first: u32, last: u32| vec![plane::PortRange { first, last: last.min(65535) }];
+        let source_ports = match random.below(10) {
+            0 => range(1024, 65535),
+            1 => {
+                let first = random.below(64_000) + 1024;
+                range(first, first + 1000)
+            }
+            _ => vec![],
+        };
+        let popular = [22, 53, 80, 443, 3306, 5432, 6379, 8080, 8443, 9090, random.below(65_536)];
+        let port = popular[random.below(11) as usize];
+        let ports = match random.below(10) {
+            0 => vec![],
+            1 | 2 => range(port, port + 99),
+            _ => range(port, port),
+        };
+        let entity = |net: Prefix, ports| {
+            Some(plane::Entity { in_all: vec![net.to_string()], ports, ..Default::default() })
+        };
+        let action = if random.below(2) == 0 { plane::Action::Allow } else { plane::Action::Deny };
+        list.push((
+            source,
+            plane::Rule {
+                action: action.into(),
+                protocol: if random.below(3) < 2 { 6 } else { 17 },
+                source: entity(source, source_ports),
+                destination: entity(destination, ports),
+                ..Default::default()
+            },
+        ));
+    }
+    let member = |prefix: &Prefix| match prefix.address() {
+        IpAddr::V4(address) => address_member(address.to_bits(), prefix.length().into()),
+        IpAddr::V6(_) => plane::Member::default(),
+    };
+    let mut ops: Vec<Op> = sets
+        .iter()
+        .map(|net| Op::IpSet(plane::IpSet { id: net.to_string(), members: vec![member(net)], hosts: None }))
+        .collect();
+    let sources: Vec<Prefix> = list.iter().map(|(source, _)| *source).collect();
+    ops.push(policy("all", list.into_iter().map(|(_, rule)| rule).collect()));
+    ops.extend((0..64).map(|i| endpoint(&format!("pod{i}"), BLOCK + 4 * i + 1, &["all".into()])));
+    let before = resident_mib();
+    let mut builder = builder();
+    let transaction = transaction(ops);
+    once(&format!("{rules} five-tuple rules, 64 pods: apply"), || builder.apply(&transaction))?;
+    let tables = once(&format!("{rules} five-tuple rules, 64 pods: build"), || builder.build());
+    println!(
+        "{:<72} {:8.1} MiB",
+        format!("{rules} five-tuple rules, 64 pods: memory"),
+        resident_mib() - before
+    );
+    let pods: Vec<_> = tables.endpoints.iter().collect();
+    let flows: Vec<_> = (0..1 << 16)
+        .filter_map(|_| {
+            let (_, pod) = pods[random.below(64) as usize];
+            let net = sources[random.below(rules) as usize];
+            let IpAddr::V4(first) = net.address() else { return None };
+            let bits = first.to_bits()
+                | (random.next() << 1) & u32::MAX.checked_shr(net.length().into()).unwrap_or(0);
+            let flow = FlowTuple {
+                protocol: if random.below(3) < 2 { 6 } else { 17 },
+                peer_address: v4(bits),
+                peer_port: random.below(65_536) as u16,
+                local_address: pod.addresses.iter().next()?,
+                local_port: [22, 53, 80, 443, 8080, 9090][random.below(6) as usize],
+                icmp: None,
+                direction: FlowDirection::Ingress,
+            };
+            Some((pod.policy_in, flow))
+        })
+        .collect();
+    let mut classes = [caracal_dataplane::table::ClassId::default(); 64];
+    each(&format!("{rules} five-tuple rules, 64 pods: class and judgement in batches of 64"), 1 << 14, |i| {
+        let batch = &flows[(64 * i) & 0xFFC0..][..64];
+        for (class, (_, flow)) in classes.iter_mut().zip(batch) {
+            *class = tables.policy.class_of(flow.peer_address);
+        }
+        for (class, (list, flow)) in classes.iter().zip(batch) {
+            black_box(tables.policy.judge(*list, *class, flow));
+        }
     });
     Ok(())
 }

@@ -255,3 +255,6 @@ impl Tables {
         Some(host.send(packet, self.node.config(), &mut ask))
     }
 }
+
+#[cfg(test)]
+mod tests;

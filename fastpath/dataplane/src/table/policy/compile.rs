@@ -18,9 +18,10 @@ use std::net::IpAddr;
 use std::sync::{Arc, Weak};
 
 use super::classes::Content;
+use super::list::Packed;
 use super::list::{FlatRule, List};
 use super::matching::Ports;
-use super::rows::{InternLogs, Layer, PortRule, Row};
+use super::rows::{self, InternLogs, Layer, PortRule, Question, Row};
 use super::rules::Family;
 use super::sets::{Membership, SetId};
 use super::{ClassId, FlowDirection};
@@ -28,8 +29,8 @@ use crate::table::paged::{Paged, PagedBuilder};
 
 const ROWS_PAGE: usize = 64;
 
-/// From so many rules on, those for one set have a layer of their own.
-const SHARED_RULES: usize = 64;
+/// From so many rules on, those for one set have a layer of their own. Few in tests, so that small lists have layers.
+const SHARED_RULES: usize = if cfg!(test) { 2 } else { 64 };
 /// Layers that a row shares at most: each is looked into.
 const SHARED_LAYERS: usize = 3;
 
@@ -56,6 +57,8 @@ pub(super) struct VariantTable {
     base: Arc<Row>,
     /// The base row where nothing is set.
     rows: Paged<Option<Arc<Row>>, ROWS_PAGE>,
+    /// Layers that rows share, by number.
+    layers: Box<[Arc<Layer>]>,
 }
 
 impl CompiledPolicy {
@@ -72,9 +75,11 @@ impl CompiledPolicy {
 }
 
 impl VariantTable {
+    /// What is said of a flow whose peer is in this class.
     #[inline]
-    pub fn row(&self, peer: ClassId) -> &Row {
-        self.rows.get(peer.0 as usize).and_then(Option::as_deref).unwrap_or(&self.base)
+    pub fn judge(&self, peer: ClassId, list: &List, question: Question) -> Packed {
+        let row = self.rows.get(peer.0 as usize).and_then(Option::as_deref).unwrap_or(&self.base);
+        rows::judge(row, &self.layers, list, question)
     }
 }
 
@@ -136,8 +141,10 @@ struct Variant {
     rows: PagedBuilder<Option<Arc<Row>>, ROWS_PAGE>,
     /// Of the memberships that rules of the list ask for.
     by_memberships: HashMap<Box<[Membership]>, Weak<Row>>,
-    /// None: the rules for the set are too few.
-    layers: HashMap<Option<SetId>, Option<(usize, Arc<Layer>)>>,
+    /// Layers that rows share, by number.
+    layers: Vec<Arc<Layer>>,
+    /// How many rules a set's layer has, and its number; None: they are too few for one.
+    by_set: HashMap<Option<SetId>, Option<(usize, u32)>>,
     published: Option<Arc<VariantTable>>,
 }
 
@@ -152,7 +159,7 @@ struct Narrowed {
 /// What a row is made of. Rows with shared layers are of one variant.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct RowKey {
-    layers: Option<(VariantNumber, Box<[Option<SetId>]>)>,
+    layers: Option<(VariantNumber, Box<[u32]>)>,
     rules: Box<[Narrowed]>,
 }
 
@@ -259,10 +266,11 @@ impl ListCompiler {
         let mut variant = Variant {
             standing: Arc::clone(&standing),
             users: 1,
-            base: Arc::new(Row::new(&[], &self.list, &[], intern)),
+            base: rows::row(&[], &self.list, intern),
             rows: PagedBuilder::default(),
             by_memberships: HashMap::new(),
-            layers: HashMap::new(),
+            layers: Vec::new(),
+            by_set: HashMap::new(),
             published: None,
         };
         variant.base = self.row(number, &mut variant, &[], intern);
@@ -312,11 +320,17 @@ impl ListCompiler {
         let mut sets: Vec<Option<SetId>> = content.iter().map(|membership| Some(membership.set)).collect();
         sets.dedup();
         sets.push(None);
-        let mut shared: Vec<(usize, Option<SetId>, Arc<Layer>)> = Vec::new();
+        let mut shared: Vec<(usize, Option<SetId>, u32)> = Vec::new();
         if !self.list.has_logs {
             shared = sets.iter().filter_map(|set| self.layer(variant, *set)).collect();
             shared.sort_by_key(|(rules, ..)| std::cmp::Reverse(*rules));
             shared.truncate(SHARED_LAYERS);
+            // A row of nothing else is better flat.
+            if let [(_, only, _)] = &shared[..]
+                && sets.iter().all(|set| set == only || !self.index.has(set))
+            {
+                shared.clear();
+            }
         }
         let mut places = Vec::new();
         for set in &sets {
@@ -338,36 +352,40 @@ impl ListCompiler {
             })
         });
         let rules: Box<[Narrowed]> = rules.collect();
-        let layers = (!shared.is_empty()).then(|| (number, shared.iter().map(|(_, set, _)| *set).collect()));
-        let key = RowKey { layers, rules };
+        let numbers: Box<[u32]> = shared.into_iter().map(|(_, _, number)| number).collect();
+        let key = RowKey { layers: (!numbers.is_empty()).then_some((number, numbers)), rules };
         if let Some(row) = self.rows.get(&key).and_then(Weak::upgrade) {
             return row;
         }
-        let list = Arc::clone(&self.list);
         let port_rules: Vec<PortRule<'_>> =
-            key.rules.iter().map(|narrowed| narrowed.resolve(&list)).collect();
-        let layers: Vec<Arc<Layer>> = shared.into_iter().map(|(_, _, layer)| layer).collect();
-        let row = Arc::new(Row::new(&port_rules, &list, &layers, intern));
+            key.rules.iter().map(|narrowed| narrowed.resolve(&self.list)).collect();
+        let row = match &key.layers {
+            Some((_, numbers)) => rows::layered_row(&port_rules, numbers),
+            None => rows::row(&port_rules, &self.list, intern),
+        };
         forget_unused(&mut self.rows);
         self.rows.insert(key, Arc::downgrade(&row));
         row
     }
 
-    /// The layer of the rules for `set` alone, and how many they are; None: too few to have one.
-    fn layer(&self, variant: &mut Variant, set: Option<SetId>) -> Option<(usize, Option<SetId>, Arc<Layer>)> {
+    /// The layer of the rules for `set` alone: how many they are, and its number. None: too few to have one.
+    fn layer(&self, variant: &mut Variant, set: Option<SetId>) -> Option<(usize, Option<SetId>, u32)> {
         let places = self.index.simple.get(&set).filter(|places| places.len() >= SHARED_RULES)?;
-        let layer = variant.layers.entry(set).or_insert_with(|| {
-            let standing = places.iter().filter(|place| variant.standing.has(**place));
-            let standing: Vec<Narrowed> = standing
-                .map(|place| Narrowed { place: *place, local: variant.standing.named(*place), peer: None })
+        let layers = &mut variant.layers;
+        let standing = &variant.standing;
+        let layer = variant.by_set.entry(set).or_insert_with(|| {
+            let rules = places.iter().filter(|place| standing.has(**place));
+            let rules: Vec<Narrowed> = rules
+                .map(|place| Narrowed { place: *place, local: standing.named(*place), peer: None })
                 .collect();
-            (standing.len() >= SHARED_RULES).then(|| {
-                let rules: Vec<PortRule<'_>> =
-                    standing.iter().map(|narrowed| narrowed.resolve(&self.list)).collect();
-                (standing.len(), Arc::new(Layer::new(&rules, &self.list)))
+            (rules.len() >= SHARED_RULES).then(|| {
+                let resolved: Vec<PortRule<'_>> =
+                    rules.iter().map(|narrowed| narrowed.resolve(&self.list)).collect();
+                layers.push(rows::layer(&resolved));
+                (rules.len(), layers.len() as u32 - 1)
             })
         });
-        layer.as_ref().map(|(rules, layer)| (*rules, set, Arc::clone(layer)))
+        layer.map(|(rules, number)| (rules, set, number))
     }
 }
 
@@ -399,6 +417,12 @@ impl Index {
             }
         }
         index
+    }
+}
+
+impl Index {
+    fn has(&self, set: &Option<SetId>) -> bool {
+        self.simple.contains_key(set) || self.others.contains_key(set)
     }
 }
 
@@ -443,7 +467,8 @@ impl Narrowed {
 impl Variant {
     fn snapshot(&mut self) -> Arc<VariantTable> {
         let published = self.published.get_or_insert_with(|| {
-            Arc::new(VariantTable { base: Arc::clone(&self.base), rows: self.rows.snapshot() })
+            let layers = self.layers.iter().cloned().collect();
+            Arc::new(VariantTable { base: Arc::clone(&self.base), rows: self.rows.snapshot(), layers })
         });
         Arc::clone(published)
     }

@@ -34,6 +34,15 @@ impl Packed {
         (self.0 & Self::LOGGED != 0).then_some(LogListId(self.0 & !(Self::LOGGED | Self::ALLOW)))
     }
 
+    pub fn word(self) -> u32 {
+        self.0
+    }
+
+    #[inline]
+    pub fn from_word(word: u32) -> Packed {
+        Packed(word)
+    }
+
     #[inline]
     pub fn unpack(self) -> Judgement {
         let rule = RuleId(self.0 & !Self::ALLOW);
@@ -56,6 +65,8 @@ pub(super) enum Outcome {
 pub(in crate::table) struct List {
     pub(super) direction: FlowDirection,
     pub(super) rules: Box<[FlatRule]>,
+    /// Of the rules, by themselves: what judging looks at.
+    pub(super) outcomes: Box<[Outcome]>,
     pub(super) sections: Box<[Section]>,
     pub(super) has_logs: bool,
     pub(super) looks_at_local: bool,
@@ -188,7 +199,8 @@ impl List {
         sections.push(Section { tier: None, end });
         let has_logs = rules.iter().any(|rule| rule.outcome == Outcome::Log);
         let looks_at_local = rules.iter().any(|rule| rule.local.sets().next().is_some());
-        List { direction, rules: rules.into(), sections: sections.into(), has_logs, looks_at_local }
+        let outcomes = rules.iter().map(|rule| rule.outcome).collect();
+        List { direction, rules: rules.into(), outcomes, sections: sections.into(), has_logs, looks_at_local }
     }
 
     /// Judges by asking one rule after another, and tells `meet` of each. The classes are those of the flow's sides.

@@ -153,7 +153,7 @@ impl PolicyTable {
             return Judgement { allow: false, rule: RuleId::NO_PROFILE_MATCH, logs: LogListId::default() };
         };
         let packed = match compiled.variant(flow.local_address) {
-            Some(variant) => variant.row(peer_class).judge(rows::Question::new(flow)),
+            Some(variant) => variant.judge(peer_class, &compiled.list, rows::Question::new(flow)),
             None => self.walk(&compiled.list, flow),
         };
         match packed.log_list() {

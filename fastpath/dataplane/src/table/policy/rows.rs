@@ -7,20 +7,31 @@
 //!   (tier denies)
 //! ```
 //!
-//! In a flat row every port range has one judgement, found by binary search. Rules that look at source ports cut it into
-//! bands of source ports, each with its own ranges; without such rules there is one band. ICMP's types are bands, its
-//! codes ranges.
+//! A flat row is a *grid*: every port range has one judgement, found by binary search. Rules that look at source ports cut
+//! it into bands of source ports, each with its own ranges; without such rules there is one band. ICMP's types are
+//! bands, its codes ranges.
 //!
-//! Where flat rows would become many and large, a row is made of *layers* ([`Layer`]), of which one belongs to it alone
-//! and others are shared: all rules for one set, say. A layer says which of its rules is first; the earliest of all
-//! layers decides. A layer keeps source ports in a segment tree, so it is never larger than its rules call for.
+//! Where flat rows would become many and large, a row is *layered*: its own rules are one layer, and others it shares,
+//! with all rules for one set, say. A layer says for each section which of its rules is the first to match; the earliest
+//! of all layers counts. A layer that would make a large grid keeps source ports in a segment tree, which is never
+//! larger than its rules call for.
+//!
+//! Rows and layers are words in one allocation, so that a lookup meets few cache lines:
+//!
+//! ```text
+//!   flat row      FLAT │ grid
+//!   layered row   shared layers │ their numbers … │ layer
+//!   layer         section │ length │ form │ grid or trees │ section │ …
+//!   grid          bands │ other │ (protocol and last source port, end of its cells) … │ (last port, value) …
+//!   trees         other │ protocol │ length │ tree │ protocol │ …
+//!   tree          leaves │ last source ports … │ ends of the nodes' firsts … │ (last port, place of a rule) …
+//! ```
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::list::{FlatRule, List, Outcome, Packed};
-use super::matching::message_of;
-use super::matching::{Ports, WITH_MESSAGES, WITH_PORTS};
+use super::matching::{Ports, WITH_MESSAGES, WITH_PORTS, message_of};
 use super::{FlowDirection, FlowTuple, RuleId};
 
 const PORT_MAX: u16 = u16::MAX;
@@ -31,20 +42,23 @@ const NONE: u32 = u32::MAX;
 /// Where no type and code of a message are known: beyond all types.
 const NO_MESSAGE: (u16, u16) = (PORT_MAX, PORT_MAX);
 
-/// How much larger than its rules a flat row may become.
-const FLAT_FACTOR: usize = 8;
-const FLAT_FREE: usize = 4096;
+/// How much larger than its rules a grid may become, and how large it may always be. Little in tests, so that trees are
+/// made.
+const FLAT_FACTOR: usize = if cfg!(test) { 1 } else { 8 };
+const FLAT_FREE: usize = if cfg!(test) { 2 } else { 4096 };
 
 /// Judgements of one class, by protocol and ports.
-#[derive(Debug)]
-pub(super) enum Row {
-    Flat(Flat),
-    /// The earliest of all layers decides.
-    Layered {
-        layers: Box<[Arc<Layer>]>,
-        list: Arc<List>,
-    },
-}
+pub(super) type Row = [u32];
+
+/// Which of some rules are the first to match.
+pub(super) type Layer = [u32];
+
+/// In the first word of a row: not how many layers it shares.
+const FLAT: u32 = u32::MAX;
+
+/// Forms of a layer's section.
+const GRID: u32 = 0;
+const TREES: u32 = 1;
 
 /// What a row is asked: the protocol, and its ports, or a message's type and code.
 #[derive(Debug, Clone, Copy)]
@@ -68,32 +82,36 @@ impl Question {
     }
 }
 
-impl Row {
-    #[inline]
-    pub fn judge(&self, question: Question) -> Packed {
-        match self {
-            Row::Flat(flat) => flat.judge(question),
-            Row::Layered { layers, list } => layered(layers, list, question),
-        }
+/// What a row says. `shared` are the layers that rows of its variant share.
+#[inline]
+pub(super) fn judge(row: &Row, shared: &[Arc<Layer>], list: &List, question: Question) -> Packed {
+    match row.split_first() {
+        Some((&FLAT, grid)) => Packed::from_word(in_grid(grid, question)),
+        Some((&count, rest)) => layered(count, rest, shared, list, question),
+        None => Packed::deny(RuleId::NO_PROFILE_MATCH),
     }
+}
 
-    /// The row of `rules`. With `shared` layers below, or where it would become too large, it is layered; of a list with
-    /// Log rules never, since which of them are passed is found beforehand.
-    pub fn new(
-        rules: &[PortRule<'_>],
-        list: &Arc<List>,
-        shared: &[Arc<Layer>],
-        intern: &mut InternLogs<'_>,
-    ) -> Row {
-        if shared.is_empty()
-            && let Some(flat) = Flat::new(rules, list, intern)
-        {
-            return Row::Flat(flat);
-        }
-        let own = (!rules.is_empty()).then(|| Arc::new(Layer::new(rules, list)));
-        let layers = shared.iter().cloned().chain(own).collect();
-        Row::Layered { layers, list: Arc::clone(list) }
+/// A row of `rules` alone. Layered if it would become too large; of a list with Log rules never, since which of them are
+/// passed is found beforehand.
+pub(super) fn row(rules: &[PortRule<'_>], list: &List, intern: &mut InternLogs<'_>) -> Arc<Row> {
+    let paint = |areas: &[Area]| judged(areas, list, intern);
+    let limit = if list.has_logs { usize::MAX } else { FLAT_FACTOR };
+    match grid(rules, limit, paint) {
+        Some(grid) => [FLAT].into_iter().chain(grid).collect(),
+        None => layered_row(rules, &[]),
     }
+}
+
+/// A row of `rules` and layers that it shares, by their numbers.
+pub(super) fn layered_row(rules: &[PortRule<'_>], shared: &[u32]) -> Arc<Row> {
+    let count = shared.len() as u32;
+    [count].into_iter().chain(shared.iter().copied()).chain(layer_words(rules)).collect()
+}
+
+/// A layer of `rules`, to be shared.
+pub(super) fn layer(rules: &[PortRule<'_>]) -> Arc<Layer> {
+    layer_words(rules).into()
 }
 
 /// Gives the id of a judgement with the Log rules that a flow passes on its way to it.
@@ -242,115 +260,20 @@ impl Painter {
     }
 }
 
-// ---- flat ----
-
-/// Two arrays, so that a lookup meets few cache lines.
-#[derive(Debug)]
-pub(super) struct Flat {
-    /// Sorted by protocol and source ports.
-    bands: Box<[Band]>,
-    /// Of all bands, one after another; a band's last ends at port 65535.
-    ranges: Box<[Range]>,
-    /// Of protocols that have no band: no rule names them, and they have no ports or no rule asks for them.
-    other: Packed,
-}
-
-/// The source ports of a protocol up to `last`, from where the band before it ends.
-#[derive(Debug)]
-struct Band {
-    protocol: u8,
-    last: u16,
-    /// Where its ranges are.
-    start: u32,
-    end: u32,
-}
-
-/// The destination ports up to `last`, from where the range before it ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Range {
-    last: u16,
-    judgement: Packed,
-}
-
-impl Flat {
-    #[inline]
-    fn judge(&self, question: Question) -> Packed {
-        self.listed(question).unwrap_or(self.other)
-    }
-
-    #[inline]
-    fn listed(&self, Question { protocol, source, destination }: Question) -> Option<Packed> {
-        let place = self.bands.partition_point(|band| (band.protocol, band.last) < (protocol, source));
-        let band = self.bands.get(place).filter(|band| band.protocol == protocol)?;
-        let ranges = self.ranges.get(band.start as usize..band.end as usize)?;
-        let place = ranges.partition_point(|range| range.last < destination);
-        ranges.get(place).map(|range| range.judgement)
-    }
-
-    /// None: it would be too large.
-    fn new(rules: &[PortRule<'_>], list: &List, intern: &mut InternLogs<'_>) -> Option<Flat> {
-        let others = paint(&areas(0, rules), list, intern);
-        let other = others.first().map_or(Packed::deny(RuleId::NO_PROFILE_MATCH), |range| range.judgement);
-        let (mut all_bands, mut all_ranges) = (Vec::new(), Vec::new());
-        for protocol in protocols(rules) {
-            let areas = areas(protocol, rules);
-            for (last, ranges) in bands(&areas, list, intern)? {
-                let start = all_ranges.len() as u32;
-                all_ranges.extend(ranges);
-                all_bands.push(Band { protocol, last, start, end: all_ranges.len() as u32 });
-            }
-            // A protocol of which only the same can be said as of all others needs no band.
-            if let [.., band] = &all_bands[..]
-                && all_ranges[band.start as usize..] == [Range { last: PORT_MAX, judgement: other }]
-                && all_bands.iter().filter(|of| of.protocol == protocol).count() == 1
-            {
-                all_bands.pop();
-                all_ranges.pop();
-            }
-        }
-        Some(Flat { bands: all_bands.into(), ranges: all_ranges.into(), other })
-    }
-}
-
-/// Cuts source ports where any area does, and paints destination ports for each band. None: that would be too large.
-fn bands(areas: &[Area], list: &List, intern: &mut InternLogs<'_>) -> Option<Vec<(u16, Vec<Range>)>> {
-    let cuts = cuts(areas.iter().map(|area| area.source));
-    if cuts.len() == 1 {
-        return Some(vec![(PORT_MAX, paint(areas, list, intern))]);
-    }
-    let mut beginning: Vec<usize> = (0..areas.len()).collect();
-    beginning.sort_by_key(|i| areas[*i].source.0);
-    let mut beginning = beginning.into_iter().peekable();
-    let mut ending: Vec<usize> = (0..areas.len()).collect();
-    ending.sort_by_key(|i| areas[*i].source.1);
-    let mut ending = ending.into_iter().peekable();
-    // The areas that take the band's source ports, in order.
-    let mut active = BTreeSet::new();
-    let mut painted_areas = 0;
-    let mut bands: Vec<(u16, Vec<Range>)> = Vec::new();
-    for last in cuts {
-        while let Some(i) = beginning.next_if(|i| areas[*i].source.0 <= last) {
-            active.insert(i);
-        }
-        painted_areas += active.len();
-        if painted_areas > FLAT_FREE + FLAT_FACTOR * areas.len() && !list.has_logs {
-            return None;
-        }
-        let taking: Vec<Area> = active.iter().map(|i| areas[*i]).collect();
-        let painted = paint(&taking, list, intern);
-        match bands.last_mut() {
-            Some((end, former)) if *former == painted => *end = last,
-            _ => bands.push((last, painted)),
-        }
-        while let Some(i) = ending.next_if(|i| areas[*i].source.1 <= last) {
-            active.remove(&i);
+/// What of one piece and the next is the same becomes one range.
+fn merged(ranges: impl Iterator<Item = (u16, u32)>) -> Vec<(u16, u32)> {
+    let mut merged: Vec<(u16, u32)> = Vec::new();
+    for (last, value) in ranges {
+        match merged.last_mut() {
+            Some((end, former)) if *former == value => *end = last,
+            _ => merged.push((last, value)),
         }
     }
-    Some(bands)
+    merged
 }
 
 /// Judges every destination port, section by section.
-fn paint(areas: &[Area], list: &List, intern: &mut InternLogs<'_>) -> Vec<Range> {
+fn judged(areas: &[Area], list: &List, intern: &mut InternLogs<'_>) -> Vec<(u16, u32)> {
     let cuts = cuts(areas.iter().map(|area| area.destination));
     // The first rule that takes a piece and is not a Log, by section.
     let mut first: Vec<(usize, Vec<u32>)> = Vec::new();
@@ -362,15 +285,14 @@ fn paint(areas: &[Area], list: &List, intern: &mut InternLogs<'_>) -> Vec<Range>
         rest = after;
         let mut painter = Painter::new(cuts.clone());
         for area in of_section {
-            match list.rules[area.place as usize].outcome {
+            match list.outcomes[area.place as usize] {
                 Outcome::Log => logs.push(area),
                 _ => painter.take(area),
             }
         }
         first.push((section, painter.first));
     }
-    let mut ranges: Vec<Range> = Vec::new();
-    for (piece, last) in cuts.into_iter().enumerate() {
+    merged(cuts.into_iter().enumerate().map(|(piece, last)| {
         let place_in = |section: usize| {
             let of_section = first.iter().find(|(number, _)| *number == section);
             of_section.map_or(NONE, |(_, first)| first[piece])
@@ -388,135 +310,241 @@ fn paint(areas: &[Area], list: &List, intern: &mut InternLogs<'_>) -> Vec<Range>
             let passed: Vec<RuleId> = passed.into_iter().map(|place| list.rules[place as usize].id).collect();
             judgement = intern(judgement, &passed);
         }
-        match ranges.last_mut() {
-            Some(former) if former.judgement == judgement => former.last = last,
-            _ => ranges.push(Range { last, judgement }),
-        }
-    }
-    ranges
+        (last, judgement.word())
+    }))
 }
 
 /// What is decided, and in which section, if these are the first rules of each section that match.
 #[inline]
 fn decide(list: &List, place_in: impl Fn(usize) -> u32) -> (Packed, usize) {
     for (number, section) in list.sections.iter().enumerate() {
-        let rule = list.rules.get(place_in(number) as usize);
-        if let Outcome::Decide(judgement) = rule.map_or(section.end, |rule| rule.outcome) {
+        let outcome = list.outcomes.get(place_in(number) as usize);
+        if let Outcome::Decide(judgement) = *outcome.unwrap_or(&section.end) {
             return (judgement, number);
         }
     }
     (Packed::deny(RuleId::NO_PROFILE_MATCH), list.sections.len())
 }
 
-// ---- layered ----
-
-fn layered(layers: &[Arc<Layer>], list: &List, question: Question) -> Packed {
-    let first = |section: usize| layers.iter().map(|layer| layer.first(section, question)).min();
-    decide(list, |section| first(section).unwrap_or(NONE)).0
+/// The first rule of `areas` for every destination port.
+fn firsts(areas: &[Area]) -> Vec<(u16, u32)> {
+    let mut painter = Painter::new(cuts(areas.iter().map(|area| area.destination)));
+    areas.iter().for_each(|area| painter.take(area));
+    merged(painter.cuts.into_iter().zip(painter.first))
 }
 
-/// Which of some rules is the first to match, by section. Of lists without Log rules.
-#[derive(Debug)]
-pub(super) struct Layer {
-    sections: Box<[Firsts]>,
+// ---- grids ----
+
+#[inline]
+fn key(protocol: u8, source: u16) -> u32 {
+    u32::from(protocol) << 16 | u32::from(source)
 }
 
-/// Of one section.
-#[derive(Debug, Default)]
-struct Firsts {
-    section: usize,
-    protocols: Box<[Tree]>,
-    other: u32,
+/// The first of the pairs whose first word is not below `key`: its place.
+#[inline]
+fn find(pairs: &[[u32; 2]], key: u32) -> usize {
+    pairs.partition_point(|[last, _]| *last < key)
 }
 
-/// Of one protocol: a segment tree over source ports. The rules that match a source port are in the nodes on the way
-/// from its leaf to the root; each node knows the first of its rules for every destination port.
-#[derive(Debug)]
-struct Tree {
-    protocol: u8,
-    /// Ends of the pieces of source ports, one a leaf.
-    cuts: Box<[u16]>,
-    /// Where a node's firsts are; node n's parent is n / 2, and leaf i is node `cuts.len() + i`.
-    nodes: Box<[(u32, u32)]>,
-    /// Destination ports up to the first number, from where the one before ends, and the first rule.
-    firsts: Box<[(u16, u32)]>,
-}
-
-impl Layer {
-    pub fn new(rules: &[PortRule<'_>], list: &List) -> Layer {
-        let sections: BTreeSet<usize> = rules.iter().map(|rule| rule.rule.section).collect();
-        let sections = sections.into_iter().map(|section| {
-            let of: Vec<PortRule<'_>> =
-                rules.iter().filter(|rule| rule.rule.section == section).copied().collect();
-            debug_assert!(!list.has_logs);
-            let protocols =
-                protocols(&of).into_iter().map(|protocol| Tree::new(protocol, &areas(protocol, &of)));
-            let other = areas(0, &of).first().map_or(NONE, |area| area.place);
-            Firsts { section, protocols: protocols.collect(), other }
-        });
-        Layer { sections: sections.collect() }
+/// The value of a grid for a question.
+#[inline]
+fn in_grid(grid: &[u32], question: Question) -> u32 {
+    let [count, other, rest @ ..] = grid else { return NONE };
+    let (pairs, _) = rest.as_chunks::<2>();
+    let Some((bands, cells)) = pairs.split_at_checked(*count as usize) else { return *other };
+    let place = find(bands, key(question.protocol, question.source));
+    match bands.get(place) {
+        Some([last, end]) if last >> 16 == u32::from(question.protocol) => {
+            let start = place.checked_sub(1).map_or(0, |before| bands[before][1]);
+            let cells = cells.get(start as usize..*end as usize).unwrap_or_default();
+            cells.get(find(cells, question.destination.into())).map_or(*other, |[_, value]| *value)
+        }
+        _ => *other,
     }
+}
 
-    #[inline]
-    fn first(&self, section: usize, question: Question) -> u32 {
-        let Some(firsts) = self.sections.iter().find(|firsts| firsts.section == section) else { return NONE };
-        match firsts.protocols.iter().find(|tree| tree.protocol == question.protocol) {
-            Some(tree) => tree.first(question),
-            None => firsts.other,
+/// The grid of `rules`, as words. `paint` gives the values of destination ports that areas of the same source ports make.
+/// None: it would be larger than `factor` times its rules.
+fn grid(
+    rules: &[PortRule<'_>],
+    factor: usize,
+    mut paint: impl FnMut(&[Area]) -> Vec<(u16, u32)>,
+) -> Option<Vec<u32>> {
+    // Areas of other protocols have no ports.
+    let other = paint(&areas(0, rules)).first().map_or(NONE, |(_, value)| *value);
+    let (mut bands, mut cells) = (Vec::new(), Vec::new());
+    for protocol in protocols(rules) {
+        let of = self::bands(&areas(protocol, rules), factor, &mut paint)?;
+        // A protocol of which only the same can be said as of all others needs no band.
+        if of == [(PORT_MAX, vec![(PORT_MAX, other)])] {
+            continue;
+        }
+        for (last, values) in of {
+            cells.extend(values);
+            bands.push([key(protocol, last), cells.len() as u32]);
         }
     }
+    let mut words = vec![bands.len() as u32, other];
+    words.extend(bands.into_iter().flatten());
+    words.extend(cells.into_iter().flat_map(|(last, value)| [last.into(), value]));
+    Some(words)
 }
 
-impl Tree {
-    fn new(protocol: u8, areas: &[Area]) -> Tree {
-        let cuts = cuts(areas.iter().map(|area| area.source));
-        let leaves = cuts.len();
-        let mut of_node: Vec<Vec<Area>> = vec![Vec::new(); 2 * leaves];
-        for area in areas {
-            // The nodes that together cover the area's source ports, and nothing else.
-            let (mut from, mut to) =
-                (leaves + piece(&cuts, area.source.0), leaves + piece(&cuts, area.source.1) + 1);
-            while from < to {
-                if from % 2 == 1 {
-                    of_node[from].push(*area);
-                    from += 1;
-                }
-                if to % 2 == 1 {
-                    to -= 1;
-                    of_node[to].push(*area);
-                }
-                (from, to) = (from / 2, to / 2);
+/// Cuts source ports where any area does, and paints destination ports for each band. None: that would be too large.
+fn bands(
+    areas: &[Area],
+    factor: usize,
+    paint: &mut impl FnMut(&[Area]) -> Vec<(u16, u32)>,
+) -> Option<Vec<(u16, Vec<(u16, u32)>)>> {
+    let cuts = cuts(areas.iter().map(|area| area.source));
+    if cuts.len() == 1 {
+        return Some(vec![(PORT_MAX, paint(areas))]);
+    }
+    let by = |bound: fn(&Area) -> u16| {
+        let mut order: Vec<usize> = (0..areas.len()).collect();
+        order.sort_by_key(|i| bound(&areas[*i]));
+        order.into_iter().peekable()
+    };
+    let (mut beginning, mut ending) = (by(|area| area.source.0), by(|area| area.source.1));
+    // The areas that take the band's source ports, in order.
+    let mut active = BTreeSet::new();
+    let mut painted = 0;
+    let mut bands: Vec<(u16, Vec<(u16, u32)>)> = Vec::new();
+    for last in cuts {
+        while let Some(i) = beginning.next_if(|i| areas[*i].source.0 <= last) {
+            active.insert(i);
+        }
+        painted += active.len();
+        if painted > areas.len().saturating_mul(factor).saturating_add(FLAT_FREE) {
+            return None;
+        }
+        let taking: Vec<Area> = active.iter().map(|i| areas[*i]).collect();
+        let values = paint(&taking);
+        match bands.last_mut() {
+            Some((end, former)) if *former == values => *end = last,
+            _ => bands.push((last, values)),
+        }
+        while let Some(i) = ending.next_if(|i| areas[*i].source.1 <= last) {
+            active.remove(&i);
+        }
+    }
+    Some(bands)
+}
+
+// ---- layers ----
+
+fn layered(count: u32, rest: &[u32], shared: &[Arc<Layer>], list: &List, question: Question) -> Packed {
+    let (numbers, own) = rest.split_at_checked(count as usize).unwrap_or_default();
+    let first = |section: usize| {
+        let shared = numbers.iter().filter_map(|number| shared.get(*number as usize));
+        let shared = shared.map(|layer| first_in(layer, section, question));
+        shared.fold(first_in(own, section, question), u32::min)
+    };
+    decide(list, first).0
+}
+
+/// The first rule of a section that matches.
+#[inline]
+fn first_in(mut layer: &[u32], section: usize, question: Question) -> u32 {
+    while let [number, length, form, rest @ ..] = layer {
+        let Some((body, after)) = rest.split_at_checked(*length as usize) else { break };
+        if *number as usize == section {
+            return if *form == GRID { in_grid(body, question) } else { in_trees(body, question) };
+        }
+        layer = after;
+    }
+    NONE
+}
+
+fn layer_words(rules: &[PortRule<'_>]) -> Vec<u32> {
+    let mut words = Vec::new();
+    let mut rest = rules;
+    while let Some(section) = rest.first().map(|rule| rule.rule.section) {
+        let (of, after) = rest.split_at(rest.partition_point(|rule| rule.rule.section == section));
+        rest = after;
+        let (form, body) = match grid(of, FLAT_FACTOR, firsts) {
+            Some(grid) => (GRID, grid),
+            None => (TREES, trees(of)),
+        };
+        words.extend([section as u32, body.len() as u32, form]);
+        words.extend(body);
+    }
+    words
+}
+
+fn in_trees(trees: &[u32], question: Question) -> u32 {
+    let [other, rest @ ..] = trees else { return NONE };
+    let mut trees = rest;
+    while let [protocol, length, rest @ ..] = trees {
+        let Some((tree, after)) = rest.split_at_checked(*length as usize) else { break };
+        if *protocol == u32::from(question.protocol) {
+            return in_tree(tree, question).unwrap_or(NONE);
+        }
+        trees = after;
+    }
+    *other
+}
+
+fn trees(rules: &[PortRule<'_>]) -> Vec<u32> {
+    let mut words = vec![areas(0, rules).first().map_or(NONE, |area| area.place)];
+    for protocol in protocols(rules) {
+        let tree = tree(&areas(protocol, rules));
+        words.extend([protocol.into(), tree.len() as u32]);
+        words.extend(tree);
+    }
+    words
+}
+
+/// A segment tree over source ports: the rules that match a source port are in the nodes on the way from its leaf to the
+/// root. Node n's parent is n / 2, and leaf i is node `leaves + i`. Each node knows the first of its rules for every
+/// destination port.
+fn tree(areas: &[Area]) -> Vec<u32> {
+    let cuts = cuts(areas.iter().map(|area| area.source));
+    let leaves = cuts.len();
+    let mut of_node: Vec<Vec<Area>> = vec![Vec::new(); 2 * leaves];
+    for area in areas {
+        // The nodes that together cover the area's source ports, and nothing else.
+        let mut from = leaves + piece(&cuts, area.source.0);
+        let mut to = leaves + piece(&cuts, area.source.1) + 1;
+        while from < to {
+            if from % 2 == 1 {
+                of_node[from].push(*area);
+                from += 1;
             }
-        }
-        let mut firsts: Vec<(u16, u32)> = Vec::new();
-        let nodes = of_node.into_iter().map(|areas| {
-            let start = firsts.len();
-            if !areas.is_empty() {
-                let mut painter = Painter::new(self::cuts(areas.iter().map(|area| area.destination)));
-                areas.iter().for_each(|area| painter.take(area));
-                for (last, place) in painter.cuts.into_iter().zip(painter.first) {
-                    match firsts[start..].last_mut() {
-                        Some((end, former)) if *former == place => *end = last,
-                        _ => firsts.push((last, place)),
-                    }
-                }
+            if to % 2 == 1 {
+                to -= 1;
+                of_node[to].push(*area);
             }
-            (start as u32, firsts.len() as u32)
-        });
-        let nodes = nodes.collect();
-        Tree { protocol, cuts: cuts.into(), nodes, firsts: firsts.into() }
-    }
-
-    #[inline]
-    fn first(&self, question: Question) -> u32 {
-        let mut node = self.cuts.len() + piece(&self.cuts, question.source);
-        let mut first = NONE;
-        while let Some((start, end)) = self.nodes.get(node).filter(|_| node > 0) {
-            let firsts = self.firsts.get(*start as usize..*end as usize).unwrap_or_default();
-            let place = firsts.partition_point(|(last, _)| *last < question.destination);
-            first = first.min(firsts.get(place).map_or(NONE, |(_, place)| *place));
-            node /= 2;
+            (from, to) = (from / 2, to / 2);
         }
-        first
     }
+    let (mut ends, mut values) = (Vec::with_capacity(2 * leaves), Vec::new());
+    for areas in of_node {
+        if !areas.is_empty() {
+            values.extend(firsts(&areas));
+        }
+        ends.push(values.len() as u32);
+    }
+    let mut words = vec![leaves as u32];
+    words.extend(cuts.into_iter().map(u32::from));
+    words.extend(ends);
+    words.extend(values.into_iter().flat_map(|(last, place)| [last.into(), place]));
+    words
+}
+
+fn in_tree(tree: &[u32], question: Question) -> Option<u32> {
+    let (leaves, rest) = tree.split_first()?;
+    let (cuts, rest) = rest.split_at_checked(*leaves as usize)?;
+    let (ends, rest) = rest.split_at_checked(2 * cuts.len())?;
+    let (values, _) = rest.as_chunks::<2>();
+    let mut node = cuts.len() + cuts.partition_point(|last| *last < question.source.into());
+    let mut first = NONE;
+    while node > 0 {
+        let (start, end) = (*ends.get(node - 1)?, *ends.get(node)?);
+        let values = values.get(start as usize..end as usize)?;
+        first = first
+            .min(values.get(find(values, question.destination.into())).map_or(NONE, |[_, place]| *place));
+        node /= 2;
+    }
+    Some(first)
 }

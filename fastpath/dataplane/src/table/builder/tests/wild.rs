@@ -43,27 +43,29 @@ fn members() -> impl Strategy<Value = Vec<plane::Member>> {
 
 fn entity() -> impl Strategy<Value = Option<plane::Entity>> {
     let range = (number(), number()).prop_map(|(first, last)| plane::PortRange { first, last });
-    let entity = (texts(), texts(), prop::collection::vec(range, 0..2), texts());
-    let entity = entity.prop_map(|(in_all, in_none, ports, named_ports)| plane::Entity {
-        in_all,
-        in_none,
-        ports,
-        named_ports,
-        ..Default::default()
+    let ranges = prop::collection::vec(range, 0..2);
+    let entity = ((texts(), texts()), ranges, texts(), texts(), any::<bool>());
+    let entity = entity.prop_map(|((in_all, in_none), ports, named_ports, not_named_ports, negate)| {
+        let (ports, not_ports) = if negate { (vec![], ports) } else { (ports, vec![]) };
+        plane::Entity { in_all, in_none, ports, named_ports, not_ports, not_named_ports }
     });
     prop::option::of(entity)
 }
 
 fn rules() -> impl Strategy<Value = Vec<plane::Rule>> {
-    let rule = (choice(), number(), number(), entity(), entity());
-    let rule = rule.prop_map(|(action, ip_version, protocol, source, destination)| plane::Rule {
-        action,
-        ip_version,
-        protocol,
-        source,
-        destination,
-        ..Default::default()
-    });
+    let rule = (choice(), number(), (number(), number()), (icmp(), icmp()), entity(), entity());
+    let rule = rule.prop_map(
+        |(action, ip_version, (protocol, not_protocol), (icmp, not_icmp), source, destination)| plane::Rule {
+            action,
+            ip_version,
+            protocol,
+            source,
+            destination,
+            not_protocol,
+            icmp,
+            not_icmp,
+        },
+    );
     prop::collection::vec(rule, 0..3)
 }
 
@@ -81,6 +83,24 @@ fn tiers() -> impl Strategy<Value = Vec<plane::TierBinding>> {
     prop::collection::vec(tier, 0..2)
 }
 
+fn hook() -> impl Strategy<Value = Option<plane::Hook>> {
+    prop::option::of((tiers(), tiers()).prop_map(|(ingress, egress)| plane::Hook { ingress, egress }))
+}
+
+fn staged() -> impl Strategy<Value = Option<plane::StagedTiers>> {
+    prop::option::of(tiers().prop_map(|tiers| plane::StagedTiers { tiers }))
+}
+
+fn hosts() -> impl Strategy<Value = Option<plane::Hosts>> {
+    let bytes = || prop::collection::vec(any::<u8>(), 0..40);
+    prop::option::weighted(0.3, (bytes(), bytes()).prop_map(|(v4, v6)| plane::Hosts { v4, v6 }))
+}
+
+fn icmp() -> impl Strategy<Value = Option<plane::Icmp>> {
+    let icmp = (number(), prop::option::of(number()));
+    prop::option::weighted(0.2, icmp.prop_map(|(r#type, code)| plane::Icmp { r#type, code }))
+}
+
 fn target() -> impl Strategy<Value = Option<plane::route::Target>> {
     prop_oneof![
         Just(None),
@@ -93,27 +113,38 @@ fn target() -> impl Strategy<Value = Option<plane::route::Target>> {
 }
 
 fn op() -> impl Strategy<Value = Op> {
-    let node = (address(), address(), address(), number(), number());
-    let endpoint = (text(), prop::collection::vec(address(), 0..6), tiers(), tiers(), texts());
+    let failsafe = (number(), number(), prefix());
+    let failsafe = failsafe.prop_map(|(protocol, port, net)| plane::Failsafe { protocol, port, net });
+    let failsafes = prop::collection::vec(failsafe, 0..2);
+    let node = (address(), address(), address(), number(), number(), choice(), failsafes);
+    let addresses = prop::collection::vec(address(), 0..6);
+    let sources = prop::collection::vec(prefix().prop_map(Option::unwrap_or_default), 0..2);
+    let endpoint = (text(), addresses, (tiers(), tiers()), (staged(), staged()), texts(), sources);
     prop_oneof![
-        node.prop_map(|(address, tunnel_address, tunnel_mac, vni, vxlan_port)| {
-            let strings = plane::NodeConfig::default();
-            Op::NodeConfig(plane::NodeConfig {
-                address,
-                tunnel_address,
-                tunnel_mac,
-                vni,
-                vxlan_port,
-                ..strings
-            })
-        }),
-        (text(), members()).prop_map(|(id, members)| Op::IpSet(plane::IpSet { id, members, hosts: None })),
-        (text(), members(), members()).prop_map(|(id, add, remove)| Op::IpSetDelta(plane::IpSetDelta {
+        node.prop_map(
+            |(address, tunnel_address, tunnel_mac, vni, vxlan_port, endpoint_to_host, failsafe_inbound)| {
+                Op::NodeConfig(plane::NodeConfig {
+                    address,
+                    tunnel_address,
+                    tunnel_mac,
+                    vni,
+                    vxlan_port,
+                    endpoint_to_host,
+                    failsafe_inbound,
+                    ..Default::default()
+                })
+            }
+        ),
+        (text(), members(), hosts()).prop_map(|(id, members, hosts)| Op::IpSet(plane::IpSet {
             id,
-            add,
-            remove,
-            ..Default::default()
+            members,
+            hosts
         })),
+        (text(), members(), members(), hosts(), hosts()).prop_map(
+            |(id, add, remove, add_hosts, remove_hosts)| {
+                Op::IpSetDelta(plane::IpSetDelta { id, add, remove, add_hosts, remove_hosts })
+            }
+        ),
         text().prop_map(Op::IpSetRemove),
         (prop::option::of(policy_id()), text(), rules(), rules())
             .prop_map(|(id, tier, ingress, egress)| Op::Policy(plane::Policy { id, tier, ingress, egress })),
@@ -124,7 +155,8 @@ fn op() -> impl Strategy<Value = Op> {
             egress
         })),
         text().prop_map(Op::ProfileRemove),
-        endpoint.prop_map(|(id, addresses, ingress, egress, profiles)| {
+        endpoint.prop_map(|(id, addresses, (ingress, egress), staged, profiles, allowed_sources)| {
+            let (staged_ingress, staged_egress) = staged;
             Op::Endpoint(plane::Endpoint {
                 id,
                 interface: "i".into(),
@@ -132,10 +164,28 @@ fn op() -> impl Strategy<Value = Op> {
                 ingress,
                 egress,
                 profiles,
-                ..Default::default()
+                staged_ingress,
+                staged_egress,
+                allowed_sources,
             })
         }),
         text().prop_map(Op::EndpointRemove),
+        (text(), prop::collection::vec(address(), 0..3), (hook(), hook(), hook(), hook()), texts()).prop_map(
+            |(id, addresses, (untracked, pre_dnat, normal, forward), profiles)| {
+                let interface = "*".into();
+                Op::HostEndpoint(plane::HostEndpoint {
+                    id,
+                    interface,
+                    addresses,
+                    untracked,
+                    pre_dnat,
+                    normal,
+                    forward,
+                    profiles,
+                })
+            }
+        ),
+        text().prop_map(Op::HostEndpointRemove),
         (text(), address(), address(), address()).prop_map(
             |(node, node_address, tunnel_address, tunnel_mac)| {
                 Op::Tunnel(plane::Tunnel { node, node_address, tunnel_address, tunnel_mac })
