@@ -14,8 +14,10 @@ use caracal_model::convert::NamedPort;
 use caracal_model::labels::Labels;
 use caracal_model::protocol::Protocol;
 use hashbrown::HashMap;
+use hashbrown::hash_map::Entry;
 use slab::Slab;
 
+use crate::label_index::differences;
 use crate::symbols::{Label, Symbol, Symbols, value_of};
 
 /// Numbers a source while it is there.
@@ -130,7 +132,7 @@ impl Sources {
             let source = Source { key: draft.key.clone(), own, labels, profiles, contents };
             let id = self.all.insert(source) as SourceId;
             self.ids.insert(draft.key, id);
-            self.enlist(id);
+            self.enlist(id, &Contents::default());
             return Some(SourceChange { id, former: Some(Contents::default()) });
         };
         let known = self.all.get(id as usize)?;
@@ -138,12 +140,12 @@ impl Sources {
             self.give_back(&own, &profiles, &contents);
             return None;
         }
-        self.delist(id);
         let labels = self.merge(&own, &profiles);
         let known = self.all.get_mut(id as usize)?;
         let same = known.contents == contents;
         let former = std::mem::replace(known, Source { key: draft.key, own, labels, profiles, contents });
-        self.enlist(id);
+        self.delist(id, &former);
+        self.enlist(id, &former.contents);
         self.give_back(&former.own, &former.profiles, &former.contents);
         Some(SourceChange { id, former: (!same).then_some(former.contents) })
     }
@@ -151,8 +153,8 @@ impl Sources {
     /// The source is gone. Its symbols stay known until the next sweep.
     pub fn remove(&mut self, key: &SourceKey) -> Option<SourceChange> {
         let id = self.ids.remove(key)?;
-        self.delist(id);
         let gone = self.all.try_remove(id as usize)?;
+        self.delist(id, &gone);
         self.give_back(&gone.own, &gone.profiles, &gone.contents);
         Some(SourceChange { id, former: Some(gone.contents) })
     }
@@ -233,15 +235,18 @@ impl Sources {
         contents.ports.iter().for_each(|port| self.symbols.release(port.name));
     }
 
-    fn enlist(&mut self, id: SourceId) {
+    /// Notes what a source has that it had not formerly.
+    fn enlist(&mut self, id: SourceId, former: &Contents) {
         let Some(source) = self.all.get(id as usize) else { return };
         for profile in &source.profiles {
             self.heirs.entry(*profile).or_default().insert(id);
         }
-        for net in source.contents.nets.iter() {
-            match self.owners.entry(*net) {
-                hashbrown::hash_map::Entry::Vacant(none) => drop(none.insert(Owners::One(id))),
-                hashbrown::hash_map::Entry::Occupied(mut owners) => match owners.get_mut() {
+        let (_, come) = differences(&former.nets, &source.contents.nets);
+        self.owners.reserve(come.len());
+        for net in come {
+            match self.owners.entry(net) {
+                Entry::Vacant(none) => drop(none.insert(Owners::One(id))),
+                Entry::Occupied(mut owners) => match owners.get_mut() {
                     Owners::One(one) => {
                         let many = BTreeSet::from([*one, id]);
                         owners.insert(Owners::Many(many));
@@ -252,9 +257,9 @@ impl Sources {
         }
     }
 
-    fn delist(&mut self, id: SourceId) {
-        let Some(source) = self.all.get(id as usize) else { return };
-        for profile in &source.profiles {
+    /// Forgets what a source had and no longer has.
+    fn delist(&mut self, id: SourceId, former: &Source) {
+        for profile in &former.profiles {
             if let Some(heirs) = self.heirs.get_mut(profile) {
                 heirs.remove(&id);
                 if heirs.is_empty() {
@@ -262,10 +267,12 @@ impl Sources {
                 }
             }
         }
-        for net in source.contents.nets.iter() {
-            let Some(owners) = self.owners.get_mut(net) else { continue };
+        let now = self.all.get(id as usize).map_or(&[][..], |source| &source.contents.nets);
+        let (gone, _) = differences(&former.contents.nets, now);
+        for net in gone {
+            let Some(owners) = self.owners.get_mut(&net) else { continue };
             match owners {
-                Owners::One(_) => drop(self.owners.remove(net)),
+                Owners::One(_) => drop(self.owners.remove(&net)),
                 Owners::Many(many) => {
                     many.remove(&id);
                     if let (Some(last), 1) = (many.first().copied(), many.len()) {

@@ -7,8 +7,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "the helpers of tests fail by panicking")]
 
 mod expand;
+mod meaning;
 mod objects;
 mod random;
+mod random_calico;
 mod scale;
 mod simulator;
 mod worlds;

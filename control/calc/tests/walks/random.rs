@@ -50,6 +50,10 @@ fn rule(peers: &'static str) -> impl Strategy<Value = serde_json::Value> {
 }
 
 fn object() -> impl Strategy<Value = Object> {
+    prop_oneof![kubernetes_object(), crate::random_calico::object()]
+}
+
+fn kubernetes_object() -> impl Strategy<Value = Object> {
     let labels = one_of(&["", "app=a", "app=b", "app=c", "app=a,tier=1", "tier=2"]);
     let addresses = one_of(&["", "10.244.1.2", "10.244.1.3", "10.244.2.2", "10.244.2.3", "10.244.9.9"]);
     let places = one_of(&["x/a@node1", "x/a@node2", "x/b@node1", "y/a@node1", "y/b@node2", "y/c@node3"]);
