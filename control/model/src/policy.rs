@@ -1,7 +1,6 @@
 //! Policies and profiles as the control plane keeps them: what a user's object says once every implied namespace,
 //! default and range has been spelled out (calico-style tiers, orders and actions included).
 
-use std::cmp::Ordering;
 use std::fmt;
 
 use crate::cidr::Cidr;
@@ -116,39 +115,6 @@ impl fmt::Display for PolicyKey {
     }
 }
 
-/// Where a policy stands in its tier: by order, then by `name/namespace/kind`; no order comes last. A staged policy stands
-/// where it would if it were enforced.
-#[derive(Debug, Clone, PartialEq)]
-pub struct PolicyPosition {
-    /// Ascending; `None` is last.
-    pub order: Option<f64>,
-    /// Breaks ties.
-    pub key: PolicyKey,
-}
-
-impl Eq for PolicyPosition {}
-
-impl PartialOrd for PolicyPosition {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for PolicyPosition {
-    fn cmp(&self, other: &Self) -> Ordering {
-        // Adding zero makes -0 the zero that it equals.
-        let order = |position: &Self| position.order.unwrap_or(f64::INFINITY) + 0.0;
-        let tie = |position: &Self| {
-            let namespace = position.key.namespace.as_deref().unwrap_or("");
-            format!("{}/{namespace}/{}", position.key.name, position.key.kind.enforced().as_str())
-        };
-        order(self)
-            .total_cmp(&order(other))
-            .then_with(|| tie(self).cmp(&tie(other)))
-            .then_with(|| self.key.cmp(&other.key))
-    }
-}
-
 /// A policy: which endpoints, in which directions, with which rules.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Policy {
@@ -174,13 +140,6 @@ pub struct Policy {
     pub ingress: Vec<Rule>,
     /// In order; the first match other than Log decides.
     pub egress: Vec<Rule>,
-}
-
-impl Policy {
-    /// Its place in its tier.
-    pub fn position(&self) -> PolicyPosition {
-        PolicyPosition { order: self.order, key: self.key.clone() }
-    }
 }
 
 /// Rules that apply to the endpoints that name the profile, after all tiers, and labels that they inherit.
@@ -310,39 +269,4 @@ pub struct PortRange {
     pub first: u16,
     /// The highest.
     pub last: u16,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn position(order: Option<f64>, kind: PolicyKind, namespace: &str, name: &str) -> PolicyPosition {
-        let namespace = (!namespace.is_empty()).then(|| namespace.to_owned());
-        PolicyPosition { order, key: PolicyKey { kind, namespace, name: name.to_owned() } }
-    }
-
-    #[test]
-    fn policies_stand_by_order_then_name_namespace_and_kind() {
-        use PolicyKind::*;
-        let in_order = [
-            position(Some(-1.0), NetworkPolicy, "x", "z"),
-            position(Some(-0.0), GlobalNetworkPolicy, "", "a"),
-            position(Some(0.0), NetworkPolicy, "x", "a"),
-            position(Some(1.0), GlobalNetworkPolicy, "", "p"),
-            position(Some(1.0), KubernetesNetworkPolicy, "a", "p"),
-            position(Some(1.0), StagedKubernetesNetworkPolicy, "a", "p"),
-            position(Some(1.0), NetworkPolicy, "a", "p"),
-            position(Some(1.0), StagedNetworkPolicy, "a", "p"),
-            position(Some(1.0), KubernetesNetworkPolicy, "b", "p"),
-            position(None, GlobalNetworkPolicy, "", "a"),
-        ];
-        let mut sorted = in_order.to_vec();
-        sorted.reverse();
-        sorted.sort();
-        assert_eq!(sorted, in_order);
-        assert!(
-            position(Some(0.0), NetworkPolicy, "x", "a") < position(Some(-0.0), NetworkPolicy, "x", "b"),
-            "0 and -0 are one order"
-        );
-    }
 }

@@ -130,23 +130,6 @@ impl Selector {
         }
     }
 
-    /// What every label map that matches must hold, for indices: the most telling requirement that can be read off.
-    pub fn requirement(&self) -> Requirement<'_> {
-        match self {
-            Self::Equal(key, value) => Requirement::Values(key, vec![value]),
-            Self::In(key, values) => Requirement::Values(key, values.iter().map(String::as_str).collect()),
-            Self::Has(key) | Self::Contains(key, _) | Self::StartsWith(key, _) | Self::EndsWith(key, _) => {
-                Requirement::Key(key)
-            }
-            Self::And(terms) => {
-                terms.iter().map(Self::requirement).fold(Requirement::None, Requirement::better)
-            }
-            Self::All | Self::Global | Self::NotEqual(..) | Self::NotIn(..) | Self::Or(_) | Self::Not(_) => {
-                Requirement::None
-            }
-        }
-    }
-
     /// The same selector about the labels behind a prefix, those that an endpoint inherits.
     pub fn prefixed(self, prefix: &str) -> Self {
         let behind = |key: String| format!("{prefix}{key}");
@@ -179,35 +162,6 @@ impl Selector {
             Self::Not(term) => term.replacing(what, with).negate(),
             leaf => leaf,
         }
-    }
-}
-
-/// What a selector requires of every label map that it matches.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Requirement<'a> {
-    /// The key with one of these values.
-    Values(&'a str, Vec<&'a str>),
-    /// The key, with whatever value.
-    Key(&'a str),
-    /// Nothing that can be read off.
-    None,
-}
-
-impl Requirement<'_> {
-    /// How many label maps the requirement is likely to let through; less is better.
-    fn breadth(&self) -> (usize, usize) {
-        match self {
-            // Every pod has the orchestrator's label, and a namespace holds many pods.
-            Self::Values(crate::labels::key::ORCHESTRATOR, _) => (3, 0),
-            Self::Values(crate::labels::key::NAMESPACE, values) => (1, values.len()),
-            Self::Values(_, values) => (0, values.len()),
-            Self::Key(_) => (2, 0),
-            Self::None => (4, 0),
-        }
-    }
-
-    fn better(self, other: Self) -> Self {
-        if other.breadth() < self.breadth() { other } else { self }
     }
 }
 

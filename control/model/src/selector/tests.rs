@@ -67,43 +67,6 @@ fn the_text_is_canonical() {
     assert_eq!(Selector::In("k".into(), BTreeSet::new()).to_string(), "k in {}");
 }
 
-#[test]
-fn whatever_matches_has_what_is_required() {
-    let selectors = [
-        Selector::equal("a", "1"),
-        Selector::In("a".into(), values("1 2")),
-        Selector::has("b"),
-        Selector::NotIn("a".into(), values("1")),
-        Selector::and([Selector::has("b"), Selector::In("a".into(), values("1 2"))]),
-        Selector::and([Selector::has("c").negate(), Selector::has("b")]),
-        Selector::or([Selector::has("a"), Selector::has("b")]),
-        Selector::has("a").negate(),
-    ];
-    let maps = ["", "a=1", "a=2", "a=3", "b=1", "a=1,b=1", "a=2,b=1,c=1", "b=1,c=1"].map(labels);
-    for selector in &selectors {
-        for map in maps.iter().filter(|map| selector.matches(map)) {
-            let has = match selector.requirement() {
-                Requirement::Values(key, values) => map.get(key).is_some_and(|value| values.contains(&value)),
-                Requirement::Key(key) => map.has(key),
-                Requirement::None => true,
-            };
-            assert!(has, "{selector} matches {map} without what it requires");
-        }
-    }
-}
-
-#[test]
-fn the_most_telling_requirement_is_chosen() {
-    use crate::labels::key;
-    let app = Selector::equal("app", "web");
-    let policy =
-        Selector::and([Selector::equal(key::ORCHESTRATOR, "k8s"), app, Selector::equal(key::NAMESPACE, "x")]);
-    assert_eq!(policy.requirement(), Requirement::Values("app", vec!["web"]));
-    let all_here =
-        Selector::and([Selector::equal(key::ORCHESTRATOR, "k8s"), Selector::equal(key::NAMESPACE, "x")]);
-    assert_eq!(all_here.requirement(), Requirement::Values(key::NAMESPACE, vec!["x"]));
-}
-
 /// The canonical form of a text.
 fn canonical(text: &str) -> String {
     Selector::parse(text).map_or_else(|error| panic!("{text:?}: {error}"), |selector| selector.to_string())
@@ -306,22 +269,6 @@ proptest! {
     fn no_text_makes_the_parser_panic(text in "[ab ()!&|='\"{},\\tä]{0,40}|(has|all|in|not|with|starts|[(){}!'\", ]){0,20}") {
         if let Ok(selector) = Selector::parse(&text) {
             prop_assert_eq!(Selector::parse(&selector.to_string()), Ok(selector));
-        }
-    }
-
-    #[test]
-    fn the_requirement_holds_whenever_the_selector_matches(
-        selector in any_selector(),
-        map in prop::collection::btree_map("a|b|in|has", "1|2|it's", 0..4),
-    ) {
-        let map = Labels::from(&map);
-        if selector.matches(&map) {
-            let holds = match selector.requirement() {
-                Requirement::Values(key, values) => map.get(key).is_some_and(|value| values.contains(&value)),
-                Requirement::Key(key) => map.has(key),
-                Requirement::None => true,
-            };
-            prop_assert!(holds, "{} matches {} without what it requires", selector, map);
         }
     }
 }
