@@ -3,8 +3,6 @@
 //! A rule that cannot be converted must not open anything: one that allows is left out, one that denies or passes denies
 //! everything.
 
-use std::net::IpAddr;
-
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::converted::{DroppedRule, fail_closed};
@@ -161,5 +159,6 @@ fn nets(field: &str, nets: Option<&[String]>) -> Result<Vec<Cidr>, DroppedRule> 
 
 /// A CIDR, host bits cleared, or an address by itself.
 pub(super) fn net(text: &str) -> Result<Cidr, crate::cidr::CidrError> {
-    text.parse::<IpAddr>().map(Cidr::host).or_else(|_| text.parse())
+    // A network set may hold 100,000: each is read once.
+    if text.contains('/') { text.parse() } else { text.parse().map(Cidr::host).or_else(|_| text.parse()) }
 }
