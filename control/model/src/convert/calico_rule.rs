@@ -160,5 +160,8 @@ fn nets(field: &str, nets: Option<&[String]>) -> Result<Vec<Cidr>, DroppedRule> 
 /// A CIDR, host bits cleared, or an address by itself.
 pub(super) fn net(text: &str) -> Result<Cidr, crate::cidr::CidrError> {
     // A network set may hold 100,000: each is read once.
-    if text.contains('/') { text.parse() } else { text.parse().map(Cidr::host).or_else(|_| text.parse()) }
+    if text.contains('/') {
+        return text.parse();
+    }
+    text.parse::<IpAddr>().map(Cidr::host).or_else(|_| text.parse())
 }
