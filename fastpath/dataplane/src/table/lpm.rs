@@ -59,22 +59,31 @@ impl Lpm {
 impl Trie {
     #[inline]
     fn lookup<const BYTES: usize>(&self, key: [u8; BYTES]) -> Option<u32> {
-        let mut slot = self.slot(root_slot(&key));
-        for byte in key.into_iter().skip(2) {
-            if slot & PAGE == 0 {
-                break;
-            }
-            slot = self.slot(page_slot(slot, byte));
-        }
-        // The deepest pages hold no pages, so `slot` is a value or nothing now.
-        let found = if slot == NOTHING { self.default } else { slot };
-        found.checked_sub(1)
+        descend(key, self.default, |index| self.slot(index))
     }
 
     #[inline]
     fn slot(&self, index: usize) -> u32 {
         self.slots.get(index).copied().unwrap_or(NOTHING)
     }
+}
+
+#[inline]
+fn descend<const BYTES: usize>(
+    key: [u8; BYTES],
+    default: u32,
+    slot_at: impl Fn(usize) -> u32,
+) -> Option<u32> {
+    let mut slot = slot_at(root_slot(&key));
+    for byte in key.into_iter().skip(2) {
+        if slot & PAGE == 0 {
+            break;
+        }
+        slot = slot_at(page_slot(slot, byte));
+    }
+    // The deepest pages hold no pages, so `slot` is a value or nothing now.
+    let found = if slot == NOTHING { default } else { slot };
+    found.checked_sub(1)
 }
 
 fn root_slot(key: &[u8]) -> usize {
@@ -129,6 +138,14 @@ impl LpmBuilder {
         Some(former)
     }
 
+    /// The value of the longest prefix that contains `address`.
+    pub fn lookup(&self, address: IpAddr) -> Option<u32> {
+        match address {
+            IpAddr::V4(address) => self.v4.lookup(address.octets()),
+            IpAddr::V6(address) => self.v6.lookup(address.octets()),
+        }
+    }
+
     /// The value of exactly this prefix.
     pub fn get(&self, prefix: Prefix) -> Option<u32> {
         self.prefixes.get(&prefix).copied()
@@ -165,6 +182,10 @@ enum Painting {
 }
 
 impl TrieBuilder {
+    fn lookup<const BYTES: usize>(&self, key: [u8; BYTES]) -> Option<u32> {
+        descend(key, self.default, |index| self.slot(index))
+    }
+
     fn snapshot(&mut self) -> Trie {
         Trie { slots: self.slots.snapshot(), default: self.default }
     }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use caracal_plane_api as plane;
 use caracal_plane_api::op::Op;
 use caracal_wire::MacAddr;
+use rustc_hash::FxHashSet;
 
 use super::error::{ApplyError, Malformed};
 use crate::table::endpoint::{Addresses, MAX_ADDRESSES};
@@ -165,7 +166,7 @@ pub(super) struct State {
     things: HashMap<Key, Thing>,
     /// What refers to a thing.
     users: HashMap<Key, BTreeSet<Key>>,
-    members: HashMap<SetId, HashSet<Member>>,
+    members: HashMap<SetId, FxHashSet<Member>>,
     /// While resynchronising: what has been named.
     named: Option<HashSet<Key>>,
     in_sync: bool,
@@ -183,7 +184,7 @@ struct Staged {
 }
 
 enum StagedMembers {
-    Whole(HashSet<Member>),
+    Whole(FxHashSet<Member>),
     /// Members, and whether they join.
     Delta(Vec<(Member, bool)>),
 }
@@ -256,7 +257,7 @@ impl State {
                 Some(Thing::Node(Arc::new(node_from_plane(config).map_err(malformed)?)))
             }
             Op::IpSet(set) => {
-                let members: HashSet<Member> =
+                let members: FxHashSet<Member> =
                     members(&set.members, set.hosts.as_ref()).map_err(malformed)?.collect();
                 staged.members.insert(set.id.as_str().into(), StagedMembers::Whole(members));
                 Some(Thing::Set(policy.set(&set.id)))
@@ -391,7 +392,7 @@ impl State {
         for (key, thing) in staged.things {
             let former = self.things.get(&key);
             if let (Key::Set(name), Some(Thing::Set(set)), None) = (&key, former, &thing) {
-                staged.members.insert(Arc::clone(name), StagedMembers::Whole(HashSet::new()));
+                staged.members.insert(Arc::clone(name), StagedMembers::Whole(FxHashSet::default()));
                 debug_assert!(self.members.contains_key(set));
             }
             let is_same = match (former, &thing) {

@@ -4,9 +4,11 @@
 //! covers it, so the longest match alone says all. When a prefix joins or leaves a set, the prefixes inside it are
 //! given their classes again; they follow it in the order of prefixes.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::sets::{Membership, SetId};
 use super::{CONTENTS_PAGE, ClassId, IDENTITIES_PAGE};
@@ -19,25 +21,30 @@ pub(super) type Content = Arc<[Membership]>;
 
 #[derive(Debug, Default)]
 pub(super) struct Classes {
-    identities: BTreeMap<Prefix, Identity>,
-    /// How many identities have a length, by family and length: where to look for a covering prefix.
+    /// The identity of a prefix: its place in `identities`.
+    by_prefix: BTreeMap<Prefix, u32>,
+    identities: Vec<Identity>,
+    free: Vec<u32>,
+    /// How many settled identities have a length, by family and length: where to look for a covering prefix.
     lengths: [LengthCounts; 2],
     by_address: LpmBuilder,
     by_identity: PagedBuilder<ClassId, IDENTITIES_PAGE>,
-    free: Vec<u32>,
-    /// Identities ever numbered.
-    numbered: u32,
     /// Whose memberships have changed since the last settling.
-    dirty: BTreeSet<Prefix>,
+    dirty: Vec<u32>,
+    owns: Owns,
     interned: Interned,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Identity {
-    number: Option<u32>,
+    prefix: Prefix,
+    /// Whether readers have it.
+    is_settled: bool,
+    is_dirty: bool,
     class: ClassId,
-    /// Sorted.
-    memberships: Vec<Membership>,
+    own: OwnId,
+    /// The longest settled prefix that covers it.
+    parent: Option<u32>,
 }
 
 #[derive(Debug)]
@@ -46,6 +53,93 @@ struct LengthCounts([u32; 129]);
 impl Default for LengthCounts {
     fn default() -> Self {
         LengthCounts([0; 129])
+    }
+}
+
+/// Names what memberships a prefix has of its own; 0 is none. Used again once nobody has it.
+type OwnId = u32;
+
+/// The memberships that prefixes have of their own. What many have is here once, and what one more or one less makes of
+/// it is remembered until the next settling.
+#[derive(Debug)]
+struct Owns {
+    contents: Vec<(Content, usize)>,
+    by_content: FxHashMap<Content, OwnId>,
+    free: Vec<OwnId>,
+    /// May be without users.
+    released: Vec<OwnId>,
+    moves: FxHashMap<(OwnId, Membership), OwnId>,
+}
+
+impl Default for Owns {
+    fn default() -> Self {
+        let none: Content = Arc::from([]);
+        Owns {
+            contents: vec![(Arc::clone(&none), 1)],
+            by_content: FxHashMap::from_iter([(none, 0)]),
+            free: Vec::new(),
+            released: Vec::new(),
+            moves: FxHashMap::default(),
+        }
+    }
+}
+
+impl Owns {
+    /// `own` with `membership` if it is without, without it if it has it.
+    fn toggled(&mut self, own: OwnId, membership: Membership) -> OwnId {
+        if let Some(to) = self.moves.get(&(own, membership)) {
+            return *to;
+        }
+        let mut content = self.contents[own as usize].0.to_vec();
+        match content.binary_search(&membership) {
+            Ok(place) => {
+                content.remove(place);
+            }
+            Err(place) => content.insert(place, membership),
+        }
+        let to = match self.by_content.get(&content[..]) {
+            Some(to) => *to,
+            None => {
+                let content: Content = content.into();
+                let id = self.free.pop().unwrap_or(self.contents.len() as OwnId);
+                match self.contents.get_mut(id as usize) {
+                    Some(free) => *free = (Arc::clone(&content), 0),
+                    None => self.contents.push((Arc::clone(&content), 0)),
+                }
+                self.by_content.insert(content, id);
+                self.released.push(id);
+                id
+            }
+        };
+        self.moves.insert((own, membership), to);
+        to
+    }
+
+    fn has(&self, own: OwnId, membership: &Membership) -> bool {
+        self.contents[own as usize].0.binary_search(membership).is_ok()
+    }
+
+    fn exchange(&mut self, from: OwnId, to: OwnId) {
+        self.contents[to as usize].1 += 1;
+        let users = &mut self.contents[from as usize].1;
+        *users -= 1;
+        if *users == 0 {
+            self.released.push(from);
+        }
+    }
+
+    /// Forgets what nobody has, and what was remembered.
+    fn sweep(&mut self) {
+        self.moves.clear();
+        self.released.sort_unstable();
+        self.released.dedup();
+        for own in std::mem::take(&mut self.released) {
+            if self.contents[own as usize].1 == 0 {
+                let content = std::mem::replace(&mut self.contents[own as usize].0, Arc::from([]));
+                self.by_content.remove(&content);
+                self.free.push(own);
+            }
+        }
     }
 }
 
@@ -59,21 +153,56 @@ pub(super) struct Settled {
 }
 
 impl Classes {
-    /// Adds a membership of `prefix`.
+    /// Adds a membership of `prefix`, which it has not had.
     pub fn join(&mut self, prefix: Prefix, membership: Membership) {
-        let memberships = &mut self.identities.entry(prefix).or_default().memberships;
-        if let Err(place) = memberships.binary_search(&membership) {
-            memberships.insert(place, membership);
-            self.dirty.insert(prefix);
+        let number = match self.by_prefix.get(&prefix) {
+            Some(number) => *number,
+            None => self.identity(prefix),
+        };
+        if !self.owns.has(self.identities[number as usize].own, &membership) {
+            self.toggle(number, membership);
         }
     }
 
     /// Takes a membership of `prefix` away.
     pub fn leave(&mut self, prefix: Prefix, membership: Membership) {
-        let Some(identity) = self.identities.get_mut(&prefix) else { return };
-        if let Ok(place) = identity.memberships.binary_search(&membership) {
-            identity.memberships.remove(place);
-            self.dirty.insert(prefix);
+        let Some(number) = self.by_prefix.get(&prefix).copied() else { return };
+        if self.owns.has(self.identities[number as usize].own, &membership) {
+            self.toggle(number, membership);
+        }
+    }
+
+    fn identity(&mut self, prefix: Prefix) -> u32 {
+        let identity = Identity {
+            prefix,
+            is_settled: false,
+            is_dirty: false,
+            class: ClassId::default(),
+            own: 0,
+            parent: None,
+        };
+        self.owns.contents[0].1 += 1;
+        let number = match self.free.pop() {
+            Some(number) => {
+                self.identities[number as usize] = identity;
+                number
+            }
+            None => {
+                self.identities.push(identity);
+                self.identities.len() as u32 - 1
+            }
+        };
+        self.by_prefix.insert(prefix, number);
+        number
+    }
+
+    fn toggle(&mut self, number: u32, membership: Membership) {
+        let identity = &mut self.identities[number as usize];
+        let own = self.owns.toggled(identity.own, membership);
+        self.owns.exchange(identity.own, own);
+        identity.own = own;
+        if !std::mem::replace(&mut identity.is_dirty, true) {
+            self.dirty.push(number);
         }
     }
 
@@ -82,72 +211,110 @@ impl Classes {
         if self.dirty.is_empty() {
             return None;
         }
-        let mut settled: Option<Prefix> = None;
-        for prefix in std::mem::take(&mut self.dirty) {
+        let mut dirty: Vec<(Prefix, u32)> = std::mem::take(&mut self.dirty)
+            .into_iter()
+            .map(|number| (self.identities[number as usize].prefix, number))
+            .collect();
+        // What covers comes before what it covers.
+        dirty.sort_unstable();
+        for (prefix, number) in dirty {
             // What a dirty prefix covers has been settled with it.
-            if !settled.is_some_and(|settled| settled.covers(&prefix)) {
-                self.settle_below(prefix);
-                settled = Some(prefix);
+            if !self.identities[number as usize].is_dirty {
+                continue;
+            }
+            if prefix.is_host() {
+                let parent = self.parent_of(prefix, number);
+                self.settle_one(number, parent);
+            } else {
+                self.settle_below(prefix, number);
             }
         }
+        self.owns.sweep();
         Some(self.interned.take_settled())
     }
 
-    fn settle_below(&mut self, top: Prefix) {
-        let mut above: Vec<(Option<Prefix>, ClassId)> = vec![(None, self.class_above(top))];
+    /// The longest settled prefix that covers `prefix` and is not itself.
+    fn parent_of(&mut self, prefix: Prefix, number: u32) -> Option<u32> {
+        let identity = &self.identities[number as usize];
+        if identity.is_settled {
+            return identity.parent;
+        }
+        if prefix.is_host() {
+            return self.by_address.lookup(prefix.address());
+        }
+        let counts = &self.lengths[usize::from(prefix.address().is_ipv6())].0;
+        let lengths = (0..prefix.length()).rev().filter(|length| counts[usize::from(*length)] > 0);
+        let mut covering = lengths.filter_map(|length| self.by_prefix.get(&prefix.shortened(length)));
+        covering.find(|number| self.identities[**number as usize].is_settled).copied()
+    }
+
+    /// Settles a prefix and all that it covers.
+    fn settle_below(&mut self, top: Prefix, number: u32) {
+        let mut above: Vec<(Option<Prefix>, Option<u32>)> = vec![(None, self.parent_of(top, number))];
+        let inside = self.by_prefix.range(top..).take_while(|(prefix, _)| top.covers(prefix));
+        let inside: Vec<(Prefix, u32)> = inside.map(|(prefix, number)| (*prefix, *number)).collect();
         let mut empty = Vec::new();
-        for (prefix, identity) in self.identities.range_mut(top..) {
-            if !top.covers(prefix) {
-                break;
-            }
-            if identity.memberships.is_empty() {
-                empty.push(*prefix);
+        for (prefix, number) in inside {
+            if self.identities[number as usize].own == 0 {
+                empty.push((prefix, number));
                 continue;
             }
-            while above.last().is_some_and(|(cover, _)| cover.is_some_and(|cover| !cover.covers(prefix))) {
+            while above.last().is_some_and(|(cover, _)| cover.is_some_and(|cover| !cover.covers(&prefix))) {
                 above.pop();
             }
-            let covering = above.last().map_or(ClassId::default(), |(_, class)| *class);
-            let class = self.interned.merged(covering, &identity.memberships);
-            above.push((Some(*prefix), class));
-            let number = *identity.number.get_or_insert_with(|| {
-                let number = self.free.pop().unwrap_or_else(|| {
-                    self.numbered += 1;
-                    self.numbered - 1
-                });
-                self.by_address.insert(*prefix, number);
-                self.lengths[usize::from(prefix.address().is_ipv6())].0[usize::from(prefix.length())] += 1;
-                number
-            });
-            if identity.class != class {
-                self.interned.release(identity.class);
-                self.interned.retain(class);
-                identity.class = class;
-                self.by_identity.set(number as usize, class);
+            let parent = above.last().and_then(|(_, number)| *number);
+            self.settle_one(number, parent);
+            if !prefix.is_host() {
+                above.push((Some(prefix), Some(number)));
             }
         }
-        for prefix in empty {
-            let Some(identity) = self.identities.remove(&prefix) else { continue };
-            let Some(number) = identity.number else { continue };
+        // Only now, since they cover others, which have another parent now.
+        for (_, number) in empty {
+            self.remove(number);
+        }
+    }
+
+    fn settle_one(&mut self, number: u32, parent: Option<u32>) {
+        let covering = parent.map_or(ClassId::default(), |parent| self.identities[parent as usize].class);
+        let identity = &mut self.identities[number as usize];
+        identity.is_dirty = false;
+        if identity.own == 0 {
+            return self.remove(number);
+        }
+        identity.parent = parent;
+        let class =
+            self.interned.merged(covering, identity.own, &self.owns.contents[identity.own as usize].0);
+        let prefix = identity.prefix;
+        if !std::mem::replace(&mut identity.is_settled, true) {
+            self.by_address.insert(prefix, number);
+            self.lengths[usize::from(prefix.address().is_ipv6())].0[usize::from(prefix.length())] += 1;
+        }
+        if identity.class != class {
+            self.interned.release(identity.class);
+            self.interned.retain(class);
+            identity.class = class;
+            self.by_identity.set(number as usize, class);
+        }
+    }
+
+    fn remove(&mut self, number: u32) {
+        let identity = &mut self.identities[number as usize];
+        let prefix = identity.prefix;
+        identity.is_dirty = false;
+        self.by_prefix.remove(&prefix);
+        self.free.push(number);
+        self.owns.contents[0].1 -= 1;
+        if std::mem::replace(&mut identity.is_settled, false) {
             self.interned.release(identity.class);
             self.by_address.remove(prefix);
             self.by_identity.clear(number as usize);
-            self.free.push(number);
             self.lengths[usize::from(prefix.address().is_ipv6())].0[usize::from(prefix.length())] -= 1;
         }
     }
 
-    /// The class of the longest settled prefix that covers `prefix` and is not itself.
-    fn class_above(&self, prefix: Prefix) -> ClassId {
-        let counts = &self.lengths[usize::from(prefix.address().is_ipv6())].0;
-        let lengths = (0..prefix.length()).rev().filter(|length| counts[usize::from(*length)] > 0);
-        let mut covering = lengths.filter_map(|length| self.identities.get(&prefix.shortened(length)));
-        covering.find(|identity| !identity.memberships.is_empty()).map_or(ClassId::default(), |i| i.class)
-    }
-
     /// The class of an address, as of the last settling.
-    pub fn class_of(&mut self, address: IpAddr) -> ClassId {
-        let identity = self.by_address.snapshot().lookup(address);
+    pub fn class_of(&self, address: IpAddr) -> ClassId {
+        let identity = self.by_address.lookup(address);
         identity.and_then(|number| self.by_identity.get(number as usize)).copied().unwrap_or_default()
     }
 
@@ -180,17 +347,17 @@ pub(super) struct Snapshot {
 /// The classes there are. Class 0 is the empty one and not in the maps.
 #[derive(Debug, Default)]
 struct Interned {
-    by_content: HashMap<Content, ClassId>,
-    classes: HashMap<ClassId, (Content, usize)>,
-    by_set: HashMap<SetId, HashSet<ClassId>>,
+    by_content: FxHashMap<Content, ClassId>,
+    classes: FxHashMap<ClassId, (Content, usize)>,
+    by_set: FxHashMap<SetId, FxHashSet<ClassId>>,
     last: u32,
     born: Vec<ClassId>,
     /// What readers see of `classes`.
     contents: PagedBuilder<Option<Content>, CONTENTS_PAGE>,
     /// May be without users.
     released: Vec<ClassId>,
-    /// For merging, kept for its allocation.
-    merging: Vec<Membership>,
+    /// What a covering class and own memberships make, remembered until the next settling.
+    merges: FxHashMap<(ClassId, OwnId), ClassId>,
 }
 
 impl Interned {
@@ -198,18 +365,17 @@ impl Interned {
         self.classes.get(&class).map_or_else(|| Arc::from([]), |(content, _)| Arc::clone(content))
     }
 
-    /// The class of what `covering` is and `memberships` besides.
-    fn merged(&mut self, covering: ClassId, memberships: &[Membership]) -> ClassId {
-        let mut merging = std::mem::take(&mut self.merging);
-        merging.clear();
-        if let Some((content, _)) = self.classes.get(&covering) {
-            merging.extend_from_slice(content);
+    /// The class of what `covering` is and `memberships` besides, which are `own`.
+    fn merged(&mut self, covering: ClassId, own: OwnId, memberships: &[Membership]) -> ClassId {
+        if let Some(class) = self.merges.get(&(covering, own)) {
+            return *class;
         }
-        merging.extend_from_slice(memberships);
+        let content = self.classes.get(&covering).map_or(&[][..], |(content, _)| content);
+        let mut merging = [content, memberships].concat();
         merging.sort_unstable();
         merging.dedup();
         let class = self.intern(&merging);
-        self.merging = merging;
+        self.merges.insert((covering, own), class);
         class
     }
 
@@ -250,6 +416,7 @@ impl Interned {
 
     fn take_settled(&mut self) -> Settled {
         let mut settled = Settled::default();
+        self.merges.clear();
         let born = std::mem::take(&mut self.born);
         let unused = std::mem::take(&mut self.released);
         for class in unused.into_iter().chain(born.iter().copied()) {

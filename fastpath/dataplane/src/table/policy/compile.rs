@@ -322,7 +322,11 @@ impl ListCompiler {
         sets.push(None);
         let mut shared: Vec<(usize, Option<SetId>, u32)> = Vec::new();
         if !self.list.has_logs {
-            shared = sets.iter().filter_map(|set| self.layer(variant, *set)).collect();
+            // Being in a set by a port is not being in it by one's address, which those rules ask for.
+            let by_address = |set: &&Option<SetId>| {
+                set.is_none_or(|set| content.binary_search(&Membership::address(set)).is_ok())
+            };
+            shared = sets.iter().filter(by_address).filter_map(|set| self.layer(variant, *set)).collect();
             shared.sort_by_key(|(rules, ..)| std::cmp::Reverse(*rules));
             shared.truncate(SHARED_LAYERS);
             // A row of nothing else is better flat.
