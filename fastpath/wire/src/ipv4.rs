@@ -367,19 +367,21 @@ impl Repr {
     /// Writes the header, with its checksum, at the start of `bytes`; the payload need not be there yet.
     #[inline]
     pub fn emit(&self, bytes: &mut [u8]) -> Result<(), Malformed> {
-        let bytes = bytes.get_mut(..HEADER_LEN).ok_or(Malformed::Ipv4TooShort)?;
+        let bytes: &mut [u8; HEADER_LEN] = bytes.first_chunk_mut().ok_or(Malformed::Ipv4TooShort)?;
         let total_len = self.payload_len.checked_add(HEADER_LEN as u16).ok_or(Malformed::Ipv4TotalLength)?;
-        bytes[field::VERSION_IHL] = 0x45;
-        let mut ipv4 = Ipv4 { bytes };
-        ipv4.set_tos(self.tos);
-        ipv4.set_total_len(total_len);
-        ipv4.set_identification(self.identification);
-        ipv4.set_fragment_word(self.fragment_word);
-        ipv4.set_ttl(self.ttl);
-        ipv4.set_protocol(self.protocol);
-        ipv4.set_source(self.source);
-        ipv4.set_destination(self.destination);
-        ipv4.update_checksum();
+        // Word by word: each tunnel packet has its outer header made here.
+        let mut words = [
+            0x45 << 24 | u32::from(self.tos) << 16 | u32::from(total_len),
+            u32::from(self.identification) << 16 | u32::from(self.fragment_word),
+            u32::from(self.ttl) << 24 | u32::from(self.protocol.0) << 16,
+            self.source.to_bits(),
+            self.destination.to_bits(),
+        ];
+        let sum = words.iter().fold(Sum::ZERO, |sum, word| sum + *word);
+        words[2] |= u32::from(sum.finish());
+        for (bytes, word) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(words) {
+            *bytes = word.to_be_bytes();
+        }
         Ok(())
     }
 }

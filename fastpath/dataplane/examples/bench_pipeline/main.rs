@@ -102,7 +102,9 @@ fn main() -> anyhow::Result<()> {
         "ns/packet",
         Box::new(move |_| established.run(Way::Encapsulate, bursts)),
     ));
-    for (name, changes) in [("no-change", false), ("10000-changes-s", true)] {
+    let wants = |name: &str| args.only.as_ref().is_none_or(|only| name.starts_with(only.as_str()));
+    let changing = [("no-change", false), ("10000-changes-s", true)];
+    for (name, changes) in changing.into_iter().filter(|_| wants("mem/established/")) {
         let mut changing = Changing::new(changes)?;
         scenarios.push(Scenario::new(
             &format!("mem/established/{name}"),
@@ -110,7 +112,6 @@ fn main() -> anyhow::Result<()> {
             Box::new(move |_| changing.run(bursts)),
         ));
     }
-    let wants = |name: &str| args.only.as_ref().is_none_or(|only| name.starts_with(only.as_str()));
     for rules in RULE_COUNTS.into_iter().filter(|_| wants("mem/first-packet") || wants("mem/verdict")) {
         let start = Instant::now();
         let mut first = FirstPackets::new(rules)?;

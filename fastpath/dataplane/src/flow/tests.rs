@@ -148,6 +148,17 @@ fn sweeping_forgets_what_has_timed_out_and_what_is_not_wanted() {
     assert_eq!(table.len(), 33);
 }
 
+proptest! {
+    #[test]
+    fn the_first_slot_with_a_tag_is_found(
+        tags in prop::array::uniform8(prop::sample::select(vec![0u16, 1, 2, 0x7fff, 0x8000, 0x8001, 0xffff])),
+        tag in prop::sample::select(vec![1u16, 2, 0x7fff, 0x8000, 0x8001, 0xffff]),
+    ) {
+        let expected = tags.iter().position(|candidate| *candidate == tag);
+        prop_assert_eq!(super::table::first_match(&tags, tag), expected);
+    }
+}
+
 #[test]
 fn what_a_flow_has_carried_is_settled_once_however_it_ends() {
     let note = || FlowNote::new(Some(RuleId(7)), Some(RuleId(9)), Tick(0), 100);

@@ -46,12 +46,12 @@ fn what_the_host_forwards_is_judged() {
 
 /// The world's node, configured otherwise.
 pub fn configured(change: impl Fn(&mut plane::NodeConfig)) -> Op {
-    let ops = world::ops().into_iter();
-    let config = ops.filter_map(|op| match op.op {
+    let mut ops = world::ops().into_iter();
+    let config = ops.find_map(|op| match op.op {
         Some(Kind::NodeConfig(config)) => Some(config),
         _ => None,
     });
-    let mut config = config.last().unwrap();
+    let mut config = config.unwrap();
     change(&mut config);
     op(Kind::NodeConfig(config))
 }

@@ -50,7 +50,8 @@ pub(super) fn parse(slot: &mut Slot) -> Result<(), DropReason> {
     transport.tell(parsed);
     // Messages of the link are told from packets to forward by whoever has the link.
     let is_of_the_link = matches!(slot.ingress, Ingress::Endpoint(_)) && nd::is_link_message(parsed);
-    if !is_of_the_link && !(is_forwardable(destination) && may_be_source(source, slot.ingress)) {
+    let may_go_on = is_forwardable(destination) && may_be_source(source, slot.ingress);
+    if !is_of_the_link && !may_go_on {
         return Err(DropReason::AddressInvalid);
     }
     if let Some((field, value)) = transport.checksum
