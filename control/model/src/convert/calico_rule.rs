@@ -3,6 +3,8 @@
 //! A rule that cannot be converted must not open anything: one that allows is left out, one that denies or passes denies
 //! everything.
 
+use std::net::IpAddr;
+
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::converted::{DroppedRule, fail_closed};
