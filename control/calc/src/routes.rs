@@ -208,10 +208,9 @@ impl Routes {
             (Claimant::Block, true) => Target::LocalBlock(plane::LocalBlock {}),
             (Claimant::Endpoint(_), true) => return None,
             (_, false) => {
-                // VXLAN carries IPv4 to the tunnel end of a node; without one there is no way.
+                // VXLAN carries both families to the IPv4 tunnel end of a node; without one there is no way.
                 let info = self.nodes.get(&winner.node)?;
-                let reachable =
-                    cidr.is_ipv4() && info.address.is_some() && info.vxlan_tunnel_address.is_some();
+                let reachable = info.address.is_some() && info.vxlan_tunnel_address.is_some();
                 let node = winner.node.clone();
                 let encapsulation = plane::Encapsulation::Vxlan.into();
                 reachable.then_some(Target::Remote(plane::RemoteNode { node, encapsulation }))?

@@ -5,6 +5,7 @@
 
 mod agent;
 mod apiserver;
+mod explain;
 mod fastpath;
 mod lab;
 mod policy;

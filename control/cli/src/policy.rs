@@ -1,4 +1,4 @@
-//! `caracal policy test`: judges case files without a network.
+//! `caracal policy`: judges case files without a network; explaining and selectors have files of their own.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -10,8 +10,8 @@ use caracal_model::case::report::{CaseReport, Report};
 use caracal_offline::run::{Judge, run as run_case};
 use clap::{Subcommand, ValueEnum};
 
-use crate::selector;
 use crate::table::emit;
+use crate::{explain, selector};
 
 /// Look at network policy.
 #[derive(Debug, clap::Args)]
@@ -23,6 +23,7 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     Test(TestArgs),
+    Explain(Box<explain::Args>),
     Selector(selector::Args),
 }
 
@@ -56,6 +57,7 @@ pub enum Output {
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
         Command::Test(args) => test(&args),
+        Command::Explain(args) => explain::run(&args),
         Command::Selector(args) => selector::run(&args),
     }
 }

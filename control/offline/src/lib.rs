@@ -8,6 +8,7 @@
 //! A flow on which the two disagree is a bug in one of them. This is the only crate of the control plane that links the
 //! data plane, as a library.
 
+pub mod explain;
 pub mod judge;
 pub mod reference;
 pub mod run;
