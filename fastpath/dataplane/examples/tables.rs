@@ -308,6 +308,9 @@ fn five_tuples(rules: u32) -> Result<(), Box<dyn std::error::Error>> {
             Some((pod.policy_in, flow))
         })
         .collect();
+    each(&format!("{rules} five-tuple rules, 64 pods: class alone"), 1 << 20, |i| {
+        black_box(tables.policy.class_of(flows[i & 0xFFFF].1.peer_address));
+    });
     let mut classes = [caracal_dataplane::table::ClassId::default(); 64];
     each(&format!("{rules} five-tuple rules, 64 pods: class and judgement in batches of 64"), 1 << 14, |i| {
         let batch = &flows[(64 * i) & 0xFFC0..][..64];
@@ -331,39 +334,46 @@ fn publish(
 }
 
 fn changes() -> Result<(), Box<dyn std::error::Error>> {
+    let before = resident_mib();
     let mut builder = builder();
-    // 1,000 policies in 50 applications of 20, on 250 local pods; 50,000 pods elsewhere in sets of 500.
-    let all = |range: std::ops::Range<u32>| -> Vec<plane::Member> {
-        range.map(|i| address_member(PODS + i, 32)).collect()
+    // 5,000 policies in 250 applications of 20, on 250 local pods; 50,000 pods elsewhere in sets of 100 and of 1,000.
+    let hosts = |range: std::ops::Range<u32>| {
+        Some(plane::Hosts { v4: range.flat_map(|i| (PODS + i).to_be_bytes()).collect(), v6: vec![] })
     };
-    let mut ops: Vec<Op> = (0..100)
-        .map(|i| {
-            Op::IpSet(plane::IpSet { id: format!("s{i}"), members: all(500 * i..500 * i + 500), hosts: None })
-        })
-        .collect();
-    ops.push(Op::IpSet(plane::IpSet { id: "wide".into(), members: vec![], hosts: None }));
-    ops.extend((0..1000).map(|i| {
-        let sets = vec![if i == 0 { "wide".into() } else { format!("s{}", i % 100) }];
-        policy(&format!("p{i}"), vec![allow(sets.clone(), 80), allow(sets, 8080 + i)])
+    let set =
+        |name: String, range| Op::IpSet(plane::IpSet { id: name, members: vec![], hosts: hosts(range) });
+    let mut ops: Vec<Op> = (0..500).map(|i| set(format!("s{i}"), 100 * i..100 * i + 100)).collect();
+    ops.extend((0..50).map(|i| set(format!("t{i}"), 1000 * i..1000 * i + 1000)));
+    ops.push(set("wide".into(), 0..0));
+    ops.extend((0..5000).map(|i| {
+        let sets = vec![if i == 0 { "wide".into() } else { format!("s{}", i % 500) }];
+        policy(&format!("p{i}"), vec![allow(sets, 80), allow(vec![format!("t{}", i % 50)], 8080 + i)])
     }));
     let policies_of = |app: u32| (0..20).map(|i| format!("p{}", app * 20 + i)).collect::<Vec<_>>();
-    ops.extend((0..250).map(|i| endpoint(&format!("pod{i}"), PODS + 0xF000 + i, &policies_of(i % 50))));
-    publish("250 pods × 1,000 policies × 50,000 addresses: everything", &mut builder, ops)?;
+    ops.extend((0..250).map(|i| endpoint(&format!("pod{i}"), PODS + 0xF000 + i, &policies_of(i))));
+    publish("250 pods × 5,000 policies × 50,000 addresses: everything", &mut builder, ops)?;
+    println!("{:<72} {:8.1} MiB", "  memory", resident_mib() - before);
 
-    let added = || {
-        Op::IpSetDelta(plane::IpSetDelta {
-            id: "s1".into(),
-            add: vec![address_member(PODS + 0xE000, 32)],
-            ..Default::default()
-        })
+    let mut delta = |name: &str, id: &str, range, members| {
+        let delta =
+            plane::IpSetDelta { id: id.into(), add: members, add_hosts: hosts(range), ..Default::default() };
+        publish(name, &mut builder, vec![Op::IpSetDelta(delta)]).map(|_| ())
     };
-    publish("  a remote pod joins a set", &mut builder, vec![added()])?;
+    delta("  a remote pod joins a set", "s1", 0xE000..0xE001, vec![])?;
+    delta("  another", "s2", 0xE001..0xE002, vec![])?;
+    delta("  a set gets 50,000 members", "wide", 0..50_000, vec![])?;
+    delta("  a set gets 0.0.0.0/0", "s2", 0..0, vec![address_member(0, 0)])?;
+    let mut random = Random(5);
+    let nets: Vec<plane::Member> = (0..100_000)
+        .map(|_| {
+            let length = 12 + random.below(21);
+            address_member((0x0B00_0000 | random.next() >> 7) & (u32::MAX << (32 - length)), length)
+        })
+        .collect();
+    delta("  a set gets 100,000 overlapping nets", "s3", 0..0, nets)?;
     publish("  a local pod comes", &mut builder, vec![endpoint("new", PODS + 0xFF00, &policies_of(3))])?;
     publish("  a policy changes", &mut builder, vec![policy("p21", vec![allow(vec!["s7".into()], 443)])])?;
-    let everyone = plane::IpSetDelta { id: "wide".into(), add: all(0..50_000), ..Default::default() };
-    publish("  a set gets 50,000 members", &mut builder, vec![Op::IpSetDelta(everyone)])?;
-    let zero = plane::IpSetDelta { id: "s2".into(), add: vec![address_member(0, 0)], ..Default::default() };
-    publish("  a set gets 0.0.0.0/0", &mut builder, vec![Op::IpSetDelta(zero)])?;
+    println!("{:<72} {:8.1} MiB", "  memory", resident_mib() - before);
     let mut alone = self::builder();
     let one = policy("one", vec![allow(vec![], 80)]);
     let pods = (0..250).map(|i| endpoint(&format!("pod{i}"), PODS + i, &["one".into()]));

@@ -157,6 +157,9 @@ pub(super) struct HookLists {
     pub egress: Arc<PolicyList>,
 }
 
+/// Asks the list of a hook; None: a failsafe takes the packet past it, or lets it through.
+pub(super) type Ask<'a> = dyn FnMut(Hook, &FlowTuple, Option<&Arc<PolicyList>>) -> Walked + 'a;
+
 impl HostEndpoint {
     pub(super) fn list(&self, hook: Hook, direction: FlowDirection) -> &Arc<PolicyList> {
         let lists = &self.hooks[hook as usize];
@@ -172,7 +175,7 @@ impl HostEndpoint {
         &self,
         packet: &HostPacket,
         node: Option<&NodeConfig>,
-        judge: &mut dyn FnMut(Hook, &FlowTuple, Option<&Arc<PolicyList>>) -> Walked,
+        judge: &mut Ask<'_>,
     ) -> HostJudgement {
         let mut logs = Vec::new();
         let decided = |verdict, rule, logs| HostJudgement { verdict, rule, logs };

@@ -1,5 +1,6 @@
 //! Address prefixes, as keys: of a family, with zero host bits, ordered so that what a prefix covers follows it.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -8,7 +9,7 @@ use caracal_plane_api as plane;
 /// An address and how many of its leading bits count. Host bits are zero.
 ///
 /// The order is by family, address, length: a prefix comes directly before everything inside it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Prefix {
     address: IpAddr,
     length: u8,
@@ -104,6 +105,24 @@ impl Prefix {
             return Err(PrefixError::HostBits { address, length });
         }
         Ok(checked)
+    }
+}
+
+impl Ord for Prefix {
+    fn cmp(&self, other: &Self) -> Ordering {
+        // As numbers: sorting and searching by prefix is what large changes consist of.
+        let addresses = match (self.address, other.address) {
+            (IpAddr::V4(one), IpAddr::V4(other)) => one.to_bits().cmp(&other.to_bits()),
+            (IpAddr::V6(one), IpAddr::V6(other)) => one.to_bits().cmp(&other.to_bits()),
+            (one, other) => one.is_ipv6().cmp(&other.is_ipv6()),
+        };
+        addresses.then(self.length.cmp(&other.length))
+    }
+}
+
+impl PartialOrd for Prefix {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
 }
 

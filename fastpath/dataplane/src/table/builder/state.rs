@@ -440,6 +440,7 @@ impl State {
                 *members = new;
             }
             StagedMembers::Delta(changes) => {
+                members.reserve(changes.iter().filter(|(_, joins)| *joins).count());
                 for (member, joins) in changes {
                     if joins && members.insert(member) {
                         policy.join(set, &member);

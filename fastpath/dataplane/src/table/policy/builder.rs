@@ -4,11 +4,12 @@
 //! content looks at sets on the local side, the classes of the endpoint's own addresses belong to the list's identity,
 //! so that a list id and a peer class still say all that a verdict rests on.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use caracal_plane_api as plane;
+use rustc_hash::FxHashMap;
 
 use super::classes::Classes;
 use super::classes::Content as ClassContent;
@@ -33,12 +34,12 @@ pub(in crate::table) struct PolicyBuilder {
     names: RuleNames,
     logs: LogLists,
     last_version: u64,
-    contents: HashMap<ContentNumber, Content>,
-    by_key: HashMap<ContentKey, ContentNumber>,
+    contents: FxHashMap<ContentNumber, Content>,
+    by_key: FxHashMap<ContentKey, ContentNumber>,
     last_content: ContentNumber,
     /// The contents that mention a set.
-    mentions: HashMap<SetId, BTreeSet<ContentNumber>>,
-    by_list: HashMap<PolicyListId, (ContentNumber, LocalKey)>,
+    mentions: FxHashMap<SetId, BTreeSet<ContentNumber>>,
+    by_list: FxHashMap<PolicyListId, (ContentNumber, LocalKey)>,
     last_list: u32,
     /// Contents whose lists readers do not have as they are now.
     changed: BTreeSet<ContentNumber>,
@@ -65,7 +66,7 @@ type LocalKey = Vec<(IpAddr, ClassId)>;
 struct Content {
     key: ContentKey,
     compiler: ListCompiler,
-    lists: HashMap<LocalKey, ListUse>,
+    lists: FxHashMap<LocalKey, ListUse>,
 }
 
 #[derive(Debug)]
@@ -84,11 +85,11 @@ impl PolicyBuilder {
             names: RuleNames::default(),
             logs: LogLists::default(),
             last_version: 0,
-            contents: HashMap::new(),
-            by_key: HashMap::new(),
+            contents: FxHashMap::default(),
+            by_key: FxHashMap::default(),
             last_content: 0,
-            mentions: HashMap::new(),
-            by_list: HashMap::new(),
+            mentions: FxHashMap::default(),
+            by_list: FxHashMap::default(),
             last_list: 0,
             changed: BTreeSet::new(),
             lists: PagedBuilder::default(),
@@ -292,7 +293,7 @@ impl PolicyBuilder {
             });
         }
         self.by_key.insert(key.clone(), number);
-        self.contents.insert(number, Content { key, compiler, lists: HashMap::new() });
+        self.contents.insert(number, Content { key, compiler, lists: FxHashMap::default() });
         number
     }
 
@@ -326,16 +327,20 @@ impl PolicyBuilder {
 
 /// The contents that mention any set of a class.
 fn mentioning(
-    mentions: &HashMap<SetId, BTreeSet<ContentNumber>>,
+    mentions: &FxHashMap<SetId, BTreeSet<ContentNumber>>,
     class: &super::classes::Content,
-) -> BTreeSet<ContentNumber> {
-    class.iter().filter_map(|membership| mentions.get(&membership.set)).flatten().copied().collect()
+) -> Vec<ContentNumber> {
+    let mentioning = class.iter().filter_map(|membership| mentions.get(&membership.set));
+    let mut numbers: Vec<ContentNumber> = mentioning.flatten().copied().collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    numbers
 }
 
 /// Judgements with the Log rules before them, by id.
 #[derive(Debug, Default)]
 struct LogLists {
-    by_content: HashMap<(Packed, Box<[RuleId]>), LogListId>,
+    by_content: FxHashMap<(Packed, Box<[RuleId]>), LogListId>,
     by_id: PagedBuilder<Option<Arc<Logged>>, LOGS_PAGE>,
 }
 
@@ -358,12 +363,12 @@ impl LogLists {
 #[derive(Debug)]
 struct RuleNames {
     by_id: Vec<Arc<RuleName>>,
-    by_name: HashMap<Arc<RuleName>, RuleId>,
+    by_name: FxHashMap<Arc<RuleName>, RuleId>,
 }
 
 impl Default for RuleNames {
     fn default() -> Self {
-        let mut names = RuleNames { by_id: Vec::new(), by_name: HashMap::new() };
+        let mut names = RuleNames { by_id: Vec::new(), by_name: FxHashMap::default() };
         for (id, name) in [
             (RuleId::NO_PROFILE_MATCH, RuleName::NoProfileMatch),
             (RuleId::FAILSAFE, RuleName::Failsafe),

@@ -38,8 +38,10 @@ pub(super) struct Classes {
 #[derive(Debug)]
 struct Identity {
     prefix: Prefix,
-    /// Whether readers have it.
+    /// Whether its class is known.
     is_settled: bool,
+    /// Whether readers find it: its class is not that of what covers it.
+    is_found: bool,
     is_dirty: bool,
     class: ClassId,
     own: OwnId,
@@ -155,10 +157,7 @@ pub(super) struct Settled {
 impl Classes {
     /// Adds a membership of `prefix`, which it has not had.
     pub fn join(&mut self, prefix: Prefix, membership: Membership) {
-        let number = match self.by_prefix.get(&prefix) {
-            Some(number) => *number,
-            None => self.identity(prefix),
-        };
+        let number = self.number_of(prefix).unwrap_or_else(|| self.identity(prefix));
         if !self.owns.has(self.identities[number as usize].own, &membership) {
             self.toggle(number, membership);
         }
@@ -166,16 +165,24 @@ impl Classes {
 
     /// Takes a membership of `prefix` away.
     pub fn leave(&mut self, prefix: Prefix, membership: Membership) {
-        let Some(number) = self.by_prefix.get(&prefix).copied() else { return };
+        let Some(number) = self.number_of(prefix) else { return };
         if self.owns.has(self.identities[number as usize].own, &membership) {
             self.toggle(number, membership);
         }
+    }
+
+    fn number_of(&self, prefix: Prefix) -> Option<u32> {
+        // The trie is quicker, where it has the prefix.
+        let guess = self.by_address.lookup(prefix.address()).filter(|_| prefix.is_host());
+        let guess = guess.filter(|number| self.identities[*number as usize].prefix == prefix);
+        guess.or_else(|| self.by_prefix.get(&prefix).copied())
     }
 
     fn identity(&mut self, prefix: Prefix) -> u32 {
         let identity = Identity {
             prefix,
             is_settled: false,
+            is_found: false,
             is_dirty: false,
             class: ClassId::default(),
             own: 0,
@@ -211,15 +218,15 @@ impl Classes {
         if self.dirty.is_empty() {
             return None;
         }
-        let mut dirty: Vec<(Prefix, u32)> = std::mem::take(&mut self.dirty)
-            .into_iter()
-            .map(|number| (self.identities[number as usize].prefix, number))
-            .collect();
-        // What covers comes before what it covers.
-        dirty.sort_unstable();
-        for (prefix, number) in dirty {
+        let dirty = std::mem::take(&mut self.dirty);
+        let prefix_of = |number: &u32| self.identities[*number as usize].prefix;
+        let (hosts, mut nets): (Vec<u32>, Vec<u32>) = dirty.into_iter().partition(|n| prefix_of(n).is_host());
+        // What covers comes before what it covers; single addresses cover nothing.
+        nets.sort_unstable_by_key(prefix_of);
+        for number in nets.into_iter().chain(hosts) {
+            let Identity { prefix, is_dirty, .. } = self.identities[number as usize];
             // What a dirty prefix covers has been settled with it.
-            if !self.identities[number as usize].is_dirty {
+            if !is_dirty {
                 continue;
             }
             if prefix.is_host() {
@@ -286,8 +293,14 @@ impl Classes {
             self.interned.merged(covering, identity.own, &self.owns.contents[identity.own as usize].0);
         let prefix = identity.prefix;
         if !std::mem::replace(&mut identity.is_settled, true) {
-            self.by_address.insert(prefix, number);
             self.lengths[usize::from(prefix.address().is_ipv6())].0[usize::from(prefix.length())] += 1;
+        }
+        let is_found = class != covering;
+        if std::mem::replace(&mut identity.is_found, is_found) != is_found {
+            match is_found {
+                true => self.by_address.insert(prefix, number),
+                false => self.by_address.remove(prefix),
+            };
         }
         if identity.class != class {
             self.interned.release(identity.class);
@@ -306,7 +319,9 @@ impl Classes {
         self.owns.contents[0].1 -= 1;
         if std::mem::replace(&mut identity.is_settled, false) {
             self.interned.release(identity.class);
-            self.by_address.remove(prefix);
+            if std::mem::replace(&mut identity.is_found, false) {
+                self.by_address.remove(prefix);
+            }
             self.by_identity.clear(number as usize);
             self.lengths[usize::from(prefix.address().is_ipv6())].0[usize::from(prefix.length())] -= 1;
         }

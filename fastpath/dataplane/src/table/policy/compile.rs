@@ -13,9 +13,11 @@
 //! rules for a set that has very many are not put into the row of every class in that set, but into a layer that those
 //! rows share: so what a list takes follows its rules, however their nets lie in one another.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Weak};
+
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::classes::Content;
 use super::list::Packed;
@@ -108,20 +110,20 @@ pub(super) struct ListCompiler {
     list: Arc<List>,
     index: Index,
     /// The classes that mention a set of a rule's peer side, for variants yet to come.
-    peers: BTreeMap<ClassId, Content>,
+    peers: FxHashMap<ClassId, Content>,
     variants: BTreeMap<VariantNumber, Variant>,
-    by_standing: HashMap<Arc<Standing>, VariantNumber>,
+    by_standing: FxHashMap<Arc<Standing>, VariantNumber>,
     last_variant: VariantNumber,
-    rows: HashMap<RowKey, Weak<Row>>,
+    rows: FxHashMap<RowKey, Weak<Row>>,
 }
 
 /// The places of rules, by a set without whose members they match nobody; None: by no such set.
 #[derive(Debug, Default)]
 struct Index {
     /// Rules that ask nothing else of the peer that depends on its class.
-    simple: HashMap<Option<SetId>, Vec<u32>>,
-    others: HashMap<Option<SetId>, Vec<u32>>,
-    sets: BTreeSet<SetId>,
+    simple: FxHashMap<Option<SetId>, Vec<u32>>,
+    others: FxHashMap<Option<SetId>, Vec<u32>>,
+    sets: FxHashSet<SetId>,
 }
 
 /// What a local class leaves of a list.
@@ -140,11 +142,11 @@ struct Variant {
     base: Arc<Row>,
     rows: PagedBuilder<Option<Arc<Row>>, ROWS_PAGE>,
     /// Of the memberships that rules of the list ask for.
-    by_memberships: HashMap<Box<[Membership]>, Weak<Row>>,
+    by_memberships: FxHashMap<Box<[Membership]>, Weak<Row>>,
     /// Layers that rows share, by number.
     layers: Vec<Arc<Layer>>,
     /// How many rules a set's layer has, and its number; None: they are too few for one.
-    by_set: HashMap<Option<SetId>, Option<(usize, u32)>>,
+    by_set: FxHashMap<Option<SetId>, Option<(usize, u32)>>,
     published: Option<Arc<VariantTable>>,
 }
 
@@ -169,11 +171,11 @@ impl ListCompiler {
         ListCompiler {
             list: Arc::new(list),
             index,
-            peers: BTreeMap::new(),
+            peers: FxHashMap::default(),
             variants: BTreeMap::new(),
-            by_standing: HashMap::new(),
+            by_standing: FxHashMap::default(),
             last_variant: 0,
-            rows: HashMap::new(),
+            rows: FxHashMap::default(),
         }
     }
 
@@ -268,9 +270,9 @@ impl ListCompiler {
             users: 1,
             base: rows::row(&[], &self.list, intern),
             rows: PagedBuilder::default(),
-            by_memberships: HashMap::new(),
+            by_memberships: FxHashMap::default(),
             layers: Vec::new(),
-            by_set: HashMap::new(),
+            by_set: FxHashMap::default(),
             published: None,
         };
         variant.base = self.row(number, &mut variant, &[], intern);
@@ -394,7 +396,7 @@ impl ListCompiler {
 }
 
 /// Forgets what nobody has any more, whenever there has come to be much.
-fn forget_unused<K>(rows: &mut HashMap<K, Weak<Row>>)
+fn forget_unused<K>(rows: &mut FxHashMap<K, Weak<Row>>)
 where
     K: std::hash::Hash + Eq,
 {

@@ -36,6 +36,9 @@ use super::{FlowDirection, FlowTuple, RuleId};
 
 const PORT_MAX: u16 = u16::MAX;
 
+/// Ports up to the first number, from where the one before ends, and what is said of them.
+type Ranges = Vec<(u16, u32)>;
+
 /// Stands for "no rule" among places of rules.
 const NONE: u32 = u32::MAX;
 
@@ -261,8 +264,8 @@ impl Painter {
 }
 
 /// What of one piece and the next is the same becomes one range.
-fn merged(ranges: impl Iterator<Item = (u16, u32)>) -> Vec<(u16, u32)> {
-    let mut merged: Vec<(u16, u32)> = Vec::new();
+fn merged(ranges: impl Iterator<Item = (u16, u32)>) -> Ranges {
+    let mut merged: Ranges = Vec::new();
     for (last, value) in ranges {
         match merged.last_mut() {
             Some((end, former)) if *former == value => *end = last,
@@ -273,7 +276,7 @@ fn merged(ranges: impl Iterator<Item = (u16, u32)>) -> Vec<(u16, u32)> {
 }
 
 /// Judges every destination port, section by section.
-fn judged(areas: &[Area], list: &List, intern: &mut InternLogs<'_>) -> Vec<(u16, u32)> {
+fn judged(areas: &[Area], list: &List, intern: &mut InternLogs<'_>) -> Ranges {
     let cuts = cuts(areas.iter().map(|area| area.destination));
     // The first rule that takes a piece and is not a Log, by section.
     let mut first: Vec<(usize, Vec<u32>)> = Vec::new();
@@ -327,7 +330,7 @@ fn decide(list: &List, place_in: impl Fn(usize) -> u32) -> (Packed, usize) {
 }
 
 /// The first rule of `areas` for every destination port.
-fn firsts(areas: &[Area]) -> Vec<(u16, u32)> {
+fn firsts(areas: &[Area]) -> Ranges {
     let mut painter = Painter::new(cuts(areas.iter().map(|area| area.destination)));
     areas.iter().for_each(|area| painter.take(area));
     merged(painter.cuts.into_iter().zip(painter.first))
@@ -365,11 +368,7 @@ fn in_grid(grid: &[u32], question: Question) -> u32 {
 
 /// The grid of `rules`, as words. `paint` gives the values of destination ports that areas of the same source ports make.
 /// None: it would be larger than `factor` times its rules.
-fn grid(
-    rules: &[PortRule<'_>],
-    factor: usize,
-    mut paint: impl FnMut(&[Area]) -> Vec<(u16, u32)>,
-) -> Option<Vec<u32>> {
+fn grid(rules: &[PortRule<'_>], factor: usize, mut paint: impl FnMut(&[Area]) -> Ranges) -> Option<Vec<u32>> {
     // Areas of other protocols have no ports.
     let other = paint(&areas(0, rules)).first().map_or(NONE, |(_, value)| *value);
     let (mut bands, mut cells) = (Vec::new(), Vec::new());
@@ -394,8 +393,8 @@ fn grid(
 fn bands(
     areas: &[Area],
     factor: usize,
-    paint: &mut impl FnMut(&[Area]) -> Vec<(u16, u32)>,
-) -> Option<Vec<(u16, Vec<(u16, u32)>)>> {
+    paint: &mut impl FnMut(&[Area]) -> Ranges,
+) -> Option<Vec<(u16, Ranges)>> {
     let cuts = cuts(areas.iter().map(|area| area.source));
     if cuts.len() == 1 {
         return Some(vec![(PORT_MAX, paint(areas))]);
@@ -409,7 +408,7 @@ fn bands(
     // The areas that take the band's source ports, in order.
     let mut active = BTreeSet::new();
     let mut painted = 0;
-    let mut bands: Vec<(u16, Vec<(u16, u32)>)> = Vec::new();
+    let mut bands: Vec<(u16, Ranges)> = Vec::new();
     for last in cuts {
         while let Some(i) = beginning.next_if(|i| areas[*i].source.0 <= last) {
             active.insert(i);
