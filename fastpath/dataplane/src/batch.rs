@@ -87,6 +87,7 @@ pub struct Slot {
 
 impl Slot {
     /// A packet that has just come in.
+    #[inline]
     #[must_use]
     pub fn new(packet: Packet, ingress: Ingress) -> Self {
         Slot {
