@@ -1,17 +1,19 @@
 //! `caracal policy explain`: why a flow passes or not, and what would change that.
 
 use std::fmt::Write as _;
+use std::fs;
 use std::io::{self, IsTerminal};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
-use std::fs;
 
 use anyhow::{Context, bail};
 use caracal_agent::syncer::{self, SyncEvent, Syncer};
 use caracal_calc::Update;
-use caracal_offline::explain::{Change, EndReport, Explained, Objects, Question, RuleReport, TierReport, explain};
+use caracal_offline::explain::{
+    Change, EndReport, Explained, Objects, Question, RuleReport, TierReport, explain,
+};
 use clap::ValueEnum;
 use serde_json::{Map, Value, json};
 
@@ -178,7 +180,9 @@ fn live(kubeconfig: Option<&Path>) -> anyhow::Result<Objects> {
                 }
             }
         };
-        tokio::time::timeout(LIVE_TIMEOUT, everything).await.context("the API server does not tell everything in time")?;
+        tokio::time::timeout(LIVE_TIMEOUT, everything)
+            .await
+            .context("the API server does not tell everything in time")?;
         Ok(objects)
     })
 }
@@ -208,7 +212,11 @@ impl Pen {
     }
 
     fn verdict(&self, verdict: &str) -> String {
-        if verdict == "deny" { self.bad(&format!("✗ {verdict}")) } else { self.good(&format!("✓ {verdict}")) }
+        if verdict == "deny" {
+            self.bad(&format!("✗ {verdict}"))
+        } else {
+            self.good(&format!("✓ {verdict}"))
+        }
     }
 }
 
@@ -277,7 +285,8 @@ fn tiers_tree(text: &mut String, pen: &Pen, tiers: &[TierReport]) {
         };
         let _ = writeln!(text, "  {hook}tier {}: {result}", tier.name);
         for policy in &tier.policies {
-            let namespace = if policy.namespace.is_empty() { String::new() } else { format!("{}/", policy.namespace) };
+            let namespace =
+                if policy.namespace.is_empty() { String::new() } else { format!("{}/", policy.namespace) };
             let _ = writeln!(text, "    {} {namespace}{}", policy.kind, policy.name);
             if policy.rules.is_empty() {
                 let _ = writeln!(text, "      {}", pen.dim("· no rules in this direction"));
@@ -308,7 +317,8 @@ fn mark(pen: &Pen, outcome: &str, action: &str) -> String {
 }
 
 fn change_tree(text: &mut String, change: &Change) {
-    let namespace = if change.namespace.is_empty() { String::new() } else { format!("{}/", change.namespace) };
+    let namespace =
+        if change.namespace.is_empty() { String::new() } else { format!("{}/", change.namespace) };
     let _ = writeln!(text, "  {} {namespace}{}: {}", change.kind, change.name, change.description);
     let said = |value: &Value| if value.is_null() { "(nothing)".to_owned() } else { value.to_string() };
     let _ = writeln!(text, "    {}: {} → {}", change.field, said(&change.from), said(&change.to));

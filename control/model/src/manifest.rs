@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-use crate::yaml;
 pub use crate::yaml::YamlError;
+use crate::yaml::{self, Tree, TreeValue};
 
 /// Reads a manifest: any number of documents, empty ones left out, lists (`kind: List`, `kind: TierList`) flattened.
 pub fn parse(text: &str) -> Result<Vec<Value>, YamlError> {
@@ -12,6 +12,30 @@ pub fn parse(text: &str) -> Result<Vec<Value>, YamlError> {
         flatten(document.to_json(), &mut objects);
     }
     Ok(objects)
+}
+
+/// The line on which a field of the `index`-th object that [`parse`] gives stands, or of the innermost field on the way to
+/// it that is there. For messages: the text is read once more.
+pub fn line_of(text: &str, index: usize, field: &str) -> Option<u64> {
+    fn items<'a>(tree: &'a Tree, objects: &mut Vec<&'a Tree>) {
+        let TreeValue::Map(entries) = &tree.value else {
+            if tree.value != TreeValue::Null {
+                objects.push(tree);
+            }
+            return;
+        };
+        let get = |name: &str| entries.iter().find(|(key, _)| key == name).map(|(_, tree)| &tree.value);
+        match (get("kind"), get("items")) {
+            (Some(TreeValue::String(kind)), Some(TreeValue::Sequence(list))) if kind.ends_with("List") => {
+                list.iter().for_each(|item| items(item, objects));
+            }
+            _ => objects.push(tree),
+        }
+    }
+    let documents = yaml::parse_documents(text).ok()?;
+    let mut objects = Vec::new();
+    documents.iter().for_each(|document| items(document, &mut objects));
+    objects.get(index).map(|object| object.line_of(field))
 }
 
 fn flatten(mut value: Value, objects: &mut Vec<Value>) {
@@ -59,6 +83,15 @@ mod tests {
         assert_eq!(kinds("kind: List"), 1);
         let other = "kind: Tier\nitems: [1]";
         assert_eq!(parse(other).unwrap(), [serde_json::json!({"kind": "Tier", "items": [1]})]);
+    }
+
+    #[test]
+    fn a_field_of_any_object_has_a_line() {
+        let text = "---\nkind: A\n---\nkind: List\nitems:\n- kind: B\n- kind: C\n  spec:\n    order: x\n";
+        assert_eq!(names(text).len(), 3);
+        assert_eq!(line_of(text, 2, "spec.order"), Some(9));
+        assert_eq!(line_of(text, 1, "spec.order"), Some(6), "the object, where the field is missing");
+        assert_eq!(line_of(text, 3, "spec"), None);
     }
 
     #[test]

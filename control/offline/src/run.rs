@@ -26,7 +26,7 @@ pub fn run(file: &str, text: &str, by: Judge) -> CaseReport {
         Err(error) => return CaseReport::error(file, &case.name, error),
     };
     let observations = match by {
-        Judge::Production => judge::judge(&world).map(Observations::from),
+        Judge::Production => judge::judge(&world),
         Judge::Reference => Ok(judge_by_reference(&world)),
     };
     match observations {

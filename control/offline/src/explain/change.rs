@@ -46,7 +46,9 @@ pub(super) fn find(
         return Ok(found);
     }
     if verdict == "deny" && denying.is_empty() {
-        found.notes.push("policy lets it pass at each end; it is refused by something that is no policy".to_owned());
+        found
+            .notes
+            .push("policy lets it pass at each end; it is refused by something that is no policy".to_owned());
         return Ok(found);
     }
     let wants_allow = verdict == "deny";
@@ -95,9 +97,8 @@ fn flips(
 
 fn change(candidate: &Candidate<'_>) -> Change {
     let edit = &candidate.edit;
-    let text = |pointer: &str| {
-        edit.value.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned()
-    };
+    let text =
+        |pointer: &str| edit.value.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
     let kind = text("/kind");
     let is_kubernetes = text("/apiVersion").starts_with("networking.k8s.io/");
     Change {
@@ -127,7 +128,12 @@ fn rules_met(walk: &Walk) -> impl Iterator<Item = (&RuleOwner, usize, RuleAction
 }
 
 /// The object of a rule that was met, and the index of the rule as written.
-fn written<'a>(world: &'a World, walk: &Walk, owner: &RuleOwner, index: usize) -> Option<(&'a Object, usize)> {
+fn written<'a>(
+    world: &'a World,
+    walk: &Walk,
+    owner: &RuleOwner,
+    index: usize,
+) -> Option<(&'a Object, usize)> {
     let object = policy::object_of(world, owner)?;
     let origin = policy::origins(object, walk.direction).get(index).copied()?;
     Some((object, origin))
@@ -155,7 +161,9 @@ fn allowing<'a>(world: &'a World, walk: &Walk) -> Vec<Candidate<'a>> {
     }
     match &walk.decided {
         RuleName::Rule { policy: owner, index, .. } => {
-            let Some((object, origin)) = written(world, walk, owner, *index as usize) else { return candidates };
+            let Some((object, origin)) = written(world, walk, owner, *index as usize) else {
+                return candidates;
+            };
             let editor = Editor::new(world, walk, object);
             let mut edits = Vec::new();
             if let Some(rule) = editor.narrow_rule("Allow") {
@@ -229,7 +237,8 @@ fn new_policy(world: &World, walk: &Walk) -> Option<Edit> {
         "selector": selector.join(" && "), "types": [types], direction: [rule, {"action": "Pass"}],
     });
     value.as_object_mut()?.insert("spec".to_owned(), spec.clone());
-    let description = format!("add a policy that {}, and passes everything else on", editor.narrow_words("Deny"));
+    let description =
+        format!("add a policy that {}, and passes everything else on", editor.narrow_words("Deny"));
     // Whoever receives says who may send.
     let cost = if direction == "ingress" { 90 } else { 91 };
     Some(Edit { cost, field: "spec".to_owned(), from: Value::Null, to: spec, description, value })

@@ -9,8 +9,8 @@ use caracal_model::object::Object;
 use caracal_plane_api::Transaction;
 
 use super::ExplainError;
-use crate::judge::host::{Ends, packet_of};
 use crate::judge::JudgeError;
+use crate::judge::host::{Ends, packet_of};
 
 /// The nodes that matter, by their index in the world.
 pub(super) struct Cluster {
@@ -125,7 +125,8 @@ impl Cluster {
         };
         let tuple = ends.as_seen(direction);
         let endpoint = format!("{}/{}", pod.namespace, pod.name);
-        let missing = || ExplainError::Question(format!("the tables of {} know no pod {endpoint}", node.name));
+        let missing =
+            || ExplainError::Question(format!("the tables of {} know no pod {endpoint}", node.name));
         let explanation = node.tables.explain(&endpoint, &tuple, false).ok_or_else(missing)?;
         if let Some(tables) = &explanation.disagreement {
             let explained = explanation.decided.as_ref().map(ToString::to_string).unwrap_or_default();

@@ -168,7 +168,12 @@ fn end(world: &World, cluster: &Cluster, walk: &Walk) -> EndReport {
     for (hook, explanation) in &walk.hooks {
         let Some(explanation) = explanation else {
             let name = "failsafe ports".to_owned();
-            tiers.push(TierReport { name, hook: hook.map(str::to_owned), result: "allow".to_owned(), policies: Vec::new() });
+            tiers.push(TierReport {
+                name,
+                hook: hook.map(str::to_owned),
+                result: "allow".to_owned(),
+                policies: Vec::new(),
+            });
             continue;
         };
         let (of_hook, mut of_profiles) = tiers_of(world, cluster, walk, *hook, explanation);
@@ -226,7 +231,16 @@ fn tiers_of(
                     report.result = said(*action).to_lowercase();
                 }
                 let policies = policy_report(&mut report.policies, owner);
-                rule(world, cluster, walk, policies, owner, *direction, (*index as usize, *action), &step.found);
+                rule(
+                    world,
+                    cluster,
+                    walk,
+                    policies,
+                    owner,
+                    *direction,
+                    (*index as usize, *action),
+                    &step.found,
+                );
             }
             Asked::DefaultDeny(name) => {
                 // Policies that apply and have no rules are there, too.
@@ -275,7 +289,8 @@ fn rule(
     found: &Found,
 ) {
     let object = policy::object_of(world, owner);
-    let origin = object.and_then(|object| policy::origins(object, direction).get(index).copied()).unwrap_or(index);
+    let origin =
+        object.and_then(|object| policy::origins(object, direction).get(index).copied()).unwrap_or(index);
     let value = object.map(caracal_model::object::Object::to_value);
     let written = value.as_ref().and_then(|value| policy::written_rules(value, direction).get(origin));
     let mismatches: Vec<MismatchReport> = match found {
@@ -284,8 +299,12 @@ fn rule(
         }
         _ => Vec::new(),
     };
-    let new =
-        RuleReport { index: origin, action: said(action).to_owned(), outcome: outcome(found).to_owned(), mismatches };
+    let new = RuleReport {
+        index: origin,
+        action: said(action).to_owned(),
+        outcome: outcome(found).to_owned(),
+        mismatches,
+    };
     match report.rules.iter_mut().find(|rule| rule.index == origin) {
         Some(known) if known.outcome == "matched" => {}
         Some(known) => {

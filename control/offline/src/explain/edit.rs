@@ -101,7 +101,11 @@ impl<'a> Editor<'a> {
             Step::Key(key) => {
                 let map = here.as_object_mut()?;
                 let from = map.get(*key).cloned().unwrap_or_default();
-                if to.is_null() { map.remove(*key) } else { map.insert((*key).to_owned(), to.clone()) };
+                if to.is_null() {
+                    map.remove(*key)
+                } else {
+                    map.insert((*key).to_owned(), to.clone())
+                };
                 from
             }
             Step::Index(index) => {
@@ -123,9 +127,14 @@ impl<'a> Editor<'a> {
     pub fn insert_rule(&self, cost: u32, index: usize, rule: Value, why: &str) -> Option<Edit> {
         let mut rules = self.rules().to_vec();
         let index = index.min(rules.len());
-        let place = if index < rules.len() { format!("in front of rule {index}") } else { "behind its rules".to_owned() };
+        let place = if index < rules.len() {
+            format!("in front of rule {index}")
+        } else {
+            "behind its rules".to_owned()
+        };
         rules.insert(index, rule.clone());
-        let whole = self.set(cost, &[Step::Key("spec"), Step::Key(self.direction())], rules.into(), String::new())?;
+        let whole =
+            self.set(cost, &[Step::Key("spec"), Step::Key(self.direction())], rules.into(), String::new())?;
         Some(Edit {
             cost,
             field: format!("spec.{}[{index}]", self.direction()),
@@ -202,7 +211,8 @@ impl<'a> Editor<'a> {
         let labels = pod.map(|pod| own_labels(self.world, &pod.namespace, &pod.name)).unwrap_or_default();
         match pod {
             Some(pod) if !labels.is_empty() => {
-                let labels: Map<String, Value> = labels.into_iter().map(|(key, value)| (key, value.into())).collect();
+                let labels: Map<String, Value> =
+                    labels.into_iter().map(|(key, value)| (key, value.into())).collect();
                 if self.namespace().as_ref() == Some(&pod.namespace) {
                     json!({"podSelector": {"matchLabels": labels}})
                 } else {
@@ -224,7 +234,9 @@ impl<'a> Editor<'a> {
                 let name = json!({"matchLabels": {"kubernetes.io/metadata.name": pod.namespace}});
                 Some(json!({"pods": {"namespaceSelector": name, "podSelector": {"matchLabels": labels}}}))
             }
-            None if self.walk.direction == FlowDirection::Egress => Some(json!({"networks": [net(self.peer())]})),
+            None if self.walk.direction == FlowDirection::Egress => {
+                Some(json!({"networks": [net(self.peer())]}))
+            }
             None => None,
         }
     }
@@ -263,14 +275,25 @@ impl<'a> Editor<'a> {
             };
             let listed = list(rule.get(ports));
             if let Some(entry) = entry.filter(|_| !listed.is_empty()) {
-                let words = format!("add {protocol} port {} to rule {index}", self.port().unwrap_or_default());
-                edits.extend(self.set(10, &self.within(index, &[Step::Key(ports)]), with(&listed, entry), words));
+                let words =
+                    format!("add {protocol} port {} to rule {index}", self.port().unwrap_or_default());
+                edits.extend(self.set(
+                    10,
+                    &self.within(index, &[Step::Key(ports)]),
+                    with(&listed, entry),
+                    words,
+                ));
             }
             let peers = list(rule.get(self.peer_field()));
             let peer = if self.is_kubernetes() { Some(self.kubernetes_peer()) } else { self.cluster_peer() };
             if let Some(peer) = peer.filter(|_| !peers.is_empty()) {
                 let words = format!("add the {} to the peers of rule {index}", self.peer_words());
-                edits.extend(self.set(11, &self.within(index, &[Step::Key(self.peer_field())]), with(&peers, peer), words));
+                edits.extend(self.set(
+                    11,
+                    &self.within(index, &[Step::Key(self.peer_field())]),
+                    with(&peers, peer),
+                    words,
+                ));
             }
             for key in [ports, self.peer_field()] {
                 if self.is_kubernetes() && rule.get(key).is_some() {
@@ -303,7 +326,12 @@ impl<'a> Editor<'a> {
                     && let Some(wanted) = self.calico_peer().get("selector").and_then(Value::as_str)
                 {
                     let words = format!("let rule {index} select the {}, too", self.peer_words());
-                    edits.extend(self.set(12, &path("selector"), format!("({selector}) || ({wanted})").into(), words));
+                    edits.extend(self.set(
+                        12,
+                        &path("selector"),
+                        format!("({selector}) || ({wanted})").into(),
+                        words,
+                    ));
                 }
             }
             for (key, value) in entity {
@@ -335,7 +363,12 @@ impl<'a> Editor<'a> {
                 // Removing the last one would widen the rule to everything.
                 for entry in (0..entries).filter(|_| entries > 1) {
                     let path = self.within(index, &[Step::Key(key), Step::Index(entry)]);
-                    edits.extend(self.set(cost, &path, Value::Null, format!("remove {what} {entry} of rule {index}")));
+                    edits.extend(self.set(
+                        cost,
+                        &path,
+                        Value::Null,
+                        format!("remove {what} {entry} of rule {index}"),
+                    ));
                 }
             }
         }
@@ -355,7 +388,9 @@ impl<'a> Editor<'a> {
 
     /// The policy no longer selecting the endpoint, by one of its labels.
     pub fn deselect(&self) -> Vec<Edit> {
-        let Some((namespace, name)) = self.walk.endpoint.split_once('/').filter(|_| !self.walk.is_host_endpoint) else {
+        let Some((namespace, name)) =
+            self.walk.endpoint.split_once('/').filter(|_| !self.walk.is_host_endpoint)
+        else {
             return Vec::new();
         };
         let labels = own_labels(self.world, namespace, name);
@@ -363,7 +398,8 @@ impl<'a> Editor<'a> {
             let words = format!("let the policy leave out pods with {key}={value}");
             if self.is_kubernetes() {
                 let term = json!({"key": key, "operator": "NotIn", "values": [value]});
-                let terms = self.value.pointer("/spec/podSelector/matchExpressions").and_then(Value::as_array);
+                let terms =
+                    self.value.pointer("/spec/podSelector/matchExpressions").and_then(Value::as_array);
                 let terms: Vec<Value> = terms.into_iter().flatten().cloned().chain([term]).collect();
                 let path = [Step::Key("spec"), Step::Key("podSelector"), Step::Key("matchExpressions")];
                 return self.set(60, &path, terms.into(), words);
@@ -373,7 +409,8 @@ impl<'a> Editor<'a> {
             }
             let selector = self.value.pointer("/spec/selector").and_then(Value::as_str).unwrap_or_default();
             let left_out = format!("{key} != '{value}'");
-            let to = if selector.trim().is_empty() { left_out } else { format!("({selector}) && {left_out}") };
+            let to =
+                if selector.trim().is_empty() { left_out } else { format!("({selector}) && {left_out}") };
             self.set(60, &[Step::Key("spec"), Step::Key("selector")], to.into(), words)
         });
         edits.collect()

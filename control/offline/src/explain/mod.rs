@@ -15,18 +15,22 @@ mod cluster;
 mod document;
 mod edit;
 mod policy;
-mod words;
 #[cfg(test)]
 mod tests;
+mod words;
+
+use std::collections::BTreeMap;
 
 use caracal_model::case::{Case, World, WorldError};
+use caracal_model::manifest;
 use serde_json::{Value, json};
 
 use crate::judge::{self, JudgeError};
 use cluster::Cluster;
 
 pub use document::{
-    Change, EndReport, Explained, MismatchReport, PolicyReport, ProfileReport, RuleReport, StagedReport, TierReport,
+    Change, EndReport, Explained, MismatchReport, PolicyReport, ProfileReport, RuleReport, StagedReport,
+    TierReport,
 };
 
 /// Objects and where they came from.
@@ -34,6 +38,8 @@ pub use document::{
 pub struct Objects {
     /// Each with the file that it was read from.
     pub manifests: Vec<(String, Value)>,
+    /// The text of each file of manifests, for the lines of what is wrong in it.
+    texts: BTreeMap<String, String>,
     /// Named hosts outside, as case files have them: `{name, ip}`.
     pub externals: Vec<Value>,
 }
@@ -65,7 +71,9 @@ pub enum ExplainError {
     #[error(transparent)]
     Judge(#[from] JudgeError),
     /// The walk and the tables differ: a mistake of ours.
-    #[error("the explanation says that {explained} decides, the tables that {tables} does; please report this")]
+    #[error(
+        "the explanation says that {explained} decides, the tables that {tables} does; please report this"
+    )]
     Disagreement {
         /// What the walk says.
         explained: String,
@@ -81,18 +89,22 @@ impl Objects {
     /// When it is neither, naming file, line and field.
     pub fn read(&mut self, file: &str, text: &str) -> Result<(), ExplainError> {
         let error = |message: String| ExplainError::File { file: file.to_owned(), message };
-        let values = caracal_model::manifest::parse(text).map_err(|wrong| error(wrong.to_string()))?;
+        let values = manifest::parse(text).map_err(|wrong| error(wrong.to_string()))?;
         let is_case = |value: &Value| value.get("kind").is_none() && value.get("objects").is_some();
         if !values.first().is_some_and(is_case) {
             self.manifests.extend(values.into_iter().map(|value| (file.to_owned(), value)));
+            self.texts.insert(file.to_owned(), text.to_owned());
             return Ok(());
         }
         let case = Case::parse(text).map_err(|wrong| error(wrong.to_string()))?;
         case.world().map_err(|wrong| error(wrong.to_string()))?;
-        let taken = case.objects.iter().filter(|object| !case.rejects.iter().any(|reject| reject.names(&object.key)));
+        let taken =
+            case.objects.iter().filter(|object| !case.rejects.iter().any(|reject| reject.names(&object.key)));
         self.manifests.extend(taken.map(|object| (file.to_owned(), object.value.clone())));
         self.externals.extend(
-            case.externals.iter().map(|external| json!({"name": external.name, "ip": external.ip.to_string()})),
+            case.externals
+                .iter()
+                .map(|external| json!({"name": external.name, "ip": external.ip.to_string()})),
         );
         Ok(())
     }
@@ -107,22 +119,30 @@ impl Objects {
         let case = json!({
             "name": "explain", "objects": objects, "externals": self.externals, "flows": flows, "hostFlows": host_flows,
         });
-        let case = Case::parse(&case.to_string()).map_err(|error| self.error(&error.field, &error.message))?;
+        let case =
+            Case::parse(&case.to_string()).map_err(|error| self.error(&error.field, &error.message))?;
         case.world().map_err(|WorldError { field, message, .. }| self.error(&field, &message))
     }
 
     /// An error about a field of the case that was made here, as one about what it was made of.
     fn error(&self, field: &str, message: &str) -> ExplainError {
         let of_object = field.strip_prefix("objects[").and_then(|rest| rest.split_once(']'));
-        let file = of_object.and_then(|(index, _)| self.manifests.get(index.parse::<usize>().ok()?));
-        match (file, of_object) {
-            (Some((file, _)), Some((_, rest))) => ExplainError::File {
-                file: file.clone(),
-                message: format!("{}: {message}", rest.trim_start_matches('.')),
-            },
-            _ => {
+        let place = of_object.and_then(|(index, field)| Some((index.parse::<usize>().ok()?, field)));
+        match place.and_then(|(index, field)| Some((index, self.manifests.get(index)?, field))) {
+            Some((index, (file, _), field)) => {
+                let field = field.trim_start_matches('.');
+                let before = self.manifests.iter().take(index).filter(|(other, _)| other == file).count();
+                let line = self.texts.get(file).and_then(|text| manifest::line_of(text, before, field));
+                let line = line.map(|line| format!("line {line}: ")).unwrap_or_default();
+                ExplainError::File { file: file.clone(), message: format!("{line}{field}: {message}") }
+            }
+            None => {
                 let field = field.trim_start_matches("flows[0].").trim_start_matches("hostFlows[0].");
-                ExplainError::Question(if field.is_empty() { message.to_owned() } else { format!("{field}: {message}") })
+                ExplainError::Question(if field.is_empty() {
+                    message.to_owned()
+                } else {
+                    format!("{field}: {message}")
+                })
             }
         }
     }

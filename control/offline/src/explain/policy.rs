@@ -40,7 +40,8 @@ pub(super) fn origins(object: &Object, direction: FlowDirection) -> Vec<usize> {
     let mut origins = Vec::new();
     for index in 0..count {
         let mut first_ones = value.clone();
-        if let Some(rules) = first_ones.pointer_mut(&format!("/spec/{}", field(direction))).and_then(Value::as_array_mut)
+        if let Some(rules) =
+            first_ones.pointer_mut(&format!("/spec/{}", field(direction))).and_then(Value::as_array_mut)
         {
             rules.truncate(index + 1);
         }

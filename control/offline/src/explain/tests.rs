@@ -1,6 +1,5 @@
 //! Every kind of mismatch is told in the user's words, and every change that is shown flips the verdict.
 
-use caracal_model::manifest;
 use caracal_model::object::{Kind, Object, ObjectKey};
 use serde_json::{Value, json};
 
@@ -37,7 +36,11 @@ fn to_web(fields: Value) -> Question {
     let mut flow = json!({"from": "shop/client", "to": "shop/web", "protocol": "TCP", "port": 80});
     let map = flow.as_object_mut().unwrap();
     for (key, value) in fields.as_object().unwrap() {
-        if value.is_null() { map.remove(key) } else { map.insert(key.clone(), value.clone()) };
+        if value.is_null() {
+            map.remove(key)
+        } else {
+            map.insert(key.clone(), value.clone())
+        };
     }
     Question::Flow(flow)
 }
@@ -74,7 +77,8 @@ fn apply(objects: &mut Objects, change: &Change) {
     };
     let key = ObjectKey::new(kind, kind.is_namespaced().then_some(&*change.namespace), &change.name);
     let found = objects.manifests.iter_mut().map(|(_, value)| value);
-    let is_it = |value: &&mut Value| Object::from_value((**value).clone()).is_ok_and(|object| object.key() == key);
+    let is_it =
+        |value: &&mut Value| Object::from_value((**value).clone()).is_ok_and(|object| object.key() == key);
     let Some(value) = found.into_iter().find(is_it) else {
         assert_eq!((change.field.as_str(), &change.from), ("spec", &Value::Null));
         let metadata = json!({"name": change.name, "namespace": change.namespace});
@@ -113,13 +117,29 @@ fn a_missed_rule_names_the_field_that_did_not_hold() {
         ("{action: Allow, notProtocol: TCP}", json!({}), vec!["notProtocol"]),
         ("{action: Allow, ipVersion: 6}", json!({}), vec!["ipVersion"]),
         ("{action: Allow, protocol: TCP, destination: {ports: [81]}}", json!({}), vec!["destination.ports"]),
-        ("{action: Allow, protocol: TCP, destination: {notPorts: [80]}}", json!({}), vec!["destination.notPorts"]),
-        ("{action: Allow, protocol: TCP, source: {ports: [81]}}", json!({"sourcePort": 9}), vec!["source.ports"]),
+        (
+            "{action: Allow, protocol: TCP, destination: {notPorts: [80]}}",
+            json!({}),
+            vec!["destination.notPorts"],
+        ),
+        (
+            "{action: Allow, protocol: TCP, source: {ports: [81]}}",
+            json!({"sourcePort": 9}),
+            vec!["source.ports"],
+        ),
         ("{action: Allow, source: {nets: [203.0.113.0/24]}}", json!({}), vec!["source.nets"]),
         ("{action: Allow, source: {notNets: [10.244.0.0/16]}}", json!({}), vec!["source.notNets"]),
         ("{action: Allow, source: {selector: \"role == 'x'\"}}", json!({}), vec!["source.selector"]),
-        ("{action: Allow, source: {namespaceSelector: \"a == 'x'\"}}", json!({}), vec!["source.namespaceSelector"]),
-        ("{action: Allow, source: {serviceAccounts: {names: [x]}}}", json!({}), vec!["source.serviceAccounts"]),
+        (
+            "{action: Allow, source: {namespaceSelector: \"a == 'x'\"}}",
+            json!({}),
+            vec!["source.namespaceSelector"],
+        ),
+        (
+            "{action: Allow, source: {serviceAccounts: {names: [x]}}}",
+            json!({}),
+            vec!["source.serviceAccounts"],
+        ),
         ("{action: Allow, source: {services: {name: x}}}", json!({}), vec!["source.services"]),
         (
             "{action: Allow, protocol: ICMP, icmp: {type: 3}}",
@@ -154,7 +174,8 @@ fn a_mismatch_quotes_the_rule_and_names_the_peer_with_its_labels() {
 
 #[test]
 fn the_missing_port_is_added_to_the_rule_that_missed_on_it_alone() {
-    let other = "{action: Allow, protocol: TCP, source: {selector: \"role == 'x'\"}, destination: {ports: [90]}}";
+    let other =
+        "{action: Allow, protocol: TCP, source: {selector: \"role == 'x'\"}, destination: {ports: [90]}}";
     let policy = calico(&format!("{other}, {{action: Allow, protocol: TCP, destination: {{ports: [81]}}}}"));
     let change = change_that_flips(&policy, &to_web(json!({})));
     assert_eq!((change.field.as_str(), &change.to), ("spec.ingress[1].destination.ports", &json!([81, 80])));
@@ -290,7 +311,7 @@ fn what_cannot_be_explained_names_the_flag_or_the_file_and_its_field() {
     assert_eq!(unknown, "from: there is no pod shop/nobody");
     let bad = objects(&calico("{action: Perhaps}"));
     let invalid = error(&bad, &to_web(json!({})));
-    assert!(invalid.starts_with("objects.yaml: spec.ingress[0].action"), "{invalid}");
+    assert!(invalid.starts_with("objects.yaml: line 5: spec.ingress[0].action"), "{invalid}");
     let mut broken = Objects::default();
     let text = broken.read("broken.yaml", "a: [\n").unwrap_err().to_string();
     assert!(text.starts_with("broken.yaml: line "), "{text}");
@@ -322,12 +343,16 @@ fn every_flow_of_every_case_is_explained_as_it_is_judged() {
             objects.read(&path.display().to_string(), &text).unwrap();
             let written = manifest::parse(&text).unwrap().remove(0);
             let list = |key: &str| written[key].as_array().cloned().unwrap_or_default();
-            let expected = case.flows.iter().map(|flow| flow.expect).chain(case.host_flows.iter().map(|f| f.expect));
-            let questions =
-                list("flows").into_iter().map(Question::Flow).chain(list("hostFlows").into_iter().map(Question::HostFlow));
+            let expected =
+                case.flows.iter().map(|flow| flow.expect).chain(case.host_flows.iter().map(|f| f.expect));
+            let questions = list("flows")
+                .into_iter()
+                .map(Question::Flow)
+                .chain(list("hostFlows").into_iter().map(Question::HostFlow));
             for (question, expect) in questions.zip(expected) {
                 let explained = explain(&objects, &question);
-                let explained = explained.unwrap_or_else(|error| panic!("{}: {question:?}: {error}", path.display()));
+                let explained =
+                    explained.unwrap_or_else(|error| panic!("{}: {question:?}: {error}", path.display()));
                 assert_eq!(explained.verdict, expect.as_str(), "{}: {question:?}", path.display());
                 asked += 1;
             }

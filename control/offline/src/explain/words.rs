@@ -24,11 +24,14 @@ pub(super) fn mismatch(
     let report = |field: String, why: String| MismatchReport { field, why };
     let version = if flow.local_address.is_ipv6() { 6 } else { 4 };
     let protocol = Protocol(flow.protocol);
-    let icmp = flow.icmp.map_or_else(|| format!("the packet is {protocol}"), |(kind, code)| {
-        format!("the message is type {kind} code {code}")
-    });
+    let icmp = flow.icmp.map_or_else(
+        || format!("the packet is {protocol}"),
+        |(kind, code)| format!("the message is type {kind} code {code}"),
+    );
     match found {
-        Mismatch::IpVersion => report("ipVersion".into(), format!("the packet is IPv{version}, and the rule is not about that")),
+        Mismatch::IpVersion => {
+            report("ipVersion".into(), format!("the packet is IPv{version}, and the rule is not about that"))
+        }
         Mismatch::Protocol => {
             let field = if is_kubernetes(rule) { "ports" } else { "protocol" };
             report(field.into(), format!("the packet is {protocol}; {}", wants(&asked(field))))
@@ -45,7 +48,10 @@ pub(super) fn mismatch(
         }
         Mismatch::NotPorts(side) => {
             let (_, port) = end(flow, *side);
-            report(port_field(rule, *side, "notPorts"), format!("the {side} port is {port}, which the rule excludes"))
+            report(
+                port_field(rule, *side, "notPorts"),
+                format!("the {side} port is {port}, which the rule excludes"),
+            )
         }
         Mismatch::NotInSet { side, set } => {
             let described = cluster.describe(walk.node, set).unwrap_or_else(|| set.to_string());
@@ -68,7 +74,11 @@ pub(super) fn mismatch(
 }
 
 fn wants(asked: &str) -> String {
-    if asked.is_empty() { "the rule asks for another".to_owned() } else { format!("the rule asks for {asked}") }
+    if asked.is_empty() {
+        "the rule asks for another".to_owned()
+    } else {
+        format!("the rule asks for {asked}")
+    }
 }
 
 /// The end of a flow that is on a side of rules.
@@ -94,7 +104,9 @@ fn is_kubernetes(rule: Option<&Value>) -> bool {
 }
 
 fn is_cluster_policy(rule: Option<&Value>) -> bool {
-    rule.is_some_and(|rule| rule.get("from").is_some() || rule.get("to").is_some() || rule.get("protocols").is_some())
+    rule.is_some_and(|rule| {
+        rule.get("from").is_some() || rule.get("to").is_some() || rule.get("protocols").is_some()
+    })
 }
 
 fn port_field(rule: Option<&Value>, side: Side, list: &str) -> String {
@@ -108,7 +120,13 @@ fn port_field(rule: Option<&Value>, side: Side, list: &str) -> String {
 }
 
 /// The field of a rule that a set of addresses came from.
-fn set_field(rule: Option<&Value>, side: Side, direction: FlowDirection, described: &str, wanted: bool) -> String {
+fn set_field(
+    rule: Option<&Value>,
+    side: Side,
+    direction: FlowDirection,
+    described: &str,
+    wanted: bool,
+) -> String {
     if is_kubernetes(rule) || is_cluster_policy(rule) {
         return if direction == FlowDirection::Ingress { "from" } else { "to" }.to_owned();
     }
@@ -121,7 +139,8 @@ fn set_field(rule: Option<&Value>, side: Side, direction: FlowDirection, describ
     } else {
         &["notSelector"]
     };
-    let given = kinds.iter().find(|kind| rule.is_some_and(|rule| at(rule, &format!("{side}.{kind}")).is_some()));
+    let given =
+        kinds.iter().find(|kind| rule.is_some_and(|rule| at(rule, &format!("{side}.{kind}")).is_some()));
     format!("{side}.{}", given.or(kinds.first()).copied().unwrap_or_default())
 }
 
@@ -150,7 +169,9 @@ fn labels_of(world: &World, address: IpAddr) -> Option<(String, Vec<(String, Str
                 all.splice(0..0, labels(object));
             }
             Object::Namespace(_) if key.name == pod.namespace => {
-                all.extend(labels(object).into_iter().map(|(name, value)| (format!("namespace {name}"), value)));
+                all.extend(
+                    labels(object).into_iter().map(|(name, value)| (format!("namespace {name}"), value)),
+                );
             }
             _ => {}
         }

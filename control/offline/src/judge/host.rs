@@ -1,9 +1,7 @@
 //! What host endpoints let through: the production tables judge the flow. Its enforcement on real traffic of the host is
 //! the kernel's, by the same rules.
 
-use caracal_dataplane::table::{
-    FlowDirection, FlowTuple, HostPacket, HostPath, HostVerdict, TableBuilder,
-};
+use caracal_dataplane::table::{FlowDirection, FlowTuple, HostPacket, HostPath, HostVerdict, TableBuilder};
 use caracal_model::case::report::{Observation, Observed};
 use caracal_model::case::{self, World, WorldHostFlow};
 use caracal_plane_api::{Op, Transaction};
@@ -44,9 +42,7 @@ fn observe(world: &World, plan: &Plan, flow: &WorldHostFlow) -> Result<Observati
 pub(crate) fn tables(node: &str, ops: &[Op]) -> Result<TableBuilder, JudgeError> {
     let mut builder = TableBuilder::new(1, Box::new(|_, _| 0));
     let transaction = Transaction { seq: 1, ops: ops.to_vec(), in_sync: true };
-    builder
-        .apply(&transaction)
-        .map_err(|source| JudgeError::Tables { node: node.to_owned(), source })?;
+    builder.apply(&transaction).map_err(|source| JudgeError::Tables { node: node.to_owned(), source })?;
     builder.build();
     Ok(builder)
 }

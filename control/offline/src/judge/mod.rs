@@ -80,7 +80,9 @@ pub(crate) fn observe(world: &World, plan: &Plan, flow: &WorldFlow) -> Result<Ob
     }
     let source = match flow.source {
         // A kernel that follows our routes to the pods sends from the tunnel address.
-        Place::Node(node) => world.nodes.get(node).map_or(flow.source_address, |node| node.tunnel_address.into()),
+        Place::Node(node) => {
+            world.nodes.get(node).map_or(flow.source_address, |node| node.tunnel_address.into())
+        }
         Place::Pod(_) | Place::External => flow.source_address,
     };
     let talk = Talk {

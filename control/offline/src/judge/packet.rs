@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use caracal_model::case::Icmp;
-use caracal_wire::tcp::Flags;
 use caracal_wire::checksum::Sum;
+use caracal_wire::tcp::Flags;
 use caracal_wire::{
     EtherType, Ethernet, Icmpv4, Icmpv6, Ipv4, Ipv6, L4Port, MacAddr, Malformed, Protocol, Sctp, Tcp, Udp,
 };
@@ -356,7 +356,8 @@ mod tests {
             };
             for question in talk.questions().unwrap() {
                 let answer = answer(&question).unwrap().unwrap();
-                let (question, answer) = (Datagram::read(&question).unwrap(), Datagram::read(&answer).unwrap());
+                let (question, answer) =
+                    (Datagram::read(&question).unwrap(), Datagram::read(&answer).unwrap());
                 assert_eq!((answer.source, answer.protocol), (question.destination, protocol));
             }
         }
