@@ -131,7 +131,8 @@ impl<T: Slot, const N: usize> PagedBuilder<T, N> {
         }
         let page = self.page_mut(index);
         page[index % N] = T::default();
-        if page.iter().all(|value| value.is_same(&T::default())) {
+        // Where indexes are never used again the last of a page is the likeliest to be in use.
+        if page.iter().rev().all(|value| value.is_same(&T::default())) {
             self.pages[index / N] = None;
         }
     }

@@ -115,6 +115,8 @@ pub(super) struct ListCompiler {
     by_standing: FxHashMap<Arc<Standing>, VariantNumber>,
     last_variant: VariantNumber,
     rows: FxHashMap<RowKey, Weak<Row>>,
+    /// Kept for its allocation.
+    mentioned: Vec<Membership>,
 }
 
 /// The places of rules, by a set without whose members they match nobody; None: by no such set.
@@ -176,6 +178,7 @@ impl ListCompiler {
             by_standing: FxHashMap::default(),
             last_variant: 0,
             rows: FxHashMap::default(),
+            mentioned: Vec::new(),
         }
     }
 
@@ -294,15 +297,17 @@ impl ListCompiler {
         content: &[Membership],
         intern: &mut InternLogs<'_>,
     ) {
-        let mentioned = content.iter().filter(|membership| self.index.sets.contains(&membership.set));
-        let mentioned: Box<[Membership]> = mentioned.copied().collect();
-        let known = variant.by_memberships.get(&mentioned).and_then(Weak::upgrade);
+        let mut mentioned = std::mem::take(&mut self.mentioned);
+        mentioned.clear();
+        mentioned.extend(content.iter().filter(|membership| self.index.sets.contains(&membership.set)));
+        let known = variant.by_memberships.get(&mentioned[..]).and_then(Weak::upgrade);
         let row = known.unwrap_or_else(|| {
             let row = self.row(number, variant, &mentioned, intern);
             forget_unused(&mut variant.by_memberships);
-            variant.by_memberships.insert(mentioned, Arc::downgrade(&row));
+            variant.by_memberships.insert(mentioned.as_slice().into(), Arc::downgrade(&row));
             row
         });
+        self.mentioned = mentioned;
         variant.published = None;
         if Arc::ptr_eq(&row, &variant.base) {
             variant.rows.clear(class.0 as usize);
