@@ -323,3 +323,54 @@ fn change_tree(text: &mut String, change: &Change) {
     let said = |value: &Value| if value.is_null() { "(nothing)".to_owned() } else { value.to_string() };
     let _ = writeln!(text, "    {}: {} → {}", change.field, said(&change.from), said(&change.to));
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn asked(line: &str) -> Question {
+        let words = ["explain", "-f", "x"].into_iter().chain(line.split_whitespace());
+        question(&Cli::try_parse_from(words).unwrap().args).unwrap()
+    }
+
+    #[test]
+    fn flags_become_a_flow_with_the_fields_of_case_files() {
+        let Question::Flow(flow) =
+            asked("--from a/b --to 192.0.2.1 --protocol ICMP --icmp 3/4 --ip-version 4")
+        else {
+            panic!("a flow")
+        };
+        let expected = json!({"from": "a/b", "to": "192.0.2.1", "protocol": "ICMP", "icmp": {"type": 3, "code": 4}, "ipVersion": 4});
+        assert_eq!(flow, expected);
+        let line = "--from a/b --to c/d --port 80 --host-endpoint e --path forward-in --original-to 192.0.2.1 --original-port 30080";
+        let Question::HostFlow(flow) = asked(line) else { panic!("a host flow") };
+        assert_eq!(
+            (&flow["path"], &flow["port"], &flow["originalPort"]),
+            (&json!("forward-in"), &json!(80), &json!(30080))
+        );
+    }
+
+    #[test]
+    fn a_tree_has_colours_only_where_it_is_told_so() {
+        let mut objects = Objects::default();
+        let policy = "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: p, namespace: n}, spec: {podSelector: {}}}";
+        let pod = "{apiVersion: v1, kind: Pod, metadata: {name: a, namespace: n}, spec: {containers: [{name: c, image: i}]}}";
+        objects.read("x", &format!("{policy}\n---\n{pod}\n")).unwrap();
+        let explained = explain(&objects, &asked("--from 203.0.113.7 --to n/a --port 80")).unwrap();
+        let plain = tree(&explained, false);
+        assert!(plain.contains("✗ deny") && !plain.contains('\x1b'), "{plain}");
+        assert!(
+            plain.contains("The smallest change that would let it pass:\n  KubernetesNetworkPolicy n/p: "),
+            "{plain}"
+        );
+        assert!(tree(&explained, true).contains("\x1b[31m"));
+    }
+}
