@@ -8,6 +8,7 @@
 //! ```
 
 mod error;
+mod parse;
 mod routes;
 mod state;
 #[cfg(test)]
