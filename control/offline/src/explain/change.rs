@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use super::cluster::{Cluster, Walk};
 use super::document::Change;
 use super::edit::{Edit, Editor};
+use super::words::own_labels;
 use super::{ExplainError, policy};
-use crate::explain::words::own_labels;
 
 /// The most candidates that are judged: explaining is for people who wait for it.
 const CANDIDATES_MAX: usize = 400;

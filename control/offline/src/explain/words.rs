@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use caracal_dataplane::table::{FlowDirection, FlowTuple, Mismatch, Side};
 use caracal_model::case::World;
+use caracal_model::convert;
 use caracal_model::object::Object;
 use caracal_model::protocol::Protocol;
 use serde_json::Value;
@@ -144,17 +145,37 @@ fn set_field(
     format!("{side}.{}", given.or(kinds.first()).copied().unwrap_or_default())
 }
 
-/// Who has an address, with the labels that selectors look at.
+/// Who has an address, with the labels that selectors look at: a pod, sets, host endpoints.
 pub(super) fn who(world: &World, address: IpAddr) -> String {
-    let Some((name, labels)) = labels_of(world, address) else {
+    let mut owners: Vec<(String, Vec<(String, String)>)> = labels_of(world, address).into_iter().collect();
+    for object in &world.objects {
+        let has_it = match object {
+            Object::NetworkSet(set) => convert::network_set(set).nets.iter().any(|net| net.contains(address)),
+            Object::GlobalNetworkSet(set) => {
+                convert::global_network_set(set).nets.iter().any(|net| net.contains(address))
+            }
+            Object::HostEndpoint(host) => convert::host_endpoint(host).expected_ips.contains(&address),
+            _ => false,
+        };
+        if has_it {
+            let labels = object.metadata().labels.clone().unwrap_or_default();
+            owners.push((object.key().to_string(), labels.into_iter().collect()));
+        }
+    }
+    if owners.is_empty() {
         return match world.nodes.iter().find(|node| IpAddr::V4(node.address) == address) {
             Some(node) => format!("{address} (node {})", node.name),
-            None => format!("{address} (nobody's that policy knows)"),
+            None => format!("{address} (nobody that policy knows)"),
         };
-    };
-    let labels: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
-    let labels = if labels.is_empty() { "no labels".to_owned() } else { labels.join(", ") };
-    format!("{address} ({name}: {labels})")
+    }
+    let owners: Vec<String> = owners
+        .into_iter()
+        .map(|(name, labels)| {
+            let labels: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            format!("{name}: {}", if labels.is_empty() { "no labels".to_owned() } else { labels.join(", ") })
+        })
+        .collect();
+    format!("{address} ({})", owners.join("; "))
 }
 
 /// The pod that has an address, and its own labels and those of its namespace.
