@@ -27,7 +27,8 @@ pub(crate) struct Ranked {
 impl Ranked {
     pub fn new(policy: Policy) -> Self {
         let (key, namespace) = (&policy.key, policy.key.namespace.as_deref().unwrap_or_default());
-        let tie = format!("{}/{namespace}/{}", key.name, key.kind.as_str());
+        // What is staged stands where the policy that it would be stands. No list has both.
+        let tie = format!("{}/{namespace}/{}", key.name, key.kind.enforced().as_str());
         Self { order: rank(policy.order), tie, policy }
     }
 }
@@ -123,6 +124,18 @@ mod tests {
 
     fn tier(name: &str, order: Option<f64>) -> Option<Tier> {
         Some(Tier { name: name.to_owned(), order, default_action: Action::Pass })
+    }
+
+    #[test]
+    fn what_is_staged_stands_where_the_policy_that_it_would_be_stands() {
+        let mut staged = policy("default", Some(1000.0), Some("x"), "p");
+        staged.policy.key.kind = PolicyKind::StagedKubernetesNetworkPolicy;
+        staged.policy.staged = Some(caracal_model::policy::StagedAction::Set);
+        let (staged, enforced) =
+            (Ranked::new(staged.policy), policy("default", Some(1000.0), Some("x"), "p"));
+        let bound = Tiers::new().bind([&enforced, &staged].into_iter(), EndOfTier::Default);
+        let kinds: Vec<&str> = bound[0].policies.iter().map(|policy| policy.kind.as_str()).collect();
+        assert_eq!(kinds, ["StagedKubernetesNetworkPolicy", "NetworkPolicy"]);
     }
 
     #[test]
