@@ -213,15 +213,20 @@ impl Side<'_> {
     }
 
     fn owner_matches(&self, owners: &[&Party]) -> bool {
-        let is_unwanted = |party: &Party| self.not_who.is_some_and(|term| term.holds(&party.labels));
         if self.who.is_empty() {
-            return !owners.iter().any(|party| is_unwanted(party));
+            return !owners.iter().any(|party| self.is_unwanted(party));
         }
-        owners.iter().any(|party| self.is_wanted(party) && !is_unwanted(party))
+        owners.iter().any(|party| self.is_member(party))
     }
 
-    fn is_wanted(&self, party: &Party) -> bool {
-        self.who.iter().all(|term| term.holds(&party.labels))
+    fn is_unwanted(&self, party: &Party) -> bool {
+        self.not_who.is_some_and(|term| term.holds(&party.labels))
+    }
+
+    /// Whether a party is what the side is about. Without a positive selector all are.
+    fn is_member(&self, party: &Party) -> bool {
+        self.who.is_empty()
+            || self.who.iter().all(|term| term.holds(&party.labels)) && !self.is_unwanted(party)
     }
 
     fn is_among(&self, ports: &Ports<'_>, end: &End<'_>) -> bool {
@@ -229,7 +234,7 @@ impl Side<'_> {
         match ports {
             Ports::Range(first, last) => (*first..=*last).contains(&port),
             Ports::Named(name) => {
-                end.owners.iter().any(|party| self.is_wanted(party) && party.calls(name, end.protocol, port))
+                end.owners.iter().any(|party| self.is_member(party) && party.calls(name, end.protocol, port))
             }
         }
     }
