@@ -53,6 +53,14 @@ struct Mismatch {
     staged: bool,
 }
 
+/// Why a world does not do.
+enum Failure {
+    /// The two judges differ.
+    Differs(Box<Mismatch>),
+    /// The tables do not take what the calc graph says.
+    Refused(String),
+}
+
 /// Two answers to one question.
 #[derive(Debug)]
 struct Answers {
@@ -117,19 +125,18 @@ fn a_world_before(random: &mut Random, world: &[Value]) -> Vec<Value> {
 }
 
 /// Sends packets through the world of this number; how many, or the first mismatch.
-fn try_world(seed: u64, number: u64) -> Result<u64, Result<Mismatch, String>> {
+fn try_world(seed: u64, number: u64) -> Result<u64, Failure> {
     let mut random = Random::new(seed.wrapping_mul(0x1000_0001).wrapping_add(number));
     let world = world(&mut random);
-    let before = if number % 3 == 0 { a_world_before(&mut random, &world) } else { Vec::new() };
+    let before = if number.is_multiple_of(3) { a_world_before(&mut random, &world) } else { Vec::new() };
     let objects = decoded(&world);
     let judge = Judge::new(&objects);
     let places = Places::new(&objects);
     let mut nodes = Nodes::new();
-    let refused = |error| Err(format!("{error}\nworld {number} of seed {seed}"));
     if !before.is_empty() {
-        nodes.become_world(&decoded(&before), random.below(1000)).or_else(refused).map_err(Err)?;
+        nodes.become_world(&decoded(&before), random.below(1000)).map_err(Failure::Refused)?;
     }
-    nodes.become_world(&objects, random.below(1000)).or_else(refused).map_err(Err)?;
+    nodes.become_world(&objects, random.below(1000)).map_err(Failure::Refused)?;
     let mut asked = 0;
     for _ in 0..PACKETS {
         let questions = places.ask(&mut random);
@@ -143,7 +150,8 @@ fn try_world(seed: u64, number: u64) -> Result<u64, Result<Mismatch, String>> {
                 }
                 let reference = ask_reference(&judge, &question, staged);
                 if (Answers { production, reference }).differ() {
-                    return Err(Ok(Mismatch { before, world, question, staged }));
+                    let mismatch = Mismatch { before, world, question, staged };
+                    return Err(Failure::Differs(Box::new(mismatch)));
                 }
             }
         }
@@ -210,7 +218,7 @@ fn search(
                         Ok(asked) => {
                             packets.fetch_add(asked, Ordering::Relaxed);
                             let done = done.fetch_add(1, Ordering::Relaxed) + 1;
-                            if done % 10_000 == 0 {
+                            if done.is_multiple_of(10_000) {
                                 let packets = packets.load(Ordering::Relaxed);
                                 eprintln!("{done} worlds, {packets} packets, {:?}", started.elapsed());
                             }
@@ -255,8 +263,8 @@ fn effort(seconds: u64) -> Effort {
 fn the_tables_agree_with_the_reference() {
     let found = search(effort(5), |seed, number| {
         try_world(seed, number).map_err(|error| match error {
-            Ok(mismatch) => told(mismatch, number),
-            Err(error) => error,
+            Failure::Differs(mismatch) => told(*mismatch, number),
+            Failure::Refused(error) => error,
         })
     });
     let (worlds, packets) = found.unwrap_or_else(|mismatch| panic!("{mismatch}"));

@@ -326,7 +326,7 @@ fn calico_policy(random: &mut Random, kind: &str, number: usize) -> Value {
         json!(random.list(0, 3, |random| rule(random, place)))
     };
     let types = [json!(["Ingress"]), json!(["Egress"]), json!(["Egress", "Ingress"])];
-    let global = |flag: bool| (is_global && flag).then(|| json!(true));
+    let global = |flag: bool| (is_global && flag).then_some(Value::Bool(true));
     let spec = fields([
         ("tier", tier.map(|tier| json!(tier))),
         ("order", order(random)),

@@ -62,16 +62,18 @@ pub(super) fn judge(
     let meets_untracked = asked.path != HostPath::ForwardOut;
     let passes = !is_forwarded
         && (is_failsafe(felix, direction, &first) || answers_failsafe(felix, direction, &first));
-    if meets_untracked && !passes {
-        if let Some(end) = ends(&ask(Class::Untracked, first), HostVerdict::AllowUntracked) {
-            return end;
-        }
+    if meets_untracked
+        && !passes
+        && let Some(end) = ends(&ask(Class::Untracked, first), HostVerdict::AllowUntracked)
+    {
+        return end;
     }
     let passes = !is_forwarded && is_failsafe(felix, direction, &first);
-    if direction == Direction::Ingress && !passes {
-        if let Some(end) = ends(&ask(Class::PreDnat, first), HostVerdict::Allow) {
-            return end;
-        }
+    if direction == Direction::Ingress
+        && !passes
+        && let Some(end) = ends(&ask(Class::PreDnat, first), HostVerdict::Allow)
+    {
+        return end;
     }
     if !is_forwarded && is_failsafe(felix, direction, &asked.packet) {
         return (HostVerdict::Allow, "failsafe port".to_owned());
