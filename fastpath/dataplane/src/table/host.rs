@@ -97,10 +97,11 @@ impl HostPacket {
     /// What a hook sees.
     pub(super) fn seen_by(&self, hook: Hook) -> FlowTuple {
         let mut flow = FlowTuple { direction: self.path.direction(), ..self.flow };
-        if let (Some((address, port)), Hook::Untracked | Hook::PreDnat, FlowDirection::Ingress) =
-            (self.original, hook, flow.direction)
-        {
-            (flow.local_address, flow.local_port) = (address, port);
+        if let (Some(original), Hook::Untracked | Hook::PreDnat) = (self.original, hook) {
+            match flow.direction {
+                FlowDirection::Ingress => (flow.local_address, flow.local_port) = original,
+                FlowDirection::Egress => (flow.peer_address, flow.peer_port) = original,
+            }
         }
         flow
     }

@@ -128,6 +128,24 @@ fn untracked_policy_comes_first_has_no_default_and_leaves_failsafes_alone_both_w
 }
 
 #[test]
+fn untracked_policy_sees_the_original_destination_of_what_comes_in_and_of_what_the_host_sends() {
+    let policies = vec![policy("raw", vec![rule(plane::Action::Deny, 81), rule(plane::Action::Allow, 80)])];
+    let host = plane::HostEndpoint { untracked: hook(&["raw"]), ..Default::default() };
+    let mut builder = builder(host, policies);
+    let to = |path, original: u16, translated: u16| {
+        let (original, packet) = match path {
+            HostPath::FromHost => (("203.0.113.7", original), packet(path, 6, translated, 1000)),
+            _ => (("192.0.2.1", original), packet(path, 6, 1000, translated)),
+        };
+        HostPacket { original: Some((ip(original.0), original.1)), ..packet }
+    };
+    for path in [HostPath::ToHost, HostPath::ForwardIn, HostPath::FromHost] {
+        assert_eq!(judge(&mut builder, &to(path, 80, 81)).0, HostVerdict::AllowUntracked, "{path:?}");
+        assert_eq!(judge(&mut builder, &to(path, 81, 80)).0, HostVerdict::Deny, "{path:?}");
+    }
+}
+
+#[test]
 fn pre_dnat_policy_sees_the_original_destination_and_its_allow_skips_the_last_hook() {
     let policies = vec![
         policy("dnat", vec![rule(plane::Action::Allow, 80), rule(plane::Action::Deny, 81)]),

@@ -137,7 +137,10 @@ fn named<'a>(sets: &'a [SetId], class: &'a [Membership]) -> impl Iterator<Item =
         class[start..].iter().take_while(|membership| membership.set == *set)
     });
     let named = memberships.filter(|membership| WITH_PORTS.contains(&membership.protocol));
-    named.map(|m| PortRange { protocol: m.protocol, first: m.port, last: m.port })
+    named.map(|m| {
+        let (first, last) = m.ports();
+        PortRange { protocol: m.protocol, first, last }
+    })
 }
 
 /// What is left of a range without another.

@@ -18,7 +18,7 @@ pub(super) struct Reference {
     pub endpoints: BTreeMap<String, plane::Endpoint>,
 }
 
-/// A prefix with a protocol and port, both 0 where the address alone is the member.
+/// A prefix with a protocol and port: both 0 where the address alone is the member, port 0 where every port is.
 type SetMember = (Prefix, u32, u32);
 
 fn members(members: &[plane::Member], hosts: Option<&plane::Hosts>) -> Vec<SetMember> {
@@ -191,7 +191,8 @@ impl Reference {
         let has_ports = [6, 17, 132].contains(&protocol);
         let named = |id: &String| {
             let (protocol, port) = (u32::from(protocol), u32::from(port));
-            has_ports && self.sets[id].iter().any(|m| (m.1, m.2) == (protocol, port) && m.0.contains(address))
+            let is_named = |of: u32, named: u32| of == protocol && (named == 0 || named == port);
+            has_ports && self.sets[id].iter().any(|m| is_named(m.1, m.2) && m.0.contains(address))
         };
         let listed =
             |range: &plane::PortRange| has_ports && (range.first..=range.last).contains(&u32::from(port));

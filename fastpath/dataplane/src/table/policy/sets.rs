@@ -36,8 +36,8 @@ impl SetNames {
     }
 }
 
-/// One way of being in a set: as an address, or with a protocol and port of that address (both 0: as an address).
-/// Sorted by set, so that a set's memberships are together.
+/// One way of being in a set: as an address (protocol and port 0), or with a port of a protocol of that address, or with
+/// all of the protocol's (port 0). Sorted by set, so that a set's memberships are together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(in crate::table) struct Membership {
     pub set: SetId,
@@ -49,9 +49,14 @@ impl Membership {
     pub fn address(set: SetId) -> Membership {
         Membership { set, protocol: 0, port: 0 }
     }
+
+    /// The first and the last port that it is about.
+    pub fn ports(self) -> (u16, u16) {
+        if self.port == 0 { (0, u16::MAX) } else { (self.port, self.port) }
+    }
 }
 
-/// A member of a set: a prefix, or a (prefix, protocol, port).
+/// A member of a set: a prefix, or a (prefix, protocol, port), where port 0 is every port of the protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(in crate::table) struct Member {
     pub prefix: Prefix,
