@@ -145,7 +145,7 @@ fn slice(random: &mut Random, service: &str, number: usize) -> Value {
         json!({"addresses": [address], "conditions": {"ready": random.chance(80)}})
     };
     let port = |random: &mut Random| {
-        let number = random.maybe(100, |random| json!(random.pick(&PORTS)));
+        let number = random.maybe(90, |random| json!(random.pick(&PORTS)));
         let name = format!("p{}", random.below(1000));
         fields([
             ("name", Some(json!(name))),
@@ -418,6 +418,11 @@ fn felix(random: &mut Random, number: usize) -> Value {
         ("failsafeInboundHostPorts", random.maybe(50, failsafes)),
         ("failsafeOutboundHostPorts", random.maybe(50, failsafes)),
         ("nodeSelector", (number == 2).then(|| json!(selector(random)))),
+        (
+            "defaultEndpointToHostAction",
+            random.maybe(40, |random| json!(random.pick(&["Accept", "Drop", "Return"]))),
+        ),
+        ("allowVXLANPacketsFromWorkloads", random.maybe(30, |random| json!(random.chance(50)))),
     ]);
     if spec.as_object().is_some_and(serde_json::Map::is_empty) {
         spec = json!({"logPrefix": "x"});

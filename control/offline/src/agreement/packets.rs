@@ -85,8 +85,7 @@ impl Places {
             *random.pick(&[HostPath::ToHost, HostPath::FromHost, HostPath::ForwardIn, HostPath::ForwardOut]);
         let ((_, source), (_, destination)) = (self.end(random, is_v4), self.end(random, is_v4));
         let packet = packet(random, source, destination);
-        let comes_in = matches!(path, HostPath::ToHost | HostPath::ForwardIn);
-        let original = random.maybe(if comes_in { 30 } else { 0 }, |random| {
+        let original = random.maybe(30, |random| {
             (stranger(random, is_v4), packet.destination_port.map(|_| *random.pick(&PORTS)))
         });
         HostPacket { path, packet, original }
@@ -118,7 +117,8 @@ fn packet(random: &mut Random, source: IpAddr, destination: IpAddr) -> Packet {
         destination,
         protocol,
         source_port: has_ports.then(|| port(random)),
-        destination_port: has_ports.then(|| port(random)),
+        // Now and then VXLAN's, which pods may not send to.
+        destination_port: has_ports.then(|| if random.chance(3) { 4789 } else { port(random) }),
         icmp: (protocol == icmp)
             .then(|| (*random.pick(&[0, 3, 8, 128, 129, 135, 255]), *random.pick(&[0, 1, 3]))),
     }
