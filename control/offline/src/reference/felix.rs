@@ -44,7 +44,7 @@ impl<'a> Felix<'a> {
     }
 
     fn get(&self, field: &str) -> Option<&'a Value> {
-        self.by_rank.iter().find_map(|fields| fields.get(field)).filter(|value| !value.is_null())
+        self.by_rank.iter().find_map(|fields| fields.get(field).filter(|value| !value.is_null()))
     }
 
     fn flag(&self, field: &str) -> bool {
@@ -72,7 +72,11 @@ impl<'a> Felix<'a> {
             false => ("failsafeOutboundHostPorts", &[(17, 53), (17, 67)]),
         };
         let both = [(6, 179), (6, 2379), (6, 2380), (6, 5473), (6, 6443), (6, 6666), (6, 6667)];
-        match self.get(field).and_then(Value::as_array) {
+        let given = self.get(field);
+        if given.and_then(Value::as_str).is_some_and(|text| text.to_lowercase() == "none") {
+            return false;
+        }
+        match given.and_then(Value::as_array) {
             None => defaults.contains(&(protocol, port)) || both.contains(&(protocol, port)),
             Some(entries) => entries.iter().any(|entry| {
                 let name = entry.get("protocol").and_then(Value::as_str).unwrap_or("TCP").to_uppercase();
