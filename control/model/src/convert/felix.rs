@@ -162,8 +162,11 @@ fn endpoint_to_host(text: &str) -> Option<EndpointToHost> {
     }
 }
 
-/// A list of protocols and ports; an empty one is meant, `None` is what cannot be read.
+/// A list of protocols and ports; an empty one is meant, as is "none"; `None` is what cannot be read.
 fn failsafe_ports(value: &Value) -> Option<Vec<FailsafePort>> {
+    if value.as_str().is_some_and(|text| text.eq_ignore_ascii_case("none")) {
+        return Some(Vec::new());
+    }
     let entries = value.as_array()?.iter().map(|entry| {
         let text = |field: &str| entry.get(field).and_then(Value::as_str).filter(|text| !text.is_empty());
         let protocol = text("protocol").unwrap_or("TCP").to_ascii_uppercase();

@@ -176,6 +176,7 @@ fn failsafe_ports_may_be_limited_to_a_network_and_nonsense_counts_as_the_default
     let one = ports(json!([{"protocol": "tcp", "port": 22, "net": "10.0.0.0/8"}]));
     assert_eq!(one.len(), 1);
     assert_eq!(one[0].net.map(|net| net.to_string()).as_deref(), Some("10.0.0.0/8"));
+    assert_eq!((ports(json!("none")), ports(json!([]))), (vec![], vec![]));
     for nonsense in
         [json!("none?"), json!([{"protocol": "X", "port": 1}]), json!([{"protocol": "TCP", "port": 0}])]
     {
