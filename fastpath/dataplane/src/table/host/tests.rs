@@ -117,6 +117,7 @@ fn untracked_policy_comes_first_has_no_default_and_leaves_failsafes_alone_both_w
         "failsafes are not for what is forwarded"
     );
     assert_eq!(verdict(HostPath::ForwardOut, 6, 81, 1000), HostVerdict::Allow, "no untracked policy there");
+    assert_eq!(verdict(HostPath::ForwardIn, 6, 1000, 82), HostVerdict::Allow, "its tier has no default");
     // An answer to what a failsafe lets out passes the untracked hook, and is judged by the next.
     let answer = packet(HostPath::ToHost, 17, 53, 1000);
     let explanation = builder.explain_host("eth0", &answer).unwrap();
@@ -205,4 +206,40 @@ fn a_policy_that_a_host_endpoint_uses_cannot_be_removed_alone_and_a_change_of_it
     let ops = vec![plane::Op { op: Some(Op::HostEndpointRemove("eth0".into())) }];
     builder.apply(&plane::Transaction { seq: 3, ops, in_sync: false }).unwrap();
     assert_eq!(builder.build().judge_host("eth0", &packet(HostPath::ToHost, 6, 1000, 80)), None);
+}
+
+#[test]
+fn what_no_rule_of_the_pre_dnat_policy_is_about_is_left_to_the_next_hook() {
+    let policies = vec![policy("dnat", vec![rule(plane::Action::Deny, 81)])];
+    let mut builder =
+        builder(plane::HostEndpoint { pre_dnat: hook(&["dnat"]), ..Default::default() }, policies);
+    assert_eq!(judge(&mut builder, &packet(HostPath::ForwardIn, 6, 1000, 81)).0, HostVerdict::Deny);
+    assert_eq!(judge(&mut builder, &packet(HostPath::ForwardIn, 6, 1000, 82)).0, HostVerdict::Allow);
+}
+
+#[test]
+fn the_path_says_which_way_a_packet_goes_whatever_its_flow_says() {
+    let (web, dns) = (vec![rule(plane::Action::Allow, 80)], vec![rule(plane::Action::Allow, 53)]);
+    let policy =
+        plane::Policy { id: Some(policy_id("web")), tier: "default".into(), ingress: web, egress: dns };
+    let host = plane::HostEndpoint { normal: hook(&["web"]), ..Default::default() };
+    let mut builder = builder(host, vec![Op::Policy(policy)]);
+    for direction in [FlowDirection::Ingress, FlowDirection::Egress] {
+        let mut verdict = |path, peer, local| {
+            let mut packet = packet(path, 6, peer, local);
+            packet.flow.direction = direction;
+            judge(&mut builder, &packet).0
+        };
+        assert_eq!(verdict(HostPath::ToHost, 53, 80), HostVerdict::Allow);
+        assert_eq!(verdict(HostPath::ToHost, 80, 53), HostVerdict::Deny);
+        assert_eq!(verdict(HostPath::FromHost, 53, 80), HostVerdict::Allow);
+        assert_eq!(verdict(HostPath::FromHost, 80, 53), HostVerdict::Deny);
+    }
+}
+
+#[test]
+fn every_host_endpoint_is_there_to_be_counted() {
+    let tables = builder(plane::HostEndpoint::default(), vec![]).build();
+    let ids: Vec<&str> = tables.host_endpoints.iter().map(|host| &*host.id).collect();
+    assert_eq!(ids, ["eth0"]);
 }

@@ -127,7 +127,37 @@ proptest! {
         for trie in [&builder.v4, &builder.v6] {
             let made = trie.pages.saturating_sub((ROOT_SLOTS / PAGE_SLOTS) as u32);
             prop_assert_eq!(trie.free.len(), made as usize, "every page is free again");
+            prop_assert_eq!(trie.lengths.len(), trie.pages as usize * PAGE_SLOTS, "and there are no others");
             prop_assert!((0..ROOT_SLOTS).all(|slot| trie.slot(slot) == NOTHING));
         }
     }
+}
+
+fn p(address: &str, length: u8) -> Prefix {
+    Prefix::new(address.parse().unwrap(), length)
+}
+
+#[test]
+fn a_prefix_has_inside_what_it_covers_and_nothing_beside_it() {
+    let mut builder = LpmBuilder::default();
+    builder.insert(p("10.1.0.0", 16), 1);
+    builder.insert(p("fd00::", 64), 2);
+    assert!(builder.has_inside(p("10.0.0.0", 8)) && builder.has_inside(p("10.1.0.0", 16)));
+    assert!(!builder.has_inside(p("10.1.0.0", 17)) && !builder.has_inside(p("10.0.0.0", 16)));
+    assert!(builder.has_inside(p("::", 0)) && !builder.has_inside(p("fe80::", 10)));
+}
+
+#[test]
+fn the_bytes_of_both_families_count() {
+    let bytes = |prefixes: &[Prefix]| {
+        let mut builder = LpmBuilder::default();
+        for prefix in prefixes {
+            builder.insert(*prefix, 1);
+        }
+        builder.snapshot().bytes()
+    };
+    let (v4, v6) = (p("10.1.1.0", 24), p("fd00::", 64));
+    let segment = SEGMENT * size_of::<u32>();
+    assert!(bytes(&[v4]) > segment && bytes(&[v6]) > segment);
+    assert_eq!(bytes(&[v4, v6]), bytes(&[v4]) + bytes(&[v6]));
 }

@@ -455,3 +455,6 @@ impl Interned {
         settled
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -173,3 +173,6 @@ fn mismatch(reason: Unmatched, sets: &SetNames) -> Mismatch {
         Unmatched::NotPorts(side) => Mismatch::NotPorts(side),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -237,3 +237,20 @@ impl List {
         Walked { decided: None, logs }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rule_beyond_all_that_fit_is_not_taken_for_another_judgement() {
+        for rule in [RuleId(1 << 30), RuleId(1 << 31), RuleId(u32::MAX)] {
+            let (allow, deny) = (Packed::allow(rule), Packed::deny(rule));
+            assert_eq!((allow.log_list(), deny.log_list()), (None, None));
+            assert!(allow.unpack().allow && !deny.unpack().allow);
+        }
+        for id in [LogListId(7), LogListId(1 << 31 | 7)] {
+            assert_eq!(Packed::logged(id).log_list(), Some(LogListId(7)));
+        }
+    }
+}

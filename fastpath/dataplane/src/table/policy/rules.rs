@@ -214,3 +214,32 @@ pub(in crate::table) struct Tier {
     pub default_deny: bool,
     pub policies: Vec<Arc<RuleList>>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(rule: plane::Rule) -> String {
+        let allow = plane::Rule { action: plane::Action::Allow.into(), ..Default::default() };
+        let (index, error) = from_plane(&[allow, rule], &mut SetNames::default()).unwrap_err();
+        assert_eq!(index, 1);
+        error.to_string()
+    }
+
+    #[test]
+    fn a_rule_of_what_cannot_be_is_refused() {
+        let allow = || plane::Rule { action: plane::Action::Allow.into(), ..Default::default() };
+        let ports = |first, last| {
+            let ports = vec![plane::PortRange { first, last }];
+            plane::Rule { source: Some(plane::Entity { ports, ..Default::default() }), ..allow() }
+        };
+        assert_eq!(refusal(ports(81, 80)), "ports 81-80 are not a range within 0-65535");
+        assert_eq!(refusal(ports(80, 65536)), "ports 80-65536 are not a range within 0-65535");
+        assert_eq!(refusal(plane::Rule { action: 99, ..allow() }), "unknown action 99");
+        let version = plane::Rule { ip_version: 5, ..allow() };
+        assert_eq!(refusal(version), "IP version 5 is none of 0, 4 and 6");
+        assert_eq!(refusal(plane::Rule { not_protocol: 256, ..allow() }), "protocol 256 is above 255");
+        let icmp = Some(plane::Icmp { r#type: 8, code: Some(256) });
+        assert_eq!(refusal(plane::Rule { icmp, ..allow() }), "ICMP type or code 256 is above 255");
+    }
+}
