@@ -136,9 +136,12 @@ mod tests {
         assert_eq!(few.name(), nets(&["192.0.2.0/24", "10.0.0.0/8"]).name());
         assert_ne!(few.name(), nets(&["10.0.0.0/8"]).name());
         assert_eq!(few.describe(), "nets 10.0.0.0/8, 192.0.2.0/24");
-        let many: Vec<String> = (0..20).map(|number| format!("10.0.{number}.0/24")).collect();
-        let many = nets(&many.iter().map(String::as_str).collect::<Vec<_>>());
-        assert!(many.describe().ends_with("10.0.7.0/24 and 12 more"), "{}", many.describe());
+        let described = |count: u8| {
+            let texts: Vec<String> = (0..count).map(|number| format!("10.0.{number}.0/24")).collect();
+            nets(&texts.iter().map(String::as_str).collect::<Vec<_>>()).describe()
+        };
+        assert!(described(20).ends_with("10.0.7.0/24 and 12 more"), "{}", described(20));
+        assert!(described(8).ends_with("10.0.6.0/24, 10.0.7.0/24"), "{}", described(8));
 
         let selector = Selector::equal("app", "web");
         assert_eq!(Definition::Selected(selector.clone()).describe(), r#"selector app == "web""#);

@@ -129,9 +129,11 @@ mod tests {
 
     #[test]
     fn single_addresses_are_packed_and_the_rest_is_said_one_by_one() {
-        let port = Member { protocol: 6, port: 80, ..member("10.0.0.1/32") };
-        let members = ["10.0.0.2/32", "10.0.0.1/32", "2001:db8::1/128", "10.0.0.0/8", "10.0.0.2/32"];
-        let packed = Packed::of(members.map(member).into_iter().chain([port]));
+        let http = |text: &str| Member { protocol: 6, port: 80, ..member(text) };
+        let members =
+            ["10.0.0.2/32", "10.0.0.1/32", "2001:db8::1/128", "10.0.0.0/8", "2001:db8::/32", "10.0.0.2/32"];
+        let ports = ["10.0.0.1/32", "2001:db8::1/128"].map(http);
+        let packed = Packed::of(members.map(member).into_iter().chain(ports));
         let hosts = packed.hosts.unwrap();
         assert_eq!(hosts.v4, [10, 0, 0, 1, 10, 0, 0, 2]);
         assert_eq!((hosts.v6.len(), hosts.v6[0], hosts.v6[15]), (16, 0x20, 1));
@@ -140,7 +142,7 @@ mod tests {
             .iter()
             .map(|member| (member.prefix.as_ref().unwrap().length, member.port))
             .collect();
-        assert_eq!(lengths, [(8, 0), (32, 80)]);
+        assert_eq!(lengths, [(8, 0), (32, 80), (32, 0), (128, 80)]);
         assert!(Packed::of([].into_iter()).is_empty());
     }
 

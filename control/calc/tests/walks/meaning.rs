@@ -114,6 +114,27 @@ fn staged_tiers_are_what_would_judge() {
     assert_eq!(staged(vec![unconcerned, nothing_to_delete]), (None, None));
 }
 
+#[test]
+fn a_staged_policy_of_kubernetes_takes_the_place_of_kubernetes_own() {
+    let staged = |spec: Value| {
+        let enforced = [
+            web(),
+            policy("x/p", json!({"podSelector": {}})),
+            calico("NetworkPolicy", "x/p", json!({"order": 5.0})),
+        ];
+        let staged = calico("StagedKubernetesNetworkPolicy", "x/p", spec);
+        let (_, fastpath) = judged(enforced.into_iter().chain([staged]));
+        let web = &fastpath.endpoints["x/web"];
+        let tiers = &web.staged_ingress.as_ref().unwrap().tiers;
+        tiers.iter().flat_map(|tier| &tier.policies).map(|id| id.kind.clone()).collect::<Vec<_>>()
+    };
+    let set = json!({"podSelector": {"matchLabels": {"app": "web"}}});
+    assert_eq!(staged(set), ["NetworkPolicy", "StagedKubernetesNetworkPolicy"]);
+    let elsewhere = json!({"podSelector": {"matchLabels": {"app": "db"}}});
+    assert_eq!(staged(elsewhere), ["NetworkPolicy"]);
+    assert_eq!(staged(json!({"stagedAction": "Delete"})), ["NetworkPolicy"]);
+}
+
 fn host(name: &str, spec: Value) -> Object {
     let mut spec = spec;
     spec["node"] = json!("node1");

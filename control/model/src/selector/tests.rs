@@ -152,6 +152,7 @@ fn what_is_no_selector_is_refused_where_it_goes_wrong() {
         ("has(a) has(b)", 8, "or the end, found \"has\""),
         ("has(a))", 7, "or the end, found \")\""),
         ("(has(a)", 8, "for the \"(\" in column 1"),
+        ("has(ab) && (has(a)", 19, "for the \"(\" in column 12"),
         ("(has(a) has(b)", 9, "\"||\" or \")\""),
         ("()", 2, "expected a label"),
         ("!", 2, "found the end"),

@@ -274,6 +274,9 @@ fn what_no_field_can_hold_is_dropped_by_its_path() {
         (json!({"action": "Allow", "notICMP": {"code": 1}}), "spec.egress[0].notICMP.type"),
         (json!({"action": "Allow", "source": {"ports": [0]}}), "spec.egress[0].source.ports[0]"),
         (json!({"action": "Allow", "source": {"ports": ["9:8"]}}), "spec.egress[0].source.ports[0]"),
+        (json!({"action": "Allow", "source": {"ports": ["+1:2"]}}), "spec.egress[0].source.ports[0]"),
+        (json!({"action": "Allow", "source": {"ports": [1, "1:+2"]}}), "spec.egress[0].source.ports[1]"),
+        (json!({"action": "Allow", "source": {"ports": [""]}}), "spec.egress[0].source.ports[0]"),
         (
             json!({"action": "Allow", "source": {"notPorts": ["1:70000"]}}),
             "spec.egress[0].source.notPorts[0]",

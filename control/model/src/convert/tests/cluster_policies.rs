@@ -137,3 +137,28 @@ fn a_rule_that_cannot_be_converted_fails_closed() {
     );
     assert!(converted.policy.applies_to_ingress);
 }
+
+#[test]
+fn what_is_given_but_empty_is_nothing_and_not_everything() {
+    let to = json!([{"namespaces": {}}]);
+    let no_name = json!([{"destinationNamedPort": ""}]);
+    let converted = converted(json!({"egress": [
+        {"action": "Accept", "to": [{"networks": []}]},
+        {"action": "Deny", "to": [{"networks": []}]},
+        {"action": "Accept", "to": to, "protocols": no_name},
+        {"action": "Deny", "to": to, "protocols": no_name},
+    ]}))
+    .unwrap();
+    let deny = "Deny any from any to any";
+    assert_eq!(texts(&converted.policy.egress), [deny, deny]);
+    let fields: Vec<&str> = converted.dropped.iter().map(|dropped| dropped.field.as_str()).collect();
+    assert_eq!(
+        fields,
+        [
+            "spec.egress[0].to[0]",
+            "spec.egress[1].to[0]",
+            "spec.egress[2].protocols[0]",
+            "spec.egress[3].protocols[0]",
+        ]
+    );
+}
