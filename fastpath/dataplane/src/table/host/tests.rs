@@ -230,10 +230,10 @@ fn the_path_says_which_way_a_packet_goes_whatever_its_flow_says() {
             packet.flow.direction = direction;
             judge(&mut builder, &packet).0
         };
-        assert_eq!(verdict(HostPath::ToHost, 53, 80), HostVerdict::Allow);
-        assert_eq!(verdict(HostPath::ToHost, 80, 53), HostVerdict::Deny);
-        assert_eq!(verdict(HostPath::FromHost, 53, 80), HostVerdict::Allow);
-        assert_eq!(verdict(HostPath::FromHost, 80, 53), HostVerdict::Deny);
+        assert_eq!(verdict(HostPath::ToHost, 1000, 80), HostVerdict::Allow);
+        assert_eq!(verdict(HostPath::ToHost, 53, 1000), HostVerdict::Deny);
+        assert_eq!(verdict(HostPath::FromHost, 53, 1000), HostVerdict::Allow);
+        assert_eq!(verdict(HostPath::FromHost, 1000, 80), HostVerdict::Deny);
     }
 }
 

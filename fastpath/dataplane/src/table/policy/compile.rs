@@ -80,8 +80,27 @@ impl VariantTable {
     /// What is said of a flow whose peer is in this class.
     #[inline]
     pub fn judge(&self, peer: ClassId, list: &List, question: Question) -> Packed {
-        let row = self.rows.get(peer.0 as usize).and_then(Option::as_deref).unwrap_or(&self.base);
-        rows::judge(row, &self.layers, list, question)
+        rows::judge(self.row(peer), &self.layers, list, question)
+    }
+
+    /// The row of a peer class.
+    #[inline]
+    pub fn row(&self, peer: ClassId) -> &Row {
+        self.rows.get(peer.0 as usize).and_then(Option::as_deref).unwrap_or(&self.base)
+    }
+
+    /// Asks memory for where the row of a peer class is said to be.
+    #[inline]
+    pub fn prefetch(&self, peer: ClassId) {
+        if let Some(row) = self.rows.get(peer.0 as usize) {
+            caracal_xsk::prefetch(row);
+        }
+    }
+
+    /// Layers that rows share, by number.
+    #[inline]
+    pub fn layers(&self) -> &[Arc<Layer>] {
+        &self.layers
     }
 }
 
@@ -484,3 +503,6 @@ impl Variant {
         Arc::clone(published)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,6 +14,7 @@
 //! `compile.rs` turns a list and a class into a row in which rules are gone: per protocol the ports, cut into ranges of one
 //! judgement. So what a first packet costs depends on the number of ranges (logarithmically), not of rules.
 
+mod batch;
 mod builder;
 mod classes;
 mod compile;
@@ -156,6 +157,11 @@ impl PolicyTable {
             Some(variant) => variant.judge(peer_class, &compiled.list, rows::Question::new(flow)),
             None => self.walk(&compiled.list, flow),
         };
+        self.unpacked(packed)
+    }
+
+    #[inline]
+    fn unpacked(&self, packed: list::Packed) -> Judgement {
         match packed.log_list() {
             None => packed.unpack(),
             Some(logs) => self.logged(logs),

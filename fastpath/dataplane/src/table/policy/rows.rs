@@ -22,13 +22,17 @@
 //!   flat row      FLAT │ grid
 //!   layered row   shared layers │ their numbers … │ layer
 //!   layer         section │ length │ form │ grid or trees │ section │ …
-//!   grid          bands │ other │ (protocol and last source port, end of its cells) … │ (last port, value) …
+//!   grid          bands │ words of last ports │ other │ protocol and last source port … │ ends of the bands' last ports … │
+//!                 last ports, two to a word … │ values …
 //!   trees         other │ protocol │ length │ tree │ protocol │ …
 //!   tree          leaves │ last source ports … │ ends of the nodes' firsts … │ (last port, place of a rule) …
 //! ```
 
 use std::collections::BTreeSet;
+use std::hint::select_unpredictable;
 use std::sync::Arc;
+
+use caracal_xsk::prefetch_slice;
 
 use super::list::{FlatRule, List, Outcome, Packed};
 use super::matching::{Ports, WITH_MESSAGES, WITH_PORTS, message_of};
@@ -41,6 +45,9 @@ type Ranges = Vec<(u16, u32)>;
 
 /// Stands for "no rule" among places of rules.
 const NONE: u32 = u32::MAX;
+
+/// Words in a cache line.
+const LINE: usize = 16;
 
 /// Where no type and code of a message are known: beyond all types.
 const NO_MESSAGE: (u16, u16) = (PORT_MAX, PORT_MAX);
@@ -349,20 +356,71 @@ fn find(pairs: &[[u32; 2]], key: u32) -> usize {
     pairs.partition_point(|[last, _]| *last < key)
 }
 
+/// How many of sorted words are below something. Few words take as many steps as fewer do, and none of them is a branch:
+/// what is looked for is nothing that a processor could guess.
+#[inline(always)]
+fn count_below(words: &[u32], is_below: impl Fn(u32) -> bool) -> usize {
+    let below = |place: usize| words.get(place).is_some_and(|word| is_below(*word));
+    let (mut place, mut length) = (0, words.len());
+    let halve = |place: &mut usize, length: &mut usize| {
+        let half = *length / 2;
+        *place = select_unpredictable(below(*place + half), *place + half, *place);
+        *length -= half;
+    };
+    while length > 64 {
+        halve(&mut place, &mut length);
+    }
+    if length > 8 {
+        (0..3).for_each(|_| halve(&mut place, &mut length));
+    }
+    (0..3).for_each(|_| halve(&mut place, &mut length));
+    place + usize::from(below(place))
+}
+
+/// A band's ranges of destination ports, apart: a search for one's place is in few cache lines.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Cells<'a> {
+    /// Last ports, two to a word, the greater one above. The last port of an odd number of ranges is there twice.
+    pub keys: &'a [u32],
+    pub values: &'a [u32],
+}
+
+impl Cells<'_> {
+    /// The place of what is said of a destination port.
+    #[inline]
+    pub fn place_of(&self, question: Question) -> usize {
+        let port = u32::from(question.destination);
+        let word = count_below(self.keys, |pair| pair >> 16 < port);
+        let is_above = self.keys.get(word).is_some_and(|pair| pair & 0xFFFF < port);
+        2 * word + usize::from(is_above)
+    }
+}
+
+/// The cells of a grid that hold the answer to a question. Err: there are none, and this is the answer.
+#[inline(always)]
+pub(super) fn cells(grid: &[u32], question: Question) -> Result<Cells<'_>, u32> {
+    let [count, words, other, rest @ ..] = grid else { return Err(NONE) };
+    let Some((bands, rest)) = rest.split_at_checked(*count as usize) else { return Err(*other) };
+    let Some((ends, rest)) = rest.split_at_checked(*count as usize) else { return Err(*other) };
+    let Some((keys, values)) = rest.split_at_checked(*words as usize) else { return Err(*other) };
+    let asked = key(question.protocol, question.source);
+    let band = count_below(bands, |last| last < asked);
+    match (bands.get(band), ends.get(band)) {
+        (Some(last), Some(end)) if last >> 16 == u32::from(question.protocol) => {
+            let (start, end) = (band.checked_sub(1).map_or(0, |before| ends[before] as usize), *end as usize);
+            let (keys, values) = (keys.get(start..end), values.get(2 * start..2 * end));
+            Ok(Cells { keys: keys.unwrap_or_default(), values: values.unwrap_or_default() })
+        }
+        _ => Err(*other),
+    }
+}
+
 /// The value of a grid for a question.
 #[inline]
 fn in_grid(grid: &[u32], question: Question) -> u32 {
-    let [count, other, rest @ ..] = grid else { return NONE };
-    let (pairs, _) = rest.as_chunks::<2>();
-    let Some((bands, cells)) = pairs.split_at_checked(*count as usize) else { return *other };
-    let place = find(bands, key(question.protocol, question.source));
-    match bands.get(place) {
-        Some([last, end]) if last >> 16 == u32::from(question.protocol) => {
-            let start = place.checked_sub(1).map_or(0, |before| bands[before][1]);
-            let cells = cells.get(start as usize..*end as usize).unwrap_or_default();
-            cells.get(find(cells, question.destination.into())).map_or(*other, |[_, value]| *value)
-        }
-        _ => *other,
+    match cells(grid, question) {
+        Ok(cells) => cells.values.get(cells.place_of(question)).copied().unwrap_or(NONE),
+        Err(other) => other,
     }
 }
 
@@ -371,22 +429,25 @@ fn in_grid(grid: &[u32], question: Question) -> u32 {
 fn grid(rules: &[PortRule<'_>], factor: usize, mut paint: impl FnMut(&[Area]) -> Ranges) -> Option<Vec<u32>> {
     // Areas of other protocols have no ports.
     let other = paint(&areas(0, rules)).first().map_or(NONE, |(_, value)| *value);
-    let (mut bands, mut cells) = (Vec::new(), Vec::new());
+    let (mut bands, mut ends, mut keys, mut cell_values) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for protocol in protocols(rules) {
         let of = self::bands(&areas(protocol, rules), factor, &mut paint)?;
         // A protocol of which only the same can be said as of all others needs no band.
         if of == [(PORT_MAX, vec![(PORT_MAX, other)])] {
             continue;
         }
-        for (last, values) in of {
-            cells.extend(values);
-            bands.push([key(protocol, last), cells.len() as u32]);
+        for (last, ranges) in of {
+            for pair in ranges.chunks(2) {
+                let (one, two) = (pair[0], *pair.last().unwrap_or(&pair[0]));
+                keys.push(u32::from(two.0) << 16 | u32::from(one.0));
+                cell_values.extend([one.1, two.1]);
+            }
+            bands.push(key(protocol, last));
+            ends.push(keys.len() as u32);
         }
     }
-    let mut words = vec![bands.len() as u32, other];
-    words.extend(bands.into_iter().flatten());
-    words.extend(cells.into_iter().flat_map(|(last, value)| [last.into(), value]));
-    Some(words)
+    let head = [bands.len() as u32, keys.len() as u32, other];
+    Some([&head[..], &bands, &ends, &keys, &cell_values].concat())
 }
 
 /// Cuts source ports where any area does, and paints destination ports for each band. None: that would be too large.
@@ -431,6 +492,12 @@ fn bands(
 }
 
 // ---- layers ----
+
+/// Asks memory for the beginning of a row.
+#[inline]
+pub(super) fn prefetch(row: &Row) {
+    (0..3 * LINE).step_by(LINE).for_each(|line| prefetch_slice(row, line));
+}
 
 fn layered(count: u32, rest: &[u32], shared: &[Arc<Layer>], list: &List, question: Question) -> Packed {
     let (numbers, own) = rest.split_at_checked(count as usize).unwrap_or_default();
@@ -547,3 +614,6 @@ fn in_tree(tree: &[u32], question: Question) -> Option<u32> {
     }
     Some(first)
 }
+
+#[cfg(test)]
+mod tests;

@@ -257,6 +257,7 @@ fn agree(
     said: &mut Said,
 ) -> Result<(), TestCaseError> {
     prop_assert_eq!(tables.endpoints.iter().count(), reference.endpoints.len());
+    let mut together = Vec::new();
     for (_, endpoint) in tables.endpoints.iter() {
         // One address is not the endpoint's own: rules are walked for it where they look at the local side.
         let foreign = "10.0.0.9".parse().unwrap();
@@ -278,6 +279,7 @@ fn agree(
                     flow
                 );
                 prop_assert_eq!(judgement.allow, expected.action() == RuleAction::Allow);
+                together.push(((list, flow), class, judgement));
                 let named = |rule: &RuleId| builder.rule_name(*rule).cloned();
                 let passed = tables.policy.log_rules(judgement.logs).iter().map(named);
                 // Old tables are not explained any more.
@@ -300,6 +302,13 @@ fn agree(
             }
         }
     }
+    let asked: Vec<_> = together.iter().map(|(asked, ..)| *asked).collect();
+    let classes: Vec<_> = together.iter().map(|(_, class, _)| *class).collect();
+    let alone: Vec<Judgement> = together.iter().map(|(.., judgement)| *judgement).collect();
+    let mut judgements = alone.clone();
+    judgements.fill(Judgement { allow: true, rule: RuleId(u32::MAX), logs: LogListId(u32::MAX) });
+    tables.policy.judge_batch(&asked, &classes, &mut judgements);
+    prop_assert_eq!(judgements, alone);
     Ok(())
 }
 
