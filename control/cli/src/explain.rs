@@ -1,5 +1,7 @@
 //! `caracal policy explain`: why a flow passes or not, and what would change that.
 
+use std::env;
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, IsTerminal};
@@ -74,7 +76,7 @@ pub struct Args {
     /// Take the objects from the API server
     #[arg(long, conflicts_with = "files")]
     live: bool,
-    /// How to reach it [default: as the pod that this process is in]
+    /// How to reach it [default: as kubectl does: $KUBECONFIG, ~/.kube/config, or the pod that this process is in]
     #[arg(long, value_name = "FILE", requires = "live")]
     kubeconfig: Option<PathBuf>,
     /// How to print it: a tree for people, or one JSON document
@@ -98,7 +100,12 @@ enum HostPath {
 /// Runs `caracal policy explain`.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let question = question(args)?;
-    let objects = if args.live { live(args.kubeconfig.as_deref())? } else { from_files(&args.files)? };
+    let objects = if args.live {
+        let kubeconfig = args.kubeconfig.clone().or_else(|| usual_kubeconfig(|name| env::var_os(name)));
+        live(kubeconfig.as_deref())?
+    } else {
+        from_files(&args.files)?
+    };
     let explained = explain(&objects, &question)?;
     match args.output {
         Output::Table => emit(&tree(&explained, io::stdout().is_terminal())),
@@ -150,6 +157,15 @@ fn from_files(files: &[PathBuf]) -> anyhow::Result<Objects> {
         objects.read(&file.display().to_string(), &text)?;
     }
     Ok(objects)
+}
+
+/// The kubeconfig that kubectl would take: the first of $KUBECONFIG, else the one in the home folder, if there is one.
+fn usual_kubeconfig(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    if let Some(files) = variable("KUBECONFIG").filter(|files| !files.is_empty()) {
+        return env::split_paths(&files).next();
+    }
+    let file = Path::new(&variable("HOME")?).join(".kube/config");
+    file.is_file().then_some(file)
 }
 
 /// Everything that the API server holds, as agents follow it: kinds that it does not serve are left out.
@@ -356,6 +372,18 @@ mod tests {
             (&flow["path"], &flow["port"], &flow["originalPort"]),
             (&json!("forward-in"), &json!(80), &json!(30080))
         );
+    }
+
+    #[test]
+    fn a_cluster_is_found_as_kubectl_finds_it() {
+        let found = |variables: &[(&str, &str)]| {
+            usual_kubeconfig(|name| {
+                variables.iter().find(|(key, _)| *key == name).map(|(_, value)| OsString::from(value))
+            })
+        };
+        assert_eq!(found(&[("KUBECONFIG", "/a:/b"), ("HOME", "/")]), Some(PathBuf::from("/a")));
+        assert_eq!(found(&[("KUBECONFIG", ""), ("HOME", "/there-is-no-such-folder")]), None);
+        assert_eq!(found(&[]), None);
     }
 
     #[test]

@@ -228,9 +228,9 @@ pub(super) fn icmp(protocol: Protocol, given: Option<Icmp>) -> Option<Icmp> {
 }
 
 fn unsupported(source: Place, destination: Place) -> Option<String> {
-    if source == destination {
-        return Some("packets to oneself stay inside".to_owned());
-    }
     let is_pod = |place| matches!(place, Place::Pod(_));
-    (!is_pod(source) && !is_pod(destination)).then(|| "neither end is a pod with its own network".to_owned())
+    if !is_pod(source) && !is_pod(destination) {
+        return Some("neither end is a pod with its own network".to_owned());
+    }
+    (source == destination).then(|| "packets to oneself stay inside".to_owned())
 }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::cluster::{Cluster, Walk};
 use super::document::Change;
 use super::edit::{Edit, Editor};
-use super::words::own_labels;
+use super::words::{host_endpoint_labels, own_labels};
 use super::{ExplainError, policy};
 
 /// The most candidates that are judged: explaining is for people who wait for it.
@@ -82,7 +82,7 @@ pub(super) fn find(
     Ok(found)
 }
 
-/// Whether the edited object makes the verdict the wanted one: everywhere, or at one end.
+/// Whether the edited object makes the verdict the wanted one, however it is written: everywhere, or at one end.
 fn flips(
     world: &World,
     cluster: &mut Cluster,
@@ -90,9 +90,37 @@ fn flips(
     wants_allow: bool,
     at: Option<&str>,
 ) -> Result<bool, ExplainError> {
-    let Ok(edited) = Object::accept(candidate.edit.value.clone()) else { return Ok(false) };
-    let allows = cluster.passes_with(world, edited, candidate.original, at)?;
-    Ok(allows == Some(wants_allow))
+    for written in readings(candidate) {
+        let Ok(edited) = Object::accept(written) else { return Ok(false) };
+        if cluster.passes_with(world, edited, candidate.original, at)? != Some(wants_allow) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// The edited object as an API server holds it, and, where its types are no more than the default, as the manifest may be
+/// that does not give them: there the edit may change the types, too.
+fn readings(candidate: &Candidate<'_>) -> Vec<Value> {
+    let edited = &candidate.edit.value;
+    let mut readings = vec![edited.clone()];
+    let original = candidate.original.map(Object::to_value);
+    let is_default = |original: &Value| {
+        Object::accept(without_types(original)).is_ok_and(|read| read.to_value() == *original)
+    };
+    if original.is_some_and(|original| without_types(&original) != original && is_default(&original)) {
+        readings.push(without_types(edited));
+    }
+    readings
+}
+
+fn without_types(policy: &Value) -> Value {
+    let mut policy = policy.clone();
+    if let Some(spec) = policy.get_mut("spec").and_then(Value::as_object_mut) {
+        spec.remove("types");
+        spec.remove("policyTypes");
+    }
+    policy
 }
 
 fn change(candidate: &Candidate<'_>) -> Change {
@@ -186,7 +214,10 @@ fn allowing<'a>(world: &'a World, walk: &Walk) -> Vec<Candidate<'a>> {
                 candidates.extend(edits.into_iter().map(|edit| Candidate { original: Some(object), edit }));
             }
         }
-        _ => {}
+        // No policy speaks for it, and no profile lets it pass.
+        _ => {
+            candidates.extend(new_policy(world, walk, "Allow").map(|edit| Candidate { original: None, edit }))
+        }
     }
     candidates
 }
@@ -209,36 +240,44 @@ fn denying<'a>(world: &'a World, walk: &Walk) -> Vec<Candidate<'a>> {
         edits.extend(editor.narrow(origin));
         candidates.extend(edits.into_iter().map(|edit| Candidate { original: Some(object), edit }));
     }
-    if let Some(edit) = new_policy(world, walk) {
-        candidates.push(Candidate { original: None, edit });
-    }
+    candidates.extend(new_policy(world, walk, "Deny").map(|edit| Candidate { original: None, edit }));
     candidates
 }
 
-/// A policy that denies just this, for a pod that no policy isolates; everything else is left to whoever decided.
-fn new_policy(world: &World, walk: &Walk) -> Option<Edit> {
-    let (namespace, name) = walk.endpoint.split_once('/').filter(|_| !walk.is_host_endpoint)?;
-    let labels = own_labels(world, namespace, name);
+/// A policy about just this flow, for an endpoint that no policy speaks for; everything else is left to whoever decided.
+fn new_policy(world: &World, walk: &Walk, action: &str) -> Option<Edit> {
+    let (kind, namespace, name, labels) = if walk.is_host_endpoint {
+        // Without labels, only a policy for every endpoint there is could select it.
+        let labels = host_endpoint_labels(world, &walk.endpoint);
+        (Kind::GlobalNetworkPolicy, "", walk.endpoint.as_str(), Some(labels).filter(|own| !own.is_empty())?)
+    } else {
+        let (namespace, name) = walk.endpoint.split_once('/')?;
+        (Kind::CalicoNetworkPolicy, namespace, name, own_labels(world, namespace, name))
+    };
     let selector: Vec<String> = labels.iter().map(|(key, value)| format!("{key} == '{value}'")).collect();
     let direction = policy::field(walk.direction);
+    let mut metadata = json!({"name": format!("{direction}-of-{name}")});
+    if !namespace.is_empty() {
+        metadata["namespace"] = namespace.into();
+    }
     let blank = Object::from_value(json!({
-        "apiVersion": Kind::CalicoNetworkPolicy.api_version(),
-        "kind": Kind::CalicoNetworkPolicy.as_str(),
-        "metadata": {"name": format!("{direction}-of-{name}"), "namespace": namespace},
-        "spec": {},
+        "apiVersion": kind.api_version(), "kind": kind.as_str(), "metadata": metadata, "spec": {},
     }))
     .ok()?;
     let is_taken = world.objects.iter().any(|object| object.key() == blank.key());
     let editor = Editor::new(world, walk, &blank);
-    let rule = editor.narrow_rule("Deny").filter(|_| !is_taken)?;
+    let rule = editor.narrow_rule(action).filter(|_| !is_taken)?;
     let mut value = editor.value.clone();
     let types = if direction == "ingress" { "Ingress" } else { "Egress" };
-    let spec = json!({
+    let mut spec = json!({
         "selector": selector.join(" && "), "types": [types], direction: [rule, {"action": "Pass"}],
     });
+    if walk.hooks.iter().any(|(hook, _)| *hook == Some("forward")) {
+        spec["applyOnForward"] = true.into();
+    }
     value.as_object_mut()?.insert("spec".to_owned(), spec.clone());
     let description =
-        format!("add a policy that {}, and passes everything else on", editor.narrow_words("Deny"));
+        format!("add a policy that {}, and passes everything else on", editor.narrow_words(action));
     // Whoever receives says who may send.
     let cost = if direction == "ingress" { 90 } else { 91 };
     Some(Edit { cost, field: "spec".to_owned(), from: Value::Null, to: spec, description, value })

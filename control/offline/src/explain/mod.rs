@@ -134,7 +134,8 @@ impl Objects {
                 let before = self.manifests.iter().take(index).filter(|(other, _)| other == file).count();
                 let line = self.texts.get(file).and_then(|text| manifest::line_of(text, before, field));
                 let line = line.map(|line| format!("line {line}: ")).unwrap_or_default();
-                ExplainError::File { file: file.clone(), message: format!("{line}{field}: {message}") }
+                let field = if field.is_empty() { String::new() } else { format!("{field}: ") };
+                ExplainError::File { file: file.clone(), message: format!("{line}{field}{message}") }
             }
             None => {
                 let field = field.trim_start_matches("flows[0].").trim_start_matches("hostFlows[0].");

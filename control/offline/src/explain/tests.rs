@@ -256,6 +256,18 @@ fn a_flow_that_passes_is_kept_out_by_one_rule_in_front_or_one_entry_less() {
 }
 
 #[test]
+fn a_change_holds_for_a_manifest_that_leaves_the_types_to_their_default() {
+    // Without its one egress rule the first would be of type Ingress only, and isolate no more.
+    let policies = "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: p, namespace: shop}, \
+                    spec: {podSelector: {matchLabels: {role: client}}, egress: [{}]}}";
+    let change = change_that_flips(policies, &to_web(json!({})));
+    assert_ne!((change.name.as_str(), change.field.as_str()), ("p", "spec.egress[0]"));
+    let explicit = policies.replace("egress:", "policyTypes: [Egress], egress:");
+    let change = change_that_flips(&explicit, &to_web(json!({})));
+    assert_eq!((change.name.as_str(), change.field.as_str()), ("p", "spec.egress[0]"));
+}
+
+#[test]
 fn where_no_policy_applies_a_new_one_keeps_the_flow_out() {
     let change = change_that_flips("", &to_web(json!({})));
     assert_eq!((change.name.as_str(), change.to["types"].clone()), ("ingress-of-web", json!(["Ingress"])));
@@ -302,6 +314,25 @@ fn a_host_endpoint_is_walked_hook_by_hook_and_changed_like_a_pod() {
     let mut failsafe = asked;
     failsafe["port"] = json!(22);
     assert_eq!(explain(&objects(more), &Question::HostFlow(failsafe)).unwrap().verdict, "allow");
+}
+
+#[test]
+fn a_host_endpoint_that_no_policy_speaks_for_gets_a_policy_for_just_this_flow() {
+    let endpoint = "{apiVersion: projectcalico.org/v3, kind: HostEndpoint, metadata: {name: eth0, labels: {role: edge}}, \
+                    spec: {node: node1, interfaceName: eth0}}";
+    for (path, to) in [
+        ("to-host", "192.0.2.11"),
+        ("from-host", "192.0.2.11"),
+        ("forward-in", "10.9.9.9"),
+        ("forward-out", "10.9.9.9"),
+    ] {
+        let question =
+            Question::HostFlow(json!({"hostEndpoint": "eth0", "path": path, "from": "203.0.113.7", "to": to,
+                                                 "protocol": "TCP", "port": 80}));
+        let change = change_that_flips(endpoint, &question);
+        assert_eq!((change.kind.as_str(), change.field.as_str()), ("GlobalNetworkPolicy", "spec"), "{path}");
+        assert_eq!(change.to["selector"], "role == 'edge'");
+    }
 }
 
 #[test]

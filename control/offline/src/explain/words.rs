@@ -214,3 +214,10 @@ pub(super) fn own_labels(world: &World, namespace: &str, name: &str) -> Vec<(Str
     let is_heard = |(key, _): &(String, String)| !key.starts_with("pcns.") && !key.starts_with("pcsa.");
     labels.unwrap_or_default().into_iter().filter(is_heard).collect()
 }
+
+/// The labels of a host endpoint.
+pub(super) fn host_endpoint_labels(world: &World, name: &str) -> Vec<(String, String)> {
+    let is_it = |object: &&Object| matches!(object, Object::HostEndpoint(_)) && object.key().name == name;
+    let labels = world.objects.iter().find(is_it).and_then(|object| object.metadata().labels.clone());
+    labels.unwrap_or_default().into_iter().collect()
+}
