@@ -334,9 +334,18 @@ impl ObjectError {
     }
 }
 
+/// All kinds, by their API: `v1 (Namespace, …), …`.
 fn known_kinds() -> String {
-    let names: Vec<String> = Kind::ALL.iter().map(|kind| format!("{} {kind}", kind.api_version())).collect();
-    names.join(", ")
+    let mut by_api: Vec<(&str, Vec<&str>)> = Vec::new();
+    for kind in Kind::ALL {
+        match by_api.iter_mut().find(|(api, _)| *api == kind.api_version()) {
+            Some((_, kinds)) => kinds.push(kind.as_str()),
+            None => by_api.push((kind.api_version(), vec![kind.as_str()])),
+        }
+    }
+    let texts: Vec<String> =
+        by_api.iter().map(|(api, kinds)| format!("{api} ({})", kinds.join(", "))).collect();
+    texts.join(", ")
 }
 
 /// What is wrong with one field of an object, in the words of Kubernetes' API server.
