@@ -95,6 +95,17 @@ mod tests {
     }
 
     #[test]
+    fn a_manifest_may_be_of_any_size_but_aliases_do_not_make_it_larger_than_memory() {
+        assert_eq!(names(&"metadata: {name: a}\n---\n".repeat(2000)).len(), 2000);
+        let nets = "10.0.0.0/8, ".repeat(300_000);
+        assert_eq!(parse(&format!("spec: {{nets: [{nets}]}}")).unwrap().len(), 1);
+        let bomb: String = (1..12)
+            .map(|level| format!("a{level}: &a{level} [{}]\n", format!("*a{}, ", level - 1).repeat(9)))
+            .collect();
+        assert!(parse(&format!("a0: &a0 [x]\n{bomb}")).is_err());
+    }
+
+    #[test]
     fn json_is_read_too() {
         assert_eq!(names(r#"{"metadata": {"name": "a"}}"#), ["a"]);
     }

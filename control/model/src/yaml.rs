@@ -95,7 +95,17 @@ impl Tree {
 /// Reads every document of a text; a key given twice in a map is an error. Only `true` and `false` are booleans, so
 /// that `name: n` is a name.
 pub(crate) fn parse_documents(text: &str) -> Result<Vec<Tree>, YamlError> {
-    let options = serde_saphyr::options! { strict_booleans: true };
+    // As much as a text of this size can hold: what stays limited is depth, and what aliases make of it.
+    let least = serde_saphyr::Budget::default();
+    let options = serde_saphyr::options! {
+        strict_booleans: true,
+        budget: serde_saphyr::budget! {
+            max_documents: least.max_documents.max(text.len()),
+            max_nodes: least.max_nodes.max(text.len()),
+            max_events: least.max_events.max(2 * text.len()),
+            max_total_scalar_bytes: least.max_total_scalar_bytes.max(text.len()),
+        },
+    };
     let documents: Vec<Spanned<TreeValue>> =
         serde_saphyr::from_multiple_with_options(text, options).map_err(located)?;
     Ok(documents.into_iter().map(Tree::from).collect())

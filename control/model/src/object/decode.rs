@@ -127,11 +127,12 @@ fn at<'a>(value: &'a mut Value, path: &[Segment]) -> Option<&'a mut Value> {
 /// Takes what says the kind out of an object, and what the kind does not have.
 fn take_type(kind: Kind, value: &mut Value) -> Option<String> {
     let map = value.as_object_mut()?;
-    map.retain(|field, _| field != "apiVersion" && field != "kind");
+    // A field of null is not given, as it is to a Kubernetes API server.
+    map.retain(|field, value| field != "apiVersion" && field != "kind" && !value.is_null());
     if kind.has_status() {
         return None;
     }
-    map.remove("status").filter(|status| !status.is_null()).map(|_| "status".to_owned())
+    map.remove("status").map(|_| "status".to_owned())
 }
 
 type Undecodable = (Path, String);

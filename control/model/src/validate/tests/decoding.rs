@@ -1,6 +1,6 @@
 //! Objects of which parts cannot be decoded.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{NOTHING, calico, refused};
 use crate::object::Object;
@@ -91,4 +91,14 @@ fn an_object_full_of_errors_is_refused_in_time() {
     let fields = refused(calico("NetworkSet", json!({"nets": nets})));
     assert!(fields.len() >= 100, "{}", fields.len());
     assert_eq!(fields[0], "spec.nets[0]");
+}
+
+#[test]
+fn a_field_of_null_is_not_given() {
+    let tier = |spec: Value| {
+        let tier = json!({"apiVersion": "projectcalico.org/v3", "kind": "Tier", "metadata": {"name": "a"}, "spec": spec, "status": null});
+        Object::accept(tier).unwrap().to_value()
+    };
+    assert_eq!(tier(Value::Null), tier(json!({})));
+    assert_eq!(tier(json!({"order": null})), tier(json!({})));
 }
