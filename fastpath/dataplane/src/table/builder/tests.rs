@@ -346,15 +346,23 @@ fn a_list_that_is_gone_denies() {
 }
 
 #[test]
-fn every_rule_that_can_decide_has_a_counter() {
+fn every_rule_that_can_decide_has_a_counter_however_many_come_to_be() {
     let mut builder = builder();
-    builder.apply(&transaction(vec![profile(), pod("a/x", "10.244.1.2")])).unwrap();
-    let tables = builder.build();
-    let rules: Vec<RuleId> = builder.rules().map(|(rule, _)| rule).collect();
-    assert!(rules.len() >= 3, "two of the profile, and that nothing matched");
-    for rule in rules {
-        let count = RuleCount { connections: 1, packets: 1, bytes: 64 };
-        tables.policy.counters.bump(1, rule, Deciding::Enforced, count);
-        assert_eq!(tables.policy.counters.read(rule, Deciding::Enforced), count);
+    let mut rules = profile();
+    for least in [3, 500] {
+        builder.apply(&transaction(vec![rules.clone(), pod("a/x", "10.244.1.2")])).unwrap();
+        let tables = builder.build();
+        let there: Vec<RuleId> = builder.rules().map(|(rule, _)| rule).collect();
+        assert!(there.len() >= least, "all of the profile's, and that nothing matched");
+        for rule in there {
+            let before = tables.policy.counters.read(rule, Deciding::Enforced);
+            let count = RuleCount { connections: 1, packets: 1, bytes: 64 };
+            tables.policy.counters.bump(1, rule, Deciding::Enforced, count);
+            let counted = tables.policy.counters.read(rule, Deciding::Enforced);
+            assert_eq!(counted.connections, before.connections + 1, "{rule:?}");
+        }
+        if let Op::Profile(profile) = &mut rules {
+            profile.ingress = vec![profile.ingress[0].clone(); 500];
+        }
     }
 }

@@ -162,6 +162,7 @@ mod tests {
             action: RuleAction::Allow,
         };
         assert_eq!(rule.to_string(), "tier default · NetworkPolicy production/allow-web · ingress rule 0");
+        assert_eq!(rule.action().to_string(), "allow");
     }
 
     #[test]
