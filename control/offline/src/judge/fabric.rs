@@ -9,7 +9,7 @@
 //! The fabric knows what its routers would: each node's address, and which node has which pod.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use caracal_dataplane::clock::Tick;
 use caracal_dataplane::drop_reason::DropReason;
@@ -30,6 +30,8 @@ const POD_MTU: u16 = 1450;
 const GATEWAY_MAC: MacAddr = MacAddr([0xee; 6]);
 /// Whatever is on the other side of an uplink.
 const FABRIC_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
+/// The router's IPv6 address: link-local, as routers advertise themselves.
+const ROUTER_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 const VXLAN_PORT: L4Port = L4Port(4789);
 /// Flows and frames of a simulated node: it sees one flow.
 const FLOWS: usize = 256;
@@ -231,6 +233,7 @@ fn kernel_of(node: &WorldNode) -> Kernel {
         routes: vec![
             route(Prefix::new(node.subnet.address(), node.subnet.length()), None),
             route(Prefix::new(Ipv4Addr::UNSPECIFIED.into(), 0), Some(node.router.into())),
+            route(Prefix::new(Ipv6Addr::UNSPECIFIED.into(), 0), Some(ROUTER_V6.into())),
         ],
         addresses: vec![node.address.into(), node.tunnel_address.into()],
         neighbor_mac: FABRIC_MAC,
