@@ -103,8 +103,8 @@ pub struct FlowTuple {
     pub direction: FlowDirection,
 }
 
-/// What policy says, and by what.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// What policy says, and by what. The default is that nothing matched, so it is denied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Judgement {
     /// Whether the flow may be.
     pub allow: bool,
@@ -151,7 +151,7 @@ impl PolicyTable {
     #[inline]
     pub fn judge(&self, list: PolicyListId, peer_class: ClassId, flow: &FlowTuple) -> Judgement {
         let Some(compiled) = self.lists.get(list.0 as usize).and_then(Option::as_deref) else {
-            return Judgement { allow: false, rule: RuleId::NO_PROFILE_MATCH, logs: LogListId::default() };
+            return Judgement::default();
         };
         let packed = match compiled.variant(flow.local_address) {
             Some(variant) => variant.judge(peer_class, &compiled.list, rows::Question::new(flow)),
