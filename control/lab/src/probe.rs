@@ -217,6 +217,8 @@ impl Probe {
             return Ok(());
         }
         socket.set_reuse_address(true)?;
+        // The sender itself may listen on the port.
+        socket.set_reuse_port(true)?;
         socket.set_freebind_v4(true)?;
         let address = self.source.unwrap_or(Ipv4Addr::UNSPECIFIED);
         socket.bind(&SocketAddrV4::new(address, self.source_port.unwrap_or(0)).into())

@@ -96,6 +96,8 @@ fn any(port: u16) -> SocketAddrV4 {
 fn tcp_socket(port: u16) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
+    // A flow may start from a port that is listened on.
+    socket.set_reuse_port(true)?;
     socket.bind(&any(port).into())?;
     socket.listen(128)?;
     socket.set_nonblocking(true)?;
@@ -103,8 +105,11 @@ fn tcp_socket(port: u16) -> io::Result<std::net::TcpListener> {
 }
 
 fn udp_socket(port: u16) -> io::Result<std::net::UdpSocket> {
-    let socket = std::net::UdpSocket::bind(any(port))?;
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+    socket.set_reuse_port(true)?;
+    socket.bind(&any(port).into())?;
     socket.set_nonblocking(true)?;
+    let socket = std::net::UdpSocket::from(socket);
     // Which of its addresses was asked: the answer must come from there.
     setsockopt(&socket, Ipv4PacketInfo, &true)?;
     Ok(socket)

@@ -87,6 +87,16 @@ fn an_answer_that_does_not_come_in_time_is_silence() {
 }
 
 #[test]
+fn a_flow_may_start_from_a_port_that_its_sender_listens_on() {
+    let (namespace, _runtime) = served("both");
+    for protocol in [Protocol::TCP, Protocol::UDP, Protocol::SCTP] {
+        let destination = Ipv4Addr::new(127, 0, 0, 2);
+        let probe = Probe { source_port: Some(7), destination, ..namespace.probe(protocol, 7) };
+        assert_eq!(probe.send(), Answer::Echoed, "{protocol}");
+    }
+}
+
+#[test]
 fn the_source_port_is_the_one_asked_for() {
     let namespace = Namespace::new("port");
     let inside = || std::net::UdpSocket::bind("127.0.0.1:7");
