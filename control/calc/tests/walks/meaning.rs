@@ -8,7 +8,9 @@ use caracal_plane_api::{Action, EndpointToHost, Entity, Hook, Rule, TierBinding}
 use serde_json::{Value, json};
 
 use crate::NODE;
-use crate::objects::{calico, calico_with, namespace, node, pod, pod_with, policy, slice};
+use crate::objects::{
+    calico, calico_with, cluster_policy, namespace, node, pod, pod_with, policy, service_account, slice,
+};
 use crate::simulator::Fastpath;
 
 fn judged(objects: impl IntoIterator<Item = Object>) -> (CalcGraph, Fastpath) {
@@ -300,6 +302,8 @@ fn configuration_is_resolved_for_this_node() {
     assert_eq!(config.endpoint_to_host, i32::from(EndpointToHost::Accept));
     assert_eq!((config.failsafe_inbound.len(), config.failsafe_outbound.len()), (9, 9));
     assert!(!config.keep_established && !config.allow_ipip_from_workloads);
+    let ssh = caracal_plane_api::Failsafe { protocol: 6, port: 22, net: None };
+    assert!(config.failsafe_inbound.contains(&ssh) && !config.failsafe_outbound.contains(&ssh));
     let (_, fastpath) = judged([
         node(1),
         felix("default", json!({"defaultEndpointToHostAction": "Drop", "failsafeInboundHostPorts": []})),
@@ -319,4 +323,39 @@ fn the_default_allow_profile_is_there_without_being_written() {
     let profile = &fastpath.profiles["projectcalico-default-allow"];
     let allows = |rules: &[Rule]| rules.len() == 1 && rules[0].action == i32::from(Action::Allow);
     assert!(allows(&profile.ingress) && allows(&profile.egress));
+}
+
+#[test]
+fn what_is_selected_inherits_from_namespaces_and_service_accounts() {
+    let spec = |selector: &str| json!({"ingress": [{"action": "Allow", "source": {"selector": selector}}]});
+    let selected = |selector: &str| {
+        let (_, fastpath) = judged([
+            namespace("r", "team=red"),
+            service_account("r", "robot", "role=build"),
+            calico_with("NetworkSet", "r/s", "app=set", json!({"nets": ["10.1.0.0/16"]})),
+            pod_with("r/a@node2", "", "10.244.2.2", json!({"serviceAccountName": "robot"}), json!({})),
+            web(),
+            gnp("p", spec(selector)),
+        ]);
+        members(&fastpath, only(&ingress(&fastpath)[0].source.as_ref().unwrap().in_all))
+    };
+    assert_eq!(selected("pcns.team == 'red'"), set_of(&["10.1.0.0/16", "10.244.2.2/32"]));
+    assert_eq!(selected("app == 'set'"), set_of(&["10.1.0.0/16"]));
+    assert_eq!(selected("pcsa.role == 'build'"), set_of(&["10.244.2.2/32"]));
+}
+
+#[test]
+fn cluster_policies_stand_before_and_behind_those_of_namespaces() {
+    let of = |tier: &str| {
+        let deny = json!([{"action": "Deny", "from": [{"namespaces": {}}]}]);
+        json!({"tier": tier, "priority": 1, "subject": {"namespaces": {}}, "ingress": deny})
+    };
+    let (_, fastpath) = judged([
+        web(),
+        cluster_policy("last", of("Baseline")),
+        policy("x/k", json!({"podSelector": {}})),
+        cluster_policy("first", of("Admin")),
+    ]);
+    let web = &fastpath.endpoints["x/web"];
+    assert_eq!(told(&web.ingress), "kube-admin[first]+ default[k]- kube-baseline[last]+");
 }
