@@ -9,9 +9,12 @@ fn range((first, last): (u32, u32)) -> plane::PortRange {
     plane::PortRange { first, last }
 }
 
+/// Ranges of ports; none: all.
+type Of<'a> = &'a [(u32, u32)];
+
 /// A list of TCP rules that allow these source and destination ports.
-fn list(rules: &[(&[(u32, u32)], &[(u32, u32)])]) -> List {
-    let entity = |ports: &[(u32, u32)]| {
+fn list(rules: &[(Of<'_>, Of<'_>)]) -> List {
+    let entity = |ports: Of<'_>| {
         let ports = ports.iter().copied().map(range).collect();
         Some(plane::Entity { ports, ..Default::default() })
     };
@@ -70,7 +73,7 @@ fn source_ports_that_lie_in_one_another_make_no_row_larger_than_its_rules_call_f
     let words = |count: u32| {
         let sources: Vec<[(u32, u32); 1]> = (0..count).map(|i| [(i, 1000 - i)]).collect();
         let destinations: Vec<[(u32, u32); 1]> = (0..count).map(|i| [(2 * i, 2 * i)]).collect();
-        let rules: Vec<(&[(u32, u32)], &[(u32, u32)])> = sources
+        let rules: Vec<(Of<'_>, Of<'_>)> = sources
             .iter()
             .zip(&destinations)
             .map(|(source, destination)| (&source[..], &destination[..]))
