@@ -130,6 +130,22 @@ pub struct Column {
     pub cell: fn(&Value, Timestamp) -> Value,
 }
 
+impl Column {
+    /// A text that is always shown.
+    const fn text(
+        name: &'static str,
+        description: &'static str,
+        cell: fn(&Value, Timestamp) -> Value,
+    ) -> Column {
+        Column { name, kind: "string", priority: 0, description, cell }
+    }
+
+    /// The same, shown with `-o wide` only.
+    const fn wide(self) -> Column {
+        Column { priority: 1, ..self }
+    }
+}
+
 /// All that is served, in the order of discovery: of two kinds of the same name kubectl takes the first, so Kubernetes'
 /// NetworkPolicy stands before Calico's.
 pub static RESOURCES: LazyLock<Vec<Resource>> = LazyLock::new(|| {
@@ -226,21 +242,13 @@ fn items_mut<'a>(object: &'a mut Value, pointer: &str) -> impl Iterator<Item = &
     object.pointer_mut(pointer).and_then(Value::as_array_mut).into_iter().flatten()
 }
 
-const NAME: Column = Column {
-    name: "Name",
-    kind: "string",
-    priority: 0,
-    description: "The name, unique within the namespace.",
-    cell: |object, _| text(object, "/metadata/name").into(),
-};
+const NAME: Column = Column::text("Name", "The name, unique within the namespace.", |object, _| {
+    text(object, "/metadata/name").into()
+});
 
-const AGE: Column = Column {
-    name: "Age",
-    kind: "string",
-    priority: 0,
-    description: "How long ago it was made.",
-    cell: |object, now| age(text(object, "/metadata/creationTimestamp"), now).into(),
-};
+const AGE: Column = Column::text("Age", "How long ago it was made.", |object, now| {
+    age(text(object, "/metadata/creationTimestamp"), now).into()
+});
 
 /// How long ago an instant was, as kubectl says it: the two largest units while they matter.
 fn age(since: &str, now: Timestamp) -> String {

@@ -191,7 +191,20 @@ impl CalcGraph {
                 self.set_policy(&key, staged_kubernetes_network_policy(&policy));
             }
             Object::FelixConfiguration(object) => self.config.set_configuration(&key.name, Some(*object)),
-            _ => {}
+            // What a service's rules match is in its slices; addresses and BGP are not this graph's.
+            Object::Service(_)
+            | Object::IPPool(_)
+            | Object::IPReservation(_)
+            | Object::IPAMConfiguration(_)
+            | Object::IPAMBlock(_)
+            | Object::BlockAffinity(_)
+            | Object::IPAMHandle(_)
+            | Object::BGPConfiguration(_)
+            | Object::BGPPeer(_)
+            | Object::BGPFilter(_)
+            | Object::CalicoNodeStatus(_)
+            | Object::ClusterInformation(_)
+            | Object::KubeControllersConfiguration(_) => {}
         }
     }
 

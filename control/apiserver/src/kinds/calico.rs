@@ -96,48 +96,30 @@ fn row<S: JsonSchema>(
     }
 }
 
-const TIER: Column = Column {
-    name: "Tier",
-    kind: "string",
-    priority: 0,
-    description: "The tier that it stands in.",
-    cell: |object, _| match text(object, "/spec/tier") {
+const TIER: Column =
+    Column::text("Tier", "The tier that it stands in.", |object, _| match text(object, "/spec/tier") {
         "" => "default".into(),
         tier => tier.into(),
-    },
-};
+    });
 
-const ORDER: Column = Column {
-    name: "Order",
-    kind: "string",
-    priority: 0,
-    description: "Its place, ascending; last when it has none.",
-    cell: |object, _| number(object, "/spec/order"),
-};
+const ORDER: Column = Column::text("Order", "Its place, ascending; last when it has none.", |object, _| {
+    number(object, "/spec/order")
+});
 
-const PRIORITY: Column = Column {
-    name: "Priority",
-    kind: "string",
-    priority: 0,
-    description: "Its place in the tier, ascending.",
-    cell: |object, _| number(object, "/spec/priority"),
-};
+const PRIORITY: Column = Column::text("Priority", "Its place in the tier, ascending.", |object, _| {
+    number(object, "/spec/priority")
+});
 
-const DEFAULT_ACTION: Column = Column {
-    name: "Default-Action",
-    kind: "string",
-    priority: 0,
-    description: "What becomes of traffic that one of its policies applies to and no rule matches.",
-    cell: |object, _| text(object, "/spec/defaultAction").into(),
-};
+const DEFAULT_ACTION: Column = Column::text(
+    "Default-Action",
+    "What becomes of traffic that one of its policies applies to and no rule matches.",
+    |object, _| text(object, "/spec/defaultAction").into(),
+);
 
-const STAGED_ACTION: Column = Column {
-    name: "Action",
-    kind: "string",
-    priority: 0,
-    description: "What would become of the policy of this name.",
-    cell: |object, _| text(object, "/spec/stagedAction").into(),
-};
+const STAGED_ACTION: Column =
+    Column::text("Action", "What would become of the policy of this name.", |object, _| {
+        text(object, "/spec/stagedAction").into()
+    });
 
 const NETS: Column = Column {
     name: "Nets",
@@ -147,53 +129,27 @@ const NETS: Column = Column {
     cell: |object, _| items(object, "/spec/nets").len().into(),
 };
 
-const NODE: Column = Column {
-    name: "Node",
-    kind: "string",
-    priority: 0,
-    description: "Whose it is; none when it is everybody's.",
-    cell: |object, _| or_none(text(object, "/spec/node")),
-};
+const NODE: Column = Column::text("Node", "Whose it is; none when it is everybody's.", |object, _| {
+    or_none(text(object, "/spec/node"))
+});
 
-const CIDR: Column = Column {
-    name: "CIDR",
-    kind: "string",
-    priority: 0,
-    description: "Its addresses.",
-    cell: |object, _| text(object, "/spec/cidr").into(),
-};
+const CIDR: Column = Column::text("CIDR", "Its addresses.", |object, _| text(object, "/spec/cidr").into());
 
-const VXLAN_MODE: Column = Column {
-    name: "VXLAN",
-    kind: "string",
-    priority: 0,
-    description: "When packets to its addresses go in VXLAN.",
-    cell: |object, _| text(object, "/spec/vxlanMode").into(),
-};
+const VXLAN_MODE: Column =
+    Column::text("VXLAN", "When packets to its addresses go in VXLAN.", |object, _| {
+        text(object, "/spec/vxlanMode").into()
+    });
 
-const IPIP_MODE: Column = Column {
-    name: "IPIP",
-    kind: "string",
-    priority: 0,
-    description: "When packets to its addresses go in IPIP.",
-    cell: |object, _| text(object, "/spec/ipipMode").into(),
-};
+const IPIP_MODE: Column = Column::text("IPIP", "When packets to its addresses go in IPIP.", |object, _| {
+    text(object, "/spec/ipipMode").into()
+});
 
-const PEER: Column = Column {
-    name: "Peer",
-    kind: "string",
-    priority: 0,
-    description: "With whom.",
-    cell: |object, _| or_none(text(object, "/spec/peerIP")),
-};
+const PEER: Column = Column::text("Peer", "With whom.", |object, _| or_none(text(object, "/spec/peerIP")));
 
-const INTERFACE: Column = Column {
-    name: "Interface",
-    kind: "string",
-    priority: 0,
-    description: "Its name; none when it is found by its addresses.",
-    cell: |object, _| or_none(text(object, "/spec/interfaceName")),
-};
+const INTERFACE: Column =
+    Column::text("Interface", "Its name; none when it is found by its addresses.", |object, _| {
+        or_none(text(object, "/spec/interfaceName"))
+    });
 
 /// A number, written as people do: 100, not 100.0.
 fn number(object: &Value, pointer: &str) -> Value {

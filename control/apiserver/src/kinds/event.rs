@@ -37,50 +37,20 @@ pub const EVENT: Resource = Resource {
     validate,
     validate_change: any_change,
     columns: &[
-        Column {
-            name: "Last Seen",
-            kind: "string",
-            priority: 0,
-            description: "When it last happened.",
-            cell: |object, now| {
-                let seen = ["/lastTimestamp", "/eventTime", "/metadata/creationTimestamp"]
-                    .map(|at| text(object, at))
-                    .into_iter()
-                    .find(|time| !time.is_empty());
-                age(seen.unwrap_or(""), now).into()
-            },
-        },
-        Column {
-            name: "Type",
-            kind: "string",
-            priority: 0,
-            description: "Normal or Warning.",
-            cell: |object, _| text(object, "/type").into(),
-        },
-        Column {
-            name: "Reason",
-            kind: "string",
-            priority: 0,
-            description: "What happened, in one word.",
-            cell: |object, _| text(object, "/reason").into(),
-        },
-        Column {
-            name: "Object",
-            kind: "string",
-            priority: 0,
-            description: "What it happened to.",
-            cell: |object, _| {
-                let kind = text(object, "/involvedObject/kind").to_lowercase();
-                Value::String(format!("{kind}/{}", text(object, "/involvedObject/name")))
-            },
-        },
-        Column {
-            name: "Message",
-            kind: "string",
-            priority: 0,
-            description: "What happened, for people.",
-            cell: |object, _| text(object, "/message").into(),
-        },
+        Column::text("Last Seen", "When it last happened.", |object, now| {
+            let seen = ["/lastTimestamp", "/eventTime", "/metadata/creationTimestamp"]
+                .map(|at| text(object, at))
+                .into_iter()
+                .find(|time| !time.is_empty());
+            age(seen.unwrap_or(""), now).into()
+        }),
+        Column::text("Type", "Normal or Warning.", |object, _| text(object, "/type").into()),
+        Column::text("Reason", "What happened, in one word.", |object, _| text(object, "/reason").into()),
+        Column::text("Object", "What it happened to.", |object, _| {
+            let kind = text(object, "/involvedObject/kind").to_lowercase();
+            Value::String(format!("{kind}/{}", text(object, "/involvedObject/name")))
+        }),
+        Column::text("Message", "What happened, for people.", |object, _| text(object, "/message").into()),
     ],
 };
 

@@ -24,13 +24,9 @@ pub const NAMESPACE: Resource = Resource {
     validate_change: any_change,
     columns: &[
         NAME,
-        Column {
-            name: "Status",
-            kind: "string",
-            priority: 0,
-            description: "Active, or Terminating while its content is deleted.",
-            cell: |object, _| text(object, "/status/phase").into(),
-        },
+        Column::text("Status", "Active, or Terminating while its content is deleted.", |object, _| {
+            text(object, "/status/phase").into()
+        }),
         AGE,
     ],
 };

@@ -28,13 +28,9 @@ pub const NETWORK_POLICY: Resource = Resource {
     validate_change: any_change,
     columns: &[
         NAME,
-        Column {
-            name: "Pod-Selector",
-            kind: "string",
-            priority: 0,
-            description: "The pods that it is for.",
-            cell: |object, _| or_none(&selector(object.pointer("/spec/podSelector"))),
-        },
+        Column::text("Pod-Selector", "The pods that it is for.", |object, _| {
+            or_none(&selector(object.pointer("/spec/podSelector")))
+        }),
         AGE,
     ],
 };

@@ -25,49 +25,21 @@ pub const NODE: Resource = Resource {
     validate_change,
     columns: &[
         NAME,
-        Column {
-            name: "Status",
-            kind: "string",
-            priority: 0,
-            description: "Whether its kubelet says that it is ready.",
-            cell: status,
-        },
-        Column {
-            name: "Roles",
-            kind: "string",
-            priority: 0,
-            description: "Its node-role.kubernetes.io labels.",
-            cell: roles,
-        },
+        Column::text("Status", "Whether its kubelet says that it is ready.", status),
+        Column::text("Roles", "Its node-role.kubernetes.io labels.", roles),
         AGE,
-        Column {
-            name: "Version",
-            kind: "string",
-            priority: 0,
-            description: "Its kubelet's version.",
-            cell: |object, _| text(object, "/status/nodeInfo/kubeletVersion").into(),
-        },
-        Column {
-            name: "Internal-IP",
-            kind: "string",
-            priority: 1,
-            description: "Its address within the cluster.",
-            cell: |object, _| address(object, "InternalIP"),
-        },
-        Column {
-            name: "External-IP",
-            kind: "string",
-            priority: 1,
-            description: "Its address outside.",
-            cell: |object, _| address(object, "ExternalIP"),
-        },
-        Column {
-            name: "Pod-CIDR",
-            kind: "string",
-            priority: 1,
-            description: "The addresses of its pods.",
-            cell: |object, _| or_none(text(object, "/spec/podCIDR")),
-        },
+        Column::text("Version", "Its kubelet's version.", |object, _| {
+            text(object, "/status/nodeInfo/kubeletVersion").into()
+        }),
+        Column::text("Internal-IP", "Its address within the cluster.", |object, _| {
+            address(object, "InternalIP")
+        })
+        .wide(),
+        Column::text("External-IP", "Its address outside.", |object, _| address(object, "ExternalIP")).wide(),
+        Column::text("Pod-CIDR", "The addresses of its pods.", |object, _| {
+            or_none(text(object, "/spec/podCIDR"))
+        })
+        .wide(),
     ],
 };
 

@@ -39,64 +39,29 @@ pub const POD: Resource = Resource {
     validate_change,
     columns: &[
         NAME,
-        Column {
-            name: "Ready",
-            kind: "string",
-            priority: 0,
-            description: "Containers that are ready, of all.",
-            cell: |object, _| {
-                let statuses = items(object, "/status/containerStatuses");
-                let ready = statuses.iter().filter(|status| status["ready"] == true).count();
-                format!("{ready}/{}", items(object, "/spec/containers").len()).into()
-            },
-        },
-        Column {
-            name: "Status",
-            kind: "string",
-            priority: 0,
-            description: "Where it is in its life.",
-            cell: status,
-        },
-        Column {
-            name: "Restarts",
-            kind: "string",
-            priority: 0,
-            description: "How often its containers were started again.",
-            cell: |object, _| {
-                let statuses = items(object, "/status/containerStatuses");
-                let restarts: i64 =
-                    statuses.iter().filter_map(|status| status.get("restartCount")?.as_i64()).sum();
-                restarts.to_string().into()
-            },
-        },
+        Column::text("Ready", "Containers that are ready, of all.", |object, _| {
+            let statuses = items(object, "/status/containerStatuses");
+            let ready = statuses.iter().filter(|status| status["ready"] == true).count();
+            format!("{ready}/{}", items(object, "/spec/containers").len()).into()
+        }),
+        Column::text("Status", "Where it is in its life.", status),
+        Column::text("Restarts", "How often its containers were started again.", |object, _| {
+            let statuses = items(object, "/status/containerStatuses");
+            let restarts: i64 =
+                statuses.iter().filter_map(|status| status.get("restartCount")?.as_i64()).sum();
+            restarts.to_string().into()
+        }),
         AGE,
-        Column {
-            name: "IP",
-            kind: "string",
-            priority: 1,
-            description: "Its address.",
-            cell: |object, _| or_none(text(object, "/status/podIP")),
-        },
-        Column {
-            name: "Node",
-            kind: "string",
-            priority: 1,
-            description: "Where it runs.",
-            cell: |object, _| or_none(text(object, "/spec/nodeName")),
-        },
-        Column {
-            name: "Nominated Node",
-            kind: "string",
-            priority: 1,
-            description: "Where room is being made for it.",
-            cell: |object, _| or_none(text(object, "/status/nominatedNodeName")),
-        },
-        Column {
-            name: "Readiness Gates",
-            kind: "string",
-            priority: 1,
-            description: "Conditions that must hold before it is ready, and those that do.",
-            cell: |object, _| {
+        Column::text("IP", "Its address.", |object, _| or_none(text(object, "/status/podIP"))).wide(),
+        Column::text("Node", "Where it runs.", |object, _| or_none(text(object, "/spec/nodeName"))).wide(),
+        Column::text("Nominated Node", "Where room is being made for it.", |object, _| {
+            or_none(text(object, "/status/nominatedNodeName"))
+        })
+        .wide(),
+        Column::text(
+            "Readiness Gates",
+            "Conditions that must hold before it is ready, and those that do.",
+            |object, _| {
                 let gates = items(object, "/spec/readinessGates");
                 let conditions = items(object, "/status/conditions");
                 let open = gates
@@ -109,7 +74,8 @@ pub const POD: Resource = Resource {
                     .count();
                 if gates.is_empty() { or_none("") } else { format!("{open}/{}", gates.len()).into() }
             },
-        },
+        )
+        .wide(),
     ],
 };
 

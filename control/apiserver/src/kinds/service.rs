@@ -27,48 +27,23 @@ pub const SERVICE: Resource = Resource {
     validate_change: model_change,
     columns: &[
         NAME,
-        Column {
-            name: "Type",
-            kind: "string",
-            priority: 0,
-            description: "ClusterIP, NodePort, LoadBalancer or ExternalName.",
-            cell: |object, _| text(object, "/spec/type").into(),
-        },
-        Column {
-            name: "Cluster-IP",
-            kind: "string",
-            priority: 0,
-            description: "The address that stands for its endpoints.",
-            cell: |object, _| or_none(text(object, "/spec/clusterIP")),
-        },
-        Column {
-            name: "External-IP",
-            kind: "string",
-            priority: 0,
-            description: "Its addresses outside.",
-            cell: external_ips,
-        },
-        Column {
-            name: "Port(s)",
-            kind: "string",
-            priority: 0,
-            description: "What it listens on.",
-            cell: service_ports,
-        },
+        Column::text("Type", "ClusterIP, NodePort, LoadBalancer or ExternalName.", |object, _| {
+            text(object, "/spec/type").into()
+        }),
+        Column::text("Cluster-IP", "The address that stands for its endpoints.", |object, _| {
+            or_none(text(object, "/spec/clusterIP"))
+        }),
+        Column::text("External-IP", "Its addresses outside.", external_ips),
+        Column::text("Port(s)", "What it listens on.", service_ports),
         AGE,
-        Column {
-            name: "Selector",
-            kind: "string",
-            priority: 1,
-            description: "The pods that it is for.",
-            cell: |object, _| {
-                let labels = object.pointer("/spec/selector").and_then(Value::as_object);
-                let terms = labels.into_iter().flatten();
-                let terms: Vec<String> =
-                    terms.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or(""))).collect();
-                or_none(&terms.join(","))
-            },
-        },
+        Column::text("Selector", "The pods that it is for.", |object, _| {
+            let labels = object.pointer("/spec/selector").and_then(Value::as_object);
+            let terms = labels.into_iter().flatten();
+            let terms: Vec<String> =
+                terms.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or(""))).collect();
+            or_none(&terms.join(","))
+        })
+        .wide(),
     ],
 };
 
@@ -90,34 +65,16 @@ pub const ENDPOINT_SLICE: Resource = Resource {
     validate_change: model_change,
     columns: &[
         NAME,
-        Column {
-            name: "AddressType",
-            kind: "string",
-            priority: 0,
-            description: "IPv4, IPv6 or FQDN.",
-            cell: |object, _| text(object, "/addressType").into(),
-        },
-        Column {
-            name: "Ports",
-            kind: "string",
-            priority: 0,
-            description: "The endpoints' ports.",
-            cell: |object, _| {
-                let ports = items(object, "/ports").iter();
-                shortened(ports.filter_map(|port| port.get("port")?.as_i64()).map(|port| port.to_string()))
-            },
-        },
-        Column {
-            name: "Endpoints",
-            kind: "string",
-            priority: 0,
-            description: "The endpoints' addresses.",
-            cell: |object, _| {
-                let endpoints = items(object, "/endpoints").iter();
-                let addresses = endpoints.flat_map(|endpoint| items(endpoint, "/addresses"));
-                shortened(addresses.filter_map(Value::as_str).map(str::to_owned))
-            },
-        },
+        Column::text("AddressType", "IPv4, IPv6 or FQDN.", |object, _| text(object, "/addressType").into()),
+        Column::text("Ports", "The endpoints' ports.", |object, _| {
+            let ports = items(object, "/ports").iter();
+            shortened(ports.filter_map(|port| port.get("port")?.as_i64()).map(|port| port.to_string()))
+        }),
+        Column::text("Endpoints", "The endpoints' addresses.", |object, _| {
+            let endpoints = items(object, "/endpoints").iter();
+            let addresses = endpoints.flat_map(|endpoint| items(endpoint, "/addresses"));
+            shortened(addresses.filter_map(Value::as_str).map(str::to_owned))
+        }),
         AGE,
     ],
 };

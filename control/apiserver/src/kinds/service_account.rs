@@ -23,13 +23,9 @@ pub const SERVICE_ACCOUNT: Resource = Resource {
     validate_change: any_change,
     columns: &[
         NAME,
-        Column {
-            name: "Secrets",
-            kind: "string",
-            priority: 0,
-            description: "How many secrets it may use.",
-            cell: |object, _| items(object, "/secrets").len().into(),
-        },
+        Column::text("Secrets", "How many secrets it may use.", |object, _| {
+            items(object, "/secrets").len().into()
+        }),
         AGE,
     ],
 };

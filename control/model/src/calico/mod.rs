@@ -50,8 +50,8 @@ pub use kube_controllers_configuration::{
 };
 pub use network_set::{GlobalNetworkSetSpec, NetworkSetSpec};
 pub use policy::{
-    CommonPolicyFields, GlobalNetworkPolicySpec, NetworkPolicySpec, StagedGlobalNetworkPolicySpec,
-    StagedKubernetesNetworkPolicySpec, StagedNetworkPolicySpec,
+    CommonPolicyFields, GlobalNetworkPolicySpec, GlobalPolicyFields, NetworkPolicySpec,
+    StagedGlobalNetworkPolicySpec, StagedKubernetesNetworkPolicySpec, StagedNetworkPolicySpec,
 };
 pub use profile::ProfileSpec;
 pub use rule::{

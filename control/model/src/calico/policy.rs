@@ -83,6 +83,37 @@ pub struct CommonPolicyFields<'a> {
     pub performance_hints: &'a [String],
 }
 
+/// The fields that a policy for endpoints of all namespaces has beside them; by default as in one that has none.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct GlobalPolicyFields<'a> {
+    /// As in the specification.
+    pub namespace_selector: Option<&'a str>,
+    /// As in the specification.
+    pub apply_on_forward: bool,
+    /// As in the specification.
+    pub do_not_track: bool,
+    /// As in the specification.
+    pub pre_dnat: bool,
+}
+
+macro_rules! global_policy_fields {
+    ($($spec:ident)*) => {$(
+        impl $spec {
+            /// What it has beside what all kinds have in common.
+            pub fn global(&self) -> GlobalPolicyFields<'_> {
+                GlobalPolicyFields {
+                    namespace_selector: self.namespace_selector.as_deref(),
+                    apply_on_forward: self.apply_on_forward == Some(true),
+                    do_not_track: self.do_not_track == Some(true),
+                    pre_dnat: self.pre_dnat == Some(true),
+                }
+            }
+        }
+    )*};
+}
+
+global_policy_fields! { GlobalNetworkPolicySpec StagedGlobalNetworkPolicySpec }
+
 policy_spec! {
     /// A policy for the endpoints of its namespace.
     NetworkPolicySpec {}

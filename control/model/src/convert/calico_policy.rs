@@ -4,91 +4,51 @@ use super::calico_rule::rules;
 use super::converted::{ConvertedPolicy, DroppedRule};
 use super::effective::{given, in_namespace, in_some_namespace};
 use super::network_policy;
-use crate::calico;
+use crate::calico::{self, CommonPolicyFields, GlobalPolicyFields};
 use crate::labels::key;
 use crate::policy::{DEFAULT_TIER, Hook, Policy, PolicyKey, PolicyKind, StagedAction};
 use crate::selector::Selector;
 
 /// Converts a NetworkPolicy of Calico.
 pub fn calico_network_policy(object: &calico::NetworkPolicy) -> ConvertedPolicy {
-    let spec = &object.spec;
     Written {
         key: key_of(PolicyKind::NetworkPolicy, object),
-        tier: spec.tier.as_deref(),
-        order: spec.order,
         staged: None,
-        selector: spec.selector.as_deref(),
-        namespace_selector: None,
-        service_account_selector: spec.service_account_selector.as_deref(),
-        types: spec.types.as_deref(),
-        ingress: spec.ingress.as_deref(),
-        egress: spec.egress.as_deref(),
-        apply_on_forward: None,
-        do_not_track: None,
-        pre_dnat: None,
+        common: object.spec.common(),
+        global: GlobalPolicyFields::default(),
     }
     .convert()
 }
 
 /// Converts a GlobalNetworkPolicy.
 pub fn global_network_policy(object: &calico::GlobalNetworkPolicy) -> ConvertedPolicy {
-    let spec = &object.spec;
     Written {
         key: key_of(PolicyKind::GlobalNetworkPolicy, object),
-        tier: spec.tier.as_deref(),
-        order: spec.order,
         staged: None,
-        selector: spec.selector.as_deref(),
-        namespace_selector: spec.namespace_selector.as_deref(),
-        service_account_selector: spec.service_account_selector.as_deref(),
-        types: spec.types.as_deref(),
-        ingress: spec.ingress.as_deref(),
-        egress: spec.egress.as_deref(),
-        apply_on_forward: spec.apply_on_forward,
-        do_not_track: spec.do_not_track,
-        pre_dnat: spec.pre_dnat,
+        common: object.spec.common(),
+        global: object.spec.global(),
     }
     .convert()
 }
 
 /// Converts a StagedNetworkPolicy; `None` for one that would change nothing (`Learn`, `Ignore`).
 pub fn staged_network_policy(object: &calico::StagedNetworkPolicy) -> Option<ConvertedPolicy> {
-    let spec = &object.spec;
     let written = Written {
         key: key_of(PolicyKind::StagedNetworkPolicy, object),
-        tier: spec.tier.as_deref(),
-        order: spec.order,
-        staged: Some(staged_action(spec.staged_action.as_deref())?),
-        selector: spec.selector.as_deref(),
-        namespace_selector: None,
-        service_account_selector: spec.service_account_selector.as_deref(),
-        types: spec.types.as_deref(),
-        ingress: spec.ingress.as_deref(),
-        egress: spec.egress.as_deref(),
-        apply_on_forward: None,
-        do_not_track: None,
-        pre_dnat: None,
+        staged: Some(staged_action(object.spec.staged_action.as_deref())?),
+        common: object.spec.common(),
+        global: GlobalPolicyFields::default(),
     };
     Some(written.convert())
 }
 
 /// Converts a StagedGlobalNetworkPolicy; `None` for one that would change nothing (`Learn`, `Ignore`).
 pub fn staged_global_network_policy(object: &calico::StagedGlobalNetworkPolicy) -> Option<ConvertedPolicy> {
-    let spec = &object.spec;
     let written = Written {
         key: key_of(PolicyKind::StagedGlobalNetworkPolicy, object),
-        tier: spec.tier.as_deref(),
-        order: spec.order,
-        staged: Some(staged_action(spec.staged_action.as_deref())?),
-        selector: spec.selector.as_deref(),
-        namespace_selector: spec.namespace_selector.as_deref(),
-        service_account_selector: spec.service_account_selector.as_deref(),
-        types: spec.types.as_deref(),
-        ingress: spec.ingress.as_deref(),
-        egress: spec.egress.as_deref(),
-        apply_on_forward: spec.apply_on_forward,
-        do_not_track: spec.do_not_track,
-        pre_dnat: spec.pre_dnat,
+        staged: Some(staged_action(object.spec.staged_action.as_deref())?),
+        common: object.spec.common(),
+        global: object.spec.global(),
     };
     Some(written.convert())
 }
@@ -131,35 +91,26 @@ fn key_of<S>(kind: PolicyKind, object: &calico::Manifest<S>) -> PolicyKey {
 /// What all four kinds say, one way or another.
 struct Written<'a> {
     key: PolicyKey,
-    tier: Option<&'a str>,
-    order: Option<f64>,
     staged: Option<StagedAction>,
-    selector: Option<&'a str>,
-    namespace_selector: Option<&'a str>,
-    service_account_selector: Option<&'a str>,
-    types: Option<&'a [String]>,
-    ingress: Option<&'a [calico::Rule]>,
-    egress: Option<&'a [calico::Rule]>,
-    apply_on_forward: Option<bool>,
-    do_not_track: Option<bool>,
-    pre_dnat: Option<bool>,
+    common: CommonPolicyFields<'a>,
+    global: GlobalPolicyFields<'a>,
 }
 
 impl Written<'_> {
     fn convert(self) -> ConvertedPolicy {
         let mut dropped = Vec::new();
         let namespace = self.key.namespace.as_deref();
-        let hook = match (self.do_not_track, self.pre_dnat) {
-            (Some(true), _) => Hook::Untracked,
-            (_, Some(true)) => Hook::PreDnat,
-            _ => Hook::Normal,
+        let hook = match (self.global.do_not_track, self.global.pre_dnat) {
+            (true, _) => Hook::Untracked,
+            (false, true) => Hook::PreDnat,
+            (false, false) => Hook::Normal,
         };
         let (applies_to_ingress, applies_to_egress) = self.directions(hook);
-        let mut rules_of = |applies: bool, field: &str, written: Option<&[calico::Rule]>| {
-            rules(namespace, field, written.filter(|_| applies), &mut dropped)
+        let mut rules_of = |applies: bool, field: &str, written: &[calico::Rule]| {
+            rules(namespace, field, Some(written).filter(|_| applies), &mut dropped)
         };
-        let ingress = rules_of(applies_to_ingress, "spec.ingress", self.ingress);
-        let egress = rules_of(applies_to_egress, "spec.egress", self.egress);
+        let ingress = rules_of(applies_to_ingress, "spec.ingress", self.common.ingress);
+        let egress = rules_of(applies_to_egress, "spec.egress", self.common.egress);
         // As Calico does, one whose selectors cannot be read applies to nothing: to apply a policy for some to everything,
         // hosts among it, would cut off more than it protects.
         let selector = self.effective_selector().unwrap_or_else(|error| {
@@ -167,11 +118,11 @@ impl Written<'_> {
             nothing()
         });
         let mut policy = Policy {
-            tier: self.tier.filter(|tier| !tier.is_empty()).unwrap_or(DEFAULT_TIER).to_owned(),
-            order: self.order,
+            tier: self.common.tier.filter(|tier| !tier.is_empty()).unwrap_or(DEFAULT_TIER).to_owned(),
+            order: self.common.order,
             staged: self.staged,
             hook,
-            apply_on_forward: self.apply_on_forward == Some(true),
+            apply_on_forward: self.global.apply_on_forward,
             applies_to_ingress,
             applies_to_egress,
             selector,
@@ -188,11 +139,9 @@ impl Written<'_> {
     /// Ingress and egress as `types` says, else as there are rules: unlike Kubernetes', a policy with egress rules only
     /// leaves ingress alone. Before DNAT there is only ingress.
     fn directions(&self, hook: Hook) -> (bool, bool) {
-        let types = self.types.unwrap_or_default();
-        let has_rules = |rules: Option<&[calico::Rule]>| rules.is_some_and(|rules| !rules.is_empty());
+        let CommonPolicyFields { types, ingress, egress, .. } = self.common;
         let (ingress, egress) = if types.is_empty() {
-            let egress = has_rules(self.egress);
-            (!egress || has_rules(self.ingress), egress)
+            (egress.is_empty() || !ingress.is_empty(), !egress.is_empty())
         } else {
             (types.iter().any(|name| name == "Ingress"), types.iter().any(|name| name == "Egress"))
         };
@@ -200,9 +149,9 @@ impl Written<'_> {
     }
 
     fn effective_selector(&self) -> Result<Selector, DroppedRule> {
-        let selector = given("spec.selector", self.selector)?;
-        let namespaces = given("spec.namespaceSelector", self.namespace_selector)?;
-        let accounts = given("spec.serviceAccountSelector", self.service_account_selector)?;
+        let selector = given("spec.selector", self.common.selector)?;
+        let namespaces = given("spec.namespaceSelector", self.global.namespace_selector)?;
+        let accounts = given("spec.serviceAccountSelector", self.common.service_account_selector)?;
         let accounts = accounts.map(|selector| selector.prefixed(key::SERVICE_ACCOUNT_PREFIX));
         if let Some(namespace) = &self.key.namespace {
             let here = Some(in_namespace(namespace));

@@ -209,9 +209,9 @@ fn texts(spec: &BGPPeerSpec, errors: &mut Errors) {
     if let Some(node) = given(&spec.node) {
         errors.at_most_characters("spec.node", node, 253);
     }
-    selector("spec.nodeSelector", &spec.node_selector, Global::Never, errors);
-    selector("spec.peerSelector", &spec.peer_selector, Global::Never, errors);
-    selector("spec.localWorkloadSelector", &spec.local_workload_selector, Global::Never, errors);
+    selector("spec.nodeSelector", spec.node_selector.as_deref(), Global::Never, errors);
+    selector("spec.peerSelector", spec.peer_selector.as_deref(), Global::Never, errors);
+    selector("spec.localWorkloadSelector", spec.local_workload_selector.as_deref(), Global::Never, errors);
     errors.check_given("spec.peerIP", &spec.peer_ip, |text| match peer_address(text) {
         Some(_) => Ok(()),
         None => Err("must be an address, perhaps with a port from 1 to 65535: \"192.0.2.1:179\", \"[2001:db8::1]:179\""

@@ -162,8 +162,8 @@ pub(super) enum Global {
 }
 
 /// A selector in a field of an object.
-pub(super) fn selector(field: &str, text: &Option<String>, global: Global, errors: &mut Errors) {
-    let Some(text) = text.as_deref() else { return };
+pub(super) fn selector(field: &str, text: Option<&str>, global: Global, errors: &mut Errors) {
+    let Some(text) = text else { return };
     errors.at_most_characters(field, text, SELECTOR_MAX);
     unlimited_selector(field, text, global, errors);
 }

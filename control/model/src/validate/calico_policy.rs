@@ -3,7 +3,9 @@
 use super::calico_format::{Global, selector};
 use super::rule::{self, Direction, Scope};
 use super::{Errors, format, metadata};
-use crate::calico::{CommonPolicyFields, GlobalNetworkPolicySpec, NetworkPolicySpec, ProfileSpec, TierSpec};
+use crate::calico::{
+    CommonPolicyFields, GlobalNetworkPolicySpec, GlobalPolicyFields, NetworkPolicySpec, ProfileSpec, TierSpec,
+};
 
 /// NetworkPolicy.
 pub(super) fn namespaced(spec: &NetworkPolicySpec, errors: &mut Errors) {
@@ -12,15 +14,9 @@ pub(super) fn namespaced(spec: &NetworkPolicySpec, errors: &mut Errors) {
 
 /// GlobalNetworkPolicy.
 pub(super) fn global(spec: &GlobalNetworkPolicySpec, errors: &mut Errors) {
-    let common_fields = spec.common();
-    common(common_fields, Scope::Global, errors);
-    selector("spec.namespaceSelector", &spec.namespace_selector, Global::Never, errors);
-    let hooks = Hooks {
-        apply_on_forward: spec.apply_on_forward == Some(true),
-        do_not_track: spec.do_not_track == Some(true),
-        pre_dnat: spec.pre_dnat == Some(true),
-    };
-    hooks.validate(common_fields, errors);
+    common(spec.common(), Scope::Global, errors);
+    namespaces(spec.global(), errors);
+    hooks(spec.common(), spec.global(), errors);
 }
 
 /// What every kind of policy says.
@@ -33,39 +29,36 @@ pub(super) fn common(spec: CommonPolicyFields<'_>, scope: Scope, errors: &mut Er
     for (field, text) in
         [("spec.selector", spec.selector), ("spec.serviceAccountSelector", spec.service_account_selector)]
     {
-        selector(field, &text.map(str::to_owned), Global::Never, errors);
+        selector(field, text, Global::Never, errors);
     }
     errors.set_of("spec.types", spec.types, &["Ingress", "Egress"]);
     errors.set_of("spec.performanceHints", spec.performance_hints, &["AssumeNeededOnEveryNode"]);
 }
 
-/// Where a policy for host endpoints takes effect.
-pub(super) struct Hooks {
-    pub(super) apply_on_forward: bool,
-    pub(super) do_not_track: bool,
-    pub(super) pre_dnat: bool,
+/// In which namespaces a policy of none applies.
+pub(super) fn namespaces(global: GlobalPolicyFields<'_>, errors: &mut Errors) {
+    selector("spec.namespaceSelector", global.namespace_selector, Global::Never, errors);
 }
 
-impl Hooks {
-    pub(super) fn validate(&self, spec: CommonPolicyFields<'_>, errors: &mut Errors) {
-        if self.pre_dnat && self.do_not_track {
-            errors.forbidden("spec.preDNAT", "may not be true together with `doNotTrack`");
+/// Where a policy for host endpoints takes effect.
+pub(super) fn hooks(common: CommonPolicyFields<'_>, global: GlobalPolicyFields<'_>, errors: &mut Errors) {
+    if global.pre_dnat && global.do_not_track {
+        errors.forbidden("spec.preDNAT", "may not be true together with `doNotTrack`");
+    }
+    if (global.pre_dnat || global.do_not_track) && !global.apply_on_forward {
+        let of = if global.pre_dnat { "preDNAT" } else { "doNotTrack" };
+        errors.required(
+            "spec.applyOnForward",
+            &format!("must be true when `{of}` is: it sees what is forwarded"),
+        );
+    }
+    if global.pre_dnat {
+        let why = "a preDNAT policy can only be for ingress";
+        if !common.egress.is_empty() {
+            errors.forbidden("spec.egress", why);
         }
-        if (self.pre_dnat || self.do_not_track) && !self.apply_on_forward {
-            let of = if self.pre_dnat { "preDNAT" } else { "doNotTrack" };
-            errors.required(
-                "spec.applyOnForward",
-                &format!("must be true when `{of}` is: it sees what is forwarded"),
-            );
-        }
-        if self.pre_dnat {
-            let why = "a preDNAT policy can only be for ingress";
-            if !spec.egress.is_empty() {
-                errors.forbidden("spec.egress", why);
-            }
-            if spec.types.iter().any(|name| name == "Egress") {
-                errors.forbidden("spec.types", why);
-            }
+        if common.types.iter().any(|name| name == "Egress") {
+            errors.forbidden("spec.types", why);
         }
     }
 }

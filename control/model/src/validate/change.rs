@@ -1,6 +1,7 @@
 //! What may not change in an object that is there, what may not come beside others, and what may not go.
 
 use super::calico_format::masked_cidr;
+use super::ip_pool::default_block_size;
 use super::{Errors, given};
 use crate::calico::{IPPool, IPPoolSpec};
 use crate::cidr::Cidr;
@@ -38,7 +39,7 @@ fn pool(old: &IPPoolSpec, new: &IPPoolSpec, errors: &mut Errors) {
 
 /// The prefix length of a pool's blocks; `None` when nothing says its family.
 fn block_size(spec: &IPPoolSpec) -> Option<i64> {
-    let default = if spec.cidr.parse::<Cidr>().ok()?.is_ipv4() { 26 } else { 122 };
+    let default = default_block_size(spec.cidr.parse::<Cidr>().ok()?.is_ipv4());
     Some(spec.block_size.filter(|size| *size != 0).unwrap_or(default))
 }
 

@@ -97,7 +97,7 @@ impl Type {
             Self::Ports if value.as_i64() == Some(0) || value == "0" => {}
             Self::Ports => port_or_range(field, value, errors),
             Self::Selector => match value.as_str() {
-                Some(text) => calico_format::selector(field, &Some(text.to_owned()), Global::Never, errors),
+                Some(text) => calico_format::selector(field, Some(text), Global::Never, errors),
                 None => errors.invalid(field, value.clone(), "must be a selector in a string"),
             },
             Self::OneOf(names) => one_of(field, value, names, str::eq, errors),

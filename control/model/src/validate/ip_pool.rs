@@ -12,11 +12,16 @@ const USES_MAX: usize = 10;
 /// What hosts use among themselves, and no pool may be.
 const LINK_LOCAL: [&str; 2] = ["169.254.0.0/16", "fe80::/10"];
 
+/// The prefix length of the blocks of a pool that does not say it.
+pub(super) fn default_block_size(is_ipv4: bool) -> i64 {
+    if is_ipv4 { 26 } else { 122 }
+}
+
 pub(super) fn validate(spec: &IPPoolSpec, errors: &mut Errors) {
     let cidr = cidr(spec, errors);
     modes(spec, cidr, errors);
-    selector("spec.nodeSelector", &spec.node_selector, Global::Never, errors);
-    selector("spec.namespaceSelector", &spec.namespace_selector, Global::Never, errors);
+    selector("spec.nodeSelector", spec.node_selector.as_deref(), Global::Never, errors);
+    selector("spec.namespaceSelector", spec.namespace_selector.as_deref(), Global::Never, errors);
     errors.one_of("spec.assignmentMode", &spec.assignment_mode, &["Automatic", "Manual"]);
     uses(spec, errors);
 }

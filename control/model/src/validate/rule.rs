@@ -214,9 +214,14 @@ fn nets(field: &str, rule: &Rule, errors: &mut Errors) {
 }
 
 fn entity(field: &str, side: &EntityRule, errors: &mut Errors) {
-    selector(&format!("{field}.selector"), &side.selector, Global::Never, errors);
-    selector(&format!("{field}.notSelector"), &side.not_selector, Global::Never, errors);
-    selector(&format!("{field}.namespaceSelector"), &side.namespace_selector, Global::Alone, errors);
+    selector(&format!("{field}.selector"), side.selector.as_deref(), Global::Never, errors);
+    selector(&format!("{field}.notSelector"), side.not_selector.as_deref(), Global::Never, errors);
+    selector(
+        &format!("{field}.namespaceSelector"),
+        side.namespace_selector.as_deref(),
+        Global::Alone,
+        errors,
+    );
     if let Some(accounts) = &side.service_accounts {
         if let Some(text) = &accounts.selector {
             unlimited_selector(&format!("{field}.serviceAccounts.selector"), text, Global::Never, errors);

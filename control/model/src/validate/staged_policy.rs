@@ -2,8 +2,7 @@
 
 use k8s_openapi::api::networking::v1::NetworkPolicySpec as KubernetesSpec;
 
-use super::calico_format::{Global, selector};
-use super::calico_policy::{Hooks, common};
+use super::calico_policy::{common, hooks, namespaces};
 use super::rule::Scope;
 use super::{Errors, given, network_policy};
 use crate::calico::{
@@ -24,23 +23,19 @@ pub(super) fn namespaced(spec: &StagedNetworkPolicySpec, errors: &mut Errors) {
 pub(super) fn global(spec: &StagedGlobalNetworkPolicySpec, errors: &mut Errors) {
     let common_fields = spec.common();
     common(common_fields, Scope::Global, errors);
-    selector("spec.namespaceSelector", &spec.namespace_selector, Global::Never, errors);
-    let hooks = Hooks {
-        apply_on_forward: spec.apply_on_forward == Some(true),
-        do_not_track: spec.do_not_track == Some(true),
-        pre_dnat: spec.pre_dnat == Some(true),
-    };
+    let global_fields = spec.global();
+    namespaces(global_fields, errors);
     if is_deletion(&spec.staged_action, errors) {
         nothing_said(&common_parts(common_fields), errors);
         let own = [
             ("namespaceSelector", given(&spec.namespace_selector).is_some()),
-            ("applyOnForward", hooks.apply_on_forward),
-            ("doNotTrack", hooks.do_not_track),
-            ("preDNAT", hooks.pre_dnat),
+            ("applyOnForward", global_fields.apply_on_forward),
+            ("doNotTrack", global_fields.do_not_track),
+            ("preDNAT", global_fields.pre_dnat),
         ];
         nothing_said(&own, errors);
     } else {
-        hooks.validate(common_fields, errors);
+        hooks(common_fields, global_fields, errors);
     }
 }
 

@@ -3,6 +3,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::super::format::dns_label;
+use super::super::ip_pool::default_block_size;
 use crate::calico::{
     BGPConfigurationSpec, BlockAffinitySpec, IPAMBlockSpec, IPAMConfigurationSpec, IPPoolSpec,
     KubeControllersConfigurationSpec, Rule, TierSpec,
@@ -102,7 +103,7 @@ fn set_pool(spec: &mut IPPoolSpec) {
     if spec.block_size.is_none_or(|size| size == 0)
         && let Ok((address, _)) = parse_address_and_length(&spec.cidr)
     {
-        spec.block_size = Some(if address.is_ipv4() { 26 } else { 122 });
+        spec.block_size = Some(default_block_size(address.is_ipv4()));
     }
     text(&mut spec.ipip_mode, "Never");
     text(&mut spec.vxlan_mode, "Never");
