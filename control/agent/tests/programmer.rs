@@ -28,7 +28,10 @@ fn routed(text: &str, target: route::Target) -> Op {
 }
 
 fn remote(text: &str) -> Op {
-    routed(text, route::Target::Remote(RemoteNode { node: "other".into(), encapsulation: 1 }))
+    routed(
+        text,
+        route::Target::Remote(RemoteNode { node: "other".into(), encapsulation: 1, over_ipv6: false }),
+    )
 }
 
 fn node(tunnel_address: &str) -> Op {
@@ -114,7 +117,11 @@ fn doing_it_again_changes_nothing() {
         assert_eq!(reconcile(&kernel, &inputs).await.unwrap(), vec![]);
         // Nor does it for IPv6.
         let address = "fd00:2::".parse::<std::net::Ipv6Addr>().unwrap().octets().to_vec();
-        let target = Some(route::Target::Remote(RemoteNode { node: "other".into(), encapsulation: 1 }));
+        let target = Some(route::Target::Remote(RemoteNode {
+            node: "other".into(),
+            encapsulation: 1,
+            over_ipv6: false,
+        }));
         let prefix = Some(Prefix { address, length: 64 });
         inputs.apply(&[Op { op: Some(op::Op::Route(Route { prefix, target })) }]);
         assert!(!reconcile(&kernel, &inputs).await.unwrap().is_empty());

@@ -85,6 +85,7 @@ impl Config {
             allow_vxlan_from_workloads: settings.allow_vxlan_from_workloads,
             allow_ipip_from_workloads: settings.allow_ipip_from_workloads,
             log_prefix: settings.log_prefix,
+            ..plane::NodeConfig::default()
         })
     }
 

@@ -485,7 +485,7 @@ impl CalcGraph {
             profiles: pod.profiles.clone(),
             staged_ingress: bindings.staged_ingress,
             staged_egress: bindings.staged_egress,
-            allowed_sources: Vec::new(),
+            ..plane::Endpoint::default()
         })
     }
 

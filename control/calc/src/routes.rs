@@ -213,7 +213,11 @@ impl Routes {
                 let reachable = info.address.is_some() && info.vxlan_tunnel_address.is_some();
                 let node = winner.node.clone();
                 let encapsulation = plane::Encapsulation::Vxlan.into();
-                reachable.then_some(Target::Remote(plane::RemoteNode { node, encapsulation }))?
+                reachable.then_some(Target::Remote(plane::RemoteNode {
+                    node,
+                    encapsulation,
+                    over_ipv6: false,
+                }))?
             }
         };
         Some(plane::Route { prefix: Some(prefix(cidr)), target: Some(target) })
@@ -271,5 +275,6 @@ fn tunnel(info: &NodeInfo) -> Option<plane::Tunnel> {
         node_address: address(info.address?.into()),
         tunnel_address: info.vxlan_tunnel_address.map(|own| address(own.into())).unwrap_or_default(),
         tunnel_mac: info.vxlan_tunnel_mac.to_vec(),
+        ..plane::Tunnel::default()
     })
 }

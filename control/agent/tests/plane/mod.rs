@@ -183,5 +183,7 @@ fn name(op: &op::Op) -> (String, bool) {
         Op::RouteRemove(p) => (prefix(p), true),
         Op::HostEndpoint(endpoint) => (format!("host endpoint {}", endpoint.id), false),
         Op::HostEndpointRemove(id) => (format!("host endpoint {id}"), true),
+        Op::Service(service) => (format!("service {}", service.id), false),
+        Op::ServiceRemove(id) => (format!("service {id}"), true),
     }
 }

@@ -57,6 +57,9 @@ impl Controller {
             Ok(What::Routes) => self.send_routes(&client, &tables),
             Ok(What::Policy) => self.send_policies(client, tables),
             Ok(What::Flows) => self.send_flows(client, tables),
+            Ok(What::Services | What::Nat) => {
+                client.reply(ReadReply { last: true, ..ReadReply::default() });
+            }
             Err(_) => client.refuse(0, format!("nothing with number {what} can be read here")),
         }
     }

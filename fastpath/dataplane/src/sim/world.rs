@@ -112,6 +112,7 @@ pub fn tunnel(node: &str, address: [u8; 4], tunnel_address: [u8; 4], tunnel_mac:
         node_address: address.to_vec(),
         tunnel_address: tunnel_address.to_vec(),
         tunnel_mac: tunnel_mac.0.to_vec(),
+        ..plane::Tunnel::default()
     }))
 }
 
@@ -140,7 +141,11 @@ pub fn route_to_node(prefix: [u8; 4], length: u32, node: &str, encapsulation: pl
 }
 
 fn to_node(node: &str, encapsulation: plane::Encapsulation) -> plane::route::Target {
-    plane::route::Target::Remote(plane::RemoteNode { node: node.into(), encapsulation: encapsulation.into() })
+    plane::route::Target::Remote(plane::RemoteNode {
+        node: node.into(),
+        encapsulation: encapsulation.into(),
+        over_ipv6: false,
+    })
 }
 
 /// What the control plane says.

@@ -22,7 +22,7 @@ fn route(prefix: &str, target: route::Target) -> Op {
 }
 
 fn remote(node: &str) -> route::Target {
-    route::Target::Remote(RemoteNode { node: node.into(), encapsulation: 1 })
+    route::Target::Remote(RemoteNode { node: node.into(), encapsulation: 1, over_ipv6: false })
 }
 
 fn endpoint(id: &str, address: &str) -> Op {

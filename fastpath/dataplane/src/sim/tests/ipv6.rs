@@ -173,6 +173,7 @@ pub fn over_ipv6() -> BTreeSet<DropReason> {
         node_address: Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x12).octets().to_vec(),
         tunnel_address: world::TUNNEL2.to_vec(),
         tunnel_mac: TUNNEL2_MAC.0.to_vec(),
+        ..plane::Tunnel::default()
     };
     world.apply(&[op(Kind::Tunnel(tunnel))]);
     assert_eq!(world.send(&pod("a"), &from_pod6(&Datagram6::udp((A6, 1), (REMOTE6, 2), b"x"))), []);

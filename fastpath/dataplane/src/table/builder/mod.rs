@@ -338,6 +338,7 @@ impl TableBuilder {
                     };
                 }
             }
+            (Key::Service(_), _) => {}
             (Key::HostEndpoint(id), _) => {
                 self.hosts.dirty.insert(Arc::clone(id));
             }

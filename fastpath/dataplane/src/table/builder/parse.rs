@@ -39,6 +39,7 @@ pub(super) fn key_of(op: &Op) -> Result<Key, Malformed> {
         Op::HostEndpoint(plane::HostEndpoint { id, .. }) | Op::HostEndpointRemove(id) => {
             Key::HostEndpoint(id.as_str().into())
         }
+        Op::Service(plane::Service { id, .. }) | Op::ServiceRemove(id) => Key::Service(id.as_str().into()),
         Op::Tunnel(plane::Tunnel { node, .. }) | Op::TunnelRemove(node) => Key::Tunnel(node.as_str().into()),
         Op::Route(plane::Route { prefix, .. }) => Key::Route(Prefix::from_plane(prefix.as_ref())?),
         Op::RouteRemove(prefix) => Key::Route(Prefix::from_plane(Some(prefix))?),

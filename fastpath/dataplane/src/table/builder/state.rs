@@ -36,6 +36,7 @@ pub(super) enum Key {
     Route(Prefix),
     Endpoint(Arc<str>),
     HostEndpoint(Arc<str>),
+    Service(Arc<str>),
 }
 
 impl fmt::Display for Key {
@@ -49,6 +50,7 @@ impl fmt::Display for Key {
             Key::Route(prefix) => write!(f, "route {prefix}"),
             Key::Endpoint(id) => write!(f, "endpoint {id}"),
             Key::HostEndpoint(id) => write!(f, "host endpoint {id}"),
+            Key::Service(id) => write!(f, "service {id}"),
         }
     }
 }
@@ -319,6 +321,8 @@ impl State {
                 Some(Thing::Tunnel(Arc::new(tunnel_from_plane(stated).map_err(malformed)?)))
             }
             Op::Route(stated) => Some(Thing::Route(target_from_plane(stated).map_err(malformed)?)),
+            // Becomes a thing with the table of services.
+            Op::Service(_) | Op::ServiceRemove(_) => return Ok(()),
             Op::PolicyRemove(_)
             | Op::ProfileRemove(_)
             | Op::EndpointRemove(_)

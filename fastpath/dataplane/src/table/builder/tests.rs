@@ -66,12 +66,17 @@ fn tunnel(node: &str, address: &str) -> Op {
         node_address: bytes(address),
         tunnel_address: bytes("10.244.9.0"),
         tunnel_mac: vec![0x66, 1, 2, 3, 4, 5],
+        ..plane::Tunnel::default()
     })
 }
 
 fn remote(block: &str, node: &str) -> Op {
     let encapsulation = Encapsulation::Vxlan.into();
-    let target = plane::route::Target::Remote(plane::RemoteNode { node: node.into(), encapsulation });
+    let target = plane::route::Target::Remote(plane::RemoteNode {
+        node: node.into(),
+        encapsulation,
+        over_ipv6: false,
+    });
     Op::Route(plane::Route { prefix: Some(prefix(block)), target: Some(target) })
 }
 

@@ -155,7 +155,7 @@ fn endpoint() -> impl Strategy<Value = plane::Endpoint> {
             profiles,
             staged_ingress,
             staged_egress,
-            allowed_sources: vec![],
+            ..plane::Endpoint::default()
         },
     )
 }

@@ -106,8 +106,8 @@ fn target() -> impl Strategy<Value = Option<plane::route::Target>> {
         Just(None),
         Just(Some(plane::route::Target::LocalBlock(plane::LocalBlock {}))),
         Just(Some(plane::route::Target::LocalHost(plane::LocalHost {}))),
-        (text(), choice()).prop_map(|(node, encapsulation)| {
-            Some(plane::route::Target::Remote(plane::RemoteNode { node, encapsulation }))
+        (text(), choice(), any::<bool>()).prop_map(|(node, encapsulation, over_ipv6)| {
+            Some(plane::route::Target::Remote(plane::RemoteNode { node, encapsulation, over_ipv6 }))
         }),
     ]
 }
@@ -167,6 +167,7 @@ fn op() -> impl Strategy<Value = Op> {
                 staged_ingress,
                 staged_egress,
                 allowed_sources,
+                ..plane::Endpoint::default()
             })
         }),
         text().prop_map(Op::EndpointRemove),
@@ -188,7 +189,13 @@ fn op() -> impl Strategy<Value = Op> {
         text().prop_map(Op::HostEndpointRemove),
         (text(), address(), address(), address()).prop_map(
             |(node, node_address, tunnel_address, tunnel_mac)| {
-                Op::Tunnel(plane::Tunnel { node, node_address, tunnel_address, tunnel_mac })
+                Op::Tunnel(plane::Tunnel {
+                    node,
+                    node_address,
+                    tunnel_address,
+                    tunnel_mac,
+                    ..plane::Tunnel::default()
+                })
             }
         ),
         text().prop_map(Op::TunnelRemove),
