@@ -40,6 +40,10 @@ enum Table {
     Routes(ReadArgs),
     /// What policy decided, rule by rule
     Policy(ReadArgs),
+    /// Services: what leads to them, who serves them, how often they were asked.
+    Services(ReadArgs),
+    /// Translation to this node's addresses: the ports there are, and how many are taken.
+    Nat(ReadArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -74,6 +78,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Table::Flows(args) => (What::Flows, args),
         Table::Routes(args) => (What::Routes, args),
         Table::Policy(args) => (What::Policy, args),
+        Table::Services(args) => (What::Services, args),
+        Table::Nat(args) => (What::Nat, args),
     };
     let socket =
         match (&args.socket, &args.lab) {
@@ -166,6 +172,33 @@ fn text(what: What, reply: ReadReply) -> String {
                 .collect();
             table(["RULE", "ACTION", "CONNECTIONS", "PACKETS", "BYTES"], &rows)
         }
+        What::Services => {
+            let rows: Vec<_> = reply
+                .services
+                .into_iter()
+                .map(|row| {
+                    let counts = [row.connections, row.refused].map(|count| count.to_string());
+                    let [connections, refused] = counts;
+                    let backends = row.backends.join(" ");
+                    [row.id, protocol(row.protocol), row.frontend, connections, refused, backends]
+                })
+                .collect();
+            table(["SERVICE", "PROTOCOL", "FRONTEND", "CONNECTIONS", "REFUSED", "BACKENDS"], &rows)
+        }
+        What::Nat => {
+            let rows: Vec<_> = reply
+                .nat
+                .into_iter()
+                .map(|row| {
+                    let ports = format!("{}-{}", row.first_port, row.last_port);
+                    let capacity = (row.last_port + 1).saturating_sub(row.first_port).to_string();
+                    let counts = [row.translations, row.exhausted].map(|count| count.to_string());
+                    let [translations, exhausted] = counts;
+                    [row.worker.to_string(), row.address, ports, capacity, translations, exhausted]
+                })
+                .collect();
+            table(["WORKER", "ADDRESS", "PORTS", "PER REMOTE PORT", "TRANSLATIONS", "EXHAUSTED"], &rows)
+        }
     }
 }
 
@@ -233,6 +266,14 @@ fn to_json(what: What, reply: ReadReply) -> Value {
         What::Policy => {
             let row = |p: caracal_plane_api::PolicyRow| json!({"rule": p.rule, "action": p.action, "staged": p.staged, "connections": p.connections, "packets": p.packets, "bytes": p.bytes});
             json!({ "policy": reply.policies.into_iter().map(row).collect::<Vec<_>>() })
+        }
+        What::Services => {
+            let row = |s: caracal_plane_api::ServiceRow| json!({"id": s.id, "protocol": s.protocol, "frontend": s.frontend, "backends": s.backends, "connections": s.connections, "refused": s.refused});
+            json!({ "services": reply.services.into_iter().map(row).collect::<Vec<_>>() })
+        }
+        What::Nat => {
+            let row = |n: caracal_plane_api::NatRow| json!({"worker": n.worker, "address": n.address, "firstPort": n.first_port, "lastPort": n.last_port, "translations": n.translations, "exhausted": n.exhausted});
+            json!({ "nat": reply.nat.into_iter().map(row).collect::<Vec<_>>() })
         }
     }
 }

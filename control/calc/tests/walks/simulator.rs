@@ -6,7 +6,7 @@ use caracal_plane_api::op::Op as Kind;
 use caracal_plane_api::route::Target;
 use caracal_plane_api::{
     Action, Endpoint, Hook, HostEndpoint, Hosts, Member, NodeConfig, Op, Policy, PolicyId, Prefix, Profile,
-    Route, Rule, TierBinding, Tunnel,
+    Route, Rule, Service, TierBinding, Tunnel,
 };
 
 type MemberKey = (Vec<u8>, u32, u32, u32);
@@ -23,6 +23,7 @@ pub struct Fastpath {
     pub hosts: BTreeMap<String, HostEndpoint>,
     pub tunnels: BTreeMap<String, Tunnel>,
     pub routes: BTreeMap<(Vec<u8>, u32), Route>,
+    pub services: BTreeMap<String, Service>,
 }
 
 fn member(member: &Member) -> MemberKey {
@@ -182,6 +183,13 @@ impl Fastpath {
                 let used = self.routes.values().any(|route| remote(route) == Some(node));
                 assert!(!used, "the tunnel to {node} is still used");
                 assert!(self.tunnels.remove(node).is_some(), "{node} was not there");
+            }
+            Kind::Service(service) => {
+                let former = self.services.insert(service.id.clone(), service.clone());
+                assert_ne!(former.as_ref(), Some(service), "told again");
+            }
+            Kind::ServiceRemove(id) => {
+                assert!(self.services.remove(id).is_some(), "{id} was not there");
             }
             Kind::Route(route) => {
                 if let Some(node) = remote(route) {

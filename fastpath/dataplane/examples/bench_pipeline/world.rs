@@ -32,8 +32,11 @@ pub fn octets(address: Ipv4Addr) -> Vec<u8> {
 
 pub fn world() -> Vec<Kind> {
     let prefix = |address, length| Some(plane::Prefix { address: octets(address), length });
-    let remote =
-        plane::RemoteNode { node: "node2".into(), encapsulation: plane::Encapsulation::Vxlan.into() };
+    let remote = plane::RemoteNode {
+        node: "node2".into(),
+        encapsulation: plane::Encapsulation::Vxlan.into(),
+        over_ipv6: false,
+    };
     vec![
         Kind::NodeConfig(plane::NodeConfig {
             node: "node1".into(),
@@ -51,6 +54,7 @@ pub fn world() -> Vec<Kind> {
             node_address: octets(OTHER_NODE),
             tunnel_address: octets(REMOTE_BLOCK),
             tunnel_mac: THEIR_VTEP.0.to_vec(),
+            ..plane::Tunnel::default()
         }),
         Kind::Route(plane::Route {
             prefix: prefix(REMOTE_BLOCK, REMOTE_BLOCK_LENGTH),
