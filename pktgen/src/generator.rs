@@ -4,7 +4,7 @@
 //! way. A packet that the kernel refuses (no route, no neighbor) spends its token and is counted as refused.
 
 use std::io::IoSlice;
-use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -18,7 +18,7 @@ use crate::clock;
 use crate::pace::{Pacer, Rate};
 use crate::payload::{self, Mark};
 use crate::place::Place;
-use crate::profile::{ETHERNET_LEN, HEADERS_LEN, Profile};
+use crate::profile::{ETHERNET_LEN, Profile, headers_len, payload_len};
 
 /// Packets given to the kernel in one call, at most.
 const BATCH: usize = 32;
@@ -33,11 +33,11 @@ pub struct Ends {
     /// Where the generator is.
     pub from: Place,
     /// Its address; `None`: as the kernel chooses.
-    pub from_address: Option<Ipv4Addr>,
+    pub from_address: Option<IpAddr>,
     /// The source port of the first flow; `None`: as the kernel chooses.
     pub from_port: Option<u16>,
     /// Where packets go.
-    pub to: SocketAddrV4,
+    pub to: SocketAddr,
 }
 
 /// One socket for each flow, made in the generator's place, for frames of up to `frame_max` bytes.
@@ -53,7 +53,7 @@ pub fn open(ends: &Ends, flows: u32, frame_max: usize) -> anyhow::Result<Vec<Udp
                     Some(first) => u16::try_from(u32::from(first) + flow)
                         .map_err(|_| anyhow!("there are no {flows} source ports from {first} on"))?,
                 };
-                let local = SocketAddrV4::new(ends.from_address.unwrap_or(Ipv4Addr::UNSPECIFIED), port);
+                let local = SocketAddr::new(ends.from_address.unwrap_or(any(ends.to.ip())), port);
                 let socket = UdpSocket::bind(local)
                     .with_context(|| format!("cannot send from {local} in {}", ends.from))?;
                 // Without root the default buffer has to do.
@@ -62,6 +62,11 @@ pub fn open(ends: &Ends, flows: u32, frame_max: usize) -> anyhow::Result<Vec<Udp
                     .connect(ends.to)
                     .with_context(|| format!("cannot send to {} from {}", ends.to, ends.from))?;
                 // The kernel would send a larger one in fragments, which are another thing to measure.
+                if ends.to.is_ipv6() {
+                    // What is too long is refused when it is sent.
+                    sockopt::Ipv6DontFrag.set(&socket, &true).context("cannot forbid fragments")?;
+                    return Ok(socket);
+                }
                 let mtu = sockopt::IpMtu.get(&socket).context("cannot read the path's MTU")?;
                 let largest = usize::try_from(mtu).unwrap_or(0) + ETHERNET_LEN;
                 if frame_max > largest {
@@ -71,6 +76,15 @@ pub fn open(ends: &Ends, flows: u32, frame_max: usize) -> anyhow::Result<Vec<Udp
             })
             .collect()
     })
+}
+
+/// Any address of the same family.
+#[must_use]
+pub fn any(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    }
 }
 
 /// What was sent.
@@ -119,7 +133,11 @@ pub fn send(
 ) -> anyhow::Result<Sent> {
     // The default slack of 50 µs would make every wake-up late. Refused only by kernels without it.
     let _ = prctl::set_timerslack(1);
-    let payload_max = profile.sizes.largest() - HEADERS_LEN;
+    let to = sockets
+        .first()
+        .and_then(|socket| socket.peer_addr().ok())
+        .map_or(Ipv4Addr::LOCALHOST.into(), |to| to.ip());
+    let payload_max = payload_len(profile.sizes.largest(), to);
     let mut buffers = vec![vec![0u8; payload_max]; BATCH];
     let mut headers = MultiHeaders::<()>::preallocate(BATCH, None);
     let mut sent = Sent { by_flow: vec![0; sockets.len()], ..Sent::default() };
@@ -152,9 +170,9 @@ pub fn send(
             for (buffer, i) in buffers.iter_mut().zip(0..n) {
                 Mark { run, flow, sequence: *sequence + i, sent_ns: now }.write(buffer);
             }
-            let size = |i: usize| profile.sizes.of(total + i as u64);
+            let payload = |i: usize| payload_len(profile.sizes.of(total + i as u64), to);
             let slices: [[IoSlice; 1]; BATCH] =
-                std::array::from_fn(|i| [IoSlice::new(&buffers[i][..size(i) - HEADERS_LEN])]);
+                std::array::from_fn(|i| [IoSlice::new(&buffers[i][..payload(i)])]);
             let n = usize::try_from(n).unwrap_or(BATCH);
             let result = sendmmsg(
                 socket.as_raw_fd(),
@@ -167,11 +185,13 @@ pub fn send(
             let taken = match result {
                 Ok(results) => results.count(),
                 Err(errno) if passes(errno) => 0,
-                Err(nix::Error::EMSGSIZE) => bail!("the path's MTU shrank below what --size asks for"),
+                Err(nix::Error::EMSGSIZE) => {
+                    bail!("frames as long as --size asks for do not fit the path's MTU")
+                }
                 Err(errno) => return Err(anyhow!(errno).context("the kernel refuses to send")),
             };
             sent.refused += (n - taken) as u64;
-            sent.bytes += (0..taken).map(|i| size(i) as u64).sum::<u64>();
+            sent.bytes += (0..taken).map(|i| (headers_len(to) + payload(i)) as u64).sum::<u64>();
             *sequence += taken as u64;
             total += taken as u64;
             progress.store(total, Ordering::Relaxed);

@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::thread;
 
@@ -13,6 +13,7 @@ use anyhow::{Context, anyhow, bail};
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
 use nix::sched::{CloneFlags, setns};
+use nix::sys::socket::SockaddrStorage;
 
 const NETNS_DIR: &str = "/var/run/netns";
 /// The interface whose address is meant when none is named: a pod's, then a node's.
@@ -76,31 +77,38 @@ impl Place {
         })
     }
 
-    /// The IPv4 address of this place that others reach it by.
+    /// The IPv4 address of this place that others reach it by, or the IPv6 address.
     ///
     /// # Errors
     /// It has none, or cannot be entered.
-    pub fn address(&self) -> anyhow::Result<Ipv4Addr> {
+    pub fn address(&self, ipv6: bool) -> anyhow::Result<IpAddr> {
         let found = self.within(|| {
-            let mut found: Vec<(String, Ipv4Addr)> = Vec::new();
+            let mut found: Vec<(String, IpAddr)> = Vec::new();
             for interface in getifaddrs().context("cannot list addresses")? {
                 let up = interface.flags.contains(InterfaceFlags::IFF_UP);
                 let loopback = interface.flags.contains(InterfaceFlags::IFF_LOOPBACK);
-                if let (true, false, Some(address)) =
-                    (up, loopback, interface.address.as_ref().and_then(|a| a.as_sockaddr_in()))
-                {
-                    found.push((interface.interface_name, address.ip()));
+                let Some(address) = interface.address.as_ref().and_then(ip) else { continue };
+                let link_local = matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
+                if up && !loopback && !link_local && address.is_ipv6() == ipv6 {
+                    found.push((interface.interface_name, address));
                 }
             }
             Ok(found)
         })?;
         let preferred =
             PREFERRED.iter().find_map(|name| found.iter().find(|(interface, _)| interface == name));
-        preferred
-            .or(found.first())
-            .map(|(_, address)| *address)
-            .with_context(|| format!("{self} has no IPv4 address; name one with --to-address"))
+        preferred.or(found.first()).map(|(_, address)| *address).with_context(|| {
+            format!(
+                "{self} has no {} address; name one with --to-address",
+                if ipv6 { "IPv6" } else { "IPv4" }
+            )
+        })
     }
+}
+
+fn ip(address: &SockaddrStorage) -> Option<IpAddr> {
+    let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+    v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
 }
 
 impl std::fmt::Display for Place {

@@ -1,5 +1,6 @@
 //! What is sent: flows, sizes, rate, for how long.
 
+use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -10,10 +11,11 @@ use crate::payload;
 
 /// An Ethernet header.
 pub const ETHERNET_LEN: usize = 14;
-/// Ethernet, IPv4 and UDP headers. A frame's size here counts from its Ethernet header to the end of its payload, without the FCS.
-pub const HEADERS_LEN: usize = ETHERNET_LEN + 20 + 8;
-/// The smallest frame: headers and a mark.
-pub const SIZE_MIN: usize = HEADERS_LEN + payload::LEN;
+/// The smallest frame: headers of IPv4 and a mark. A frame's size here counts from its Ethernet header to the end of its
+/// payload, without the FCS.
+pub const SIZE_MIN: usize = ETHERNET_LEN + 20 + 8 + payload::LEN;
+/// How much longer an IPv6 header is than one of IPv4.
+const IPV6_LONGER: usize = 20;
 /// The largest frame: what a 64 KB IPv4 packet comes to.
 pub const SIZE_MAX: usize = ETHERNET_LEN + 65_535;
 
@@ -48,6 +50,20 @@ impl Sizes {
     pub fn largest(&self) -> usize {
         self.0.iter().copied().max().unwrap_or(SIZE_MIN)
     }
+}
+
+/// The payload of a frame of `size` bytes to an IPv4 or IPv6 address; never shorter than a mark, so the smallest frames of IPv6 are
+/// longer than those of IPv4.
+#[must_use]
+pub fn payload_len(size: usize, to: IpAddr) -> usize {
+    size.saturating_sub(headers_len(to)).max(payload::LEN)
+}
+
+/// Ethernet, IP and UDP headers of a frame to this address.
+#[must_use]
+pub fn headers_len(to: IpAddr) -> usize {
+    let longer = if to.is_ipv6() { IPV6_LONGER } else { 0 };
+    SIZE_MIN - payload::LEN + longer
 }
 
 impl FromStr for Sizes {

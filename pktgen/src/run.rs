@@ -1,7 +1,7 @@
 //! `pktgen run`: one generator, one sink, one profile.
 
 use std::io::{IsTerminal, Write};
-use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -34,6 +34,8 @@ Examples:
     pktgen run --lab demo --from default/client --to default/server --rate 10k --expect-no-loss
   As fast as it goes between two network namespaces, 8 flows of simple IMIX:
     pktgen run --from-netns a --to-netns b --rate max --flows 8 --size imix --duration 30s
+  To a service whose only backend is a pod that listens on 8080:
+    pktgen run --lab demo --from default/client --to default/server --to-address 10.96.0.10 --port 80 --sink-port 8080
   Through the loopback of this machine:
     pktgen run --to-address 127.0.0.1 --rate 1k --duration 2s --output json
 
@@ -60,13 +62,19 @@ pub struct Args {
     to_netns: Option<String>,
     /// The address to send to [default: that of the place]
     #[arg(long, value_name = "ADDRESS")]
-    to_address: Option<Ipv4Addr>,
+    to_address: Option<IpAddr>,
     /// The address to send from [default: as the kernel chooses]
     #[arg(long, value_name = "ADDRESS")]
-    from_address: Option<Ipv4Addr>,
+    from_address: Option<IpAddr>,
     /// The port to send to
     #[arg(long, value_name = "PORT", default_value_t = 9000)]
     port: u16,
+    /// Send to the IPv6 address of the place
+    #[arg(short = '6', long, conflicts_with = "to_address")]
+    ipv6: bool,
+    /// The port that the sink listens on, at any address: when --to-address and --port are a service's, and are translated on the way
+    #[arg(long, value_name = "PORT")]
+    sink_port: Option<u16>,
     /// The source port of the first flow; further flows count up [default: as the kernel chooses]
     #[arg(long, value_name = "PORT")]
     from_port: Option<u16>,
@@ -127,17 +135,21 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let to = place(args.lab.as_deref(), args.to.as_deref(), args.to_netns.as_deref()).context("--to")?;
     let to_address = match args.to_address {
         Some(address) => address,
-        None => to.address().context("--to")?,
+        None => to.address(args.ipv6).context("--to")?,
     };
     raise_file_limit(args.flows)?;
     let ends = Ends {
         from,
         from_address: args.from_address,
         from_port: args.from_port,
-        to: SocketAddrV4::new(to_address, args.port),
+        to: SocketAddr::new(to_address, args.port),
     };
     let Engine::Socket = args.engine;
-    let sink = sink::open(&to, ends.to)?;
+    let listen = match args.sink_port {
+        Some(port) => SocketAddr::new(generator::any(to_address), port),
+        None => ends.to,
+    };
+    let sink = sink::open(&to, listen)?;
     let sockets = generator::open(&ends, args.flows, profile.sizes.largest())?;
     let stop = Stop::on_signals()?;
     let measured = measure(&sockets, &sink, &profile, args, stop)?;

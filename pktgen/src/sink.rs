@@ -1,7 +1,7 @@
 //! Receives, and keeps the account of what became of each flow. No I/O in the account: it is told of a packet and of the time.
 
 use std::io::IoSliceMut;
-use std::net::{SocketAddrV4, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -193,7 +193,7 @@ pub(crate) enum Came {
 ///
 /// # Errors
 /// The place cannot be entered, or the port is taken.
-pub fn open(place: &Place, address: SocketAddrV4) -> anyhow::Result<UdpSocket> {
+pub fn open(place: &Place, address: SocketAddr) -> anyhow::Result<UdpSocket> {
     place.within(|| {
         let socket = UdpSocket::bind(address)
             .with_context(|| format!("cannot receive at {address} in {place}; try another --port"))?;
@@ -207,10 +207,11 @@ pub fn open(place: &Place, address: SocketAddrV4) -> anyhow::Result<UdpSocket> {
 /// Packets that the kernel had for the sink, and threw away because the sink was too slow.
 #[must_use]
 pub fn overflowed(place: &Place, socket: &UdpSocket) -> Option<u64> {
-    let port = socket.local_addr().ok()?.port();
+    let local = socket.local_addr().ok()?;
+    let file = if local.is_ipv6() { "/proc/thread-self/net/udp6" } else { "/proc/thread-self/net/udp" };
     // Of the thread: /proc/net is the main thread's, which stays where it was.
-    let table = place.within(|| Ok(fs::read_to_string("/proc/thread-self/net/udp")?)).ok()?;
-    drops_of(&table, port)
+    let table = place.within(|| Ok(fs::read_to_string(file)?)).ok()?;
+    drops_of(&table, local.port())
 }
 
 /// The last column of the socket's line, as udp(7) describes /proc/net/udp.
