@@ -22,6 +22,7 @@ use caracal_dataplane::sim::{Output, PortName};
 fn link(name: &str) -> PortName {
     match name {
         "uplink" => PortName::Uplink,
+        "uplink2" => PortName::SecondUplink,
         "host" => PortName::Host,
         "forward" => PortName::Forward,
         pod_name => {
@@ -33,6 +34,7 @@ fn link(name: &str) -> PortName {
 fn name(link: &PortName) -> String {
     match link {
         PortName::Uplink => "uplink".into(),
+        PortName::SecondUplink => "uplink2".into(),
         PortName::Host => "host".into(),
         PortName::Forward => "forward".into(),
         PortName::Pod(id) => format!("pod-{}", id.trim_start_matches("default/")),

@@ -10,13 +10,17 @@ use crate::worker::WorkerIndex;
 /// Packets in a batch, at most.
 pub const BATCH_MAX: usize = 64;
 
+/// One of the node's uplinks: its place in [`Links`](crate::pipeline::Links).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UplinkIndex(pub u8);
+
 /// How a packet came to this worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ingress {
     /// From a local pod, through its veth.
     Endpoint(EndpointIndex),
-    /// From the fabric, not in a tunnel.
-    Uplink,
+    /// From the fabric by this uplink, not in a tunnel.
+    Uplink(UplinkIndex),
     /// From the fabric, out of another node's tunnel.
     Tunnel(TunnelIndex),
     /// From this host, which originated it (`caracal0`).
@@ -47,8 +51,8 @@ pub enum Verdict {
 pub enum Egress {
     /// To a local pod.
     Endpoint(EndpointIndex),
-    /// To the fabric.
-    Uplink,
+    /// To the fabric, by this uplink.
+    Uplink(UplinkIndex),
     /// To this host, by `caracal0`.
     Host,
     /// To this host, by `caracal1`.

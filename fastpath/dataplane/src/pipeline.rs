@@ -17,7 +17,7 @@ use std::net::IpAddr;
 use caracal_wire::MacAddr;
 use caracal_xsk::FramePool;
 
-use crate::batch::{BATCH_MAX, Batch, Ingress, Slot, Step, Verdict};
+use crate::batch::{BATCH_MAX, Batch, Ingress, Slot, Step, UplinkIndex, Verdict};
 use crate::clock::Tick;
 use crate::counters::WorkerCounters;
 use crate::flow::FlowTable;
@@ -78,8 +78,8 @@ impl Pipeline {
         context.counters.pipeline.batches.add(1);
         for slot in going_on(batch) {
             match slot.ingress {
-                Ingress::Uplink => {
-                    source::check_uplink(&context, slot);
+                Ingress::Uplink(uplink) => {
+                    source::check_uplink(&context, slot, uplink);
                     if slot.goes_on() {
                         tunnel::receive(&mut context, slot);
                     }
@@ -256,6 +256,15 @@ pub struct Link {
     pub mtu: u16,
 }
 
+/// An uplink.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Uplink {
+    /// The kernel's number of its interface, by which routes name it.
+    pub ifindex: u32,
+    /// Its address and size.
+    pub link: Link,
+}
+
 /// A pod's veth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EndpointLink {
@@ -268,16 +277,42 @@ pub struct EndpointLink {
 /// What this worker knows of links: written when ports come and go, read for every packet.
 #[derive(Debug, Default)]
 pub struct Links {
-    /// The uplink.
-    pub uplink: Option<Link>,
     /// `caracal0`.
     pub host: Option<Link>,
     /// `caracal1`.
     pub forward: Option<Link>,
+    uplinks: Vec<Option<Uplink>>,
     endpoints: Vec<Option<EndpointLink>>,
 }
 
 impl Links {
+    /// An uplink.
+    #[inline]
+    #[must_use]
+    pub fn uplink(&self, uplink: UplinkIndex) -> Option<&Uplink> {
+        self.uplinks.get(usize::from(uplink.0))?.as_ref()
+    }
+
+    /// The uplink on this interface: there are few, so they are looked through.
+    #[inline]
+    #[must_use]
+    pub fn uplink_on(&self, ifindex: u32) -> Option<(UplinkIndex, Link)> {
+        let mut uplinks = self.uplinks.iter().enumerate();
+        uplinks.find_map(|(at, uplink)| match uplink {
+            Some(uplink) if uplink.ifindex == ifindex => Some((UplinkIndex(at as u8), uplink.link)),
+            _ => None,
+        })
+    }
+
+    /// Sets or removes an uplink.
+    pub fn set_uplink(&mut self, uplink: UplinkIndex, to: Option<Uplink>) {
+        let at = usize::from(uplink.0);
+        if at >= self.uplinks.len() {
+            self.uplinks.resize(at + 1, None);
+        }
+        self.uplinks[at] = to;
+    }
+
     /// The link of an endpoint of this worker.
     #[inline]
     #[must_use]

@@ -13,12 +13,12 @@ use caracal_plane_api::plane::{Op, Transaction};
 use caracal_wire::{MacAddr, ethernet};
 use caracal_xsk::FramePool;
 
-use crate::batch::Egress;
+use crate::batch::{Egress, UplinkIndex};
 use crate::clock::Tick;
 use crate::counters::{PortCounters, WorkerCounters};
 use crate::drop_reason::DropReason;
 use crate::packet::Packet;
-use crate::pipeline::{EndpointLink, Link, Pipeline};
+use crate::pipeline::{EndpointLink, Link, Pipeline, Uplink};
 use crate::policy_log::{self, Line, PolicyLog};
 use crate::port::{HEADROOM, MemoryPort, Port};
 use crate::snapshot::Publisher;
@@ -32,6 +32,8 @@ use crate::worker::{Engine, PortSlot, Role, WorkerIndex};
 pub enum PortName {
     /// The fabric.
     Uplink,
+    /// The fabric, by another interface ([`SECOND_UPLINK_IFINDEX`]).
+    SecondUplink,
     /// A pod, "namespace/pod".
     Pod(String),
     /// What the host originates, and what goes to it.
@@ -52,13 +54,13 @@ pub struct Output {
 /// What the kernel of a simulated node would say.
 #[derive(Clone, Debug)]
 pub struct Kernel {
-    /// Routes by the uplink.
+    /// Routes by the uplinks.
     pub routes: Vec<KernelRoute>,
     /// The host's own addresses.
     pub addresses: Vec<IpAddr>,
     /// The MAC address that every neighbor on the fabric has.
     pub neighbor_mac: MacAddr,
-    /// The uplink's MTU.
+    /// The uplinks' MTU.
     pub uplink_mtu: u16,
     /// The pods' MTU.
     pub pod_mtu: u16,
@@ -66,6 +68,14 @@ pub struct Kernel {
 
 /// The interface number of the simulated uplink, for [`KernelRoute`]s.
 pub const UPLINK_IFINDEX: u32 = 2;
+/// The interface number of the other one: the world's routes do not lead there.
+pub const SECOND_UPLINK_IFINDEX: u32 = 3;
+/// The simulated uplink.
+pub const FIRST_UPLINK: UplinkIndex = UplinkIndex(0);
+/// The other one.
+pub const SECOND_UPLINK: UplinkIndex = UplinkIndex(1);
+/// The MAC address of the other simulated uplink.
+pub const SECOND_UPLINK_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 4]);
 /// The MAC address of the simulated uplink.
 pub const UPLINK_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 /// The MAC address of the simulated host ports.
@@ -123,11 +133,17 @@ impl Node {
             log: PolicyLog::new(vec![records]),
             reported: BTreeMap::new(),
         };
-        node.attach(PortName::Uplink, Role::Uplink);
+        node.attach(PortName::Uplink, Role::Uplink(FIRST_UPLINK));
+        node.attach(PortName::SecondUplink, Role::Uplink(SECOND_UPLINK));
         node.attach(PortName::Host, Role::Host);
         node.attach(PortName::Forward, Role::Forward);
         let mtu = node.kernel.uplink_mtu;
-        node.engine.set_link(Egress::Uplink, Some(Link { mac: UPLINK_MAC, mtu }));
+        for (index, ifindex, mac) in [
+            (FIRST_UPLINK, UPLINK_IFINDEX, UPLINK_MAC),
+            (SECOND_UPLINK, SECOND_UPLINK_IFINDEX, SECOND_UPLINK_MAC),
+        ] {
+            node.engine.set_uplink(index, Some(Uplink { ifindex, link: Link { mac, mtu } }));
+        }
         node.engine.set_link(Egress::Host, Some(Link { mac: HOST_MAC, mtu }));
         node.engine.set_link(Egress::Forward, Some(Link { mac: HOST_MAC, mtu }));
         node.apply(ops)?;

@@ -100,7 +100,7 @@ impl<'a> Fabric<'a> {
                 // Whatever is not IP is ARP between a node and its own links.
                 let Some(datagram) = datagram_of(&output.frame) else { continue };
                 match output.port {
-                    PortName::Uplink => self.cross(datagram, &mut on_the_way, &mut arrivals)?,
+                    PortName::Uplink | PortName::SecondUplink => self.cross(datagram, &mut on_the_way, &mut arrivals)?,
                     PortName::Pod(id) => {
                         let pod =
                             self.world.pods.iter().position(|pod| port_of(pod) == PortName::Pod(id.clone()));

@@ -34,7 +34,7 @@ use anyhow::{Context, bail};
 use caracal_dataplane::clock::Tick;
 use caracal_dataplane::packet::Packet;
 use caracal_dataplane::port::{HEADROOM, MemoryPort, Port};
-use caracal_dataplane::sim::{Kernel, Node, PortName, UPLINK_IFINDEX};
+use caracal_dataplane::sim::{FIRST_UPLINK, Kernel, Node, PortName, UPLINK_IFINDEX};
 use caracal_dataplane::table::{EndpointIndex, FlowDirection, FlowTuple, KernelRoute, Prefix};
 use caracal_dataplane::worker::{PortSlot, Role};
 use caracal_plane_api::op::Op as Kind;
@@ -245,7 +245,7 @@ impl Bench {
         let slots: Vec<(PortSlot, Role)> =
             node.engine_mut().ports_mut().map(|(slot, role, _)| (slot, role)).collect();
         let slot_of = |wanted: Role| slots.iter().find(|(_, role)| *role == wanted).map(|(slot, _)| *slot);
-        let uplink = slot_of(Role::Uplink).context("the node has no uplink")?;
+        let uplink = slot_of(Role::Uplink(FIRST_UPLINK)).context("the node has no uplink")?;
         let mut pods = Vec::new();
         for pod in 0..PODS {
             let name = PortName::Pod(pod_id(pod));

@@ -17,10 +17,10 @@ use caracal_xsk::{
 use tracing::{info, warn};
 
 use super::mirror::KernelLink;
-use crate::batch::Egress;
+use crate::batch::{Egress, UplinkIndex};
 use crate::counters::{PortCounters, WorkerCounters};
 use crate::handover::Doorbell;
-use crate::pipeline::{EndpointLink, Link};
+use crate::pipeline::{self, EndpointLink, Link};
 use crate::port::{Port, TapPort, XskPort};
 use crate::table::{Endpoint, EndpointIndex, NodeConfig, Prefix};
 use crate::worker::thread::{Command, WorkerStatus};
@@ -262,7 +262,7 @@ impl Ports {
             && let Some(old) = self.uplink.take()
         {
             warn!(uplink = old.link.name, "uplink is gone");
-            self.tell_all(|| Command::Link(Egress::Uplink, None));
+            self.tell_all(|| Command::Uplink(FIRST_UPLINK, None));
             old.queues.into_iter().for_each(|port| self.close(port));
         }
         let Some(link) = wanted else {
@@ -284,7 +284,7 @@ impl Ports {
         }
         let Some(mut uplink) = self.uplink.take() else { return };
         if uplink.link.mac != link.mac || uplink.link.mtu != link.mtu {
-            self.tell_all(|| Command::Link(Egress::Uplink, Some(Link { mac: link.mac, mtu: link.mtu })));
+            self.tell_all(|| Command::Uplink(FIRST_UPLINK, Some(uplink_of(link))));
             uplink.link = link.clone();
         }
         if let Err(error) = capture(&mut uplink, node, &plan.captures) {
@@ -309,14 +309,14 @@ impl Ports {
                 Ok(socket) => {
                     program.set_socket(queue, &socket)?;
                     let port = Port::Xsk(self.xsk_port(worker, socket));
-                    queues.push(self.add(worker, port, Role::Uplink, link)?);
+                    queues.push(self.add(worker, port, Role::Uplink(FIRST_UPLINK), link)?);
                 }
                 // The device has room for more queues than it uses.
                 Err(_) if queue > 0 => break,
                 Err(error) => return Err(error),
             }
         }
-        self.tell_all(|| Command::Link(Egress::Uplink, Some(Link { mac: link.mac, mtu: link.mtu })));
+        self.tell_all(|| Command::Uplink(FIRST_UPLINK, Some(uplink_of(link))));
         self.tell_all(|| Command::Owners(Owners::default()));
         info!(
             uplink = link.name,
@@ -528,6 +528,12 @@ impl Ports {
         }));
         rows
     }
+}
+
+const FIRST_UPLINK: UplinkIndex = UplinkIndex(0);
+
+fn uplink_of(link: &KernelLink) -> pipeline::Uplink {
+    pipeline::Uplink { ifindex: link.index, link: Link { mac: link.mac, mtu: link.mtu } }
 }
 
 /// Why no packet can pass a port's link.

@@ -18,4 +18,5 @@ mod policy;
 mod policy_log;
 mod staged;
 mod tunnels;
+mod uplinks;
 mod workers;

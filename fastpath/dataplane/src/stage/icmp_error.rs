@@ -161,7 +161,7 @@ fn source_v4(context: &Context, slot: &Slot) -> Option<Ipv4Addr> {
 /// To who shares a link with us, the gateway's link-local address; to others the tunnel's or the node's, if one of
 /// them is of IPv6. A node without says nothing to them: no other address of it would come back to it.
 fn source_v6(context: &Context, slot: &Slot) -> Option<Ipv6Addr> {
-    if !matches!(slot.ingress, Ingress::Uplink | Ingress::Tunnel(_)) {
+    if !matches!(slot.ingress, Ingress::Uplink(_) | Ingress::Tunnel(_)) {
         return Some(nd::GATEWAY);
     }
     let node = context.tables.node.config()?;

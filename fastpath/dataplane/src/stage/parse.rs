@@ -243,7 +243,7 @@ fn parse_other(slot: &mut Slot) -> Result<(), DropReason> {
 /// Checksums come half made from any virtual device; a port with a virtio-net header says so itself.
 #[inline]
 fn may_be_partial(ingress: Ingress) -> bool {
-    matches!(ingress, Ingress::Endpoint(_) | Ingress::Uplink | Ingress::Tunnel(_))
+    matches!(ingress, Ingress::Endpoint(_) | Ingress::Uplink(_) | Ingress::Tunnel(_))
 }
 
 /// Whether packets from or to this address are forwarded: not "this network", loopback, multicast, reserved or broadcast

@@ -55,7 +55,7 @@ pub fn address(slot: &mut Slot, to: MacAddr, from: MacAddr) {
     }
 }
 
-/// Sends a plain packet to the uplink, towards `towards`: the destination itself, or the node that it is behind.
+/// Sends a plain packet to an uplink, towards `towards`: the destination itself, or the node that it is behind.
 pub fn to_uplink(context: &mut Context, slot: &mut Slot, towards: IpAddr) {
     let Some(FibEntry::Via { ifindex, next_hop, mtu }) = context.tables.fib.lookup(towards).copied() else {
         icmp_error::unreachable(context, slot, icmp_error::Unreachable::Net);
@@ -72,10 +72,12 @@ pub fn to_uplink(context: &mut Context, slot: &mut Slot, towards: IpAddr) {
         context.wants_neighbor(ifindex, hop);
         return slot.drop(DropReason::NeighborUnresolved);
     };
-    let Some(uplink) = context.links.uplink else { return slot.drop(DropReason::PortGone) };
-    address(slot, mac, uplink.mac);
+    let Some((uplink, link)) = context.links.uplink_on(ifindex) else {
+        return slot.drop(DropReason::PortGone);
+    };
+    address(slot, mac, link.mac);
     context.counters.pipeline.to_uplink_plain.add(1);
-    slot.verdict = Verdict::Transmit(Egress::Uplink);
+    slot.verdict = Verdict::Transmit(Egress::Uplink(uplink));
 }
 
 /// Writes the link's header for what goes to this host or to an endpoint.

@@ -11,7 +11,7 @@ use crate::table::FibEntry;
 #[inline]
 pub fn route(context: &mut Context, slot: &mut Slot) {
     let from_tunnel = matches!(slot.ingress, Ingress::Tunnel(_));
-    let from_fabric = from_tunnel || slot.ingress == Ingress::Uplink;
+    let from_fabric = from_tunnel || matches!(slot.ingress, Ingress::Uplink(_));
     let entry = context.tables.fib.lookup(slot.parsed.destination).copied();
     match entry {
         Some(FibEntry::Endpoint(endpoint)) => {

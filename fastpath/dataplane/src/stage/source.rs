@@ -3,7 +3,7 @@
 
 use caracal_wire::{Ethernet, Protocol};
 
-use crate::batch::{Ingress, Slot};
+use crate::batch::{Ingress, Slot, UplinkIndex};
 use crate::drop_reason::DropReason;
 use crate::stage::Context;
 use crate::table::{EndpointIndex, FibEntry};
@@ -29,8 +29,8 @@ pub fn check_endpoint(context: &Context, slot: &mut Slot, endpoint: EndpointInde
 
 /// Checks a frame that came from the fabric: a switch that floods shows us other machines' frames, too.
 #[inline]
-pub fn check_uplink(context: &Context, slot: &mut Slot) {
-    let ours = context.links.uplink.map(|link| link.mac);
+pub fn check_uplink(context: &Context, slot: &mut Slot, uplink: UplinkIndex) {
+    let ours = context.links.uplink(uplink).map(|uplink| uplink.link.mac);
     let addressed = Ethernet::new_checked(slot.packet.head.data()).map(|header| header.destination());
     if addressed.ok() != ours {
         slot.drop(DropReason::NotOurMac);
@@ -42,7 +42,7 @@ pub fn check_uplink(context: &Context, slot: &mut Slot) {
 pub fn out_of_place(context: &Context, slot: &Slot) -> Option<DropReason> {
     let source = slot.parsed.source;
     match slot.ingress {
-        Ingress::Uplink => match context.tables.fib.lookup(source) {
+        Ingress::Uplink(_) => match context.tables.fib.lookup(source) {
             None | Some(FibEntry::Via { .. }) => None,
             Some(_) => Some(DropReason::FabricSpoofedSource),
         },

@@ -118,7 +118,7 @@ fn try_encapsulate(context: &mut Context, slot: &mut Slot, tunnel: TunnelIndex) 
         return Err(DropReason::PacketTooBig);
     }
     let next_hop = tables.neighbors.mac(underlay.neighbor).ok_or(DropReason::NeighborUnresolved)?;
-    let uplink = context.links.uplink.ok_or(DropReason::PortGone)?;
+    let (uplink, link_out) = context.links.uplink_on(underlay.ifindex).ok_or(DropReason::PortGone)?;
     let (IpAddr::V4(source), IpAddr::V4(destination)) = (node.address, tunnel.node_address) else {
         return Err(DropReason::TunnelOverIpv6);
     };
@@ -133,7 +133,7 @@ fn try_encapsulate(context: &mut Context, slot: &mut Slot, tunnel: TunnelIndex) 
     let (ip, rest) = rest.split_at_mut(ipv4::HEADER_LEN);
     let (udp, vxlan) = rest.split_at_mut(udp::HEADER_LEN);
     let link_header =
-        ethernet::Repr { destination: next_hop, source: uplink.mac, ether_type: EtherType::IPV4 };
+        ethernet::Repr { destination: next_hop, source: link_out.mac, ether_type: EtherType::IPV4 };
     let ip_header = ipv4::Repr {
         tos: 0,
         identification: 0,
@@ -153,7 +153,7 @@ fn try_encapsulate(context: &mut Context, slot: &mut Slot, tunnel: TunnelIndex) 
         .and_then(|()| vxlan::Repr { vni }.emit(vxlan));
     written.map_err(|_| DropReason::NoHeadroom)?;
     context.counters.pipeline.tunnel_encapsulated.add(1);
-    slot.verdict = Verdict::Transmit(Egress::Uplink);
+    slot.verdict = Verdict::Transmit(Egress::Uplink(uplink));
     Ok(())
 }
 

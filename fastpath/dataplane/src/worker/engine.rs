@@ -7,14 +7,14 @@ use std::sync::Arc;
 use caracal_xsk::FramePool;
 
 use super::WorkerIndex;
-use crate::batch::{BATCH_MAX, Batch, Egress, Ingress, Slot, Step, Verdict};
+use crate::batch::{BATCH_MAX, Batch, Egress, Ingress, Slot, Step, UplinkIndex, Verdict};
 use crate::clock::Tick;
 use crate::counters::{PortCounters, WorkerCounters};
 use crate::drop_reason::DropReason;
 use crate::flow::FlowEntry;
 use crate::handover::Peer;
 use crate::packet::Packet;
-use crate::pipeline::{EndpointLink, Link, Pipeline, Surroundings};
+use crate::pipeline::{EndpointLink, Link, Pipeline, Surroundings, Uplink};
 use crate::port::{Boxes, HEADROOM, Port};
 use crate::snapshot::Subscriber;
 use crate::stage::{self, arp, nd};
@@ -28,7 +28,7 @@ pub struct PortSlot(pub usize);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// The fabric.
-    Uplink,
+    Uplink(UplinkIndex),
     /// A pod.
     Endpoint(EndpointIndex),
     /// `caracal0`.
@@ -40,7 +40,7 @@ pub enum Role {
 impl Role {
     fn ingress(self) -> Ingress {
         match self {
-            Role::Uplink => Ingress::Uplink,
+            Role::Uplink(uplink) => Ingress::Uplink(uplink),
             Role::Endpoint(endpoint) => Ingress::Endpoint(endpoint),
             Role::Host => Ingress::Host,
             Role::Forward => Ingress::Forward,
@@ -51,12 +51,19 @@ impl Role {
 /// Which worker has the ports that there is only one of.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Owners {
-    /// The uplink (its first queue, for workers that have none of their own).
+    /// The uplinks (their first queues, for workers that have none of their own).
     pub uplink: WorkerIndex,
     /// `caracal0`.
     pub host: WorkerIndex,
     /// `caracal1`.
     pub forward: WorkerIndex,
+}
+
+fn set_at(slots: &mut Vec<Option<usize>>, index: usize, port: usize) {
+    if slots.len() <= index {
+        slots.resize(index + 1, None);
+    }
+    slots[index] = Some(port);
 }
 
 #[derive(Debug)]
@@ -85,7 +92,7 @@ pub struct Engine {
     counters: Arc<WorkerCounters>,
     tables: Subscriber<Tables>,
     ports: Vec<Option<EnginePort>>,
-    uplink: Option<usize>,
+    uplinks: Vec<Option<usize>>,
     host: Option<usize>,
     forward: Option<usize>,
     endpoints: Vec<Option<usize>>,
@@ -125,7 +132,7 @@ impl Engine {
             counters,
             tables,
             ports: Vec::new(),
-            uplink: None,
+            uplinks: Vec::new(),
             host: None,
             forward: None,
             endpoints: Vec::new(),
@@ -165,16 +172,10 @@ impl Engine {
             self.ports.len() - 1
         });
         match role {
-            Role::Uplink => self.uplink = Some(at),
+            Role::Uplink(UplinkIndex(index)) => set_at(&mut self.uplinks, usize::from(index), at),
             Role::Host => self.host = Some(at),
             Role::Forward => self.forward = Some(at),
-            Role::Endpoint(EndpointIndex(index)) => {
-                let index = index as usize;
-                if self.endpoints.len() <= index {
-                    self.endpoints.resize(index + 1, None);
-                }
-                self.endpoints[index] = Some(at);
-            }
+            Role::Endpoint(EndpointIndex(index)) => set_at(&mut self.endpoints, index as usize, at),
         }
         self.ports[at] = Some(EnginePort { port, role, counters, dirty: false });
         PortSlot(at)
@@ -184,7 +185,7 @@ impl Engine {
     pub fn remove_port(&mut self, slot: PortSlot) -> Option<Port> {
         let removed = self.ports.get_mut(slot.0)?.take()?;
         self.dirty.retain(|at| *at != slot.0);
-        for single in [&mut self.uplink, &mut self.host, &mut self.forward] {
+        for single in [&mut self.host, &mut self.forward].into_iter().chain(&mut self.uplinks) {
             if *single == Some(slot.0) {
                 *single = None;
             }
@@ -213,14 +214,18 @@ impl Engine {
         ports.filter_map(|(at, port)| port.as_mut().map(|p| (PortSlot(at), p.role, &mut p.port)))
     }
 
-    /// Says what is known of the uplink or a host port.
+    /// Says what is known of a host port.
     pub fn set_link(&mut self, egress: Egress, link: Option<Link>) {
         match egress {
-            Egress::Uplink => self.pipeline.links.uplink = link,
             Egress::Host => self.pipeline.links.host = link,
             Egress::Forward => self.pipeline.links.forward = link,
-            Egress::Endpoint(_) => {}
+            Egress::Uplink(_) | Egress::Endpoint(_) => {}
         }
+    }
+
+    /// Says what is known of an uplink.
+    pub fn set_uplink(&mut self, uplink: UplinkIndex, to: Option<Uplink>) {
+        self.pipeline.links.set_uplink(uplink, to);
     }
 
     /// Says which workers have the single ports.
@@ -427,7 +432,9 @@ impl Engine {
             Egress::Endpoint(endpoint) => {
                 (self.endpoints.get(endpoint.0 as usize).copied().flatten(), self.index)
             }
-            Egress::Uplink => (self.uplink, self.owners.uplink),
+            Egress::Uplink(uplink) => {
+                (self.uplinks.get(usize::from(uplink.0)).copied().flatten(), self.owners.uplink)
+            }
             Egress::Host => (self.host, self.owners.host),
             Egress::Forward => (self.forward, self.owners.forward),
         };

@@ -18,12 +18,12 @@ use std::sync::mpsc::{Receiver, SyncSender};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
 use super::engine::{Engine, Owners, PortSlot, Role};
-use crate::batch::Egress;
+use crate::batch::{Egress, UplinkIndex};
 use crate::clock::Clock;
 use crate::counters::PortCounters;
 use crate::flow::{FlowEntry, FlowNote};
 use crate::handover::Doorbell;
-use crate::pipeline::{EndpointLink, Link};
+use crate::pipeline::{EndpointLink, Link, Uplink};
 use crate::port::Port;
 use crate::table::EndpointIndex;
 
@@ -51,8 +51,10 @@ pub enum Command {
     ReturnFrames(Vec<caracal_xsk::Frame>),
     /// What is known of a pod's link.
     EndpointLink(EndpointIndex, EndpointLink),
-    /// What is known of the uplink or a host port.
+    /// What is known of a host port.
     Link(Egress, Option<Link>),
+    /// What is known of an uplink.
+    Uplink(UplinkIndex, Option<Uplink>),
     /// Who has the ports that there is only one of.
     Owners(Owners),
     /// How many frames each pod's port, and the uplink's, should have to receive into.
@@ -273,7 +275,11 @@ impl Thread {
         match command {
             Command::AddPort { mut port, role, counters, reply } => {
                 if let Port::Xsk(xsk) = &mut *port {
-                    xsk.set_fill_target(if role == Role::Uplink { self.fill_uplink } else { self.fill_pod });
+                    xsk.set_fill_target(if matches!(role, Role::Uplink(_)) {
+                        self.fill_uplink
+                    } else {
+                        self.fill_pod
+                    });
                     xsk.refill(&mut self.engine.pool);
                 }
                 let slot = self.engine.add_port(*port, role, counters);
@@ -301,13 +307,14 @@ impl Thread {
             }
             Command::EndpointLink(endpoint, link) => self.engine.set_endpoint_link(endpoint, link),
             Command::Link(egress, link) => self.engine.set_link(egress, link),
+            Command::Uplink(uplink, to) => self.engine.set_uplink(uplink, to),
             Command::Owners(owners) => self.engine.set_owners(owners),
             Command::FillTargets { pod, uplink } => {
                 self.fill_pod = pod;
                 self.fill_uplink = uplink;
                 for (_, role, port) in self.engine.ports_mut() {
                     if let Port::Xsk(port) = port {
-                        port.set_fill_target(if role == Role::Uplink { uplink } else { pod });
+                        port.set_fill_target(if matches!(role, Role::Uplink(_)) { uplink } else { pod });
                     }
                 }
             }

@@ -8,7 +8,7 @@ use super::super::world::{
     self, A, B, NEIGHBOR_MAC, NOBODY, NODE1, NODE2, NODE3, OUTSIDE, REMOTE, TUNNEL1, TUNNEL1_MAC,
     TUNNEL2_MAC, VNI, VXLAN_PORT, pod,
 };
-use super::super::{POD_MAC, PortName, UPLINK_MAC};
+use super::super::{FIRST_UPLINK, POD_MAC, PortName, UPLINK_MAC};
 use super::support::*;
 use super::{flows, host, ipv6, nd, workers};
 use crate::drop_reason::DropReason::{self, *};
@@ -352,10 +352,10 @@ fn ways() -> Vec<Case> {
         .also(tracked),
         case("out, without an uplink", a(), out, PortGone)
             .also(tracked)
-            .after(|world| world.node.engine_mut().pipeline.links.uplink = None),
+            .after(|world| world.node.engine_mut().set_uplink(FIRST_UPLINK, None)),
         case("to another node, without an uplink", a(), remote.clone(), PortGone)
             .also(tracked)
-            .after(|world| world.node.engine_mut().pipeline.links.uplink = None),
+            .after(|world| world.node.engine_mut().set_uplink(FIRST_UPLINK, None)),
         case(
             "to the host, without a host port",
             a(),

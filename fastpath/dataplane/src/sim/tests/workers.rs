@@ -11,7 +11,7 @@ use std::os::fd::AsFd;
 
 use super::super::datagram::{ACK, Datagram, SYN};
 use super::super::world::{self, A, B, C, OUTSIDE, REMOTE, TUNNEL1, pod};
-use super::super::{HOST_MAC, Output, POD_MAC, PortName, UPLINK_MAC};
+use super::super::{FIRST_UPLINK, HOST_MAC, Output, POD_MAC, PortName, UPLINK_IFINDEX, UPLINK_MAC};
 use super::support::*;
 use crate::batch::Egress;
 use crate::clock::Tick;
@@ -19,7 +19,7 @@ use crate::counters::{PortCounters, WorkerCounters};
 use crate::drop_reason::DropReason;
 use crate::handover::{Doorbell, connect};
 use crate::packet::Packet;
-use crate::pipeline::{EndpointLink, Link, Pipeline};
+use crate::pipeline::{EndpointLink, Link, Pipeline, Uplink};
 use crate::port::{HEADROOM, MemoryPort, Port};
 use crate::snapshot::Publisher;
 use crate::table::{EndpointIndex, TableBuilder, Tables};
@@ -71,7 +71,8 @@ impl Pair {
             );
             engine.set_owners(Owners::default());
             let link = |mac| Some(Link { mac, mtu: world::UPLINK_MTU });
-            engine.set_link(Egress::Uplink, link(UPLINK_MAC));
+            let uplink = link(UPLINK_MAC).map(|link| Uplink { ifindex: UPLINK_IFINDEX, link });
+            engine.set_uplink(FIRST_UPLINK, uplink);
             engine.set_link(Egress::Host, link(HOST_MAC));
             engine.set_link(Egress::Forward, link(HOST_MAC));
             engine
@@ -85,7 +86,7 @@ impl Pair {
             at_home: [0; 2],
             _publisher: publisher,
         };
-        pair.attach(0, PortName::Uplink, Role::Uplink);
+        pair.attach(0, PortName::Uplink, Role::Uplink(FIRST_UPLINK));
         pair.attach(0, PortName::Host, Role::Host);
         pair.attach(0, PortName::Forward, Role::Forward);
         let endpoints: Vec<(EndpointIndex, u16, String)> =
