@@ -12,6 +12,11 @@ pub use frame::{Decoder, FrameError, MAX_MESSAGE_BYTES, encode, read_message, wr
 /// The version of the contract. Spoken in Hello and Welcome; a fastpath refuses another one.
 pub const VERSION: u32 = 1;
 
+/// The source ports of node-level translation where NatOutgoing names no others, as Calico's `bpfPSNATPorts` has them:
+/// below the kernel's ephemeral ports (32768–60999) and Kubernetes' NodePorts (30000–32767). The fastpath takes them,
+/// the agent reserves them with the kernel.
+pub const NAT_PORTS: std::ops::RangeInclusive<u16> = 20_000..=29_999;
+
 /// The generated messages.
 #[allow(missing_docs, clippy::all, reason = "generated from plane.proto, where each is documented")]
 pub mod plane {
