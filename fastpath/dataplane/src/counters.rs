@@ -59,6 +59,7 @@ pipeline_counters! {
     arp_learned: "Link-layer addresses of pods learned.",
     icmp_errors_sent: "ICMP errors sent: time exceeded, fragmentation needed or packet too big, unreachable.",
     icmp_errors_suppressed: "ICMP errors not sent: because of the rate limit, or for want of a frame or of an address to send from.",
+    tcp_resets_sent: "TCP connections refused with a reset.",
     policy_log_lost: "Denials and passed Log rules that were not logged: more flows began at once than there is room for.",
     checksums_completed: "Half-made checksums completed in software.",
     handed_over: "Packets handed to another worker.",

@@ -265,6 +265,10 @@ fn tuple_of(key: &FlowKey, icmp: (u8, u8), out: bool) -> FlowTuple {
 
 #[inline(never)]
 fn unknown(context: &mut Context, slot: &mut Slot, out: bool) {
+    // What we say ourselves answers something that need not have become a flow, and is nothing to remember.
+    if slot.ingress == Ingress::Ourselves {
+        return;
+    }
     let key = slot.flow_key;
     if !out && let Some(reason) = source::out_of_place(context, slot) {
         return slot.drop(reason);
@@ -359,6 +363,8 @@ fn related(context: &mut Context, slot: &mut Slot, endpoint: EndpointIndex, out:
                 answer_by_origin(slot, flags);
             }
         }
+        // We complain about what was no flow yet, too.
+        _ if slot.ingress == Ingress::Ourselves => {}
         _ => slot.drop(DropReason::RelatedUnknown),
     }
 }

@@ -7,11 +7,10 @@ use caracal_wire::{EtherType, Ipv4, Ipv6, MacAddr, ethernet, icmpv4, icmpv6};
 use caracal_xsk::Frame;
 
 use crate::batch::{Ingress, Slot};
-use crate::packet::Packet;
-use crate::stage::{Context, nd};
+use crate::stage::{Context, nd, source};
 
 /// Room in front of an answer for a tunnel header.
-const HEADROOM: usize = 128;
+pub(super) const HEADROOM: usize = 128;
 
 /// What was wrong with a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +27,8 @@ pub enum Unreachable {
     Net,
     /// The host.
     Host,
+    /// The port: nobody listens on it.
+    Port,
 }
 
 /// The packet's time to live ran out here.
@@ -56,6 +57,7 @@ impl Problem {
             Problem::TooBig { mtu } => Repr::FragmentationNeeded { mtu },
             Problem::Unreachable(Unreachable::Net) => Repr::Unreachable(UnreachableCode::NET),
             Problem::Unreachable(Unreachable::Host) => Repr::Unreachable(UnreachableCode::HOST),
+            Problem::Unreachable(Unreachable::Port) => Repr::Unreachable(UnreachableCode::PORT),
         }
     }
 
@@ -66,18 +68,19 @@ impl Problem {
             Problem::TooBig { mtu } => Repr::PacketTooBig { mtu: u32::from(mtu) },
             Problem::Unreachable(Unreachable::Net) => Repr::Unreachable(UnreachableCode::NO_ROUTE),
             Problem::Unreachable(Unreachable::Host) => Repr::Unreachable(UnreachableCode::ADDRESS),
+            Problem::Unreachable(Unreachable::Port) => Repr::Unreachable(UnreachableCode::PORT),
         }
     }
 }
 
 fn send(context: &mut Context, slot: &Slot, problem: Problem) {
-    // Our own errors cause none.
-    if slot.ingress == Ingress::Ourselves {
+    // Our own errors cause none, and nobody is told what somebody else has done in his name.
+    if slot.ingress == Ingress::Ourselves || source::out_of_place(context, slot).is_some() {
         return;
     }
     let Some(bytes) = slot.packet.head.data().get(usize::from(slot.parsed.l3)..) else { return };
     let Some(about) = About::read(bytes, problem) else { return };
-    let Some(source) = source(context, slot) else {
+    let Some(source) = speaker(context, slot) else {
         context.counters.pipeline.icmp_errors_suppressed.add(1);
         return;
     };
@@ -95,7 +98,7 @@ fn send(context: &mut Context, slot: &Slot, problem: Problem) {
         return;
     }
     context.counters.pipeline.icmp_errors_sent.add(1);
-    context.answers.push(Slot::new(Packet::new(frame), Ingress::Ourselves));
+    context.answer(slot, frame);
 }
 
 /// The packet that is complained about.
@@ -137,16 +140,16 @@ impl<'a> About<'a> {
 }
 
 /// Which of our addresses speaks.
-fn source(context: &Context, slot: &Slot) -> Option<IpAddr> {
+fn speaker(context: &Context, slot: &Slot) -> Option<IpAddr> {
     if slot.parsed.is_ipv4() {
-        source_v4(context, slot).map(IpAddr::V4)
+        speaker_v4(context, slot).map(IpAddr::V4)
     } else {
-        source_v6(context, slot).map(IpAddr::V6)
+        speaker_v6(context, slot).map(IpAddr::V6)
     }
 }
 
 /// The tunnel's to what came by a tunnel, else the node's.
-fn source_v4(context: &Context, slot: &Slot) -> Option<Ipv4Addr> {
+fn speaker_v4(context: &Context, slot: &Slot) -> Option<Ipv4Addr> {
     let node = context.tables.node.config()?;
     let address = match slot.ingress {
         Ingress::Tunnel(_) => node.tunnel_address.unwrap_or(node.address),
@@ -160,7 +163,7 @@ fn source_v4(context: &Context, slot: &Slot) -> Option<Ipv4Addr> {
 
 /// To who shares a link with us, the gateway's link-local address; to others the tunnel's or the node's, if one of
 /// them is of IPv6. A node without says nothing to them: no other address of it would come back to it.
-fn source_v6(context: &Context, slot: &Slot) -> Option<Ipv6Addr> {
+fn speaker_v6(context: &Context, slot: &Slot) -> Option<Ipv6Addr> {
     if !matches!(slot.ingress, Ingress::Uplink(_) | Ingress::Tunnel(_)) {
         return Some(nd::GATEWAY);
     }

@@ -9,16 +9,18 @@ pub mod parse;
 pub mod rewrite;
 pub mod route;
 pub mod source;
+pub mod tcp_reset;
 pub mod tunnel;
 
 use std::net::IpAddr;
 
-use caracal_xsk::FramePool;
+use caracal_xsk::{Frame, FramePool};
 
-use crate::batch::Slot;
+use crate::batch::{Egress, Ingress, Slot, Verdict};
 use crate::clock::Tick;
 use crate::counters::WorkerCounters;
 use crate::flow::{Carried, FlowTable};
+use crate::packet::Packet;
 use crate::pipeline::{Links, RateLimit, UNKNOWN_NEIGHBORS_MAX};
 use crate::policy_log::Recorder;
 use crate::table::{Deciding, RuleCount, RuleId, Tables};
@@ -78,6 +80,18 @@ impl Context<'_> {
     #[inline]
     pub fn account(&self, carried: Carried) {
         account(self.tables, self.worker, carried);
+    }
+
+    /// Sends an answer of ours to whom `about` is from: by the port that it came in by if that is the host's, else along
+    /// the route.
+    pub fn answer(&mut self, about: &Slot, frame: Frame) {
+        let mut answer = Slot::new(Packet::new(frame), Ingress::Ourselves);
+        match about.ingress {
+            Ingress::Host => answer.verdict = Verdict::Transmit(Egress::Host),
+            Ingress::Forward => answer.verdict = Verdict::Transmit(Egress::Forward),
+            _ => {}
+        }
+        self.answers.push(answer);
     }
 
     /// Notes that somebody must find out the MAC address of a next hop.
