@@ -36,6 +36,44 @@ machine_facts() {
   load start
 }
 
+# udp NAME SUBJECT LAB [PKTGEN-ARGUMENT]...: what came through of as much UDP as one generator makes in $seconds, in round $round.
+udp() {
+  local name=$1 subject=$2 lab=$3 file=$raw/${1//\//-}-$2-$round.json
+  shift 3
+  "$bin/pktgen" run --lab "$lab" --flows 8 --rate max --duration "${seconds}s" --output json "$@" >"$file" \
+    2>>"$raw/pktgen.txt" || die "$name, $subject: $(tail -n 1 "$raw/pktgen.txt")"
+  row "$name" "$subject" received packets/s "$(jq '.received_pps | floor' "$file")"
+  row "$name" "$subject" "packets per CPU-second of the machine" packets/CPU-s "$(jq '.packets_per_cpu_s // 0 | floor' "$file")"
+  row "$name" "$subject" "generator: sent" packets/s "$(jq '.sent_pps | floor' "$file")"
+}
+
+# memory PREFIX: the scenarios of bench_pipeline whose names begin with that, one round.
+memory() {
+  local file=$raw/mem-$round.json
+  "$bin/examples/bench_pipeline" --rounds 1 --bursts "$bursts" --only "$1" >"$file" 2>>"$raw/bench_pipeline.txt" ||
+    die "bench_pipeline: $(tail -n 1 "$raw/bench_pipeline.txt")"
+  jq -r '.[] | [.name, .subject, .metric, .unit, .median] | @tsv' "$file" >>"$rows"
+}
+
+# against_the_kernel: a table of the rows that both subjects have.
+against_the_kernel() {
+  echo "Against the kernel (median; \"unresolved\": the rounds of the two overlap, or they differ by less than 25 %). Packets/s favour whoever"
+  echo "forwards on another core than the sender's, as we do; figures for each CPU-second of the machine count every core:"
+  jq -r '
+    group_by([.name, .metric])[] | select(length == 2) | sort_by(.subject) as [$ours, $kernel]
+    | select($ours.metric | startswith("generator") | not)
+    | ($ours.median / ([$kernel.median, 1e-9] | max)) as $ratio
+    | [$ours.name, $ours.median, $kernel.median, $ours.unit, "×\($ratio * 100 | round / 100)",
+       (if ($ratio < 1.25 and $ratio > 0.8) or ($ours.min <= $kernel.max and $kernel.min <= $ours.max) then "unresolved"
+        elif $ratio > 1 then "we win" else "WE LOSE" end)] | @tsv' "$results/results.json" |
+    awk -F'\t' 'BEGIN { printf "  %-22s %12s %12s  %-15s %8s\n", "", "caracal", "kernel", "", "ratio" }
+                { printf "  %-22s %12s %12s  %-15s %8s  %s\n", $1, $2, $3, $4, $5, $6 }'
+  if grep -q 'was the limit' "$raw/pktgen.txt"; then
+    echo
+    echo "The generator was the limit in $(grep -c 'was the limit' "$raw/pktgen.txt") of the UDP measurements: there the subject may carry more."
+  fi
+}
+
 # row NAME SUBJECT METRIC UNIT VALUE
 row() { printf '%s\t%s\t%s\t%s\t%s\n' "$@" >>"$rows"; }
 

@@ -22,21 +22,24 @@
 //! * `mem/first-packet/rules-N`: out of the tunnel, every packet the first of a UDP flow; N rules of four shapes, and
 //!   the one that allows the packet a random one of them. Whole path, with the flow's insertion.
 //! * `mem/verdict/rules-N`: of that, the verdict alone: the peer's class and the judgement.
+//! * `mem/mode/…`: see [`modes`]; only when they are asked for by `--only mem/mode`.
 
+mod bench;
 mod frames;
+mod modes;
 mod world;
 
+use std::cell::RefCell;
 use std::hint::black_box;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use caracal_dataplane::clock::Tick;
 use caracal_dataplane::packet::Packet;
 use caracal_dataplane::port::{HEADROOM, MemoryPort, Port};
-use caracal_dataplane::sim::{FIRST_UPLINK, Kernel, Node, PortName, UPLINK_IFINDEX};
-use caracal_dataplane::table::{EndpointIndex, FlowDirection, FlowTuple, KernelRoute, Prefix};
-use caracal_dataplane::worker::{PortSlot, Role};
+use caracal_dataplane::sim::PortName;
+use caracal_dataplane::table::{FlowDirection, FlowTuple};
 use caracal_plane_api::op::Op as Kind;
 use caracal_plane_api::{self as plane, Op};
 use caracal_wire::Protocol;
@@ -44,10 +47,12 @@ use caracal_wire::tcp::Flags;
 use caracal_xsk::FramePool;
 use clap::Parser;
 
-use crate::frames::{FABRIC_MAC, SERVICE, inward_tcp, inward_udp, outward_tcp};
+use crate::bench::{BATCH, BURST, Bench, FRAMES};
+use crate::frames::{SERVICE, inward_tcp, inward_udp, outward_tcp};
+use crate::modes::{Carried, MODES, PARTS};
 use crate::world::{
-    NODE, PODS, REMOTE_BLOCK, REMOTE_BLOCK_LENGTH, allowed_by, endpoint, member, pod_address, pod_id, policy,
-    policy_id, policy_ids, rule, rule_set, world,
+    PODS, REMOTE_BLOCK, REMOTE_BLOCK_LENGTH, allowed_by, endpoint, member, pod_address, policy, policy_id,
+    policy_ids, rule, rule_set, with_pods,
 };
 
 /// What the pipeline costs in memory, as JSON.
@@ -66,12 +71,6 @@ struct Args {
     #[arg(long)]
     only: Option<String>,
 }
-
-const BATCH: usize = 64;
-/// Frames of a node's domain; a burst leaves some of them free.
-const FRAMES: u32 = 8192;
-const BURST: usize = 125 * BATCH;
-const FLOW_TABLE: usize = 1 << 18;
 
 const REMOTES: u32 = 1000;
 const FLOWS: u32 = PODS * REMOTES;
@@ -127,6 +126,20 @@ fn main() -> anyhow::Result<()> {
             "ns/verdict",
             Box::new(move |_| Ok(verdicts.run())),
         ));
+    }
+    let modes =
+        if args.only.as_ref().is_some_and(|only| only.starts_with("mem/mode")) { &MODES[..] } else { &[] };
+    for &mode in modes.iter().filter(|mode| wants(&format!("mem/mode/{}/", mode.name()))) {
+        let carried = Carried::new(mode).with_context(|| format!("mem/mode/{}", mode.name()))?;
+        let carried = Rc::new(RefCell::new(carried));
+        for (name, part) in PARTS {
+            let carried = Rc::clone(&carried);
+            scenarios.push(Scenario::new(
+                &format!("mem/mode/{}/{name}", mode.name()),
+                "ns/packet",
+                Box::new(move |_| carried.borrow_mut().run(part, bursts)),
+            ));
+        }
     }
     scenarios.retain(|scenario| wants(&scenario.name));
     // The first round warms caches and tables, and is thrown away.
@@ -191,7 +204,7 @@ fn calibrate() -> f64 {
 }
 
 /// A small generator, the same in every run.
-struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
     fn next(&mut self) -> u32 {
@@ -199,7 +212,8 @@ impl Random {
         (self.0 >> 33) as u32
     }
 
-    fn below(&mut self, bound: u32) -> u32 {
+    /// A number below `bound`.
+    pub fn below(&mut self, bound: u32) -> u32 {
         self.next() % bound
     }
 }
@@ -208,118 +222,6 @@ impl Random {
 enum Way {
     Decapsulate,
     Encapsulate,
-}
-
-/// A node with its pods' ports at hand.
-struct Bench {
-    node: Node,
-    uplink: PortSlot,
-    pods: Vec<(PortName, PortSlot)>,
-    now: Tick,
-}
-
-impl Bench {
-    fn new(mut ops: Vec<Kind>, policies: &[plane::PolicyId]) -> anyhow::Result<Self> {
-        ops.extend(world());
-        ops.extend((0..PODS).map(|pod| endpoint(pod, policies)));
-        let ops: Vec<Op> = ops.into_iter().map(|op| Op { op: Some(op) }).collect();
-        let kernel = Kernel {
-            routes: vec![KernelRoute {
-                prefix: Prefix::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 0)), 24),
-                ifindex: UPLINK_IFINDEX,
-                gateway: None,
-                mtu: 1500,
-            }],
-            addresses: vec![IpAddr::V4(NODE)],
-            neighbor_mac: FABRIC_MAC,
-            uplink_mtu: 1500,
-            pod_mtu: 1450,
-        };
-        let mut node = Node::new(&ops, kernel, FLOW_TABLE, FRAMES)?;
-        let names: Vec<(EndpointIndex, PortName)> = node
-            .tables()
-            .endpoints
-            .iter()
-            .map(|(index, e)| (index, PortName::Pod(e.id.to_string())))
-            .collect();
-        let slots: Vec<(PortSlot, Role)> =
-            node.engine_mut().ports_mut().map(|(slot, role, _)| (slot, role)).collect();
-        let slot_of = |wanted: Role| slots.iter().find(|(_, role)| *role == wanted).map(|(slot, _)| *slot);
-        let uplink = slot_of(Role::Uplink(FIRST_UPLINK)).context("the node has no uplink")?;
-        let mut pods = Vec::new();
-        for pod in 0..PODS {
-            let name = PortName::Pod(pod_id(pod));
-            let index = names.iter().find(|(_, n)| *n == name).context("a pod is missing")?.0;
-            pods.push((name, slot_of(Role::Endpoint(index)).context("a pod has no port")?));
-        }
-        Ok(Bench { node, uplink, pods, now: Tick(1) })
-    }
-
-    /// Frames from the fabric to pods.
-    fn receive_inward<'a>(&mut self, frames: impl Iterator<Item = &'a [u8]>) -> anyhow::Result<Duration> {
-        let mut injected = 0;
-        for frame in frames {
-            self.inject(&PortName::Uplink, frame)?;
-            injected += 1;
-        }
-        let (slot, now) = (self.uplink, self.now);
-        let engine = self.node.engine_mut();
-        let start = Instant::now();
-        while engine.receive_from(slot, now) > 0 {
-            engine.flush();
-        }
-        let elapsed = start.elapsed();
-        let came: usize = self.pods.iter().map(|(name, _)| self.node.drain(name, usize::MAX, |_| ())).sum();
-        self.all_came(came, injected)?;
-        Ok(elapsed)
-    }
-
-    /// Frames from pods to the fabric; each group is one pod's, and at most a batch.
-    fn receive_outward(&mut self, groups: &[(usize, Vec<&[u8]>)]) -> anyhow::Result<Duration> {
-        let mut injected = 0;
-        for (pod, frames) in groups {
-            let name = self.pods[*pod].0.clone();
-            for frame in frames {
-                self.inject(&name, frame)?;
-                injected += 1;
-            }
-        }
-        let (slots, now) = (&self.pods, self.now);
-        let engine = self.node.engine_mut();
-        let start = Instant::now();
-        for (pod, _) in groups {
-            engine.receive_from(slots[*pod].1, now);
-            engine.flush();
-        }
-        let elapsed = start.elapsed();
-        let came = self.node.drain(&PortName::Uplink, usize::MAX, |_| ());
-        self.all_came(came, injected)?;
-        Ok(elapsed)
-    }
-
-    fn inject(&mut self, port: &PortName, frame: &[u8]) -> anyhow::Result<()> {
-        if !self.node.inject(port, frame) {
-            bail!("there is no room for a frame");
-        }
-        Ok(())
-    }
-
-    fn all_came(&mut self, came: usize, injected: usize) -> anyhow::Result<()> {
-        if came != injected {
-            bail!("{came} of {injected} packets came out; dropped: {:?}", self.node.drops());
-        }
-        Ok(())
-    }
-
-    /// Lets so much time pass that every flow of UDP ends.
-    fn forget_flows(&mut self) {
-        self.now = Tick(self.now.0.wrapping_add(120_000));
-        let now = self.now;
-        let engine = self.node.engine_mut();
-        while !engine.pipeline.flows.is_empty() {
-            engine.tick(now);
-        }
-    }
 }
 
 /// Two ports and no pipeline.
@@ -402,7 +304,7 @@ struct Established {
 impl Established {
     fn new() -> anyhow::Result<Self> {
         let (ops, policies) = established_rules();
-        let mut bench = Bench::new(ops, &policies)?;
+        let mut bench = Bench::new(with_pods(ops, &policies))?;
         let open = |flags| (0..FLOWS).map(|flow| inward_tcp(flow, flags)).collect::<anyhow::Result<Vec<_>>>();
         let answer =
             |flags| (0..FLOWS).map(|flow| outward_tcp(flow, flags)).collect::<anyhow::Result<Vec<_>>>();
@@ -462,7 +364,7 @@ const CHANGING: u32 = 4 * REMOTES;
 
 impl Changing {
     fn new(changes: bool) -> anyhow::Result<Self> {
-        let mut other = if changes { None } else { Some(Bench::new(established_rules().0, &[])?) };
+        let mut other = if changes { None } else { Some(Bench::new(with_pods(established_rules().0, &[]))?) };
         let mut established = Established::new()?;
         // Policy names the set that changes, though no port of the connections'.
         let named = plane::PolicyId { name: "p-changing".into(), ..policy_id(0) };
@@ -534,7 +436,8 @@ impl Changing {
     }
 }
 
-fn per_packet(time: Duration, bursts: u32) -> f64 {
+/// Nanoseconds a packet, of so many bursts in that time.
+pub fn per_packet(time: Duration, bursts: u32) -> f64 {
     time.as_nanos() as f64 / (f64::from(bursts) * BURST as f64)
 }
 
@@ -547,7 +450,11 @@ struct FirstPackets {
 
 impl FirstPackets {
     fn new(rules: u32) -> anyhow::Result<Self> {
-        Ok(FirstPackets { bench: Bench::new(rule_set(rules), &policy_ids(rules))?, rules, random: Random(5) })
+        Ok(FirstPackets {
+            bench: Bench::new(with_pods(rule_set(rules), &policy_ids(rules)))?,
+            rules,
+            random: Random(5),
+        })
     }
 
     fn run(&mut self, bursts: u32) -> anyhow::Result<f64> {
@@ -575,7 +482,7 @@ struct Verdicts {
 
 impl Verdicts {
     fn new(rules: u32) -> anyhow::Result<Self> {
-        let bench = Bench::new(rule_set(rules), &policy_ids(rules))?;
+        let bench = Bench::new(with_pods(rule_set(rules), &policy_ids(rules)))?;
         let mut random = Random(3);
         let tuples = (0..1 << 14)
             .map(|_| {

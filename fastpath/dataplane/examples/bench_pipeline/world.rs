@@ -30,7 +30,7 @@ pub fn octets(address: Ipv4Addr) -> Vec<u8> {
     address.octets().to_vec()
 }
 
-pub fn world() -> Vec<Kind> {
+fn world() -> Vec<Kind> {
     let prefix = |address, length| Some(plane::Prefix { address: octets(address), length });
     let remote = plane::RemoteNode {
         node: "node2".into(),
@@ -65,6 +65,13 @@ pub fn world() -> Vec<Kind> {
             target: Some(plane::route::Target::LocalBlock(plane::LocalBlock {})),
         }),
     ]
+}
+
+/// `ops`, the world, and pods that these policies are about.
+pub fn with_pods(mut ops: Vec<Kind>, policies: &[plane::PolicyId]) -> Vec<Kind> {
+    ops.extend(world());
+    ops.extend((0..PODS).map(|pod| endpoint(pod, policies)));
+    ops
 }
 
 pub fn endpoint(pod: u32, policies: &[plane::PolicyId]) -> Kind {
