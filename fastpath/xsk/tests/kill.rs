@@ -11,6 +11,7 @@
 mod common;
 
 use caracal_xsk::Socket;
+use caracal_xsk::xdp::uplink::Capture;
 use caracal_xsk::xdp::{Preference, Uplink, XdpError, bpffs, pod};
 use common::*;
 use nix::sys::signal::{Signal, kill};
@@ -53,7 +54,7 @@ fn kill_9_frees_the_uplink_and_leaves_the_pod_cut_off() {
         let mut sockets = [up, host].map(|device| Socket::bind(&domain, device, 0, small_rings()).unwrap());
         sockets.iter_mut().for_each(|socket| assert_eq!(socket.refill(&mut pool, 16), 16));
         // Everything on the uplink is ours: with the program there, the host has no network.
-        uplink.capture_prefix("0.0.0.0".parse().unwrap(), 0).unwrap();
+        uplink.capture(Capture::Prefix { address: "0.0.0.0".parse().unwrap(), length: 0 }).unwrap();
         uplink.set_socket(0, &sockets[0]).unwrap();
         pod::open(&bpf.0, "crthost").unwrap().set_socket(0, &sockets[1]).unwrap();
 

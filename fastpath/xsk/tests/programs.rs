@@ -8,9 +8,9 @@
 
 mod common;
 
-use caracal_xsk::xdp::uplink::{TunnelEnd, UplinkCounters};
+use caracal_xsk::Socket;
+use caracal_xsk::xdp::uplink::Capture;
 use caracal_xsk::xdp::{AttachMode, Preference, Uplink, XdpError, bpffs, pod};
-use caracal_xsk::{Domain, FramePool, Socket};
 use common::*;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
@@ -19,7 +19,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
 const PEER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 11);
 const POD: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 7);
-const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 
 /// An uplink in our namespace and a node across the wire in a peer's, which is the kernel.
 fn uplink_and_peer() -> Peer {
@@ -38,158 +37,13 @@ fn ping(to: Ipv4Addr) -> bool {
     succeeds("ping", &format!("-c 3 -i 0.02 -W 2 {to}"))
 }
 
-/// A raw sender in the calling thread's namespace: a socket of its own domain.
-struct Wire {
-    domain: Domain,
-    pool: FramePool,
-    socket: Socket,
-}
-
-impl Wire {
-    fn new(device: &str) -> Self {
-        let (domain, pool) = domain(64);
-        let socket = Socket::bind(&domain, ifindex(device), 0, small_rings()).unwrap();
-        Self { domain, pool, socket }
-    }
-
-    fn send(&mut self, packet: &[u8]) {
-        send_packet(&mut self.socket, &mut self.pool, packet);
-    }
-
-    fn close(mut self) {
-        self.socket.close(&mut self.pool);
-        assert_eq!(self.pool.free() as u32, self.domain.config().chunks);
-    }
-}
-
-/// What `packets` from the peer become, with a socket on the uplink that captures a VXLAN port, IPIP and the pods' prefix.
-fn captured(packets: Vec<Vec<u8>>) -> (Vec<Vec<u8>>, UplinkCounters) {
-    in_netns(move || {
-        let (up, _) = veth("crtup", "crtwire");
-        let mut wire = Wire::new("crtwire");
-        let (domain, mut pool) = domain(64);
-        let mut socket = Socket::bind(&domain, up, 0, small_rings()).unwrap();
-        let mut uplink = Uplink::attach(up, Preference::NativeFirst).unwrap();
-        uplink.capture_tunnel(TunnelEnd::Vxlan { local: IpAddr::V4(HOST), port: 4789 }).unwrap();
-        uplink.capture_tunnel(TunnelEnd::Ipip { local: IpAddr::V4(HOST) }).unwrap();
-        uplink.capture_prefix(IpAddr::V4(Ipv4Addr::new(10, 244, 1, 0)), 24).unwrap();
-        uplink.capture_prefix("fd00:244::".parse().unwrap(), 64).unwrap();
-        uplink.capture_tunnel(TunnelEnd::Vxlan { local: "fd00::10".parse().unwrap(), port: 4789 }).unwrap();
-        uplink.set_socket(0, &socket).unwrap();
-        socket.refill(&mut pool, 32);
-        packets.iter().for_each(|packet| wire.send(packet));
-        let counters = eventually("all packets are counted", || {
-            let c = uplink.counters().unwrap();
-            let sum = c.passed + c.captured_prefix + c.captured_vxlan + c.captured_ipip + c.no_socket;
-            (sum == packets.len() as u64).then_some(c)
-        });
-        let ours = packets.len() - counters.passed as usize;
-        let received = receive_packets(&mut socket, &mut pool, ours);
-        wire.close();
-        socket.close(&mut pool);
-        assert_eq!(pool.free(), 64);
-        (received, counters)
-    })
-}
-
-fn ipv6(destination: &str, next_header: u8, payload: &[u8]) -> Vec<u8> {
-    let destination: std::net::Ipv6Addr = destination.parse().unwrap();
-    let mut frame = vec![0xff; 6];
-    frame.extend([2, 0, 0, 0, 0, 1, 0x86, 0xdd, 0x60, 0, 0, 0]);
-    frame.extend((payload.len() as u16).to_be_bytes());
-    frame.extend([next_header, 64]);
-    frame.extend([0; 16]);
-    frame.extend(destination.octets());
-    frame.extend(payload);
-    frame
-}
-
-#[test]
-fn the_uplink_takes_tunnels_that_end_here() {
-    let ours = vec![
-        ipv4(PEER, HOST, 17, 0, &udp(1000, 4789, b"vxlan")),
-        ipv4(PEER, HOST, 4, 0, b"ip in ip"),
-        ipv6("fd00::10", 17, &udp(1000, 4789, b"vxlan over IPv6")),
-    ];
-    let (received, counters) = captured(ours.clone());
-    assert_eq!(received, ours);
-    assert_eq!(counters, UplinkCounters { captured_vxlan: 2, captured_ipip: 1, ..UplinkCounters::default() });
-}
-
-#[test]
-fn the_uplink_takes_what_goes_to_a_pod_prefix_whole_or_in_fragments() {
-    const MORE_FRAGMENTS: u16 = 0x2000;
-    let ours = vec![
-        ipv4(PEER, POD, 17, 0, &udp(1, 2, b"whole")),
-        ipv4(PEER, POD, 17, MORE_FRAGMENTS, &udp(1, 2, b"first fragment..")),
-        ipv4(PEER, POD, 17, 3, b"last fragment"),
-        ipv4(PEER, POD, 1, 0, b"any protocol"),
-        ipv6("fd00:244::7", 44, &[17, 0, 0, 1, 0, 0, 0, 1, 9, 9, 9, 9, 9, 9, 9, 9]),
-    ];
-    let (received, counters) = captured(ours.clone());
-    assert_eq!(received, ours);
-    assert_eq!(counters, UplinkCounters { captured_prefix: 5, ..UplinkCounters::default() });
-}
-
-#[test]
-fn the_uplink_passes_everything_else() {
-    let mut tagged = ipv4(PEER, POD, 17, 0, &udp(1, 2, b"tagged"));
-    tagged.splice(12..12, [0x81, 0, 0, 5]);
-    let mut arp = vec![0xff; 6];
-    arp.extend([2, 0, 0, 0, 0, 1, 8, 6]);
-    arp.resize(60, 0);
-    let truncated = ipv4(PEER, HOST, 17, 0, &udp(1, 4789, b""))[..38].to_vec();
-    let mut short_header = ipv4(PEER, POD, 17, 0, &udp(1, 2, b"ihl 4"));
-    short_header[14] = 0x44;
-    let others = vec![
-        ipv4(PEER, HOST, 17, 0, &udp(1, 4790, b"another port")),
-        ipv4(PEER, ELSEWHERE, 17, 0, &udp(1, 4789, b"another address")),
-        ipv4(PEER, ELSEWHERE, 4, 0, b"another's tunnel"),
-        ipv4(PEER, HOST, 6, 0, &udp(1, 4789, b"not UDP............")),
-        ipv4(PEER, HOST, 17, 0x2000, &udp(1, 4789, b"fragment of a tunnel")),
-        ipv4(PEER, Ipv4Addr::new(10, 244, 2, 7), 17, 0, &udp(1, 2, b"another node's pod")),
-        ipv6("fd00:244:0:1::7", 17, &udp(1, 2, b"another prefix")),
-        ipv6("fd00::10", 17, &udp(1, 53, b"another port")),
-        tagged,
-        arp,
-        truncated,
-        short_header,
-    ];
-    let count = others.len() as u64;
-    let (received, counters) = captured(others);
-    assert_eq!(received, Vec::<Vec<u8>>::new());
-    assert_eq!(counters, UplinkCounters { passed: count, ..UplinkCounters::default() });
-}
-
-#[test]
-fn what_is_released_passes_again() {
-    in_netns(|| {
-        let (up, _) = veth("crtup", "crtwire");
-        let mut wire = Wire::new("crtwire");
-        let mut uplink = Uplink::attach(up, Preference::NativeFirst).unwrap();
-        let end = TunnelEnd::Vxlan { local: IpAddr::V4(HOST), port: 4789 };
-        let prefix = IpAddr::V4(Ipv4Addr::new(10, 244, 1, 0));
-        uplink.capture_tunnel(end).unwrap();
-        uplink.capture_prefix(prefix, 24).unwrap();
-        uplink.release_tunnel(end).unwrap();
-        uplink.release_prefix(prefix, 24).unwrap();
-        // Releasing what is not captured is fine.
-        uplink.release_tunnel(end).unwrap();
-        uplink.release_prefix(prefix, 24).unwrap();
-        wire.send(&ipv4(PEER, HOST, 17, 0, &udp(1, 4789, b"vxlan")));
-        wire.send(&ipv4(PEER, POD, 17, 0, &udp(1, 2, b"pod")));
-        eventually("both pass", || (uplink.counters().unwrap().passed == 2).then_some(()));
-        wire.close();
-    });
-}
-
 #[test]
 fn a_queue_without_a_socket_leaves_everything_to_the_host() {
     in_netns(|| {
         let (up, _) = veth("crtup", "crtwire");
         let mut wire = Wire::new("crtwire");
         let mut uplink = Uplink::attach(up, Preference::NativeFirst).unwrap();
-        uplink.capture_prefix(IpAddr::V4(POD), 32).unwrap();
+        uplink.capture(Capture::Prefix { address: IpAddr::V4(POD), length: 32 }).unwrap();
         wire.send(&ipv4(PEER, POD, 17, 0, &udp(1, 2, b"pod")));
         eventually("it passes", || (uplink.counters().unwrap().no_socket == 1).then_some(()));
         wire.close();
@@ -205,8 +59,8 @@ fn the_host_keeps_its_network_before_during_and_after() {
         let (domain, mut pool) = domain(64);
         let mut uplink = Uplink::attach(up, Preference::NativeFirst).unwrap();
         assert_eq!(uplink.mode(), &AttachMode::Native);
-        uplink.capture_prefix(IpAddr::V4(POD), 24).unwrap();
-        uplink.capture_tunnel(TunnelEnd::Vxlan { local: IpAddr::V4(HOST), port: 4789 }).unwrap();
+        uplink.capture(Capture::Prefix { address: IpAddr::V4(POD), length: 24 }).unwrap();
+        uplink.capture(Capture::Vxlan { local: IpAddr::V4(HOST), port: 4789 }).unwrap();
         assert!(ping(PEER), "attached, without a socket");
         let mut socket = Socket::bind(&domain, up, 0, small_rings()).unwrap();
         socket.refill(&mut pool, 32);

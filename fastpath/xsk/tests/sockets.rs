@@ -8,6 +8,7 @@
 
 mod common;
 
+use caracal_xsk::xdp::uplink::Capture;
 use caracal_xsk::xdp::{Preference, Uplink};
 use caracal_xsk::{
     BindError, Checksum, Config, Domain, DomainConfig, FramePool, Mode, RESERVED_HEADROOM, Socket, TxOptions,
@@ -23,7 +24,7 @@ const B: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
 fn receiver(domain: &Domain, pool: &mut FramePool, ifindex: u32) -> (Socket, Uplink) {
     let mut socket = Socket::bind(domain, ifindex, 0, small_rings()).unwrap();
     let mut uplink = Uplink::attach(ifindex, Preference::Native).unwrap();
-    uplink.capture_prefix(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0).unwrap();
+    uplink.capture(Capture::Prefix { address: IpAddr::V4(Ipv4Addr::UNSPECIFIED), length: 0 }).unwrap();
     uplink.set_socket(0, &socket).unwrap();
     socket.refill(pool, 32);
     (socket, uplink)

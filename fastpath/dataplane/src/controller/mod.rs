@@ -10,6 +10,7 @@
 //! Everything that has piled up in the queue is applied before tables are built once: a burst of transactions costs one
 //! publication, and each is acknowledged when the last worker has adopted it.
 
+pub mod captures;
 pub mod mirror;
 pub mod ports;
 pub mod report;

@@ -9,13 +9,14 @@ use std::sync::Arc;
 use std::sync::mpsc::{Sender, sync_channel};
 
 use caracal_plane_api::PortRow;
-use caracal_xsk::xdp::uplink::TunnelEnd;
+use caracal_xsk::xdp::uplink::Capture;
 use caracal_xsk::xdp::{self, AttachMode, Preference, Uplink};
 use caracal_xsk::{
     BindError, Config as SocketConfig, Domain, Socket, Statistics, StatisticsHandle, kernel_ring_bytes,
 };
 use tracing::{info, warn};
 
+use super::captures;
 use super::mirror::KernelLink;
 use crate::batch::{Egress, UplinkIndex};
 use crate::counters::{PortCounters, WorkerCounters};
@@ -101,8 +102,7 @@ struct LiveUplink {
     link: KernelLink,
     program: Uplink,
     queues: Vec<LivePort>,
-    captured: BTreeSet<Prefix>,
-    tunnel: Option<TunnelEnd>,
+    captured: BTreeSet<Capture>,
 }
 
 /// The ports, and what is wrong with those that are not.
@@ -287,7 +287,7 @@ impl Ports {
             self.tell_all(|| Command::Uplink(FIRST_UPLINK, Some(uplink_of(link))));
             uplink.link = link.clone();
         }
-        if let Err(error) = capture(&mut uplink, node, &plan.captures) {
+        if let Err(error) = capture(&mut uplink, &captures::wanted(node, &plan.captures)) {
             self.missing.insert(link.name.clone(), error.to_string());
         }
         self.uplink = Some(uplink);
@@ -325,7 +325,7 @@ impl Ports {
             xdp = %program.mode(),
             "uplink attached"
         );
-        Ok(LiveUplink { link: link.clone(), program, queues, captured: BTreeSet::new(), tunnel: None })
+        Ok(LiveUplink { link: link.clone(), program, queues, captured: BTreeSet::new() })
     }
 
     fn follow_pods(&mut self, plan: &Plan) {
@@ -546,26 +546,15 @@ fn link_problem(link: Option<&KernelLink>) -> Option<&'static str> {
     }
 }
 
-fn capture(
-    uplink: &mut LiveUplink,
-    node: &NodeConfig,
-    wanted: &BTreeSet<Prefix>,
-) -> Result<(), xdp::XdpError> {
-    let tunnel = TunnelEnd::Vxlan { local: node.address, port: node.vxlan_port };
-    if uplink.tunnel != Some(tunnel) {
-        if let Some(old) = uplink.tunnel.take() {
-            uplink.program.release_tunnel(old)?;
-        }
-        uplink.program.capture_tunnel(tunnel)?;
-        uplink.tunnel = Some(tunnel);
+/// Brings what the program takes in line with `wanted`. What is new first: what is meant all along is not let go in between.
+fn capture(uplink: &mut LiveUplink, wanted: &BTreeSet<Capture>) -> Result<(), xdp::XdpError> {
+    for new in wanted.difference(&uplink.captured.clone()) {
+        uplink.program.capture(*new)?;
+        uplink.captured.insert(*new);
     }
-    for prefix in wanted.difference(&uplink.captured.clone()) {
-        uplink.program.capture_prefix(prefix.address(), prefix.length())?;
-        uplink.captured.insert(*prefix);
-    }
-    for prefix in uplink.captured.clone().difference(wanted) {
-        uplink.program.release_prefix(prefix.address(), prefix.length())?;
-        uplink.captured.remove(prefix);
+    for old in uplink.captured.clone().difference(wanted) {
+        uplink.program.release(*old)?;
+        uplink.captured.remove(old);
     }
     Ok(())
 }

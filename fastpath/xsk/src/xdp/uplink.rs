@@ -5,13 +5,21 @@ use crate::socket::Socket;
 use aya::maps::lpm_trie::Key;
 use aya::maps::{HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, XskMap};
 use aya::programs::links::FdLink;
+use std::fmt;
 use std::net::IpAddr;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/uplink.o"));
 
-/// A tunnel that ends at this node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum TunnelEnd {
+/// Something that the program takes from the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Capture {
+    /// What goes to a prefix, fragments included.
+    Prefix {
+        /// Its address.
+        address: IpAddr,
+        /// Its length.
+        length: u8,
+    },
     /// VXLAN, or anything else over UDP, to this address and port.
     Vxlan {
         /// The node's own address.
@@ -24,6 +32,39 @@ pub enum TunnelEnd {
         /// The node's own address.
         local: IpAddr,
     },
+    /// A port at which this node serves. Fragments and ICMP errors come only with [`Ports`](Capture::Ports) of the address.
+    Service {
+        /// The node's own address.
+        local: IpAddr,
+        /// TCP, UDP or SCTP.
+        protocol: u8,
+        /// The port.
+        port: u16,
+    },
+    /// At this address ports are captured: all fragments to it, ICMP errors about what captured ports sent, and
+    /// whatever goes to a TCP, UDP or SCTP port, or answers an echo with an identifier, from `first` to `last`.
+    Ports {
+        /// The node's own address. It has one range.
+        local: IpAddr,
+        /// The first port that stands for a pod's …
+        first: u16,
+        /// … and the last. Below the first: there are none.
+        last: u16,
+    },
+}
+
+impl fmt::Display for Capture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Prefix { address, length } => write!(f, "{address}/{length}"),
+            Self::Vxlan { local, port } => write!(f, "VXLAN to {local}, port {port}"),
+            Self::Ipip { local } => write!(f, "IPIP to {local}"),
+            Self::Service { local, protocol, port } => {
+                write!(f, "protocol {protocol} to {local}, port {port}")
+            }
+            Self::Ports { local, first, last } => write!(f, "ports {first} to {last} of {local}"),
+        }
+    }
 }
 
 /// What became of the frames that the uplink received, since the program was attached.
@@ -37,6 +78,14 @@ pub struct UplinkCounters {
     pub captured_vxlan: u64,
     /// To us, by address and protocol 4.
     pub captured_ipip: u64,
+    /// To us, by the port of a service.
+    pub captured_service: u64,
+    /// To us, by a port or an echo identifier that stands for a pod's.
+    pub captured_translated: u64,
+    /// To us: ICMP errors about packets from one of the last two.
+    pub captured_error: u64,
+    /// To us: fragments, of which some may be the host's.
+    pub captured_fragment: u64,
     /// Ours, but no socket reads the queue: passed to the host.
     pub no_socket: u64,
 }
@@ -47,7 +96,8 @@ pub struct Uplink {
     _link: FdLink,
     mode: AttachMode,
     sockets: XskMap<MapData>,
-    tunnels: HashMap<MapData, [u8; 20], u32>,
+    doors: HashMap<MapData, [u8; 20], u32>,
+    locals: HashMap<MapData, [u8; 16], u32>,
     prefixes4: LpmTrie<MapData, [u8; 4], u32>,
     prefixes6: LpmTrie<MapData, [u8; 16], u32>,
     counters: PerCpuArray<MapData, u64>,
@@ -55,6 +105,13 @@ pub struct Uplink {
 
 /// The value of a prefix that is captured.
 const OURS: u32 = 1;
+/// What is behind a door: the numbers of `enum outcome`.
+const VXLAN: u32 = 2;
+const TUNNEL_IPIP: u32 = 3;
+const SERVICE: u32 = 4;
+/// Protocol numbers.
+const UDP: u8 = 17;
+const IPIP: u8 = 4;
 
 impl Uplink {
     /// Loads the program and attaches it to a device of the calling thread's network namespace. It captures nothing yet.
@@ -66,12 +123,13 @@ impl Uplink {
             ebpf.take_map(name).ok_or_else(missing)
         };
         let sockets = typed(take("xsks")?)?;
-        let tunnels = typed(take("tunnels")?)?;
+        let doors = typed(take("doors")?)?;
+        let locals = typed(take("locals")?)?;
         let prefixes4 = typed(take("prefixes4")?)?;
         let prefixes6 = typed(take("prefixes6")?)?;
         let counters = typed(take("counters")?)?;
         let (link, mode) = attach(program(&mut ebpf, "uplink")?, ifindex, preference)?;
-        Ok(Self { _link: link, mode, sockets, tunnels, prefixes4, prefixes6, counters })
+        Ok(Self { _link: link, mode, sockets, doors, locals, prefixes4, prefixes6, counters })
     }
 
     /// How it is attached; [`AttachMode::Generic`] is worth a notice.
@@ -85,33 +143,48 @@ impl Uplink {
         self.sockets.set(queue, socket.fd(), 0).map_err(|error| XdpError::map(doing(), &error))
     }
 
-    /// Captures what goes to a prefix, fragments included.
-    pub fn capture_prefix(&mut self, address: IpAddr, length: u8) -> Result<(), XdpError> {
-        match address {
-            IpAddr::V4(a) => self.prefixes4.insert(&Key::new(length.into(), a.octets()), OURS, 0),
-            IpAddr::V6(a) => self.prefixes6.insert(&Key::new(length.into(), a.octets()), OURS, 0),
-        }
-        .map_err(|error| XdpError::map(format!("capture {address}/{length} on the uplink"), &error))
-    }
-
-    /// Captures a prefix no longer; fine if it was not captured.
-    pub fn release_prefix(&mut self, address: IpAddr, length: u8) -> Result<(), XdpError> {
-        let removed = match address {
-            IpAddr::V4(a) => self.prefixes4.remove(&Key::new(length.into(), a.octets())),
-            IpAddr::V6(a) => self.prefixes6.remove(&Key::new(length.into(), a.octets())),
+    /// Captures something. A second range of [`Ports`](Capture::Ports) for an address replaces the first.
+    pub fn capture(&mut self, what: Capture) -> Result<(), XdpError> {
+        let inserted = match what {
+            Capture::Prefix { address: IpAddr::V4(a), length } => {
+                self.prefixes4.insert(&Key::new(length.into(), a.octets()), OURS, 0)
+            }
+            Capture::Prefix { address: IpAddr::V6(a), length } => {
+                self.prefixes6.insert(&Key::new(length.into(), a.octets()), OURS, 0)
+            }
+            Capture::Vxlan { local, port } => self.doors.insert(door(local, UDP, port), VXLAN, 0),
+            Capture::Ipip { local } => self.doors.insert(door(local, IPIP, 0), TUNNEL_IPIP, 0),
+            Capture::Service { local, protocol, port } => {
+                self.doors.insert(door(local, protocol, port), SERVICE, 0)
+            }
+            Capture::Ports { local, first, last } => {
+                self.locals.insert(octets(local), ports_value(first, last), 0)
+            }
         };
-        unless_absent(removed, || format!("release {address}/{length} on the uplink"))
+        inserted.map_err(|error| XdpError::map(format!("capture {what} on the uplink"), &error))
     }
 
-    /// Captures what comes through a tunnel that ends here.
-    pub fn capture_tunnel(&mut self, end: TunnelEnd) -> Result<(), XdpError> {
-        let inserted = self.tunnels.insert(tunnel_key(end), OURS, 0);
-        inserted.map_err(|error| XdpError::map(format!("capture {end:?} on the uplink"), &error))
-    }
-
-    /// Captures a tunnel no longer; fine if it was not captured.
-    pub fn release_tunnel(&mut self, end: TunnelEnd) -> Result<(), XdpError> {
-        unless_absent(self.tunnels.remove(&tunnel_key(end)), || format!("release {end:?} on the uplink"))
+    /// Captures something no longer; fine if it was not captured, and if another range of ports has taken its place.
+    pub fn release(&mut self, what: Capture) -> Result<(), XdpError> {
+        let removed = match what {
+            Capture::Prefix { address: IpAddr::V4(a), length } => {
+                self.prefixes4.remove(&Key::new(length.into(), a.octets()))
+            }
+            Capture::Prefix { address: IpAddr::V6(a), length } => {
+                self.prefixes6.remove(&Key::new(length.into(), a.octets()))
+            }
+            Capture::Vxlan { local, port } => self.doors.remove(&door(local, UDP, port)),
+            Capture::Ipip { local } => self.doors.remove(&door(local, IPIP, 0)),
+            Capture::Service { local, protocol, port } => self.doors.remove(&door(local, protocol, port)),
+            Capture::Ports { local, first, last } => {
+                let key = octets(local);
+                match self.locals.get(&key, 0) {
+                    Ok(ports) if ports != ports_value(first, last) => Ok(()),
+                    _ => self.locals.remove(&key),
+                }
+            }
+        };
+        unless_absent(removed, || format!("release {what} on the uplink"))
     }
 
     /// What became of frames so far.
@@ -124,9 +197,13 @@ impl Uplink {
         Ok(UplinkCounters {
             passed: read(0)?,
             captured_prefix: read(1)?,
-            captured_vxlan: read(2)?,
-            captured_ipip: read(3)?,
-            no_socket: read(4)?,
+            captured_vxlan: read(VXLAN)?,
+            captured_ipip: read(TUNNEL_IPIP)?,
+            captured_service: read(SERVICE)?,
+            captured_translated: read(5)?,
+            captured_error: read(6)?,
+            captured_fragment: read(7)?,
+            no_socket: read(8)?,
         })
     }
 }
@@ -143,19 +220,26 @@ fn unless_absent(removed: Result<(), MapError>, doing: impl FnOnce() -> String) 
     }
 }
 
-/// `struct tunnel` of bpf/uplink.c: address (16), port (2, network order), protocol (1), zero (1).
-fn tunnel_key(end: TunnelEnd) -> [u8; 20] {
-    let (local, port, protocol) = match end {
-        TunnelEnd::Vxlan { local, port } => (local, port, 17),
-        TunnelEnd::Ipip { local } => (local, 0, 4),
-    };
-    let address = match local {
-        IpAddr::V4(a) => a.to_ipv6_mapped(),
-        IpAddr::V6(a) => a,
-    };
+/// `struct door` of bpf/uplink.c: address (16), port (2, network order), protocol (1), zero (1).
+fn door(local: IpAddr, protocol: u8, port: u16) -> [u8; 20] {
     let mut key = [0; 20];
     let (address_part, rest) = key.split_at_mut(16);
-    address_part.copy_from_slice(&address.octets());
-    rest.copy_from_slice(&[port.to_be_bytes()[0], port.to_be_bytes()[1], protocol, 0]);
+    address_part.copy_from_slice(&octets(local));
+    let [high, low] = port.to_be_bytes();
+    rest.copy_from_slice(&[high, low, protocol, 0]);
     key
+}
+
+/// IPv4 as ::ffff:a.b.c.d.
+fn octets(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(a) => a.to_ipv6_mapped().octets(),
+        IpAddr::V6(a) => a.octets(),
+    }
+}
+
+/// `struct translated` of bpf/uplink.c: two numbers in host byte order.
+fn ports_value(first: u16, last: u16) -> u32 {
+    let ([a, b], [c, d]) = (first.to_ne_bytes(), last.to_ne_bytes());
+    u32::from_ne_bytes([a, b, c, d])
 }

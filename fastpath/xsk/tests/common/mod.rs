@@ -203,3 +203,27 @@ pub fn folded_sum(bytes: &[u8]) -> u16 {
     }
     sum as u16
 }
+
+/// A raw sender in the calling thread's namespace: a socket of its own domain.
+pub struct Wire {
+    domain: Domain,
+    pool: FramePool,
+    socket: Socket,
+}
+
+impl Wire {
+    pub fn new(device: &str) -> Self {
+        let (domain, pool) = domain(64);
+        let socket = Socket::bind(&domain, ifindex(device), 0, small_rings()).unwrap();
+        Self { domain, pool, socket }
+    }
+
+    pub fn send(&mut self, packet: &[u8]) {
+        send_packet(&mut self.socket, &mut self.pool, packet);
+    }
+
+    pub fn close(mut self) {
+        self.socket.close(&mut self.pool);
+        assert_eq!(self.pool.free() as u32, self.domain.config().chunks);
+    }
+}
