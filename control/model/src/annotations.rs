@@ -1,17 +1,30 @@
 //! The annotations that are read and written, by Calico's names.
 
-/// The node's address with its mask: `192.0.2.11/24`.
+/// The node's IPv4 address with its mask: `192.0.2.11/24`.
 pub const NODE_IPV4_ADDRESS: &str = "projectcalico.org/IPv4Address";
-/// The node's VXLAN tunnel address.
+/// The node's IPv6 address with its mask: `2001:db8::11/64`.
+pub const NODE_IPV6_ADDRESS: &str = "projectcalico.org/IPv6Address";
+/// The node's VXLAN tunnel address over IPv4.
 pub const NODE_IPV4_VXLAN_TUNNEL_ADDRESS: &str = "projectcalico.org/IPv4VXLANTunnelAddr";
-/// The node's VTEP MAC, where it is not the one made from its name.
+/// The node's VXLAN tunnel address over IPv6.
+pub const NODE_IPV6_VXLAN_TUNNEL_ADDRESS: &str = "projectcalico.org/IPv6VXLANTunnelAddr";
+/// The node's VTEP MAC over IPv4, where it is not the one made from its name.
 pub const NODE_VXLAN_TUNNEL_MAC: &str = "projectcalico.org/VXLANTunnelMACAddr";
+/// The node's VTEP MAC over IPv6, where it is not the one made from its name.
+pub const NODE_VXLAN_TUNNEL_MAC_V6: &str = "projectcalico.org/VXLANTunnelMACAddrV6";
+/// The node's IPIP tunnel address.
+pub const NODE_IPV4_IPIP_TUNNEL_ADDRESS: &str = "projectcalico.org/IPv4IPIPTunnelAddr";
+/// The node's labels that only Calico's model has, as a JSON map.
+pub const NODE_LABELS: &str = "projectcalico.org/labels";
 /// The pod's addresses, comma separated; set by the CNI plugin before `status.podIPs` is.
 pub const POD_ADDRESSES: &str = "cni.projectcalico.org/podIPs";
 /// The pod's first address. Present and empty on a pod being deleted: its addresses have been released.
 pub const POD_ADDRESS: &str = "cni.projectcalico.org/podIP";
 /// The pod's addresses where Amazon's plugin gives them.
 pub const POD_ADDRESSES_AWS: &str = "vpc.amazonaws.com/pod-ips";
+/// Sources beside its own addresses that the pod may send from, as a JSON list of CIDRs; counts where FelixConfiguration
+/// says `workloadSourceSpoofing: Any`.
+pub const POD_ALLOWED_SOURCE_PREFIXES: &str = "cni.projectcalico.org/allowedSourcePrefixes";
 /// On a FelixConfiguration: whether established flows are judged again when policy changes, `Rejudge` (the default), or
 /// keep the verdict of their first packet, `Keep`.
 pub const ESTABLISHED_FLOWS: &str = "projectcaracal.org/establishedFlows";

@@ -13,9 +13,18 @@ pub fn veth_name(namespace: &str, pod: &str) -> String {
     name
 }
 
-/// The MAC of a node's VXLAN tunnel end: 0x66 and the first 5 bytes of SHA1 of the node's name.
+/// The MAC of a node's VXLAN tunnel end over IPv4: 0x66 and the first 5 bytes of SHA1 of the node's name.
 pub fn vtep_mac(node: &str) -> [u8; 6] {
-    let digest = Sha1::digest(node);
+    mac_of(node)
+}
+
+/// The MAC of its VXLAN tunnel end over IPv6: the same of the name with `-v6` behind it.
+pub fn vtep_mac_v6(node: &str) -> [u8; 6] {
+    mac_of(&format!("{node}-v6"))
+}
+
+fn mac_of(name: &str) -> [u8; 6] {
+    let digest = Sha1::digest(name);
     let mut mac = [0x66, 0, 0, 0, 0, 0];
     for (to, from) in mac.iter_mut().skip(1).zip(digest.iter()) {
         *to = *from;
@@ -43,7 +52,7 @@ pub fn service_account_profile(namespace: &str, name: &str) -> String {
 mod tests {
     use super::*;
 
-    // Expected values: `printf default.web | sha1sum`, `printf node1 | sha1sum`.
+    // Expected values: `printf default.web | sha1sum`, `printf node1 | sha1sum`, `printf node1-v6 | sha1sum`.
     #[test]
     fn the_veth_name_fits_an_interface_name_and_is_calicos() {
         let name = veth_name("default", "web");
@@ -55,6 +64,7 @@ mod tests {
     fn the_vtep_mac_is_unicast_and_comes_from_the_nodes_name() {
         assert_eq!(vtep_mac("node1")[0], 0x66);
         assert_eq!(vtep_mac("node1"), [0x66, 0xf9, 0x37, 0xc3, 0x7e, 0x94]);
+        assert_eq!(vtep_mac_v6("node1"), [0x66, 0x0f, 0x35, 0xf2, 0x60, 0xdf]);
         assert_ne!(vtep_mac("node1"), vtep_mac("node2"));
     }
 }

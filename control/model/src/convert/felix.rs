@@ -1,7 +1,9 @@
-//! FelixConfiguration → [`FelixSettings`]: what of Calico's node configuration concerns policy, resolved for one node.
+//! FelixConfiguration → [`FelixSettings`]: what of Calico's node configuration concerns us, resolved for one node.
 //!
 //! For each field the first of these that gives it: `node.<name>`, the oldest object whose `nodeSelector` selects the
 //! node, `default`, and the default that is built in. A value that cannot be read counts as the built-in default.
+
+mod network;
 
 use std::str::FromStr;
 
@@ -15,8 +17,9 @@ use crate::protocol::Protocol;
 use crate::selector::Selector;
 
 use super::calico_rule::net;
+pub use network::{FlowTimeouts, MtuSettings, NetworkSettings};
 
-/// What concerns policy.
+/// What concerns us.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FelixSettings {
     /// `defaultEndpointToHostAction`.
@@ -33,6 +36,8 @@ pub struct FelixSettings {
     pub log_prefix: String,
     /// What becomes of established flows when policy changes.
     pub established_flows: EstablishedFlows,
+    /// What concerns addresses, tunnels and translation.
+    pub network: NetworkSettings,
 }
 
 /// What becomes of traffic from a pod to its own host, once the pod's egress policy has let it pass.
@@ -84,6 +89,7 @@ impl Default for FelixSettings {
             allow_ipip_from_workloads: false,
             log_prefix: "calico-packet".to_owned(),
             established_flows: EstablishedFlows::default(),
+            network: NetworkSettings::default(),
         }
     }
 }
@@ -126,6 +132,7 @@ pub fn felix_settings<'a>(
             Some("Keep") => EstablishedFlows::Keep,
             _ => EstablishedFlows::Rejudge,
         },
+        network: NetworkSettings::read(&given),
     }
 }
 

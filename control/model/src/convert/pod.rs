@@ -4,7 +4,9 @@ use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{Container, Pod};
 
+use super::calico_rule::net;
 use crate::annotations;
+use crate::cidr::Cidr;
 use crate::labels::{Labels, key};
 use crate::names;
 use crate::protocol::Protocol;
@@ -28,6 +30,8 @@ pub struct PodEndpoint {
     pub addresses: Vec<IpAddr>,
     /// The ports that policies can name.
     pub ports: Vec<NamedPort>,
+    /// Sources beside its addresses that it asks to send from.
+    pub other_sources: Vec<Cidr>,
 }
 
 /// A container port.
@@ -90,7 +94,16 @@ pub fn pod_endpoint(pod: &Pod) -> Option<PodEndpoint> {
         profiles,
         addresses: if is_finished(pod) { Vec::new() } else { pod_addresses(pod) },
         ports,
+        other_sources: other_sources(pod),
     })
+}
+
+/// What of the annotation's list is CIDRs.
+fn other_sources(pod: &Pod) -> Vec<Cidr> {
+    let annotations = pod.metadata.annotations.as_ref();
+    let text = annotations.and_then(|all| all.get(annotations::POD_ALLOWED_SOURCE_PREFIXES));
+    let texts: Vec<String> = text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+    texts.iter().filter_map(|text| net(text).ok()).collect()
 }
 
 /// The ports of containers, named or not; a missing protocol is TCP, one that Kubernetes does not know is skipped.

@@ -1,5 +1,6 @@
 mod calico_policies;
 mod cluster_policies;
+mod networks;
 mod settings;
 
 use serde_json::{Value, json};
@@ -364,7 +365,19 @@ fn a_nodes_address_is_the_annotation_or_the_internal_address() {
     let internal = json!([{"type": "Hostname", "address": "node1"}, {"type": "ExternalIP", "address": "203.0.113.1"},
         {"type": "InternalIP", "address": "192.0.2.1"}]);
     let address = |info: &NodeInfo| info.address.map(|address| address.to_string()).unwrap_or_default();
+    let both = json!([{"type": "InternalIP", "address": "192.0.2.1"}, {"type": "InternalIP", "address": "2001:db8::1"}]);
+    let dual = node(json!({"projectcalico.org/IPv6Address": "2001:db8::11/64"}), both.clone());
+    assert_eq!(dual.addresses().map(|a| a.to_string()).collect::<Vec<_>>(), ["192.0.2.1", "2001:db8::11"]);
+    assert_eq!(
+        (dual.subnet_of(true), dual.subnet_of(false).unwrap().to_string()),
+        (None, "2001:db8::/64".to_owned())
+    );
+    for wrong in ["192.0.2.11/24", "2001:db8::11/129", "2001:db8::11/"] {
+        let fallback = node(json!({"projectcalico.org/IPv6Address": wrong}), both.clone());
+        assert_eq!(fallback.address_of(false), Some("2001:db8::1".parse().unwrap()), "{wrong}");
+    }
     let annotated = node(json!({"projectcalico.org/IPv4Address": "192.0.2.11/24"}), internal.clone());
+    assert_eq!(annotated.address_v6, None);
     assert_eq!(address(&annotated), "192.0.2.11");
     assert_eq!(annotated.subnet.unwrap().to_string(), "192.0.2.0/24");
     assert_eq!(address(&node(json!({}), internal.clone())), "192.0.2.1");
@@ -391,6 +404,20 @@ fn a_nodes_tunnel_end_comes_from_annotations_and_its_name() {
     }));
     assert_eq!(told.vxlan_tunnel_mac, [2, 0, 0, 0, 0, 10]);
     assert_eq!(told.vxlan_tunnel_address, Some([10, 244, 1, 0].into()));
+    assert_eq!(told.ipip_tunnel_address, None);
+    let told = node(json!({
+        "projectcalico.org/IPv6VXLANTunnelAddr": "fd00:1::", "projectcalico.org/IPv4IPIPTunnelAddr": "10.244.1.1",
+        "projectcalico.org/VXLANTunnelMACAddrV6": "02:00:00:00:00:0b",
+    }));
+    assert_eq!(
+        (told.vxlan_tunnel_mac, told.vxlan_tunnel_mac_v6),
+        (plain.vxlan_tunnel_mac, [2, 0, 0, 0, 0, 11])
+    );
+    assert_eq!(plain.vxlan_tunnel_mac_v6, crate::names::vtep_mac_v6("node1"));
+    assert_eq!(
+        told.tunnel_addresses().map(|a| a.to_string()).collect::<Vec<_>>(),
+        ["10.244.1.1", "fd00:1::"]
+    );
     let nonsense = node(json!({"projectcalico.org/VXLANTunnelMACAddr": "01:00:00:00:00:00"}));
     assert_eq!(nonsense.vxlan_tunnel_mac, crate::names::vtep_mac("node1"), "a multicast MAC is ignored");
 }

@@ -6,6 +6,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::{Errors, format};
 use crate::cidr::{Cidr, parse_address_and_length};
+use crate::duration;
 use crate::selector::Selector;
 
 /// The longest selector that is a field of an object.
@@ -45,32 +46,11 @@ pub(super) fn address(text: &str) -> Result<(), String> {
 
 /// Go's durations: numbers with units, `1m30s`.
 pub(super) fn duration(text: &str) -> Result<(), String> {
-    if is_duration(text) {
+    if duration::parse(text.strip_prefix(['-', '+']).unwrap_or(text)).is_some() {
         Ok(())
     } else {
         Err("must be a duration: numbers with units (h, m, s, ms, us, ns), such as \"1m30s\"".to_owned())
     }
-}
-
-fn is_duration(text: &str) -> bool {
-    let mut rest = text.strip_prefix(['-', '+']).unwrap_or(text);
-    if rest == "0" {
-        return true;
-    }
-    let mut parts = 0;
-    while !rest.is_empty() {
-        let number = rest.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.');
-        let digits = rest.get(..rest.len() - number.len()).unwrap_or_default();
-        let is_number =
-            digits.bytes().any(|b| b.is_ascii_digit()) && digits.bytes().filter(|&b| b == b'.').count() <= 1;
-        // Two-letter units first: "ms" is not minutes.
-        let unit =
-            ["ms", "us", "µs", "μs", "ns", "h", "m", "s"].iter().find_map(|unit| number.strip_prefix(unit));
-        let (true, Some(after)) = (is_number, unit) else { return false };
-        rest = after;
-        parts += 1;
-    }
-    parts > 0
 }
 
 /// An interface's name.
