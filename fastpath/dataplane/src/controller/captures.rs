@@ -9,7 +9,7 @@ use crate::table::{NodeConfig, Prefix};
 /// Everything that must come to us by an uplink.
 #[must_use]
 pub fn wanted(node: &NodeConfig, pods: &BTreeSet<Prefix>) -> BTreeSet<Capture> {
-    let tunnels = std::iter::once(node.address).flat_map(|local| {
+    let tunnels = node.addresses().flat_map(|local| {
         let ipip = local.is_ipv4().then_some(Capture::Ipip { local });
         [Some(Capture::Vxlan { local, port: node.vxlan_port }), ipip].into_iter().flatten()
     });

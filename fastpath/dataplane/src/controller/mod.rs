@@ -232,7 +232,7 @@ impl Controller {
         let tables = self.publisher.latest();
         let node = tables.node.config();
         let uplink_index = node.and_then(|node| {
-            self.addresses.iter().find(|(_, address)| *address == node.address).map(|(index, _)| *index)
+            self.addresses.iter().find(|(_, address)| node.owns(*address)).map(|(index, _)| *index)
         });
         let plan = Plan {
             node,

@@ -268,7 +268,7 @@ impl Ports {
         let Some(link) = wanted else {
             let (name, problem) = match &self.config.uplink {
                 Some(name) => (name.clone(), PortError::NoLink(name.clone()).to_string()),
-                None => ("uplink".into(), format!("no device has the node's address {}", node.address)),
+                None => ("uplink".into(), format!("no device has an address of node {}", node.name)),
             };
             self.missing.insert(name, problem);
             return;

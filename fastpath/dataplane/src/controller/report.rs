@@ -163,12 +163,9 @@ impl Controller {
             },
             FibEntry::Tunnel { tunnel, encapsulation } => match tables.tunnels.get(tunnel) {
                 Some(tunnel) => {
-                    format!(
-                        "{} {} {}",
-                        encapsulation.as_str_name().to_lowercase(),
-                        tunnel.node,
-                        tunnel.node_address
-                    )
+                    let mut words = vec![encapsulation.to_string(), tunnel.node.to_string()];
+                    words.extend(tunnel.node_addresses().map(|address| address.to_string()));
+                    words.join(" ")
                 }
                 None => "tunnel (gone)".into(),
             },

@@ -32,6 +32,10 @@ pub const fn v6([a, b, c, d]: [u8; 4]) -> Ipv6Addr {
 pub const OUTSIDE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 9);
 /// This node, by IPv6.
 pub const NODE1_6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x11);
+/// The other node, by IPv6.
+pub const NODE2_6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x12);
+/// The node without a tunnel, by IPv6.
+pub const NODE3_6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x13);
 /// The gateway's address on the fabric, by IPv6.
 const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0xfe);
 
@@ -106,14 +110,35 @@ pub fn endpoint(name: &str, address: [u8; 4]) -> plane::Endpoint {
 
 /// Another node.
 #[must_use]
-pub fn tunnel(node: &str, address: [u8; 4], tunnel_address: [u8; 4], tunnel_mac: MacAddr) -> Op {
+pub fn tunnel(
+    node: &str,
+    address: [u8; 4],
+    address_v6: Ipv6Addr,
+    tunnel_address: [u8; 4],
+    tunnel_mac: MacAddr,
+) -> Op {
     op(op::Op::Tunnel(plane::Tunnel {
         node: node.into(),
         node_address: address.to_vec(),
+        node_address_v6: address_v6.octets().to_vec(),
         tunnel_address: tunnel_address.to_vec(),
         tunnel_mac: tunnel_mac.0.to_vec(),
-        ..plane::Tunnel::default()
+        tunnel_address_v6: v6(tunnel_address).octets().to_vec(),
+        tunnel_mac_v6: vtep_v6(tunnel_mac).0.to_vec(),
+        ipip_tunnel_address: ipip(tunnel_address).to_vec(),
     }))
+}
+
+/// The MAC address of the IPv6 end that goes with that of an IPv4 end.
+#[must_use]
+pub const fn vtep_v6(MacAddr([a, b, c, d, e, _]): MacAddr) -> MacAddr {
+    MacAddr([a, b, c, d, e, 6])
+}
+
+/// The address of the end of IPIP that goes with a VXLAN tunnel address.
+#[must_use]
+pub const fn ipip([a, b, c, d]: [u8; 4]) -> [u8; 4] {
+    [a, b, c, d + 1]
 }
 
 /// A route.
@@ -156,6 +181,10 @@ pub fn ops() -> Vec<Op> {
         address: NODE1.to_vec(),
         tunnel_address: TUNNEL1.to_vec(),
         tunnel_mac: TUNNEL1_MAC.0.to_vec(),
+        address_v6: NODE1_6.octets().to_vec(),
+        tunnel_address_v6: v6(TUNNEL1).octets().to_vec(),
+        tunnel_mac_v6: vtep_v6(TUNNEL1_MAC).0.to_vec(),
+        ipip_tunnel_address: ipip(TUNNEL1).to_vec(),
         vni: VNI,
         vxlan_port: u32::from(VXLAN_PORT),
         host_port: "caracal0".into(),
@@ -168,8 +197,8 @@ pub fn ops() -> Vec<Op> {
     vec![
         op(op::Op::NodeConfig(config)),
         op(op::Op::Profile(profile)),
-        tunnel("node2", NODE2, TUNNEL2, TUNNEL2_MAC),
-        tunnel("node3", NODE3, [10, 244, 3, 0], MacAddr([0x66, 3, 3, 3, 3, 3])),
+        tunnel("node2", NODE2, NODE2_6, TUNNEL2, TUNNEL2_MAC),
+        tunnel("node3", NODE3, NODE3_6, [10, 244, 3, 0], MacAddr([0x66, 3, 3, 3, 3, 3])),
         route_to_node(TUNNEL2, 24, "node2", plane::Encapsulation::Vxlan),
         route_to_node([10, 244, 3, 0], 24, "node3", plane::Encapsulation::None),
         route(TUNNEL1, 24, plane::route::Target::LocalBlock(plane::LocalBlock {})),

@@ -151,13 +151,10 @@ fn speaker(context: &Context, slot: &Slot) -> Option<IpAddr> {
 /// The tunnel's to what came by a tunnel, else the node's.
 fn speaker_v4(context: &Context, slot: &Slot) -> Option<Ipv4Addr> {
     let node = context.tables.node.config()?;
-    let address = match slot.ingress {
-        Ingress::Tunnel(_) => node.tunnel_address.unwrap_or(node.address),
-        _ => node.address,
-    };
-    match address {
-        IpAddr::V4(v4) => Some(v4),
-        IpAddr::V6(_) => None,
+    let vtep = node.vtep_v4.and_then(|vtep| vtep.address);
+    match slot.ingress {
+        Ingress::Tunnel(_) => vtep.or(node.ipip_address).or(node.address_v4),
+        _ => node.address_v4,
     }
 }
 
@@ -168,8 +165,5 @@ fn speaker_v6(context: &Context, slot: &Slot) -> Option<Ipv6Addr> {
         return Some(nd::GATEWAY);
     }
     let node = context.tables.node.config()?;
-    [node.tunnel_address, Some(node.address)].into_iter().flatten().find_map(|address| match address {
-        IpAddr::V6(v6) => Some(v6),
-        IpAddr::V4(_) => None,
-    })
+    node.vtep_v6.and_then(|vtep| vtep.address).or(node.address_v6)
 }

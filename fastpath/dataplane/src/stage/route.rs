@@ -1,11 +1,13 @@
 //! Where to: longest match on the destination, time to live, and which worker goes on.
 
-use caracal_plane_api::{Encapsulation, EndpointToHost};
+use std::net::IpAddr;
+
+use caracal_plane_api::EndpointToHost;
 
 use crate::batch::{Egress, Ingress, Slot, Step, Verdict};
 use crate::drop_reason::DropReason;
 use crate::stage::{Context, icmp_error, source};
-use crate::table::FibEntry;
+use crate::table::{Encapsulation, FibEntry, TunnelIndex};
 
 /// Finds the way and prepares the packet for it; what goes to a local endpoint continues to its ingress half.
 #[inline]
@@ -51,7 +53,7 @@ pub fn route(context: &mut Context, slot: &mut Slot) {
         }
         Some(FibEntry::Tunnel { encapsulation: Encapsulation::None, tunnel }) => {
             if hop(context, slot) {
-                match context.tables.tunnels.get(tunnel).map(|t| t.node_address) {
+                match node_address(context, tunnel, slot.parsed.is_ipv4()) {
                     Some(node) => super::rewrite::to_uplink(context, slot, node),
                     None => slot.drop(DropReason::NoRoute),
                 }
@@ -66,6 +68,15 @@ pub fn route(context: &mut Context, slot: &mut Slot) {
             icmp_error::unreachable(context, slot, icmp_error::Unreachable::Net);
             slot.drop(DropReason::NoRoute);
         }
+    }
+}
+
+/// Another node's address, of the family of what goes there.
+fn node_address(context: &Context, tunnel: TunnelIndex, is_ipv4: bool) -> Option<IpAddr> {
+    let tunnel = context.tables.tunnels.get(tunnel)?;
+    match is_ipv4 {
+        true => tunnel.v4.as_ref().map(|end| IpAddr::V4(end.node_address)),
+        false => tunnel.v6.as_ref().map(|end| IpAddr::V6(end.node_address)),
     }
 }
 

@@ -1,12 +1,14 @@
 //! Who may send what to whom: a pod only from its own addresses, and no tunnel packets (calico-compatible: VXLAN and IPIP
 //! from workloads are refused, unless the node's configuration allows them).
 
+use std::net::IpAddr;
+
 use caracal_wire::{Ethernet, Protocol};
 
 use crate::batch::{Ingress, Slot, UplinkIndex};
 use crate::drop_reason::DropReason;
 use crate::stage::Context;
-use crate::table::{EndpointIndex, FibEntry};
+use crate::table::{EndpointIndex, FibEntry, TunnelIndex};
 
 /// Checks a packet that `endpoint` has sent.
 #[inline]
@@ -49,9 +51,14 @@ pub fn out_of_place(context: &Context, slot: &Slot) -> Option<DropReason> {
         Ingress::Tunnel(tunnel) => match context.tables.fib.lookup(source) {
             Some(FibEntry::Tunnel { .. }) => None,
             // A node answers with its own address when it was asked by that.
-            _ if context.tables.tunnels.get(tunnel).is_some_and(|t| t.node_address == source) => None,
+            _ if is_the_nodes_own(context, tunnel, source) => None,
             _ => Some(DropReason::TunnelSpoofedInner),
         },
         _ => None,
     }
+}
+
+fn is_the_nodes_own(context: &Context, tunnel: TunnelIndex, source: IpAddr) -> bool {
+    let tunnel = context.tables.tunnels.get(tunnel);
+    tunnel.is_some_and(|tunnel| tunnel.node_addresses().any(|address| address == source))
 }

@@ -6,7 +6,7 @@
 //!   └──────────────── 50 bytes in front ────┴── 14 that were there: 50 bytes less for the packet inside ─┘
 //! ```
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use caracal_wire::{EtherType, Protocol, Vni, Vxlan, ethernet, ipv4, udp, vxlan};
 
@@ -38,7 +38,7 @@ pub fn receive(context: &mut Context, slot: &mut Slot) {
 #[inline]
 fn try_receive(context: &mut Context, slot: &mut Slot) -> Result<(), DropReason> {
     let Some(node) = context.tables.node.config() else { return Err(DropReason::NoRoute) };
-    let Some((source, outer)) = tunnel_packet(slot, node.address, node.vxlan_port)? else {
+    let Some((source, outer)) = tunnel_packet(slot, node.address_v4, node.vxlan_port)? else {
         return parse::try_parse(slot);
     };
     let tunnel = context.tables.tunnels.by_source(source).ok_or(DropReason::TunnelUnknownSource)?;
@@ -57,7 +57,7 @@ fn try_receive(context: &mut Context, slot: &mut Slot) -> Result<(), DropReason>
     parse::try_parse(slot)?;
     let parsed = &slot.parsed;
     let is_vxlan = parsed.protocol == Protocol::UDP.0 && parsed.destination_port == node.vxlan_port;
-    if parsed.destination == node.address && (is_vxlan || parsed.protocol == Protocol::IPIP.0) {
+    if node.owns(parsed.destination) && (is_vxlan || parsed.protocol == Protocol::IPIP.0) {
         return Err(DropReason::TunnelNested);
     }
     context.counters.pipeline.tunnel_decapsulated.add(1);
@@ -72,7 +72,7 @@ const UDP_END: usize = parse::HEADERS + udp::HEADER_LEN;
 #[inline]
 fn tunnel_packet(
     slot: &Slot,
-    node: IpAddr,
+    node: Option<Ipv4Addr>,
     port: u16,
 ) -> Result<Option<(IpAddr, &[u8; OUTER_LEN as usize])>, DropReason> {
     let bytes = slot.packet.head.data();
@@ -83,7 +83,7 @@ fn tunnel_packet(
     let fragment = u16::from_be_bytes([ip[6], ip[7]]) & (ipv4::MORE_FRAGMENTS | ipv4::FRAGMENT_OFFSET);
     let is_for_tunnel = ip[9] == Protocol::UDP.0
         && u16::from_be_bytes([high, low]) == port
-        && IpAddr::from([ip[16], ip[17], ip[18], ip[19]]) == node;
+        && Some(Ipv4Addr::new(ip[16], ip[17], ip[18], ip[19])) == node;
     if !is_ipv4 || fragment != 0 || !is_for_tunnel {
         return Ok(None);
     }
@@ -110,7 +110,8 @@ fn try_encapsulate(context: &mut Context, slot: &mut Slot, tunnel: TunnelIndex) 
     let tables = context.tables;
     let node = tables.node.config().ok_or(DropReason::NoRoute)?;
     let tunnel = tables.tunnels.get(tunnel).ok_or(DropReason::NoRoute)?;
-    let Some(underlay) = tunnel.underlay else {
+    let (Some(vtep), Some(end)) = (&node.vtep_v4, &tunnel.v4) else { return Err(DropReason::TunnelOverIpv6) };
+    let (Some(underlay), Some(far)) = (end.underlay, &end.vtep) else {
         icmp_error::unreachable(context, slot, icmp_error::Unreachable::Net);
         return Err(DropReason::NoRoute);
     };
@@ -119,10 +120,10 @@ fn try_encapsulate(context: &mut Context, slot: &mut Slot, tunnel: TunnelIndex) 
     }
     let next_hop = tables.neighbors.mac(underlay.neighbor).ok_or(DropReason::NeighborUnresolved)?;
     let (uplink, link_out) = context.links.uplink_on(underlay.ifindex).ok_or(DropReason::PortGone)?;
-    let (IpAddr::V4(source), IpAddr::V4(destination)) = (node.address, tunnel.node_address) else {
+    let (Some(source), destination) = (node.address_v4, end.node_address) else {
         return Err(DropReason::TunnelOverIpv6);
     };
-    rewrite::address(slot, tunnel.tunnel_mac, node.tunnel_mac);
+    rewrite::address(slot, far.mac, vtep.mac);
 
     let inner_len = slot.packet.len();
     let udp_len =

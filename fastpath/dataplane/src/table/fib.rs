@@ -6,8 +6,6 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use caracal_plane_api::Encapsulation;
-
 use super::lpm::Lpm;
 use super::paged::Paged;
 use super::{EndpointIndex, NeighborIndex, TunnelIndex};
@@ -21,7 +19,7 @@ pub enum FibEntry {
     Tunnel {
         /// That node.
         tunnel: TunnelIndex,
-        /// How packets travel to it; `None` means as they are, to the node's address.
+        /// How packets travel to it.
         encapsulation: Encapsulation,
     },
     /// Outside, by one of the host's interfaces.
@@ -37,6 +35,19 @@ pub enum FibEntry {
     LocalHost,
     /// Nobody: an address of ours that no endpoint has.
     Blackhole,
+}
+
+/// How packets travel to another node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Encapsulation {
+    /// As they are, to the node's address of their own family.
+    None,
+    /// VXLAN between IPv4 addresses, whatever it carries.
+    Vxlan,
+    /// VXLAN between IPv6 addresses, whatever it carries.
+    VxlanOverIpv6,
+    /// IPv4 in IPv4.
+    Ipip,
 }
 
 /// Who is asked to take a packet on.
@@ -64,6 +75,17 @@ pub enum Origin {
     KernelLocal,
     /// A kernel route.
     Kernel,
+}
+
+impl fmt::Display for Encapsulation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Encapsulation::None => "none",
+            Encapsulation::Vxlan => "vxlan",
+            Encapsulation::VxlanOverIpv6 => "vxlan-v6",
+            Encapsulation::Ipip => "ipip",
+        })
+    }
 }
 
 impl fmt::Display for Origin {

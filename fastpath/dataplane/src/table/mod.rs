@@ -25,21 +25,21 @@ pub mod rule_counters;
 pub mod tunnel;
 
 pub use builder::{ApplyError, AssignWorker, KernelRoute, Malformed, TableBuilder};
-pub use caracal_plane_api::{Encapsulation, EndpointToHost};
+pub use caracal_plane_api::EndpointToHost;
 pub use endpoint::{Addresses, Endpoint, EndpointIndex, EndpointTable};
-pub use fib::{Fib, FibEntry, NextHop, Origin};
+pub use fib::{Encapsulation, Fib, FibEntry, NextHop, Origin};
 pub use host::{
     Hook, HostEndpoint, HostEndpoints, HostExplanation, HostJudgement, HostPacket, HostPath, HostVerdict,
 };
 pub use neighbor::{NeighborIndex, NeighborTable};
-pub use node::{NodeConfig, NodeTable};
+pub use node::{FlowTimeouts, NatOutgoing, NodeConfig, NodePorts, NodeTable, Pool};
 pub use policy::{
     Asked, ClassId, Explanation, FlowDirection, FlowTuple, Found, Judgement, LogListId, Mismatch,
     PolicyListId, PolicyTable, RuleAction, RuleId, RuleName, RuleOwner, Side, Step,
 };
 pub use prefix::Prefix;
 pub use rule_counters::{Deciding, RuleCount, RuleCounters};
-pub use tunnel::{Tunnel, TunnelIndex, TunnelTable, Underlay};
+pub use tunnel::{Tunnel, TunnelEnd, TunnelIndex, TunnelTable, Underlay, Vtep};
 
 /// A version of the tables. Grows by one with every publication.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]

@@ -1,6 +1,6 @@
 //! Other nodes, as ends of tunnels.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use caracal_wire::MacAddr;
@@ -13,19 +13,44 @@ use super::paged::Paged;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TunnelIndex(pub u32);
 
+impl TunnelIndex {
+    /// Whoever sends tunnel packets and is no node: [`NodeConfig::tunnel_sources`](super::NodeConfig::tunnel_sources).
+    /// Looks up as None.
+    pub const NO_NODE: TunnelIndex = TunnelIndex(u32::MAX);
+}
+
 /// Another node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tunnel {
-    /// Its address on the fabric: the outer destination, and the only outer source it may use.
-    pub node_address: IpAddr,
-    /// Its VTEP's MAC: the inner destination.
-    pub tunnel_mac: MacAddr,
-    /// How to reach `node_address`; None when no kernel route leads there.
-    pub underlay: Option<Underlay>,
-    /// Its VTEP's address.
-    pub tunnel_address: Option<IpAddr>,
     /// Its name.
     pub node: Arc<str>,
+    /// What is reached by its IPv4 address.
+    pub v4: Option<TunnelEnd<Ipv4Addr>>,
+    /// What is reached by its IPv6 address.
+    pub v6: Option<TunnelEnd<Ipv6Addr>>,
+    /// Its end of IPIP, as a pod's peer sees it.
+    pub ipip_address: Option<Ipv4Addr>,
+}
+
+/// The end of tunnels over one family.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TunnelEnd<A> {
+    /// The node's address on the fabric: the outer destination, the only outer source it may use, and the next hop of
+    /// what is not encapsulated.
+    pub node_address: A,
+    /// Where VXLAN ends; None: the node has none of this family.
+    pub vtep: Option<Vtep<A>>,
+    /// How to reach `node_address`; None when no kernel route leads there.
+    pub underlay: Option<Underlay>,
+}
+
+/// An end of VXLAN.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Vtep<A> {
+    /// Its MAC: the inner destination.
+    pub mac: MacAddr,
+    /// Its own address, which the node's own packets through the tunnel have.
+    pub address: Option<A>,
 }
 
 /// The way to another node over the fabric, found when the tables were built.
@@ -48,6 +73,20 @@ pub(super) const PAGE: usize = 64;
 pub struct TunnelTable {
     pub(super) tunnels: Paged<Option<Arc<Tunnel>>, PAGE>,
     pub(super) by_source: Lpm,
+}
+
+impl Tunnel {
+    /// Its addresses on the fabric.
+    pub fn node_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let v4 = self.v4.iter().map(|end| IpAddr::V4(end.node_address));
+        v4.chain(self.v6.iter().map(|end| IpAddr::V6(end.node_address)))
+    }
+
+    /// The ways to it.
+    pub fn underlays(&self) -> impl Iterator<Item = Underlay> {
+        let v4 = self.v4.iter().filter_map(|end| end.underlay);
+        v4.chain(self.v6.iter().filter_map(|end| end.underlay))
+    }
 }
 
 impl TunnelTable {

@@ -8,7 +8,7 @@ use super::super::datagram::{ACK, SYN, vxlan};
 use super::super::datagram6::Datagram6;
 use super::super::world::{
     self, A, B, NEIGHBOR_MAC, NOBODY, NODE1, NODE1_6, NODE2, OUTSIDE6, PLAIN_REMOTE, POD_MTU, REMOTE,
-    TUNNEL1_MAC, TUNNEL2_MAC, VNI, VXLAN_PORT, op, pod, rule, v6,
+    TUNNEL1, TUNNEL1_MAC, TUNNEL2_MAC, VNI, VXLAN_PORT, op, pod, rule, v6,
 };
 use super::super::{HOST_MAC, Output, POD_MAC, PortName, UPLINK_MAC};
 use super::policy::{deny_all, ingress};
@@ -170,7 +170,7 @@ pub fn over_ipv6() -> BTreeSet<DropReason> {
     let mut world = World::new();
     let tunnel = plane::Tunnel {
         node: "node2".into(),
-        node_address: Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x12).octets().to_vec(),
+        node_address_v6: Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x12).octets().to_vec(),
         tunnel_address: world::TUNNEL2.to_vec(),
         tunnel_mac: TUNNEL2_MAC.0.to_vec(),
         ..plane::Tunnel::default()
@@ -336,7 +336,7 @@ fn a_packet_for_a_pod_that_is_not_there_is_answered_with_address_unreachable() {
     let packet = Datagram6::udp((A6, 1), (v6(NOBODY), 2), b"x");
     let error = Datagram6::error(nd::GATEWAY, A6, (1, 3), 0, &packet, 1280);
     assert_eq!(world.send(&pod("a"), &from_pod6(&packet)), [to_pod6("a", &error)]);
-    // Who is far away is not told: this node has no address that would come back to it.
+    // Who is far away is told by the tunnel's address.
     let packet = Datagram6::udp((REMOTE6, 1), (v6(NOBODY), 2), b"x");
     world.expect_moved(&[
         ("flow_created", 1),
@@ -345,8 +345,10 @@ fn a_packet_for_a_pod_that_is_not_there_is_answered_with_address_unreachable() {
         ("flow_related", 1),
         ("flow_hits", 1),
     ]);
-    assert_eq!(world.send(&PortName::Uplink, &from_tunnel6(&packet)), []);
-    expect_counters!(world, {"tunnel_decapsulated": 1, "drop.blackhole": 1, "icmp_errors_suppressed": 1});
+    let error = Datagram6::error(v6(TUNNEL1), REMOTE6, (1, 3), 0, &packet, 1280);
+    let outputs = world.send(&PortName::Uplink, &from_tunnel6(&packet));
+    assert_eq!(outputs, [tunneled(&error, &outputs[0])]);
+    expect_counters!(world, {"tunnel_decapsulated": 1, "drop.blackhole": 1, "icmp_errors_sent": 1, "tunnel_encapsulated": 1});
 }
 
 #[test]

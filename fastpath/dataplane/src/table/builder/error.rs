@@ -64,6 +64,27 @@ pub enum Malformed {
     /// A policy without a name.
     #[error("the policy has no id")]
     NoPolicyId,
+    /// An address of the other family than is wanted.
+    #[error("{what} has {bytes} bytes; it must be an {family} address, or empty")]
+    Family {
+        /// What it is the address of.
+        what: &'static str,
+        /// How many bytes were given.
+        bytes: usize,
+        /// "IPv4" or "IPv6".
+        family: &'static str,
+    },
+    /// Neither family.
+    #[error("neither an IPv4 nor an IPv6 address of the node is given: it needs at least one")]
+    NoNodeAddress,
+    /// A range that ends before it begins.
+    #[error("the range of ports {first}–{last} is empty")]
+    PortRange {
+        /// Where it begins.
+        first: u32,
+        /// Where it ends.
+        last: u32,
+    },
     /// A MAC of the wrong length.
     #[error("a MAC address has 6 bytes, not {0}")]
     Mac(usize),

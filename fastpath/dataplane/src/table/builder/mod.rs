@@ -33,7 +33,7 @@ use super::policy::{
     RuleName, Tier, Walked,
 };
 use super::prefix::Prefix;
-use super::tunnel::{self, Tunnel, TunnelIndex, TunnelTable, Underlay};
+use super::tunnel::{self, Tunnel, TunnelEnd, TunnelIndex, TunnelTable, Underlay};
 use super::{Generation, RuleId, Tables};
 use routes::Routes;
 use state::{Change, EndpointSpec, Key, State, Target, Thing, TierSpec, TunnelSpec};
@@ -264,7 +264,7 @@ impl TableBuilder {
             _ => None,
         });
         let tunnels = self.tunnels.by_node.values();
-        let underlays = tunnels.filter_map(|(index, _)| self.tunnels.get(*index)?.underlay);
+        let underlays = tunnels.filter_map(|(index, _)| self.tunnels.get(*index)).flat_map(Tunnel::underlays);
         gateways.chain(underlays.map(|underlay| (underlay.ifindex, underlay.next_hop))).collect()
     }
 
@@ -520,28 +520,33 @@ impl TableBuilder {
         Arc::make_mut(&mut self.hosts.table.by_name).insert(Arc::clone(id), Arc::new(host));
     }
 
-    /// Finds the next hop to every other node.
+    /// Finds the next hops to every other node.
     fn find_underlay(&mut self) {
         let fib = self.routes.snapshot();
         for (node, (index, spec)) in &self.tunnels.by_node {
-            let underlay = match fib.lookup(spec.node_address) {
-                Some(FibEntry::Via { ifindex, next_hop, mtu }) => {
+            let mut find = |address: IpAddr| match fib.lookup(address)? {
+                FibEntry::Via { ifindex, next_hop, mtu } => {
                     let (next_hop, neighbor) = match next_hop {
                         NextHop::Gateway { address, neighbor } => (*address, *neighbor),
-                        NextHop::OnLink => {
-                            (spec.node_address, self.neighbors.index(*ifindex, spec.node_address))
-                        }
+                        NextHop::OnLink => (address, self.neighbors.index(*ifindex, address)),
                     };
                     Some(Underlay { ifindex: *ifindex, next_hop, neighbor, mtu: *mtu })
                 }
                 _ => None,
             };
             let tunnel = Tunnel {
-                node_address: spec.node_address,
-                tunnel_mac: spec.tunnel_mac,
-                underlay,
-                tunnel_address: spec.tunnel_address,
                 node: Arc::clone(node),
+                v4: spec.address_v4.map(|node_address| TunnelEnd {
+                    node_address,
+                    vtep: spec.vtep_v4,
+                    underlay: find(node_address.into()),
+                }),
+                v6: spec.address_v6.map(|node_address| TunnelEnd {
+                    node_address,
+                    vtep: spec.vtep_v6,
+                    underlay: find(node_address.into()),
+                }),
+                ipip_address: spec.ipip_address,
             };
             if self.tunnels.get(*index) != Some(&tunnel) {
                 self.tunnels.table.set(index.0 as usize, Some(Arc::new(tunnel)));
@@ -571,20 +576,24 @@ impl Tunnels {
                 TunnelIndex(self.ever - 1)
             }
         };
-        let source = spec.node_address;
-        let former = self.by_node.insert(Arc::clone(node), (index, spec));
-        if let Some((_, former)) = former
-            && former.node_address != source
-        {
-            self.forget_source(former.node_address, index);
+        for source in spec.node_addresses() {
+            self.by_source.insert(Prefix::host(source), index.0);
         }
-        self.by_source.insert(Prefix::host(source), index.0);
+        if let Some((_, former)) = self.by_node.insert(Arc::clone(node), (index, Arc::clone(&spec))) {
+            for gone in
+                former.node_addresses().filter(|former| spec.node_addresses().all(|new| new != *former))
+            {
+                self.forget_source(gone, index);
+            }
+        }
     }
 
     fn remove(&mut self, node: &Arc<str>) {
         if let Some((index, spec)) = self.by_node.remove(node) {
             self.table.clear(index.0 as usize);
-            self.forget_source(spec.node_address, index);
+            for source in spec.node_addresses() {
+                self.forget_source(source, index);
+            }
         }
     }
 
@@ -593,7 +602,8 @@ impl Tunnels {
         if self.by_source.get(Prefix::host(source)) != Some(index.0) {
             return;
         }
-        match self.by_node.values().find(|(other, spec)| *other != index && spec.node_address == source) {
+        let has_it = |spec: &TunnelSpec| spec.node_addresses().any(|address| address == source);
+        match self.by_node.values().find(|(other, spec)| *other != index && has_it(spec)) {
             Some((other, _)) => self.by_source.insert(Prefix::host(source), other.0),
             None => self.by_source.remove(Prefix::host(source)),
         };

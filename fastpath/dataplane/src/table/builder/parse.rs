@@ -1,6 +1,7 @@
 //! Operations of the control plane, read and checked.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use caracal_plane_api as plane;
@@ -10,9 +11,13 @@ use caracal_wire::MacAddr;
 use super::error::Malformed;
 use super::state::{EndpointSpec, HookSpec, HostEndpointSpec, Key, Target, TierSpec, TunnelSpec};
 use crate::table::endpoint::{Addresses, MAX_ADDRESSES};
-use crate::table::node::{DEFAULT_LOG_PREFIX, Failsafe, NodeConfig};
+use crate::table::fib::Encapsulation;
+use crate::table::node::{
+    DEFAULT_LOG_PREFIX, Failsafe, FlowTimeouts, NatOutgoing, NodeConfig, NodePorts, Pool,
+};
 use crate::table::policy::{Member, RuleOwner};
 use crate::table::prefix::{Prefix, PrefixError, address_from_plane};
+use crate::table::tunnel::Vtep;
 
 /// What an operation is about.
 pub(super) fn key_of(op: &Op) -> Result<Key, Malformed> {
@@ -71,8 +76,43 @@ where
     }
 }
 
-fn optional_address(bytes: &[u8]) -> Result<Option<IpAddr>, PrefixError> {
-    if bytes.is_empty() { Ok(None) } else { address_from_plane(bytes).map(Some) }
+fn optional_v4(what: &'static str, bytes: &[u8]) -> Result<Option<Ipv4Addr>, Malformed> {
+    optional::<4>(what, bytes, "IPv4").map(|octets| octets.map(Ipv4Addr::from))
+}
+
+fn optional_v6(what: &'static str, bytes: &[u8]) -> Result<Option<Ipv6Addr>, Malformed> {
+    optional::<16>(what, bytes, "IPv6").map(|octets| octets.map(Ipv6Addr::from))
+}
+
+fn optional<const BYTES: usize>(
+    what: &'static str,
+    bytes: &[u8],
+    family: &'static str,
+) -> Result<Option<[u8; BYTES]>, Malformed> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let octets = bytes.try_into().map_err(|_| Malformed::Family { what, bytes: bytes.len(), family })?;
+    Ok(Some(octets))
+}
+
+/// An end of VXLAN; a node that has none has no MAC for it either.
+fn vtep<A>(address: Option<A>, mac_bytes: &[u8]) -> Result<Option<Vtep<A>>, Malformed> {
+    if mac_bytes.is_empty() && address.is_none() {
+        return Ok(None);
+    }
+    Ok(Some(Vtep { mac: mac(mac_bytes)?, address }))
+}
+
+fn ports_from_plane(range: &plane::PortRange) -> Result<RangeInclusive<u16>, Malformed> {
+    let plane::PortRange { first, last } = *range;
+    let port = |port: u32| u16::try_from(port).map_err(|_| Malformed::Port(port));
+    let ports = port(first)?..=port(last)?;
+    if ports.is_empty() { Err(Malformed::PortRange { first, last }) } else { Ok(ports) }
+}
+
+fn prefixes_from_plane(prefixes: &[plane::Prefix]) -> Result<Box<[Prefix]>, PrefixError> {
+    prefixes.iter().map(|prefix| Prefix::from_plane(Some(prefix))).collect()
 }
 
 fn mac(bytes: &[u8]) -> Result<MacAddr, Malformed> {
@@ -83,14 +123,22 @@ pub(super) fn node_from_plane(config: &plane::NodeConfig) -> Result<NodeConfig, 
     if config.vni >= 1 << 24 {
         return Err(Malformed::Vni(config.vni));
     }
-    let tunnel_address = optional_address(&config.tunnel_address)?;
-    // Without a tunnel there is no MAC to give.
-    let no_mac = config.tunnel_mac.is_empty() && tunnel_address.is_none();
+    let address_v4 = optional_v4("address", &config.address)?;
+    let address_v6 = optional_v6("address_v6", &config.address_v6)?;
+    if address_v4.is_none() && address_v6.is_none() {
+        return Err(Malformed::NoNodeAddress);
+    }
     Ok(NodeConfig {
         name: config.node.as_str().into(),
-        address: address_from_plane(&config.address)?,
-        tunnel_address,
-        tunnel_mac: if no_mac { MacAddr::ZERO } else { mac(&config.tunnel_mac)? },
+        address_v4,
+        address_v6,
+        vtep_v4: vtep(optional_v4("tunnel_address", &config.tunnel_address)?, &config.tunnel_mac)?,
+        vtep_v6: vtep(optional_v6("tunnel_address_v6", &config.tunnel_address_v6)?, &config.tunnel_mac_v6)?,
+        ipip_address: optional_v4("ipip_tunnel_address", &config.ipip_tunnel_address)?,
+        tunnel_sources: prefixes_from_plane(&config.tunnel_sources)?,
+        nat_outgoing: config.nat_outgoing.as_ref().map(nat_outgoing_from_plane).transpose()?,
+        flow_timeouts: config.flow_timeouts.as_ref().map(timeouts_from_plane).unwrap_or_default(),
+        node_ports: config.node_ports.as_ref().map(node_ports_from_plane).transpose()?,
         vni: config.vni,
         vxlan_port: u16::try_from(config.vxlan_port).map_err(|_| Malformed::Port(config.vxlan_port))?,
         host_port: config.host_port.as_str().into(),
@@ -109,6 +157,44 @@ pub(super) fn node_from_plane(config: &plane::NodeConfig) -> Result<NodeConfig, 
     })
 }
 
+fn nat_outgoing_from_plane(stated: &plane::NatOutgoing) -> Result<NatOutgoing, Malformed> {
+    let pools = stated.pools.iter().map(|pool| {
+        let prefix = Prefix::from_plane(pool.prefix.as_ref())?;
+        Ok(Pool { prefix, nat_outgoing: pool.nat_outgoing })
+    });
+    Ok(NatOutgoing {
+        pools: pools.collect::<Result<_, Malformed>>()?,
+        exclude_hosts: stated.exclude_hosts,
+        address: optional_v4("natOutgoingAddress", &stated.address)?,
+        ports: stated.ports.as_ref().map(ports_from_plane).transpose()?,
+    })
+}
+
+/// More than 49 days is as good as 49 days.
+fn timeouts_from_plane(stated: &plane::FlowTimeouts) -> FlowTimeouts {
+    let or = |stated: u64, default: u32| match stated {
+        0 => default,
+        stated => u32::try_from(stated).unwrap_or(u32::MAX),
+    };
+    let default = FlowTimeouts::default();
+    FlowTimeouts {
+        tcp_syn_sent: or(stated.tcp_syn_sent, default.tcp_syn_sent),
+        tcp_established: or(stated.tcp_established, default.tcp_established),
+        tcp_fins_seen: or(stated.tcp_fins_seen, default.tcp_fins_seen),
+        tcp_reset_seen: or(stated.tcp_reset_seen, default.tcp_reset_seen),
+        udp: or(stated.udp, default.udp),
+        icmp: or(stated.icmp, default.icmp),
+        generic: or(stated.generic, default.generic),
+    }
+}
+
+fn node_ports_from_plane(stated: &plane::NodePorts) -> Result<NodePorts, Malformed> {
+    Ok(NodePorts {
+        ranges: stated.ranges.iter().map(ports_from_plane).collect::<Result<_, _>>()?,
+        addresses: prefixes_from_plane(&stated.addresses)?,
+    })
+}
+
 fn failsafes_from_plane(stated: &[plane::Failsafe]) -> Result<Box<[Failsafe]>, Malformed> {
     let failsafes = stated.iter().map(|failsafe| {
         let net = failsafe.net.as_ref().map(|net| Prefix::from_plane(Some(net))).transpose()?;
@@ -122,12 +208,17 @@ fn failsafes_from_plane(stated: &[plane::Failsafe]) -> Result<Box<[Failsafe]>, M
 }
 
 pub(super) fn tunnel_from_plane(stated: &plane::Tunnel) -> Result<TunnelSpec, Malformed> {
-    let tunnel_address = optional_address(&stated.tunnel_address)?;
-    let no_mac = stated.tunnel_mac.is_empty() && tunnel_address.is_none();
+    let address_v4 = optional_v4("node_address", &stated.node_address)?;
+    let address_v6 = optional_v6("node_address_v6", &stated.node_address_v6)?;
+    if address_v4.is_none() && address_v6.is_none() {
+        return Err(Malformed::NoNodeAddress);
+    }
     Ok(TunnelSpec {
-        node_address: address_from_plane(&stated.node_address)?,
-        tunnel_address,
-        tunnel_mac: if no_mac { MacAddr::ZERO } else { mac(&stated.tunnel_mac)? },
+        address_v4,
+        vtep_v4: vtep(optional_v4("tunnel_address", &stated.tunnel_address)?, &stated.tunnel_mac)?,
+        address_v6,
+        vtep_v6: vtep(optional_v6("tunnel_address_v6", &stated.tunnel_address_v6)?, &stated.tunnel_mac_v6)?,
+        ipip_address: optional_v4("ipip_tunnel_address", &stated.ipip_tunnel_address)?,
     })
 }
 
@@ -136,6 +227,12 @@ pub(super) fn target_from_plane(stated: &plane::Route) -> Result<Target, Malform
         Some(plane::route::Target::Remote(remote)) => {
             let encapsulation = plane::Encapsulation::try_from(remote.encapsulation)
                 .map_err(|_| Malformed::Encapsulation(remote.encapsulation))?;
+            let encapsulation = match encapsulation {
+                plane::Encapsulation::None => Encapsulation::None,
+                plane::Encapsulation::Vxlan if remote.over_ipv6 => Encapsulation::VxlanOverIpv6,
+                plane::Encapsulation::Vxlan => Encapsulation::Vxlan,
+                plane::Encapsulation::Ipip => Encapsulation::Ipip,
+            };
             Ok(Target::Remote { node: remote.node.as_str().into(), encapsulation })
         }
         Some(plane::route::Target::LocalBlock(_)) => Ok(Target::LocalBlock),

@@ -6,12 +6,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use caracal_plane_api as plane;
 use caracal_plane_api::op::Op;
-use caracal_wire::MacAddr;
 use rustc_hash::FxHashSet;
 
 use super::error::{ApplyError, Malformed};
@@ -20,10 +19,12 @@ use super::parse::{
     tunnel_from_plane,
 };
 use crate::table::endpoint::Addresses;
+use crate::table::fib::Encapsulation;
 use crate::table::host::Hook;
 use crate::table::node::NodeConfig;
 use crate::table::policy::{Member, Owner, PolicyBuilder, RuleList, RuleOwner, SetId};
 use crate::table::prefix::Prefix;
+use crate::table::tunnel::Vtep;
 
 /// Names a thing. The order is that in which changes are taken on: what is referred to comes before what refers.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -77,14 +78,23 @@ pub(super) struct Rules {
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct TunnelSpec {
-    pub node_address: IpAddr,
-    pub tunnel_address: Option<IpAddr>,
-    pub tunnel_mac: MacAddr,
+    pub address_v4: Option<Ipv4Addr>,
+    pub vtep_v4: Option<Vtep<Ipv4Addr>>,
+    pub address_v6: Option<Ipv6Addr>,
+    pub vtep_v6: Option<Vtep<Ipv6Addr>>,
+    pub ipip_address: Option<Ipv4Addr>,
+}
+
+impl TunnelSpec {
+    /// The node's addresses on the fabric.
+    pub fn node_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.address_v4.map(IpAddr::V4).into_iter().chain(self.address_v6.map(IpAddr::V6))
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Target {
-    Remote { node: Arc<str>, encapsulation: plane::Encapsulation },
+    Remote { node: Arc<str>, encapsulation: Encapsulation },
     LocalBlock,
     LocalHost,
 }

@@ -6,7 +6,7 @@ use caracal_plane_api as plane;
 use caracal_plane_api::op::Op;
 
 use super::*;
-use crate::table::{ClassId, Deciding, Encapsulation, FlowTuple, RuleCount};
+use crate::table::{ClassId, Deciding, FlowTuple, RuleCount, Tunnel};
 
 fn ip(address: &str) -> IpAddr {
     address.parse().unwrap()
@@ -71,7 +71,7 @@ fn tunnel(node: &str, address: &str) -> Op {
 }
 
 fn remote(block: &str, node: &str) -> Op {
-    let encapsulation = Encapsulation::Vxlan.into();
+    let encapsulation = plane::Encapsulation::Vxlan.into();
     let target = plane::route::Target::Remote(plane::RemoteNode {
         node: node.into(),
         encapsulation,
@@ -244,18 +244,23 @@ fn the_most_specific_route_wins_and_then_endpoint_plane_local_kernel() {
     assert_eq!(origins, ["0.0.0.0/0 kernel", "10.244.1.0/24 plane"]);
 }
 
+/// The way to a node over IPv4.
+fn underlay(tables: &Tables, index: TunnelIndex) -> Option<Underlay> {
+    tables.tunnels.get(index).unwrap().v4.as_ref().unwrap().underlay
+}
+
 #[test]
 fn a_tunnels_next_hop_follows_the_kernels_routes_and_neighbours() {
     let mut builder = builder();
     builder.apply(&transaction(vec![tunnel("node2", "192.0.2.12")])).unwrap();
     let index = builder.build().tunnels.by_source(ip("192.0.2.12")).unwrap();
-    assert_eq!(builder.build().tunnels.get(index).unwrap().underlay, None);
+    assert_eq!(underlay(&builder.build(), index), None);
 
     builder.kernel_routes(&[kernel("192.0.2.0/24", None), kernel("0.0.0.0/0", Some("192.0.2.1"))]);
     let tables = builder.build();
-    let underlay = tables.tunnels.get(index).unwrap().underlay.unwrap();
-    assert_eq!((underlay.ifindex, underlay.next_hop, underlay.mtu), (2, ip("192.0.2.12"), 1500));
-    assert_eq!(tables.neighbors.mac(underlay.neighbor), None);
+    let found = underlay(&tables, index).unwrap();
+    assert_eq!((found.ifindex, found.next_hop, found.mtu), (2, ip("192.0.2.12"), 1500));
+    assert_eq!(tables.neighbors.mac(found.neighbor), None);
     let wanted: Vec<_> = builder.wanted_neighbors().into_iter().collect();
     assert_eq!(wanted, [(2, ip("192.0.2.1")), (2, ip("192.0.2.12"))]);
     assert_eq!(builder.unresolved_neighbors(), 2);
@@ -263,14 +268,14 @@ fn a_tunnels_next_hop_follows_the_kernels_routes_and_neighbours() {
     let mac = MacAddr([2, 0, 0, 0, 0, 12]);
     builder.set_neighbor(2, ip("192.0.2.12"), Some(mac));
     let resolved = builder.build();
-    assert_eq!(resolved.neighbors.mac(underlay.neighbor), Some(mac));
-    assert_eq!(tables.neighbors.mac(underlay.neighbor), None, "the former tables are as they were");
+    assert_eq!(resolved.neighbors.mac(found.neighbor), Some(mac));
+    assert_eq!(tables.neighbors.mac(found.neighbor), None, "the former tables are as they were");
     assert_eq!(builder.unresolved_neighbors(), 1);
 
     builder.kernel_routes(&[kernel("0.0.0.0/0", Some("192.0.2.1"))]);
-    let underlay = builder.build().tunnels.get(index).unwrap().underlay.unwrap();
-    assert_eq!(underlay.next_hop, ip("192.0.2.1"));
-    assert_eq!(builder.build().neighbors.find(2, ip("192.0.2.1")), Some(underlay.neighbor));
+    let found = underlay(&builder.build(), index).unwrap();
+    assert_eq!(found.next_hop, ip("192.0.2.1"));
+    assert_eq!(builder.build().neighbors.find(2, ip("192.0.2.1")), Some(found.neighbor));
 }
 
 #[test]
@@ -289,6 +294,77 @@ fn a_node_replaced_under_a_new_name_keeps_its_address_known() {
     assert!(tables.tunnels.by_source(ip("192.0.2.13")).is_some());
     builder.apply(&transaction(vec![Op::TunnelRemove("new".into())])).unwrap();
     assert_eq!(builder.build().tunnels.by_source(ip("192.0.2.13")), None);
+}
+
+#[test]
+fn a_node_is_known_by_its_addresses_of_both_families_and_reached_by_each() {
+    let mut builder = builder();
+    builder.kernel_routes(&[kernel("192.0.2.0/24", None), kernel("2001:db8::/64", Some("2001:db8::fe"))]);
+    let both = plane::Tunnel {
+        node: "node2".into(),
+        node_address: bytes("192.0.2.12"),
+        node_address_v6: bytes("2001:db8::12"),
+        tunnel_address_v6: bytes("fd00::9"),
+        tunnel_mac_v6: vec![0x66, 6, 6, 6, 6, 6],
+        ipip_tunnel_address: bytes("10.244.9.1"),
+        ..plane::Tunnel::default()
+    };
+    builder.apply(&transaction(vec![Op::Tunnel(both.clone())])).unwrap();
+    let tables = builder.build();
+    let index = tables.tunnels.by_source(ip("192.0.2.12")).unwrap();
+    assert_eq!(tables.tunnels.by_source(ip("2001:db8::12")), Some(index));
+    let Tunnel { v4: Some(v4), v6: Some(v6), .. } = tables.tunnels.get(index).unwrap() else { panic!() };
+    assert_eq!((v4.vtep, v4.underlay.unwrap().next_hop), (None, ip("192.0.2.12")));
+    assert_eq!((v6.vtep.unwrap().mac.0[1], v6.underlay.unwrap().next_hop), (6, ip("2001:db8::fe")));
+    assert!(builder.wanted_neighbors().contains(&(2, ip("2001:db8::fe"))));
+
+    let only_v6 = plane::Tunnel { node_address: Vec::new(), ..both };
+    builder.apply(&transaction(vec![Op::Tunnel(only_v6.clone())])).unwrap();
+    let tables = builder.build();
+    assert_eq!(tables.tunnels.by_source(ip("192.0.2.12")), None);
+    assert_eq!(tables.tunnels.by_source(ip("2001:db8::12")), Some(index));
+    let nowhere = plane::Tunnel { node_address_v6: Vec::new(), ..only_v6.clone() };
+    let refused = builder.apply(&transaction(vec![Op::Tunnel(nowhere)])).unwrap_err();
+    assert!(refused.to_string().contains("at least one"), "{refused}");
+    let swapped = plane::Tunnel { node_address: bytes("2001:db8::12"), ..only_v6 };
+    let refused = builder.apply(&transaction(vec![Op::Tunnel(swapped)])).unwrap_err();
+    assert!(refused.to_string().contains("must be an IPv4 address"), "{refused}");
+}
+
+#[test]
+fn a_nodes_settings_of_translation_timeouts_and_node_ports_are_read_and_checked() {
+    let range = |first, last| plane::PortRange { first, last };
+    let config = plane::NodeConfig {
+        address_v6: bytes("2001:db8::11"),
+        tunnel_sources: vec![prefix("203.0.113.0/24")],
+        nat_outgoing: Some(plane::NatOutgoing {
+            pools: vec![plane::Pool { prefix: Some(prefix("10.244.0.0/16")), nat_outgoing: true }],
+            ports: Some(range(40_000, 49_999)),
+            ..Default::default()
+        }),
+        flow_timeouts: Some(plane::FlowTimeouts { udp: 5, generic: u64::MAX, ..Default::default() }),
+        node_ports: Some(plane::NodePorts { ranges: vec![range(30_000, 32_767)], addresses: vec![] }),
+        ..plane::NodeConfig::default()
+    };
+    let mut builder = builder();
+    builder.apply(&transaction(vec![Op::NodeConfig(config.clone())])).unwrap();
+    let tables = builder.build();
+    let node = tables.node.config().unwrap();
+    assert_eq!(node.addresses().collect::<Vec<_>>(), [ip("2001:db8::11")]);
+    assert_eq!(*node.tunnel_sources, [p("203.0.113.0/24")]);
+    let nat = node.nat_outgoing.as_ref().unwrap();
+    assert_eq!(nat.ports, Some(40_000..=49_999));
+    assert!(nat.pools[0].prefix == p("10.244.0.0/16") && nat.pools[0].nat_outgoing);
+    assert_eq!(*node.node_ports.as_ref().unwrap().ranges, [30_000..=32_767]);
+    let timeouts = node.flow_timeouts;
+    assert_eq!((timeouts.udp, timeouts.generic, timeouts.tcp_established), (5, u32::MAX, 3_600_000));
+
+    let backwards = Some(plane::NodePorts { ranges: vec![range(2, 1)], addresses: vec![] });
+    let bad = plane::NodeConfig { node_ports: backwards, ..config.clone() };
+    let refused = builder.apply(&transaction(vec![Op::NodeConfig(bad)])).unwrap_err();
+    assert!(refused.to_string().contains("2–1 is empty"), "{refused}");
+    let bad = plane::NodeConfig { address_v6: Vec::new(), ..config };
+    assert!(builder.apply(&transaction(vec![Op::NodeConfig(bad)])).is_err());
 }
 
 #[test]

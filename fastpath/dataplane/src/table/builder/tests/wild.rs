@@ -116,15 +116,17 @@ fn op() -> impl Strategy<Value = Op> {
     let failsafe = (number(), number(), prefix());
     let failsafe = failsafe.prop_map(|(protocol, port, net)| plane::Failsafe { protocol, port, net });
     let failsafes = prop::collection::vec(failsafe, 0..2);
-    let node = (address(), address(), address(), number(), number(), choice(), failsafes);
+    let node = ((address(), address()), address(), address(), number(), number(), choice(), failsafes);
     let addresses = prop::collection::vec(address(), 0..6);
     let sources = prop::collection::vec(prefix().prop_map(Option::unwrap_or_default), 0..2);
     let endpoint = (text(), addresses, (tiers(), tiers()), (staged(), staged()), texts(), sources);
     prop_oneof![
         node.prop_map(
-            |(address, tunnel_address, tunnel_mac, vni, vxlan_port, endpoint_to_host, failsafe_inbound)| {
+            |(addresses, tunnel_address, tunnel_mac, vni, vxlan_port, endpoint_to_host, failsafe_inbound)| {
+                let (address, address_v6) = addresses;
                 Op::NodeConfig(plane::NodeConfig {
                     address,
+                    address_v6,
                     tunnel_address,
                     tunnel_mac,
                     vni,
@@ -187,11 +189,12 @@ fn op() -> impl Strategy<Value = Op> {
             }
         ),
         text().prop_map(Op::HostEndpointRemove),
-        (text(), address(), address(), address()).prop_map(
-            |(node, node_address, tunnel_address, tunnel_mac)| {
+        (text(), address(), address(), address(), address()).prop_map(
+            |(node, node_address, node_address_v6, tunnel_address, tunnel_mac)| {
                 Op::Tunnel(plane::Tunnel {
                     node,
                     node_address,
+                    node_address_v6,
                     tunnel_address,
                     tunnel_mac,
                     ..plane::Tunnel::default()
