@@ -3,7 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::resolve::{FlowError, Resolver, icmp};
-use super::{Case, HostFlow, HostPath, Party, PortReference, WorldError, WorldHostFlow, WorldNode, WorldPod};
+use super::{
+    Case, HostFlow, HostPath, Party, PortReference, WorldError, WorldHostFlow, WorldNode, WorldPod, WorldPool,
+};
 use crate::convert::{HostEndpointInfo, host_endpoint};
 use crate::object::Object;
 use crate::policy::IpVersion;
@@ -13,6 +15,7 @@ pub(super) fn resolve(
     case: &Case,
     nodes: &[WorldNode],
     pods: &[WorldPod],
+    pools: &[WorldPool],
     objects: &[Object],
 ) -> Result<Vec<WorldHostFlow>, WorldError> {
     let host_endpoints = objects.iter().filter_map(|object| match object {
@@ -20,7 +23,7 @@ pub(super) fn resolve(
         _ => None,
     });
     let world = HostResolver {
-        parties: Resolver { case, nodes, pods },
+        parties: Resolver { case, nodes, pods, pools },
         host_endpoints: host_endpoints.collect(),
         objects,
     };

@@ -9,6 +9,7 @@ mod host_flow;
 mod nodes;
 mod parse;
 mod pods;
+mod pools;
 pub mod report;
 mod resolve;
 #[cfg(test)]
@@ -22,6 +23,7 @@ use crate::policy::IpVersion;
 use crate::protocol::Protocol;
 
 pub use flow::{Place, WorldFlow, WorldHostFlow};
+pub use pools::{Between, Carriage, WorldPool};
 pub use world::{RefusedObject, World, WorldError, WorldNode, WorldPod};
 
 /// How long a flow may take to be answered when the file does not say.

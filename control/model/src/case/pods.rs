@@ -5,18 +5,26 @@ use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{HostIP, Pod, PodIP};
 
+use super::pools::Pools;
 use super::world::{Given, WorldError};
-use super::{WorldNode, WorldPod};
+use super::{Between, WorldNode, WorldPod};
+use crate::cidr::Cidr;
 use crate::convert::{container_ports, is_finished, pod_addresses};
 use crate::names;
 use crate::object::Object;
+
+/// Whether a pod is given an IPv6 address.
+pub(super) fn have_ipv6(given: &[Given<'_, Pod>]) -> bool {
+    given.iter().any(|pod| pod_addresses(&pod.object).iter().any(IpAddr::is_ipv6))
+}
 
 /// The pods and their completed objects, in the order of the case.
 pub(super) fn complete(
     nodes: &[WorldNode],
     given: Vec<Given<'_, Pod>>,
+    pools: &Pools,
 ) -> Result<(Vec<WorldPod>, Vec<Object>), WorldError> {
-    let mut taken = Taken::new(nodes, &given)?;
+    let mut taken = Taken::new(nodes, &given, pools)?;
     let mut without_node = 0;
     let mut pods = Vec::new();
     let mut objects = Vec::new();
@@ -42,13 +50,14 @@ pub(super) fn complete(
             Vec::new()
         } else {
             let addresses = match pod_addresses(&object) {
-                _ if host_network => vec![IpAddr::V4(world_node.address)],
+                _ if host_network => node_addresses(world_node),
                 none if none.is_empty() => {
-                    let full = format!(
-                        "the block {} of {} has no address left",
-                        world_node.pod_cidr, world_node.name
-                    );
-                    vec![taken.next(world_node).ok_or_else(|| origin.error("status.podIPs", full))?]
+                    let blocks = [Some(world_node.pod_cidr), world_node.pod_cidr_v6].into_iter().flatten();
+                    let next = |block| {
+                        let full = format!("the block {block} of {} has no address left", world_node.name);
+                        taken.next(&block).ok_or_else(|| origin.error("status.podIPs", full))
+                    };
+                    blocks.map(next).collect::<Result<_, _>>()?
                 }
                 given => given,
             };
@@ -77,7 +86,12 @@ fn set_status(pod: &mut Pod, node: &WorldNode, addresses: &[IpAddr]) {
     status.pod_ip = addresses.first().map(ToString::to_string);
     status.pod_ips = Some(addresses.iter().map(|address| PodIP { ip: address.to_string() }).collect());
     status.host_ip = Some(node.address.to_string());
-    status.host_ips = Some(vec![HostIP { ip: node.address.to_string() }]);
+    let hosts = node_addresses(node).into_iter();
+    status.host_ips = Some(hosts.map(|address| HostIP { ip: address.to_string() }).collect());
+}
+
+fn node_addresses(node: &WorldNode) -> Vec<IpAddr> {
+    [Some(IpAddr::V4(node.address)), node.address_v6.map(IpAddr::V6)].into_iter().flatten().collect()
 }
 
 /// Who has which address.
@@ -85,11 +99,21 @@ struct Taken(BTreeMap<IpAddr, String>);
 
 impl Taken {
     /// The addresses of nodes and tunnels, and those that pods are given by the case.
-    fn new(nodes: &[WorldNode], pods: &[Given<'_, Pod>]) -> Result<Self, WorldError> {
+    fn new(nodes: &[WorldNode], pods: &[Given<'_, Pod>], pools: &Pools) -> Result<Self, WorldError> {
         let mut taken = BTreeMap::new();
         for node in nodes {
-            taken.insert(node.address.into(), format!("node {}", node.name));
-            taken.insert(node.tunnel_address.into(), format!("the tunnel of node {}", node.name));
+            for address in node_addresses(node) {
+                taken.insert(address, format!("node {}", node.name));
+            }
+            let ipip = pools.all.iter().any(|pool| pool.ipip != Between::Never);
+            let tunnels = [
+                Some(IpAddr::V4(node.tunnel_address)),
+                node.tunnel_address_v6.map(IpAddr::V6),
+                ipip.then_some(IpAddr::V4(node.ipip_tunnel_address)),
+            ];
+            for tunnel in tunnels.into_iter().flatten() {
+                taken.insert(tunnel, format!("the tunnel of node {}", node.name));
+            }
         }
         let has_own = |pod: &Pod| {
             pod.spec.as_ref().is_none_or(|spec| spec.host_network != Some(true)) && !is_finished(pod)
@@ -107,10 +131,9 @@ impl Taken {
     }
 
     /// The lowest free address of a node's block, from its third on.
-    fn next(&mut self, node: &WorldNode) -> Option<IpAddr> {
-        let free = (2..)
-            .map_while(|offset| node.pod_cidr.nth(offset))
-            .find(|address| !self.0.contains_key(address))?;
+    fn next(&mut self, block: &Cidr) -> Option<IpAddr> {
+        let free =
+            (2..).map_while(|offset| block.nth(offset)).find(|address| !self.0.contains_key(address))?;
         self.0.insert(free, "a pod".to_owned());
         Some(free)
     }

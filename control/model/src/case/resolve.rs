@@ -1,9 +1,11 @@
 //! The flows of the default world: every name an address, every port a number.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::world::host_source;
 use super::{
     Case, CaseFlow, External, Icmp, Party, Place, PortReference, WorldError, WorldFlow, WorldNode, WorldPod,
+    WorldPool,
 };
 use crate::policy::IpVersion;
 use crate::protocol::Protocol;
@@ -13,8 +15,9 @@ pub(super) fn flows(
     case: &Case,
     nodes: &[WorldNode],
     pods: &[WorldPod],
+    pools: &[WorldPool],
 ) -> Result<(Vec<WorldFlow>, Vec<External>), WorldError> {
-    let world = Resolver { case, nodes, pods };
+    let world = Resolver { case, nodes, pods, pools };
     let mut externals = Vec::new();
     for (index, external) in case.externals.iter().enumerate() {
         if world.place_of(external.ip) != Place::External {
@@ -48,6 +51,7 @@ pub(super) struct Resolver<'a> {
     pub case: &'a Case,
     pub nodes: &'a [WorldNode],
     pub pods: &'a [WorldPod],
+    pub pools: &'a [WorldPool],
 }
 
 /// A field of the flow and what is wrong with it.
@@ -88,7 +92,8 @@ impl Resolver<'_> {
         self.not_its_own_node("to", &flow.to, destination, source)?;
         resolved.source = source;
         resolved.destination = destination;
-        resolved.source_address = self.chosen_source(source, source_address, destination);
+        resolved.source_address =
+            self.chosen_source(source, source_address, (destination, destination_address));
         resolved.destination_address = destination_address;
         resolved.destination_port = flow
             .port
@@ -121,9 +126,13 @@ impl Resolver<'_> {
             Party::Node(name) => {
                 let index = self.nodes.iter().position(|node| node.name == *name);
                 let index = index.ok_or_else(|| (field, format!("there is no node {name}")))?;
-                let address = self.nodes.get(index).map(|node| IpAddr::V4(node.address));
-                let address =
-                    address.filter(|address| of_version(*address)).ok_or_else(|| (field, without()))?;
+                let any = if version == IpVersion::V6 {
+                    IpAddr::from(Ipv6Addr::UNSPECIFIED)
+                } else {
+                    IpAddr::from(Ipv4Addr::UNSPECIFIED)
+                };
+                let address = self.nodes.get(index).and_then(|node| node.address_like(any));
+                let address = address.ok_or_else(|| (field, without()))?;
                 Ok(Ok((Place::Node(index), address)))
             }
             Party::External(name) => {
@@ -152,7 +161,7 @@ impl Resolver<'_> {
     fn place_of(&self, address: IpAddr) -> Place {
         let pod = self.pods.iter().position(|pod| !pod.host_network && pod.addresses.contains(&address));
         let node = || {
-            let own = |node: &WorldNode| address == node.address || address == node.tunnel_address;
+            let own = |node: &WorldNode| node.has_address(address) || node.has_tunnel_address(address);
             self.nodes.iter().position(own)
         };
         pod.map(Place::Pod).or_else(|| node().map(Place::Node)).unwrap_or(Place::External)
@@ -179,14 +188,11 @@ impl Resolver<'_> {
         }
     }
 
-    /// A node sends to pods from its tunnel address, whatever address it is known by.
-    fn chosen_source(&self, source: Place, address: IpAddr, destination: Place) -> IpAddr {
-        match (source, destination) {
-            (Place::Node(node), Place::Pod(_)) => {
-                self.nodes.get(node).map_or(address, |node| node.tunnel_address.into())
-            }
-            _ => address,
-        }
+    /// A node sends to pods from the address of the tunnel that leads there, whatever address it is known by.
+    fn chosen_source(&self, source: Place, address: IpAddr, destination: (Place, IpAddr)) -> IpAddr {
+        let (Place::Node(node), (Place::Pod(pod), to)) = (source, destination) else { return address };
+        let Some(pod) = self.pods.get(pod) else { return address };
+        host_source(self.nodes, self.pools, node, pod.node, to).unwrap_or(address)
     }
 
     /// The number of a destination port; a name is one of the destination pod's.

@@ -86,6 +86,7 @@ fn the_world_of_the_whole_form_is_complete() {
             "Pod production/backend",
             "Pod production/frontend",
             "HostEndpoint eth0-node1",
+            "IPPool default-ipv4-ippool",
         ]
     );
     assert!(world.objects.iter().all(|object| object.validate().is_empty()));
@@ -285,6 +286,108 @@ fn pods_are_spread_over_the_nodes_and_counted_up() {
     assert_eq!(world_error(&twice).field, "objects[1].status.podIPs");
 }
 
+fn told(world: &World, name: &str) -> Vec<String> {
+    let node = world.objects.iter().find(|object| object.kind() == Kind::Node && object.key().name == name);
+    let annotations = node.unwrap().metadata().annotations.clone().unwrap();
+    let short = |key: &str| key.trim_start_matches("projectcalico.org/").to_owned();
+    annotations.iter().map(|(key, value)| format!("{} {value}", short(key))).collect()
+}
+
+fn pool(name: &str, spec: &str) -> String {
+    format!(
+        "{{apiVersion: projectcalico.org/v3, kind: IPPool, metadata: {{name: {name}}}, spec: {{{spec}}}}}"
+    )
+}
+
+#[test]
+fn without_a_pool_there_is_one_of_vxlan_and_addresses_outside_bring_their_own() {
+    let given = pod("e", "").replace(
+        "spec: {",
+        "status: {podIPs: [{ip: 10.99.0.1}, {ip: \"fd00:1::2\"}]}, spec: {nodeName: node1, ",
+    );
+    let world = world(&with_objects(&[&given]));
+    let pools: Vec<String> = world.pools.iter().map(|pool| pool.cidr.to_string()).collect();
+    assert_eq!(pools, ["10.244.0.0/16", "fd00:10:244::/48", "10.99.0.0/16", "fd00:1::/64"]);
+    let alike =
+        |pool: &WorldPool| pool.vxlan == Between::All && pool.ipip == Between::Never && pool.nat_outgoing;
+    assert!(world.pools.iter().all(alike), "{:?}", world.pools);
+    let objects = world.objects.iter().filter(|object| object.kind() == Kind::IPPool);
+    let names: Vec<String> = objects.clone().map(|object| object.key().name).collect();
+    assert_eq!(names, ["default-ipv4-ippool", "default-ipv6-ippool", "pods-10-99-0-0-16", "pods-fd00-1-64"]);
+    assert!(objects.clone().all(|object| object.validate().is_empty()));
+}
+
+#[test]
+fn a_case_of_ipv4_has_nodes_of_ipv4() {
+    let world = world(&with_objects(&[&pod("a", "")]));
+    assert_eq!(told(&world, "node2"), ["IPv4Address 192.0.2.12/24", "IPv4VXLANTunnelAddr 10.244.2.0"]);
+    assert_eq!((world.nodes[0].address_v6, world.nodes[0].router_v6), (None, None));
+}
+
+#[test]
+fn where_anything_is_ipv6_nodes_are_too() {
+    let v6 = pool("six", "cidr: \"fd00:66::/48\", vxlanMode: CrossSubnet");
+    let host = pod("h", ", nodeName: node2, hostNetwork: true");
+    let flows = "flows: [{from: node/node1, to: default/b, ipVersion: 6, protocol: ICMPv6, expect: allow}]\n";
+    let text = with_objects(&[&v6, &pod("a", ""), &pod("b", ""), &host]) + flows;
+    let world = world(&text);
+    assert_eq!(
+        told(&world, "node2"),
+        [
+            "IPv4Address 192.0.2.12/24",
+            "IPv4VXLANTunnelAddr 10.244.2.0",
+            "IPv6Address fd00:192:0:2::12/80",
+            "IPv6VXLANTunnelAddr fd00:66:0:2::",
+        ]
+    );
+    let node = &world.nodes[1];
+    assert_eq!(node.router_v6.unwrap().to_string(), "fd00:192:0:2::254");
+    assert_eq!(node.subnet_v6.unwrap().to_string(), "fd00:192:0:2::/80");
+    let addresses = |index: usize| {
+        world.pods[index].addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(addresses(1), "10.244.2.2 fd00:66:0:2::2");
+    assert_eq!(addresses(2), "192.0.2.12 fd00:192:0:2::12");
+    let Some(Object::Node(object)) = world.objects.iter().find(|object| object.key().name == "node2") else {
+        panic!()
+    };
+    let info = node_info(object);
+    assert_eq!(info.pod_cidrs, [node.pod_cidr, node.pod_cidr_v6.unwrap()]);
+    assert_eq!(world.flows[0].source_address.to_string(), "fd00:192:0:2::11", "one subnet, no tunnel");
+}
+
+#[test]
+fn pools_say_which_blocks_and_tunnels_nodes_have_and_from_where_a_host_speaks() {
+    let ipip = pool("p", "cidr: 10.10.0.0/16, ipipMode: Always");
+    let flow = "flows: [{from: node/node1, to: default/b, protocol: ICMP, expect: allow}]\n";
+    let first = world(&(with_objects(&[&ipip, &pod("a", ""), &pod("b", "")]) + flow));
+    assert_eq!(told(&first, "node2"), ["IPv4Address 192.0.2.12/24", "IPv4IPIPTunnelAddr 10.10.2.1"]);
+    assert_eq!(first.pods[1].addresses[0].to_string(), "10.10.2.2");
+    assert_eq!(first.flows[0].source_address.to_string(), "10.10.1.1");
+    assert_eq!(first.carriage(0, 1, first.pods[1].addresses[0]), Carriage::Ipip);
+
+    let cross = pool("p", "cidr: 10.10.0.0/16, vxlanMode: CrossSubnet");
+    let elsewhere = "{apiVersion: v1, kind: Node, metadata: {name: node3, annotations: {projectcalico.org/IPv4Address: 198.51.100.9/24}}}";
+    let objects = [
+        &*cross,
+        elsewhere,
+        &pod("a", ", nodeName: node1"),
+        &pod("b", ", nodeName: node2"),
+        &pod("c", ", nodeName: node3"),
+    ];
+    let second = world(&(with_objects(&objects) + &flow.replace("default/b", "default/c")));
+    let to = |to: usize| second.carriage(0, to, "10.10.3.2".parse().unwrap());
+    assert_eq!((to(1), to(2)), (Carriage::Plain, Carriage::Vxlan));
+    assert_eq!(second.flows[0].source_address.to_string(), "10.10.1.0");
+    let narrow = pool("p", "cidr: 10.10.0.0/27, blockSize: 28");
+    assert_eq!(world_error(&with_objects(&[&narrow, &pod("a", ", nodeName: node3")])).field, "objects");
+    let explicit = "{apiVersion: v1, kind: Node, metadata: {name: node3}, spec: {podCIDR: 10.10.0.16/28}}";
+    assert_eq!(
+        world(&with_objects(&[&narrow, explicit, &pod("a", "")])).pods[0].addresses[0].to_string(),
+        "10.10.0.18"
+    );
+}
+
 #[test]
 fn a_full_block_is_an_error() {
     let node = "{apiVersion: v1, kind: Node, metadata: {name: n}, spec: {podCIDR: 10.5.0.0/30}}";
@@ -334,7 +437,9 @@ fn flows_to_what_does_not_exist_are_errors() {
     assert_eq!(field(&flow("from: external/x, to: default/a, protocol: ICMP")), "flows[0].from");
     assert_eq!(field(&flow("from: 1.2.3.4, to: default/a, protocol: TCP, port: http")), "flows[0].port");
     assert_eq!(field(&flow("from: 192.0.2.11, to: default/a, protocol: ICMP")), "flows[0].from");
-    assert_eq!(field(&flow("from: 2001:db8::1, to: default/a, protocol: ICMPv6")), "flows[0].to");
+    let only_v4 = flow("from: 2001:db8::1, to: default/a, protocol: ICMPv6")
+        .replace("{name: a}", "{name: a}, status: {podIPs: [{ip: 10.244.1.2}]}");
+    assert_eq!(field(&only_v4), "flows[0].to");
     let own = world(&flow("from: node/node1, to: default/a, protocol: ICMP"));
     assert_eq!(own.flows[0].source, Place::Node(0));
     let other = world(&flow("from: 192.0.2.12, to: default/a, protocol: ICMP"));
@@ -399,7 +504,8 @@ fn pods_may_be_given_addresses_of_both_families_and_flows_choose() {
         )
     };
     let flows = |flow: &str| {
-        let text = with_objects(&[&dual("a", 2), &dual("b", 3), &pod("c", "")]);
+        let only_v4 = pod("c", "").replace("spec:", "status: {podIPs: [{ip: 10.244.1.4}]}, spec:");
+        let text = with_objects(&[&dual("a", 2), &dual("b", 3), &only_v4]);
         format!("{text}flows:\n  - {{{flow}, protocol: TCP, port: 1, expect: allow}}\n")
     };
     let flow = &world(&flows("from: default/a, to: default/b, ipVersion: 6")).flows[0];

@@ -5,9 +5,10 @@
 //! them name, and the flows ([`super::resolve`]).
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::fields::join;
+use super::pools::{Carriage, Pools, WorldPool, is_dual_stack, pool_of};
 use super::{
     Case, CaseObject, External, LabOptions, WorldFlow, WorldHostFlow, host_flow, nodes, pods, resolve,
 };
@@ -24,6 +25,8 @@ pub struct World {
     pub objects: Vec<Object>,
     /// The nodes, in their order.
     pub nodes: Vec<WorldNode>,
+    /// The pools of pods' addresses; their objects are among `objects`.
+    pub pools: Vec<WorldPool>,
     /// The pods, in their order; hostNetwork pods are among them, finished ones too.
     pub pods: Vec<WorldPod>,
     /// Hosts outside the cluster: the named ones, then those that flows name by address only.
@@ -51,10 +54,50 @@ pub struct WorldNode {
     pub router: Ipv4Addr,
     /// Its block of pod addresses.
     pub pod_cidr: Cidr,
-    /// Its VXLAN tunnel address.
+    /// Its VXLAN tunnel address, where a pool asks for VXLAN.
     pub tunnel_address: Ipv4Addr,
+    /// Its IPIP tunnel address, where a pool asks for IPIP.
+    pub ipip_tunnel_address: Ipv4Addr,
+    /// Its IPv6 address on the fabric; this and the following are there when anything of the case is IPv6.
+    pub address_v6: Option<Ipv6Addr>,
+    /// The IPv6 subnet it is in.
+    pub subnet_v6: Option<Cidr>,
+    /// Its IPv6 router.
+    pub router_v6: Option<Ipv6Addr>,
+    /// Its block of IPv6 pod addresses.
+    pub pod_cidr_v6: Option<Cidr>,
+    /// Its VXLAN tunnel address over IPv6, where an IPv6 pool asks for VXLAN.
+    pub tunnel_address_v6: Option<Ipv6Addr>,
     /// Whether the lab lets Linux do its routing.
     pub kernel: bool,
+}
+
+impl WorldNode {
+    /// Whether this is its address on the fabric.
+    pub fn has_address(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => self.address == address,
+            IpAddr::V6(address) => self.address_v6 == Some(address),
+        }
+    }
+
+    /// Its address on the fabric of the family of `other`.
+    pub fn address_like(&self, other: IpAddr) -> Option<IpAddr> {
+        if other.is_ipv4() { Some(self.address.into()) } else { self.address_v6.map(IpAddr::V6) }
+    }
+
+    /// Whether this is an address of one of its tunnels.
+    pub fn has_tunnel_address(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => self.tunnel_address == address || self.ipip_tunnel_address == address,
+            IpAddr::V6(address) => self.tunnel_address_v6 == Some(address),
+        }
+    }
+
+    /// Whether its block of pod addresses holds this one.
+    pub fn has_in_block(&self, address: IpAddr) -> bool {
+        self.pod_cidr.contains(address) || self.pod_cidr_v6.is_some_and(|block| block.contains(address))
+    }
 }
 
 /// A pod of the world.
@@ -87,6 +130,40 @@ pub struct RefusedObject {
     pub field: String,
     /// What our own validation says.
     pub errors: Vec<FieldError>,
+}
+
+impl World {
+    /// How packets get from node to node when they are for `address`, a pod's.
+    pub fn carriage(&self, from: usize, to: usize, address: IpAddr) -> Carriage {
+        let pool = pool_of(&self.pools, address);
+        let ends = self.nodes.get(from).zip(self.nodes.get(to));
+        pool.zip(ends).map_or(Carriage::Plain, |(pool, (from, to))| pool.carriage(from, to))
+    }
+
+    /// The address that a node itself sends from to a pod's `address` on node `to`: that of the tunnel the packet goes
+    /// through, else its own. `None`: it has none of that family.
+    pub fn host_source(&self, from: usize, to: usize, address: IpAddr) -> Option<IpAddr> {
+        host_source(&self.nodes, &self.pools, from, to, address)
+    }
+}
+
+/// [`World::host_source`], before there is a world.
+pub(super) fn host_source(
+    nodes: &[WorldNode],
+    pools: &[WorldPool],
+    from: usize,
+    to: usize,
+    address: IpAddr,
+) -> Option<IpAddr> {
+    let (node, peer) = (nodes.get(from)?, nodes.get(to)?);
+    let carriage = pool_of(pools, address).map_or(Carriage::Plain, |pool| pool.carriage(node, peer));
+    let tunnel = match (carriage, address) {
+        (Carriage::Vxlan, IpAddr::V4(_)) => Some(node.tunnel_address.into()),
+        (Carriage::Vxlan, IpAddr::V6(_)) => node.tunnel_address_v6.map(IpAddr::V6),
+        (Carriage::Ipip, _) => Some(node.ipip_tunnel_address.into()),
+        (Carriage::Plain, _) => None,
+    };
+    tunnel.or_else(|| node.address_like(address))
 }
 
 impl RefusedObject {
@@ -147,18 +224,35 @@ impl Case {
             }
         }
 
-        let (nodes, node_objects) = nodes::complete(self, &given_nodes, &given_pods, &others)?;
-        let (pods, pod_objects) = pods::complete(&nodes, given_pods)?;
+        let has_ipv6 = nodes::have_ipv6(&given_nodes) || pods::have_ipv6(&given_pods);
+        let is_dual_stack = is_dual_stack(self, &others, has_ipv6);
+        let mut pools = Pools::new(&others, is_dual_stack);
+        let (nodes, node_objects) =
+            nodes::complete(self, &given_nodes, &given_pods, &others, &pools, is_dual_stack)?;
+        let (pods, pod_objects) = pods::complete(&nodes, given_pods, &pools)?;
+        pools.hold(&pods);
+        let (pools, made_pools) = (pools.all, pools.made);
         let in_namespaces = pod_objects.iter().chain(&service_accounts).chain(&others).map(Object::key);
         let named = in_namespaces.chain(refused.iter().map(|object| object.key.clone()));
         add_named_namespaces(named.collect(), &mut namespaces);
         add_named_service_accounts(&pod_objects, &mut service_accounts);
-        let (flows, externals) = resolve::flows(self, &nodes, &pods)?;
-        let host_flows = host_flow::resolve(self, &nodes, &pods, &others)?;
+        let (flows, externals) = resolve::flows(self, &nodes, &pods, &pools)?;
+        let host_flows = host_flow::resolve(self, &nodes, &pods, &pools, &others)?;
 
-        let mut objects = [namespaces, service_accounts, node_objects, pod_objects, others].concat();
+        let mut objects =
+            [namespaces, service_accounts, node_objects, pod_objects, made_pools, others].concat();
         objects.sort_by_key(Object::kind);
-        Ok(World { objects, nodes, pods, externals, flows, host_flows, refused, lab: self.lab.clone() })
+        Ok(World {
+            objects,
+            nodes,
+            pools,
+            pods,
+            externals,
+            flows,
+            host_flows,
+            refused,
+            lab: self.lab.clone(),
+        })
     }
 
     fn refused(&self) -> Result<Vec<RefusedObject>, WorldError> {
