@@ -5,7 +5,7 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
     os::fd::{AsRawFd, BorrowedFd},
 };
 
@@ -113,6 +113,15 @@ impl Route {
     }
 }
 
+/// Which IP a policy rule is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IpVersion {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
 /// A link that exists.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Link {
@@ -185,11 +194,15 @@ impl Netlink {
         &mut self,
         name: &str,
         vni: u32,
-        local: Ipv4Addr,
+        local: IpAddr,
         port: u16,
         mac: [u8; 6],
         mtu: u32,
     ) -> Result<(), NetlinkError> {
+        let local = match local {
+            IpAddr::V4(local) => InfoVxlan::Local(local),
+            IpAddr::V6(local) => InfoVxlan::Local6(local),
+        };
         let mut message = LinkMessage::default();
         message.attributes.push(LinkAttribute::IfName(name.into()));
         message.attributes.push(LinkAttribute::Mtu(mtu));
@@ -198,7 +211,7 @@ impl Netlink {
             LinkInfo::Kind(InfoKind::Vxlan),
             LinkInfo::Data(InfoData::Vxlan(vec![
                 InfoVxlan::Id(vni),
-                InfoVxlan::Local(local),
+                local,
                 InfoVxlan::Port(port),
                 InfoVxlan::Learning(false),
             ])),
@@ -332,32 +345,34 @@ impl Netlink {
         self.ask(doing, RouteNetlinkMessage::NewRoute(message), flags).map(drop)
     }
 
-    /// Adds an IPv4 policy rule: packets that come in by `interface` (all, when `None`) are looked up in `table`.
+    /// Adds a policy rule of an IP version: packets that come in by `interface` (all, when `None`) are looked up in `table`.
     ///
     /// # Errors
     /// It is there already, or the kernel refuses.
     pub fn add_rule(
         &mut self,
+        version: IpVersion,
         priority: u32,
         interface: Option<&str>,
         table: u32,
     ) -> Result<(), NetlinkError> {
         let doing = format!("add a policy rule to table {table}");
-        self.create(doing, RouteNetlinkMessage::NewRule(rule(priority, interface, table)))
+        self.create(doing, RouteNetlinkMessage::NewRule(rule(version, priority, interface, table)))
     }
 
-    /// Removes an IPv4 policy rule.
+    /// Removes a policy rule of an IP version.
     ///
     /// # Errors
     /// There is none such.
     pub fn delete_rule(
         &mut self,
+        version: IpVersion,
         priority: u32,
         interface: Option<&str>,
         table: u32,
     ) -> Result<(), NetlinkError> {
         let doing = format!("remove the policy rule to table {table}");
-        self.change(doing, RouteNetlinkMessage::DelRule(rule(priority, interface, table)))
+        self.change(doing, RouteNetlinkMessage::DelRule(rule(version, priority, interface, table)))
     }
 
     /// Adds a permanent neighbour: `address` on link `index` has `mac`.
@@ -380,13 +395,13 @@ impl Netlink {
     ///
     /// # Errors
     /// The kernel refuses.
-    pub fn add_tunnel_mac(&mut self, index: u32, mac: [u8; 6], remote: Ipv4Addr) -> Result<(), NetlinkError> {
+    pub fn add_tunnel_mac(&mut self, index: u32, mac: [u8; 6], remote: IpAddr) -> Result<(), NetlinkError> {
         let mut message = NeighbourMessage::default();
         message.header.family = AddressFamily::Bridge;
         message.header.ifindex = index;
         message.header.state = NeighbourState::Permanent;
         message.header.flags = NeighbourFlags::Own;
-        message.attributes.push(NeighbourAttribute::Destination(NeighbourAddress::Inet(remote)));
+        message.attributes.push(NeighbourAttribute::Destination(neighbour(remote)));
         message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.to_vec()));
         let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
         let doing = format!("tell link {index} the tunnel end {remote}");
@@ -469,9 +484,12 @@ fn link_of(message: RouteNetlinkMessage) -> Option<Link> {
     Some(link)
 }
 
-fn rule(priority: u32, interface: Option<&str>, table: u32) -> RuleMessage {
+fn rule(version: IpVersion, priority: u32, interface: Option<&str>, table: u32) -> RuleMessage {
     let mut message = RuleMessage::default();
-    message.header.family = AddressFamily::Inet;
+    message.header.family = match version {
+        IpVersion::V4 => AddressFamily::Inet,
+        IpVersion::V6 => AddressFamily::Inet6,
+    };
     message.header.action = RuleAction::ToTable;
     message.attributes.push(RuleAttribute::Priority(priority));
     message.attributes.push(RuleAttribute::Table(table));

@@ -10,7 +10,7 @@
 
 use std::{
     env,
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
@@ -26,6 +26,7 @@ use nix::{
     sched::{CpuSet, sched_getaffinity},
     unistd::{Pid, geteuid},
 };
+use socket2::Domain;
 
 use crate::{
     api,
@@ -43,6 +44,8 @@ use crate::{
 
 /// Below the kernel's ephemeral ports, so that no connection takes the API server's port while it is being started again.
 const API_PORTS: std::ops::Range<u16> = 20_000..32_000;
+const IPV4: &[Domain] = &[Domain::IPV4];
+const BOTH: &[Domain] = &[Domain::IPV4, Domain::IPV6];
 /// Ports on which the hosts outside answer besides those that flows name.
 const OUTSIDE_PORTS: [(Protocol, u16); 7] = [
     (Protocol::TCP, 7),
@@ -116,9 +119,9 @@ impl Cluster {
         step(&format!("making {} nodes and {} pods", world.nodes.len(), state.pods.len()));
         network::build(world, &name, &state, stop)?;
         let handle = self.runtime.handle();
-        for (netns, place, listening) in listeners(world, &name) {
+        for (netns, place, listening, versions) in listeners(world, &name) {
             stop.check()?;
-            responder::open(handle, &netns, &place, &listening)?;
+            responder::open(handle, &netns, &place, &listening, versions)?;
         }
 
         step("starting the fastpaths");
@@ -312,8 +315,10 @@ fn apiserver(state: &State, caracal: &Path, api: SocketAddr) -> Program {
     }
 }
 
-/// Who listens where: a namespace, what people call it, and what is listened to.
-fn listeners(world: &World, name: &LabName) -> Vec<(String, String, Listening)> {
+/// Who listens where: a namespace, what people call it, what is listened to, and over which IP versions.
+type Listener = (String, String, Listening, &'static [Domain]);
+
+fn listeners(world: &World, name: &LabName) -> Vec<Listener> {
     let mut outside = Listening::default();
     for (protocol, port) in OUTSIDE_PORTS {
         outside.add(protocol, Some(port));
@@ -346,14 +351,17 @@ fn listeners(world: &World, name: &LabName) -> Vec<(String, String, Listening)> 
             }
         }
     }
-    let mut all = vec![(name.outside(), "outside".into(), outside)];
+    let versions = |ipv6: bool| if ipv6 { BOTH } else { IPV4 };
+    let mut all = vec![(name.outside(), "outside".into(), outside, versions(network::has_ipv6(world)))];
     for (node, listening) in world.nodes.iter().zip(nodes) {
-        all.push((name.node(&node.name), format!("node {}", node.name), listening));
+        let ipv6 = network::legs(node).iter().any(|leg| leg.address.is_ipv6());
+        all.push((name.node(&node.name), format!("node {}", node.name), listening, versions(ipv6)));
     }
     for (pod, listening) in world.pods.iter().zip(pods) {
         if !pod.host_network && !pod.addresses.is_empty() {
             let label = format!("{}/{}", pod.namespace, pod.name);
-            all.push((name.pod(&pod.namespace, &pod.name), format!("pod {label}"), listening));
+            let versions = versions(pod.addresses.iter().any(IpAddr::is_ipv6));
+            all.push((name.pod(&pod.namespace, &pod.name), format!("pod {label}"), listening, versions));
         }
     }
     all

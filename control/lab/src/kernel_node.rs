@@ -1,11 +1,11 @@
-//! A node whose data plane is Linux itself, as Calico sets it up: a vxlan device, routes, and proxy ARP for its pods. It has no policy. It
-//! is a peer that was not written by us: what talks with it speaks VXLAN as Linux does.
+//! A node whose data plane is Linux itself, as Calico sets it up: vxlan devices, routes, and proxy ARP and NDP for its pods. It has no
+//! policy. It is a peer that was not written by us: what talks with it speaks VXLAN as Linux does.
 
 use std::{net::IpAddr, os::fd::AsFd};
 
 use caracal_cni::{
     link::{self, HOST_MAC, POD_INTERFACE, PodLink},
-    netlink::{Route, VethEnd},
+    netlink::{IpVersion, Route, VethEnd},
     netns,
 };
 use caracal_model::{
@@ -16,37 +16,74 @@ use caracal_model::{
 use crate::{
     error::LabError,
     name::LabName,
-    network::{VXLAN_OVERHEAD_BYTES, inside, sysctl},
+    network::{Leg, host_length, inside, legs, prefixes, sysctl},
+    way::{Way, pairs, vxlan_mtu, way},
 };
 
-const DEVICE: &str = "vxlan.calico";
 const VNI: u32 = 4096;
 const PORT: u16 = 4789;
 
-/// Makes the node's vxlan device, and routes to every other node's pods through it.
+/// Makes the node's vxlan devices, and routes to every other node's pods: through them, or plain.
 pub(crate) fn build(world: &World, name: &LabName, index: usize, uplink_mtu: u32) -> Result<(), LabError> {
     let Some(node) = world.nodes.get(index) else { return Ok(()) };
     let place = place(node);
     inside(&name.node(&node.name), &place, |netlink| {
         let fail = LabError::netlink(&place);
-        let mtu = uplink_mtu.saturating_sub(VXLAN_OVERHEAD_BYTES);
-        netlink.add_vxlan(DEVICE, VNI, node.address, PORT, vtep_mac(&node.name), mtu).map_err(&fail)?;
-        let device = netlink.link(DEVICE).map_err(&fail)?.index;
-        netlink.add_address(device, node.tunnel_address.into(), 32).map_err(&fail)?;
-        netlink.set_up(device).map_err(&fail)?;
+        for leg in legs(node) {
+            let (device, mac, mtu) = (device(&leg), mac(node, &leg), vxlan_mtu(&leg, uplink_mtu));
+            netlink.add_vxlan(device, VNI, leg.address, PORT, mac, mtu).map_err(&fail)?;
+            let device = netlink.link(device).map_err(&fail)?.index;
+            netlink
+                .add_address(device, leg.tunnel_address, host_length(leg.tunnel_address))
+                .map_err(&fail)?;
+            netlink.set_up(device).map_err(&fail)?;
+        }
         for (other, peer) in world.nodes.iter().enumerate().filter(|(other, _)| *other != index) {
-            let mac = vtep_mac(&peer.name);
-            netlink.add_neighbor(device, peer.tunnel_address.into(), mac).map_err(&fail)?;
-            netlink.add_tunnel_mac(device, mac, peer.address).map_err(&fail)?;
-            let mut blocks = vec![(peer.pod_cidr.address(), peer.pod_cidr.length())];
-            blocks.extend(borrowed(world, other, peer));
-            for (address, length) in blocks {
-                let route = Route::via(address, length, peer.tunnel_address.into());
-                netlink.add_route(&Route { device: Some(device), onlink: true, ..route }).map_err(&fail)?;
+            for (own, their) in pairs(node, peer) {
+                let device = netlink.link(device(&own)).map_err(&fail)?.index;
+                let mac = mac(peer, &their);
+                netlink.add_neighbor(device, their.tunnel_address, mac).map_err(&fail)?;
+                netlink.add_tunnel_mac(device, mac, their.address).map_err(&fail)?;
+                for (address, length) in prefixes(world, other, &their) {
+                    let route = match way(world, &own, &their, address) {
+                        Way::Vxlan => Route {
+                            device: Some(device),
+                            onlink: true,
+                            ..Route::via(address, length, their.tunnel_address)
+                        },
+                        Way::Plain if own.subnet.contains(their.address) => {
+                            Route::via(address, length, their.address)
+                        }
+                        // The router knows.
+                        Way::Plain => continue,
+                        Way::Ipip => {
+                            return Err(LabError::Case(format!(
+                                "the pool of {address} is tunnelled by IPIP between {} and {}: this kernel has no ipip device, \
+                                 so {} cannot be one of kernelNodes",
+                                node.name, peer.name, node.name
+                            )));
+                        }
+                    };
+                    netlink.add_route(&route).map_err(&fail)?;
+                }
             }
         }
         Ok(())
     })
+}
+
+fn device(leg: &Leg) -> &'static str {
+    match leg.version() {
+        IpVersion::V4 => "vxlan.calico",
+        IpVersion::V6 => "vxlan-v6.calico",
+    }
+}
+
+fn mac(node: &WorldNode, leg: &Leg) -> [u8; 6] {
+    match leg.version() {
+        IpVersion::V4 => vtep_mac(&node.name),
+        IpVersion::V6 => vtep_mac(&format!("{}-v6", node.name)),
+    }
 }
 
 /// Makes a pod's link without our program: the kernel forwards for it.
@@ -66,31 +103,29 @@ pub(crate) fn pod(world: &World, name: &LabName, index: usize, wanted: &PodLink<
                 wanted.mtu,
             )
             .map_err(&fail)?;
-        let settings = [
+        let mut settings = vec![
             (format!("ipv4/conf/{}/forwarding", wanted.host_name), "1"),
             (format!("ipv4/conf/{}/proxy_arp", wanted.host_name), "1"),
             (format!("ipv4/neigh/{}/proxy_delay", wanted.host_name), "0"),
         ];
+        if legs(node).iter().any(|leg| leg.address.is_ipv6()) {
+            settings.push((format!("ipv6/conf/{}/proxy_ndp", wanted.host_name), "1"));
+        }
         for (key, value) in settings {
             sysctl(&place, &key, value)?;
         }
         let device = netlink.link(wanted.host_name).map_err(&fail)?.index;
         netlink.set_up(device).map_err(&fail)?;
-        for &address in wanted.addresses.iter().filter(|address| address.is_ipv4()) {
-            netlink.add_route(&Route::on(address, 32, device)).map_err(&fail)?;
+        let versions: Vec<_> = legs(node).iter().map(Leg::version).collect();
+        let carried = |address: &&IpAddr| address.is_ipv4() || versions.contains(&IpVersion::V6);
+        for &address in wanted.addresses.iter().filter(carried) {
+            netlink.add_route(&Route::on(address, host_length(address), device)).map_err(&fail)?;
         }
         Ok(())
     })?;
     let label = format!("{}/{}", pod.namespace, pod.name);
     netns::within(wanted.pod_netns, || link::configure_pod_end(wanted))?
         .map_err(|source| LabError::Link { pod: label, source })
-}
-
-/// The pods of a node whose addresses lie outside of its block.
-fn borrowed(world: &World, index: usize, node: &WorldNode) -> Vec<(IpAddr, u8)> {
-    let pods = world.pods.iter().filter(|pod| pod.node == index && !pod.host_network);
-    let addresses = pods.flat_map(|pod| pod.addresses.iter().copied());
-    addresses.filter(|a| a.is_ipv4() && !node.pod_cidr.contains(*a)).map(|a| (a, 32)).collect()
 }
 
 fn place(node: &WorldNode) -> String {

@@ -24,6 +24,7 @@ mod run;
 mod sctp;
 mod state;
 mod stop;
+mod way;
 mod wire;
 
 pub use api::ApiError;

@@ -11,32 +11,102 @@
 //! The fabric carries nothing of the control plane: agents reach the API server through a door in their own loopback ([`crate::door`]).
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::AsFd,
     path::Path,
 };
 
 use caracal_cni::{
     link::{self, PodLink},
-    netlink::{Netlink, Route, TABLE_LOCAL, VethEnd},
+    netlink::{IpVersion, Netlink, Route, TABLE_LOCAL, VethEnd},
     netns::{self, set_sysctl},
 };
-use caracal_model::case::{World, WorldNode};
+use caracal_model::{
+    case::{World, WorldNode},
+    cidr::Cidr,
+};
 use nix::mount::{MsFlags, mount};
 
-use crate::{error::LabError, kernel_node, name::LabName, state::State, stop::Stop};
+use crate::{error::LabError, kernel_node, name::LabName, state::State, stop::Stop, way::pod_mtu};
 
 /// The nodes' uplink.
 pub const UPLINK: &str = "uplink0";
-/// What VXLAN over IPv4 adds to a packet.
-pub const VXLAN_OVERHEAD_BYTES: u32 = 50;
 /// MTU of the uplinks when the case does not say.
 pub const DEFAULT_UPLINK_MTU: u32 = 1500;
 
-const ROUTER_SIDE: Ipv4Addr = Ipv4Addr::new(169, 254, 254, 1);
-const OUTSIDE_SIDE: Ipv4Addr = Ipv4Addr::new(169, 254, 254, 2);
+/// The link between the router and everybody outside.
+const LINK: [(IpAddr, IpAddr, u8); 2] = [
+    (IpAddr::V4(Ipv4Addr::new(169, 254, 254, 1)), IpAddr::V4(Ipv4Addr::new(169, 254, 254, 2)), 30),
+    (
+        IpAddr::V6(Ipv6Addr::new(0xfd00, 0x169, 0x254, 0, 0, 0, 0, 1)),
+        IpAddr::V6(Ipv6Addr::new(0xfd00, 0x169, 0x254, 0, 0, 0, 0, 2)),
+        126,
+    ),
+];
+
+/// A node's place in the network of one IP version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Leg {
+    pub(crate) address: IpAddr,
+    pub(crate) subnet: Cidr,
+    pub(crate) router: IpAddr,
+    /// Its block of pods' addresses.
+    pub(crate) block: Cidr,
+    pub(crate) tunnel_address: IpAddr,
+}
+
+impl Leg {
+    pub(crate) fn version(&self) -> IpVersion {
+        if self.address.is_ipv4() { IpVersion::V4 } else { IpVersion::V6 }
+    }
+}
+
+/// A node's legs: IPv4's, and IPv6's if it has one.
+pub(crate) fn legs(node: &WorldNode) -> Vec<Leg> {
+    let v4 = Leg {
+        address: node.address.into(),
+        subnet: node.subnet,
+        router: node.router.into(),
+        block: node.pod_cidr,
+        tunnel_address: node.tunnel_address.into(),
+    };
+    vec![v4]
+}
+
+/// Whether anybody has an IPv6 address.
+pub(crate) fn has_ipv6(world: &World) -> bool {
+    world.nodes.iter().flat_map(legs).any(|leg| leg.address.is_ipv6())
+}
+
+/// What leads to a node's pods: its block, and each address of its pods that lies in another one.
+pub(crate) fn prefixes(world: &World, index: usize, leg: &Leg) -> Vec<(IpAddr, u8)> {
+    let pods = world.pods.iter().filter(|pod| pod.node == index && !pod.host_network);
+    let borrowed = pods
+        .flat_map(|pod| pod.addresses.iter().copied())
+        .filter(|address| address.is_ipv4() == leg.address.is_ipv4() && !leg.block.contains(*address))
+        .map(|address| (address, host_length(address)));
+    [(leg.block.address(), leg.block.length())].into_iter().chain(borrowed).collect()
+}
+
+/// The length of a prefix that is one address.
+pub(crate) fn host_length(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 32 } else { 128 }
+}
+
+/// What a default route leads to.
+pub(crate) fn anywhere(version: IpVersion) -> IpAddr {
+    match version {
+        IpVersion::V4 => Ipv4Addr::UNSPECIFIED.into(),
+        IpVersion::V6 => Ipv6Addr::UNSPECIFIED.into(),
+    }
+}
+
+/// The IP versions of a world.
+fn versions(world: &World) -> &'static [IpVersion] {
+    if has_ipv6(world) { &[IpVersion::V4, IpVersion::V6] } else { &[IpVersion::V4] }
+}
 
 /// MTU of the lab's uplinks.
 #[must_use]
@@ -56,7 +126,7 @@ pub fn build(world: &World, name: &LabName, state: &State, stop: &Stop) -> Resul
         netns::create(&netns::path(netns))?;
     }
     let bridges = fabric(world, name, mtu)?;
-    outside(name, mtu)?;
+    outside(world, name, mtu)?;
     for (index, node) in world.nodes.iter().enumerate() {
         stop.check()?;
         let Some(bridge) = bridges.get(&node.subnet.to_string()) else { continue };
@@ -81,7 +151,7 @@ pub fn build(world: &World, name: &LabName, state: &State, stop: &Stop) -> Resul
             pod_netns: &pod_netns,
             host_name: &pod.interface,
             addresses: &pod.addresses,
-            mtu: mtu.saturating_sub(VXLAN_OVERHEAD_BYTES),
+            mtu: pod_mtu(world, mtu),
             mac: None,
             bpf_dir: &bpf_dir,
         };
@@ -91,7 +161,13 @@ pub fn build(world: &World, name: &LabName, state: &State, stop: &Stop) -> Resul
             link::add(&wanted).map_err(|source| LabError::Link { pod: label.clone(), source })?;
         }
         // A refused connection must be heard of each time, not once a second.
-        inside(&name.pod(&pod.namespace, &pod.name), &label, |_| sysctl(&label, "ipv4/icmp_ratelimit", "0"))?;
+        inside(&name.pod(&pod.namespace, &pod.name), &label, |_| {
+            sysctl(&label, "ipv4/icmp_ratelimit", "0")?;
+            if pod.addresses.iter().any(IpAddr::is_ipv6) {
+                sysctl(&label, "ipv6/icmp/ratelimit", "0")?;
+            }
+            Ok(())
+        })?;
     }
     Ok(())
 }
@@ -102,7 +178,7 @@ fn mount_bpf(path: &Path) -> Result<(), LabError> {
         .map_err(|errno| LabError::file("mount a bpf file system on", path)(errno.into()))
 }
 
-/// The router: a bridge a subnet, named by the subnet, and a way to everybody outside.
+/// The router: a bridge a subnet, and a way to everybody outside. Subnets are told apart by IPv4; the nodes of one share those of IPv6.
 fn fabric(world: &World, name: &LabName, mtu: u32) -> Result<BTreeMap<String, String>, LabError> {
     let place = "fabric";
     let mut bridges = BTreeMap::new();
@@ -111,20 +187,20 @@ fn fabric(world: &World, name: &LabName, mtu: u32) -> Result<BTreeMap<String, St
         bridges.entry(node.subnet.to_string()).or_insert(next);
     }
     inside(&name.fabric(), place, |netlink| {
-        quiet_ipv6(place)?;
-        sysctl(place, "ipv4/ip_forward", "1")?;
-        sysctl(place, "ipv4/icmp_ratelimit", "0")?;
+        addressed(place, has_ipv6(world))?;
         let fail = LabError::netlink(place);
         let loopback = netlink.link("lo").map_err(&fail)?.index;
         netlink.set_up(loopback).map_err(&fail)?;
         for (subnet, bridge) in &bridges {
-            let Some(node) = world.nodes.iter().find(|node| node.subnet.to_string() == *subnet) else {
-                continue;
-            };
             netlink.add_bridge(bridge, mtu).map_err(&fail)?;
             let index = netlink.link(bridge).map_err(&fail)?.index;
-            netlink.add_address(index, node.router.into(), node.subnet.length()).map_err(&fail)?;
             netlink.set_up(index).map_err(&fail)?;
+            let nodes = world.nodes.iter().filter(|node| node.subnet.to_string() == *subnet);
+            let routers: BTreeSet<_> =
+                nodes.flat_map(legs).map(|leg| (leg.router, leg.subnet.length())).collect();
+            for (router, length) in routers {
+                netlink.add_address(index, router, length).map_err(&fail)?;
+            }
         }
         Ok(())
     })?;
@@ -133,8 +209,9 @@ fn fabric(world: &World, name: &LabName, mtu: u32) -> Result<BTreeMap<String, St
 
 /// The hosts outside: one namespace to which every address that comes in is its own. The local table, where it says so, is asked for
 /// arriving packets only; what leaves goes to the router, whatever its destination.
-fn outside(name: &LabName, mtu: u32) -> Result<(), LabError> {
+fn outside(world: &World, name: &LabName, mtu: u32) -> Result<(), LabError> {
     let place = "outside";
+    let versions = versions(world);
     let outside = netns::open(&netns::path(&name.outside()))?;
     inside(&name.fabric(), "fabric", |netlink| {
         let fail = LabError::netlink("fabric");
@@ -146,32 +223,38 @@ fn outside(name: &LabName, mtu: u32) -> Result<(), LabError> {
             )
             .map_err(&fail)?;
         let index = netlink.link("outside0").map_err(&fail)?.index;
-        netlink.add_address(index, ROUTER_SIDE.into(), 30).map_err(&fail)?;
         netlink.set_up(index).map_err(&fail)?;
+        for (router, _, length) in LINK.iter().take(versions.len()) {
+            netlink.add_address(index, *router, *length).map_err(&fail)?;
+        }
         Ok(())
     })?;
     inside(&name.outside(), place, |netlink| {
-        quiet_ipv6(place)?;
-        for (key, value) in [("ipv4/conf/all/accept_local", "1"), ("ipv4/icmp_ratelimit", "0")] {
-            sysctl(place, key, value)?;
-        }
+        addressed(place, has_ipv6(world))?;
+        sysctl(place, "ipv4/conf/all/accept_local", "1")?;
         let fail = LabError::netlink(place);
         let loopback = netlink.link("lo").map_err(&fail)?.index;
         netlink.set_up(loopback).map_err(&fail)?;
         let index = netlink.link("fabric0").map_err(&fail)?.index;
-        netlink.add_address(index, OUTSIDE_SIDE.into(), 30).map_err(&fail)?;
         netlink.set_up(index).map_err(&fail)?;
-        let any = Ipv4Addr::UNSPECIFIED.into();
-        netlink.add_route(&Route::via(any, 0, ROUTER_SIDE.into())).map_err(&fail)?;
-        netlink
-            .add_route(&Route { local: true, table: TABLE_LOCAL, ..Route::on(any, 0, loopback) })
-            .map_err(&fail)?;
-        netlink.add_rule(1, Some("fabric0"), TABLE_LOCAL).map_err(&fail)?;
-        netlink.delete_rule(0, None, TABLE_LOCAL).map_err(&fail)
+        for (&version, (router, outside, length)) in versions.iter().zip(LINK) {
+            netlink.add_address(index, outside, length).map_err(&fail)?;
+            let any = anywhere(version);
+            netlink.add_route(&Route::via(any, 0, router)).map_err(&fail)?;
+            netlink
+                .add_route(&Route { local: true, table: TABLE_LOCAL, ..Route::on(any, 0, loopback) })
+                .map_err(&fail)?;
+            netlink.add_rule(version, 1, Some("fabric0"), TABLE_LOCAL).map_err(&fail)?;
+            netlink.delete_rule(version, 0, None, TABLE_LOCAL).map_err(&fail)?;
+        }
+        Ok(())
     })?;
     inside(&name.fabric(), "fabric", |netlink| {
-        let default = Route::via(Ipv4Addr::UNSPECIFIED.into(), 0, OUTSIDE_SIDE.into());
-        netlink.add_route(&default).map_err(LabError::netlink("fabric"))
+        for (&version, (_, outside, _)) in versions.iter().zip(LINK) {
+            let default = Route::via(anywhere(version), 0, outside);
+            netlink.add_route(&default).map_err(LabError::netlink("fabric"))?;
+        }
+        Ok(())
     })
 }
 
@@ -200,32 +283,31 @@ fn node_links(
         netlink.set_up(near).map_err(&fail)
     })?;
     inside(&name.node(&node.name), &place, |netlink| {
-        quiet_ipv6(&place)?;
-        sysctl(&place, "ipv4/ip_forward", "1")?;
-        sysctl(&place, "ipv4/icmp_ratelimit", "0")?;
+        let legs = legs(node);
+        addressed(&place, legs.iter().any(|leg| leg.address.is_ipv6()))?;
         let fail = LabError::netlink(&place);
         let loopback = netlink.link("lo").map_err(&fail)?.index;
         netlink.set_up(loopback).map_err(&fail)?;
         let uplink = netlink.link(UPLINK).map_err(&fail)?.index;
-        netlink.add_address(uplink, node.address.into(), node.subnet.length()).map_err(&fail)?;
         netlink.set_up(uplink).map_err(&fail)?;
-        let default = Route::via(Ipv4Addr::UNSPECIFIED.into(), 0, node.router.into());
-        netlink.add_route(&default).map_err(&fail)
+        for leg in legs {
+            netlink.add_address(uplink, leg.address, leg.subnet.length()).map_err(&fail)?;
+            let default = Route::via(anywhere(leg.version()), 0, leg.router);
+            netlink.add_route(&default).map_err(&fail)?;
+        }
+        Ok(())
     })
 }
 
-/// The router knows the nodes' blocks, and each pod whose address lies in another block than its node's.
+/// The router knows the nodes' blocks, and each pod whose address lies in another block than its node's: what BGP would have told it.
 fn routes_to_pods(world: &World, name: &LabName) -> Result<(), LabError> {
     inside(&name.fabric(), "fabric", |netlink| {
-        let fail = LabError::netlink("fabric");
-        for node in &world.nodes {
-            let (block, length) = (node.pod_cidr.address(), node.pod_cidr.length());
-            netlink.add_route(&Route::via(block, length, node.address.into())).map_err(&fail)?;
-        }
-        for pod in world.pods.iter().filter(|pod| !pod.host_network) {
-            let Some(node) = world.nodes.get(pod.node) else { continue };
-            for &address in pod.addresses.iter().filter(|a| a.is_ipv4() && !node.pod_cidr.contains(**a)) {
-                netlink.add_route(&Route::via(address, 32, IpAddr::V4(node.address))).map_err(&fail)?;
+        for (index, node) in world.nodes.iter().enumerate() {
+            for leg in legs(node) {
+                for (address, length) in prefixes(world, index, &leg) {
+                    let route = Route::via(address, length, leg.address);
+                    netlink.add_route(&route).map_err(LabError::netlink("fabric"))?;
+                }
             }
         }
         Ok(())
@@ -254,13 +336,26 @@ pub(crate) fn sysctl(place: &str, key: &str, value: &str) -> Result<(), LabError
     })
 }
 
-/// No IPv6 chatter on links that carry IPv4 only. Reverse-path filters are off: the host's default must not decide a case.
-fn quiet_ipv6(place: &str) -> Result<(), LabError> {
-    for key in ["ipv4/conf/all/rp_filter", "ipv4/conf/default/rp_filter"] {
-        sysctl(place, key, "0")?;
+/// Settings of a namespace that forwards or answers for others, before it has links. Without IPv6 there is no chatter of it; with it,
+/// addresses are there at once. Reverse-path filters are off: the host's default must not decide a case.
+fn addressed(place: &str, ipv6: bool) -> Result<(), LabError> {
+    let always = ["all", "default"].map(|links| (format!("ipv4/conf/{links}/rp_filter"), "0"));
+    let forwarding = [("ipv4/ip_forward".to_owned(), "1"), ("ipv4/icmp_ratelimit".to_owned(), "0")];
+    for (key, value) in always.into_iter().chain(forwarding) {
+        sysctl(place, &key, value)?;
     }
-    match sysctl(place, "ipv6/conf/all/disable_ipv6", "1") {
-        Err(LabError::Sysctl { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        result => result,
+    if !ipv6 {
+        return match sysctl(place, "ipv6/conf/all/disable_ipv6", "1") {
+            Err(LabError::Sysctl { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            result => result,
+        };
     }
+    for links in ["all", "default"] {
+        for (key, value) in
+            [("accept_dad", "0"), ("accept_ra", "0"), ("forwarding", "1"), ("disable_ipv6", "0")]
+        {
+            sysctl(place, &format!("ipv6/conf/{links}/{key}"), value)?;
+        }
+    }
+    sysctl(place, "ipv6/icmp/ratelimit", "0")
 }

@@ -3,7 +3,7 @@
 use std::{
     fmt, io,
     io::{Read, Write},
-    net::{IpAddr, Ipv4Addr, SocketAddrV4, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
     sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
@@ -13,15 +13,16 @@ use caracal_model::{
     case::{Icmp, WorldFlow},
     protocol::Protocol,
 };
-use caracal_wire::{Icmpv4, icmpv4::Kind};
+use caracal_wire::{Icmpv4, Icmpv6, icmpv4, icmpv6};
 use socket2::{Domain, Socket, Type};
 
 use crate::{
     sctp::{self, Answered},
-    wire::{self, Datagram},
+    wire,
 };
 
 const ECHO: Icmp = Icmp { kind: 8, code: 0 };
+const ECHO6: Icmp = Icmp { kind: 128, code: 0 };
 /// Source ports and identifiers of raw probes; below the kernel's ephemeral ports, so that no socket has them.
 const RAW_PORTS: std::ops::Range<u16> = 20_000..30_000;
 
@@ -31,11 +32,11 @@ pub(crate) struct Probe {
     /// The namespace it is sent from.
     pub(crate) netns: String,
     /// The source address; `None`: the kernel picks it.
-    pub(crate) source: Option<Ipv4Addr>,
+    pub(crate) source: Option<IpAddr>,
     /// The source port; `None`: any.
     pub(crate) source_port: Option<u16>,
     /// Whom it is for.
-    pub(crate) destination: Ipv4Addr,
+    pub(crate) destination: IpAddr,
     /// To which port; 0 when the protocol has none.
     pub(crate) port: u16,
     /// With which protocol.
@@ -73,12 +74,12 @@ impl Probe {
         if let Some(reason) = &flow.unsupported {
             return Err(reason.clone());
         }
-        let (IpAddr::V4(source), IpAddr::V4(destination)) = (flow.source_address, flow.destination_address)
-        else {
-            return Err("the lab carries IPv4 only".into());
-        };
-        if flow.icmp.is_some_and(|icmp| icmp != ECHO) || flow.protocol == Protocol::ICMPV6 {
-            return Err("of ICMP, the lab sends echo requests (type 8, code 0) only".into());
+        let (source, destination) = (flow.source_address, flow.destination_address);
+        let echo = if destination.is_ipv6() { (Protocol::ICMPV6, ECHO6) } else { (Protocol::ICMP, ECHO) };
+        if flow.icmp.is_some_and(|icmp| (flow.protocol, icmp) != echo) {
+            return Err(
+                "of ICMP, the lab sends echo requests (type 8, code 0; over IPv6 type 128) only".into()
+            );
         }
         Ok(Self {
             netns,
@@ -97,6 +98,7 @@ impl Probe {
             Protocol::TCP => self.tcp(),
             Protocol::UDP => self.udp(),
             Protocol::ICMP => self.icmp(),
+            Protocol::ICMPV6 => self.icmpv6(),
             Protocol::SCTP => self.sctp(),
             _ => self.raw(),
         });
@@ -109,9 +111,11 @@ impl Probe {
 
     fn tcp(&self) -> io::Result<Answer> {
         let start = Instant::now();
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        let socket = Socket::new(self.version(), Type::STREAM, None)?;
         self.bind(&socket)?;
-        if let Err(error) = socket.connect_timeout(&self.peer().into(), self.timeout) {
+        if let Err(error) =
+            socket.connect_timeout(&SocketAddr::new(self.destination, self.port).into(), self.timeout)
+        {
             return came_back(error, "no answer to the TCP connection");
         }
         let mut stream = TcpStream::from(socket);
@@ -127,12 +131,12 @@ impl Probe {
     }
 
     fn udp(&self) -> io::Result<Answer> {
-        let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+        let socket = Socket::new(self.version(), Type::DGRAM, None)?;
         self.bind(&socket)?;
         let socket = UdpSocket::from(socket);
         socket.set_read_timeout(Some(self.timeout))?;
         let ask = || -> io::Result<()> {
-            socket.connect(self.peer())?;
+            socket.connect(SocketAddr::new(self.destination, self.port))?;
             socket.send(wire::QUESTION)?;
             socket.recv(&mut [0; 64])?;
             Ok(())
@@ -145,16 +149,24 @@ impl Probe {
 
     fn icmp(&self) -> io::Result<Answer> {
         let identifier = next_identity() as u16;
-        let mut packet = vec![ECHO.kind, ECHO.code, 0, 0, 0, 0, 0, 1];
-        packet[4..6].copy_from_slice(&identifier.to_be_bytes());
-        packet.extend_from_slice(&[b'.'; 48]);
+        let mut packet = echo_request(ECHO, identifier);
         if let Ok(mut view) = Icmpv4::new_checked(packet.as_mut_slice()) {
             view.update_checksum();
         }
         self.ask_raw(&packet, "no answer to the echo request", |answer| {
             let view = Icmpv4::new_checked(answer).ok()?;
-            (view.kind() == Kind::ECHO_REPLY && view.identifier() == identifier && view.checksum_is_correct())
-                .then_some(Answer::Echoed)
+            let ours = view.kind() == icmpv4::Kind::ECHO_REPLY && view.identifier() == identifier;
+            (ours && view.checksum_is_correct()).then_some(Answer::Echoed)
+        })
+    }
+
+    /// The kernel makes the checksum, and lets nothing through whose checksum is wrong.
+    fn icmpv6(&self) -> io::Result<Answer> {
+        let identifier = next_identity() as u16;
+        self.ask_raw(&echo_request(ECHO6, identifier), "no answer to the echo request", |answer| {
+            let view = Icmpv6::new_checked(answer).ok()?;
+            let ours = view.kind() == icmpv6::Kind::ECHO_REPLY && view.identifier() == identifier;
+            ours.then_some(Answer::Echoed)
         })
     }
 
@@ -190,21 +202,24 @@ impl Probe {
         judge: impl Fn(&[u8]) -> Option<Answer>,
     ) -> io::Result<Answer> {
         let start = Instant::now();
-        let mut socket = Socket::new(Domain::IPV4, Type::RAW, Some(i32::from(self.protocol.0).into()))?;
+        let mut socket = Socket::new(self.version(), Type::RAW, Some(i32::from(self.protocol.0).into()))?;
         if let Some(source) = self.source {
-            socket.set_freebind_v4(true)?;
-            socket.bind(&SocketAddrV4::new(source, 0).into())?;
+            self.bind_to(&socket, SocketAddr::new(source, 0))?;
         }
         let mut buffer = vec![0; 65_536];
         let mut ask = || -> io::Result<Answer> {
             // The kernel gives a connected raw socket what comes from that peer only.
-            socket.connect(&SocketAddrV4::new(self.destination, 0).into())?;
+            socket.connect(&SocketAddr::new(self.destination, 0).into())?;
             socket.send(packet)?;
             loop {
                 socket.set_read_timeout(self.left(start))?;
                 let length = socket.read(&mut buffer)?;
-                let answer = buffer.get(..length).and_then(Datagram::parse).and_then(|d| judge(&d.payload));
-                if let Some(answer) = answer {
+                let payload = if self.destination.is_ipv6() {
+                    buffer.get(..length)
+                } else {
+                    buffer.get(..length).and_then(wire::payload)
+                };
+                if let Some(answer) = payload.and_then(&judge) {
                     return Ok(answer);
                 }
             }
@@ -219,19 +234,38 @@ impl Probe {
         socket.set_reuse_address(true)?;
         // The sender itself may listen on the port.
         socket.set_reuse_port(true)?;
-        socket.set_freebind_v4(true)?;
-        let address = self.source.unwrap_or(Ipv4Addr::UNSPECIFIED);
-        socket.bind(&SocketAddrV4::new(address, self.source_port.unwrap_or(0)).into())
+        let any: IpAddr = match self.destination {
+            IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        self.bind_to(socket, SocketAddr::new(self.source.unwrap_or(any), self.source_port.unwrap_or(0)))
     }
 
-    fn peer(&self) -> SocketAddrV4 {
-        SocketAddrV4::new(self.destination, self.port)
+    /// Binds a socket, also to an address that nobody has been given.
+    fn bind_to(&self, socket: &Socket, address: SocketAddr) -> io::Result<()> {
+        match address {
+            SocketAddr::V4(_) => socket.set_freebind_v4(true)?,
+            SocketAddr::V6(_) => socket.set_freebind_v6(true)?,
+        }
+        socket.bind(&address.into())
+    }
+
+    fn version(&self) -> Domain {
+        if self.destination.is_ipv6() { Domain::IPV6 } else { Domain::IPV4 }
     }
 
     /// A time-out of zero would mean none at all.
     fn left(&self, start: Instant) -> Option<Duration> {
         Some(self.timeout.saturating_sub(start.elapsed()).max(Duration::from_millis(1)))
     }
+}
+
+/// An echo request, its checksum not made.
+fn echo_request(icmp: Icmp, identifier: u16) -> Vec<u8> {
+    let mut packet = vec![icmp.kind, icmp.code, 0, 0, 0, 0, 0, 1];
+    packet[4..6].copy_from_slice(&identifier.to_be_bytes());
+    packet.extend_from_slice(&[b'.'; 48]);
+    packet
 }
 
 /// Numbers that no two probes of this process share, different from process to process.
@@ -252,8 +286,10 @@ fn came_back(error: io::Error, silence: &str) -> io::Result<Answer> {
         ConnectionReset | HostUnreachable | NetworkUnreachable => {
             Ok(Answer::Silence(format!("{silence}: {error}")))
         }
-        // An ICMP "protocol unreachable".
-        _ if error.raw_os_error() == Some(nix::libc::ENOPROTOOPT) => Ok(Answer::Refused),
+        // An ICMP "protocol unreachable", an ICMPv6 "unrecognized next header".
+        _ if matches!(error.raw_os_error(), Some(nix::libc::ENOPROTOOPT | nix::libc::EPROTO)) => {
+            Ok(Answer::Refused)
+        }
         // An ICMP "administratively prohibited" and its like.
         _ if error.raw_os_error() == Some(nix::libc::EACCES) => {
             Ok(Answer::Silence(format!("{silence}: {error}")))

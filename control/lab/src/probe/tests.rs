@@ -23,7 +23,7 @@ impl Namespace {
             netns: self.0.clone(),
             source: None,
             source_port: None,
-            destination: Ipv4Addr::LOCALHOST,
+            destination: Ipv4Addr::LOCALHOST.into(),
             port,
             protocol,
             timeout: Duration::from_secs(5),
@@ -45,7 +45,7 @@ fn served(what: &str) -> (Namespace, tokio::runtime::Runtime) {
         listening.add(protocol, Some(7));
     }
     listening.add(Protocol(47), None);
-    responder::open(runtime.handle(), &namespace.0, what, &listening).unwrap();
+    responder::open(runtime.handle(), &namespace.0, what, &listening, &[Domain::IPV4, Domain::IPV6]).unwrap();
     (namespace, runtime)
 }
 
@@ -54,6 +54,22 @@ fn whoever_listens_answers_in_every_protocol() {
     let (namespace, _runtime) = served("answers");
     for protocol in [Protocol::TCP, Protocol::UDP, Protocol::SCTP, Protocol::ICMP, Protocol(47)] {
         assert_eq!(namespace.probe(protocol, 7).send(), Answer::Echoed, "{protocol}");
+    }
+}
+
+#[test]
+fn whoever_listens_answers_over_ipv6_too() {
+    let (namespace, _runtime) = served("answers6");
+    for protocol in [Protocol::TCP, Protocol::UDP, Protocol::SCTP, Protocol::ICMPV6, Protocol(47)] {
+        let probe = Probe { destination: Ipv6Addr::LOCALHOST.into(), ..namespace.probe(protocol, 7) };
+        assert_eq!(probe.send(), Answer::Echoed, "{protocol}");
+        let refused = Probe { port: 8, ..probe };
+        let expected = if protocol == Protocol::ICMPV6 || protocol == Protocol(47) {
+            Answer::Echoed
+        } else {
+            Answer::Refused
+        };
+        assert_eq!(refused.send(), expected, "{protocol}");
     }
 }
 
@@ -69,7 +85,8 @@ fn a_port_without_a_listener_refuses() {
 fn where_no_way_leads_there_is_silence() {
     let namespace = Namespace::new("silence");
     for protocol in [Protocol::TCP, Protocol::UDP, Protocol::SCTP, Protocol::ICMP, Protocol(47)] {
-        let probe = Probe { destination: Ipv4Addr::new(198, 51, 100, 1), ..namespace.probe(protocol, 7) };
+        let probe =
+            Probe { destination: Ipv4Addr::new(198, 51, 100, 1).into(), ..namespace.probe(protocol, 7) };
         assert!(matches!(probe.send(), Answer::Silence(_)), "{protocol}: {:?}", probe.send());
     }
 }
@@ -90,7 +107,7 @@ fn an_answer_that_does_not_come_in_time_is_silence() {
 fn a_flow_may_start_from_a_port_that_its_sender_listens_on() {
     let (namespace, _runtime) = served("both");
     for protocol in [Protocol::TCP, Protocol::UDP, Protocol::SCTP] {
-        let destination = Ipv4Addr::new(127, 0, 0, 2);
+        let destination = Ipv4Addr::new(127, 0, 0, 2).into();
         let probe = Probe { source_port: Some(7), destination, ..namespace.probe(protocol, 7) };
         assert_eq!(probe.send(), Answer::Echoed, "{protocol}");
     }
