@@ -9,15 +9,15 @@ use caracal_cni::{
     netns,
 };
 use caracal_model::{
-    case::{World, WorldNode},
+    case::{Carriage, World, WorldNode},
     names::vtep_mac,
 };
 
 use crate::{
     error::LabError,
+    mtu,
     name::LabName,
     network::{Leg, host_length, inside, legs, prefixes, sysctl},
-    way::{Way, pairs, vxlan_mtu, way},
 };
 
 const VNI: u32 = 4096;
@@ -30,7 +30,7 @@ pub(crate) fn build(world: &World, name: &LabName, index: usize, uplink_mtu: u32
     inside(&name.node(&node.name), &place, |netlink| {
         let fail = LabError::netlink(&place);
         for leg in legs(node) {
-            let (device, mac, mtu) = (device(&leg), mac(node, &leg), vxlan_mtu(&leg, uplink_mtu));
+            let (device, mac, mtu) = (device(&leg), mac(node, &leg), mtu::vxlan(&leg, uplink_mtu));
             netlink.add_vxlan(device, VNI, leg.address, PORT, mac, mtu).map_err(&fail)?;
             let device = netlink.link(device).map_err(&fail)?.index;
             netlink
@@ -39,24 +39,28 @@ pub(crate) fn build(world: &World, name: &LabName, index: usize, uplink_mtu: u32
             netlink.set_up(device).map_err(&fail)?;
         }
         for (other, peer) in world.nodes.iter().enumerate().filter(|(other, _)| *other != index) {
-            for (own, their) in pairs(node, peer) {
+            for own in legs(node) {
+                let Some(their) = legs(peer).into_iter().find(|their| their.version() == own.version())
+                else {
+                    continue;
+                };
                 let device = netlink.link(device(&own)).map_err(&fail)?.index;
                 let mac = mac(peer, &their);
                 netlink.add_neighbor(device, their.tunnel_address, mac).map_err(&fail)?;
                 netlink.add_tunnel_mac(device, mac, their.address).map_err(&fail)?;
                 for (address, length) in prefixes(world, other, &their) {
-                    let route = match way(world, &own, &their, address) {
-                        Way::Vxlan => Route {
+                    let route = match world.carriage(index, other, address) {
+                        Carriage::Vxlan => Route {
                             device: Some(device),
                             onlink: true,
                             ..Route::via(address, length, their.tunnel_address)
                         },
-                        Way::Plain if own.subnet.contains(their.address) => {
+                        Carriage::Plain if own.subnet.contains(their.address) => {
                             Route::via(address, length, their.address)
                         }
                         // The router knows.
-                        Way::Plain => continue,
-                        Way::Ipip => {
+                        Carriage::Plain => continue,
+                        Carriage::Ipip => {
                             return Err(LabError::Case(format!(
                                 "the pool of {address} is tunnelled by IPIP between {} and {}: this kernel has no ipip device, \
                                  so {} cannot be one of kernelNodes",

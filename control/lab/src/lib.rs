@@ -13,6 +13,7 @@ mod error;
 mod evidence;
 mod exec;
 mod kernel_node;
+mod mtu;
 mod name;
 mod network;
 mod plane;
@@ -24,7 +25,6 @@ mod run;
 mod sctp;
 mod state;
 mod stop;
-mod way;
 mod wire;
 
 pub use api::ApiError;

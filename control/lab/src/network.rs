@@ -29,7 +29,7 @@ use caracal_model::{
 };
 use nix::mount::{MsFlags, mount};
 
-use crate::{error::LabError, kernel_node, name::LabName, state::State, stop::Stop, way::pod_mtu};
+use crate::{error::LabError, kernel_node, mtu, name::LabName, state::State, stop::Stop};
 
 /// The nodes' uplink.
 pub const UPLINK: &str = "uplink0";
@@ -72,7 +72,16 @@ pub(crate) fn legs(node: &WorldNode) -> Vec<Leg> {
         block: node.pod_cidr,
         tunnel_address: node.tunnel_address.into(),
     };
-    vec![v4]
+    let v6 = || {
+        Some(Leg {
+            address: node.address_v6?.into(),
+            subnet: node.subnet_v6?,
+            router: node.router_v6?.into(),
+            block: node.pod_cidr_v6?,
+            tunnel_address: node.tunnel_address_v6?.into(),
+        })
+    };
+    [Some(v4), v6()].into_iter().flatten().collect()
 }
 
 /// Whether anybody has an IPv6 address.
@@ -151,7 +160,7 @@ pub fn build(world: &World, name: &LabName, state: &State, stop: &Stop) -> Resul
             pod_netns: &pod_netns,
             host_name: &pod.interface,
             addresses: &pod.addresses,
-            mtu: pod_mtu(world, mtu),
+            mtu: mtu::pod(world, mtu),
             mac: None,
             bpf_dir: &bpf_dir,
         };
