@@ -28,3 +28,9 @@ pub const POD_ALLOWED_SOURCE_PREFIXES: &str = "cni.projectcalico.org/allowedSour
 /// On a FelixConfiguration: whether established flows are judged again when policy changes, `Rejudge` (the default), or
 /// keep the verdict of their first packet, `Keep`.
 pub const ESTABLISHED_FLOWS: &str = "projectcaracal.org/establishedFlows";
+/// On a Service: `true` leaves it to somebody else, nothing is translated.
+pub const NAT_EXCLUDE_SERVICE: &str = "projectcalico.org/natExcludeService";
+/// On a Service: `TerminatingImmediately` ends UDP's translations to backends that terminate at once.
+pub const UDP_CONNTRACK_CLEANUP: &str = "projectcalico.org/udpConntrackCleanup";
+/// On a Service: `Auto` has nodes prefer endpoints that are meant for their zone.
+pub const TOPOLOGY_MODE: &str = "service.kubernetes.io/topology-mode";

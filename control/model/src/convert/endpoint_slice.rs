@@ -12,7 +12,7 @@ use crate::policy::ServiceKey;
 use crate::protocol::Protocol;
 
 /// The label that names a slice's service.
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
+pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 /// Endpoints of a service: as many pairs of address and port as there are of both. What cannot be read is left out.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,10 +38,16 @@ pub struct ServicePort {
     pub port: Option<u16>,
 }
 
+/// The service that a slice is of.
+pub(super) fn service_of(slice: &EndpointSlice) -> Option<ServiceKey> {
+    let name = slice.metadata.labels.as_ref()?.get(SERVICE_NAME).filter(|name| !name.is_empty())?;
+    let namespace = slice.metadata.namespace.clone().unwrap_or_else(|| "default".to_owned());
+    Some(ServiceKey { namespace, name: name.clone() })
+}
+
 /// Reads a slice.
 pub fn endpoint_slice(slice: &EndpointSlice) -> ServiceEndpoints {
     let namespace = slice.metadata.namespace.clone().unwrap_or_else(|| "default".to_owned());
-    let service = slice.metadata.labels.as_ref().and_then(|labels| labels.get(SERVICE_NAME));
     let addresses = slice.endpoints.iter().flat_map(|endpoint| &endpoint.addresses);
     let mut addresses: Vec<IpAddr> = addresses.filter_map(|text| text.parse().ok()).collect();
     addresses.sort();
@@ -60,9 +66,7 @@ pub fn endpoint_slice(slice: &EndpointSlice) -> ServiceEndpoints {
     ports.sort();
     ports.dedup();
     ServiceEndpoints {
-        service: service
-            .filter(|name| !name.is_empty())
-            .map(|name| ServiceKey { namespace: namespace.clone(), name: name.clone() }),
+        service: service_of(slice),
         namespace,
         name: slice.metadata.name.clone().unwrap_or_default(),
         addresses,

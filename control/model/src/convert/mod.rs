@@ -18,6 +18,7 @@ mod pod;
 mod pool;
 mod ports;
 mod profile;
+mod service;
 #[cfg(test)]
 mod tests;
 mod tier;
@@ -42,4 +43,8 @@ pub(crate) use pod::container_ports;
 pub use pod::{NamedPort, PodEndpoint, is_finished, pod_addresses, pod_endpoint};
 pub use pool::{Between, Pool, PoolMode, ip_pool};
 pub use profile::{default_allow_profile, namespace_profile, profile, service_account_profile};
+pub use service::{
+    AFFINITY_SECONDS, Locality, Preference, ServedFrontend, ServedPort, ServiceInfo, ServiceInfoPort, SliceEndpoint, SliceInfo,
+    served_ports, service, service_slice,
+};
 pub use tier::{tier, well_known_tiers};

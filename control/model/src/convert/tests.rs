@@ -1,6 +1,7 @@
 mod calico_policies;
 mod cluster_policies;
 mod networks;
+mod services;
 mod settings;
 
 use serde_json::{Value, json};
