@@ -13,7 +13,7 @@ use super::Controller;
 use super::server::Client;
 use crate::clock::Clock;
 use crate::drop_reason::DropReason;
-use crate::flow::{FlowEntry, FlowNote};
+use crate::flow::{FlowEntry, FlowNote, Timeouts};
 use crate::handover::Doorbell;
 use crate::table::{Deciding, FibEntry, NextHop, Prefix, RuleAction, RuleId, TableBuilder, Tables};
 use crate::worker::thread::Command;
@@ -289,6 +289,11 @@ fn settle_flows(commands: &Sender<Command>, doorbell: &Doorbell, first: usize) -
     next.recv().ok()
 }
 
+/// How long the node has flows live.
+fn timeouts(tables: &Tables) -> Timeouts {
+    tables.node.config().map(|node| Timeouts::new(&node.flow_timeouts)).unwrap_or_default()
+}
+
 fn flow_row(
     worker: u16,
     tables: &Tables,
@@ -299,6 +304,7 @@ fn flow_row(
 ) -> FlowRow {
     let ((local, local_port), (remote, remote_port)) = (entry.key.local(), entry.key.remote());
     let idle_ms = now.since(entry.last_seen);
+    let lives_ms = timeouts(tables).of(entry.key.protocol(), entry.state);
     FlowRow {
         worker: u32::from(worker),
         endpoint: tables.endpoints.get(entry.key.endpoint()).map(|e| e.id.to_string()).unwrap_or_default(),
@@ -313,7 +319,7 @@ fn flow_row(
         packets: u64::from(entry.packets),
         bytes: note.bytes,
         idle_ms: u64::from(idle_ms),
-        expires_ms: u64::from(entry.timeout_ms().saturating_sub(idle_ms)),
+        expires_ms: u64::from(lives_ms.saturating_sub(idle_ms)),
     }
 }
 

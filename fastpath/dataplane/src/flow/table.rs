@@ -3,19 +3,25 @@
 //! ```text
 //!   tags:    [bucket 0: 8 × u16][bucket 1: …]          four buckets a cache line
 //!   entries: [slot 0: 64 bytes][slot 1: …]             hot: key, what the verdict rests on, state
-//!   cold:    [slot 0: 32 bytes][slot 1: …]             counts and attribution
+//!   notes:   [slot 0: 32 bytes][slot 1: …]             counts and attribution
+//!   wheel:   [slot 0: 8 bytes][slot 1: …]              when it is looked at next; not touched by packets
 //! ```
 //!
 //! A lookup reads one line of tags and, on a match, one line of entry; both are prefetched a stage ahead. Nothing moves
 //! once inserted, so an index stays valid until the flow is removed. Allocated once; a full pair of buckets makes room
-//! in a defined order (see [`FlowTable::insert`]) and never by force.
+//! in a defined order (see [`crate::flow`]) and never by force.
+//!
+//! The table counts connections: at any time, [`FlowTable::connections`] of an endpoint and a direction is the number of
+//! its flows that [count](FlowEntry::counts), whatever has come, gone or changed. State and verdict of an entry are
+//! therefore changed through the table.
 
 use crate::clock::Tick;
 use crate::flow::key::FlowKey;
 use crate::flow::note::{Carried, FlowNote};
 use crate::flow::tcp::State;
-use crate::flow::timeout;
-use crate::table::{ClassId, PolicyListId};
+use crate::flow::timeout::Timeouts;
+use crate::flow::wheel::Wheel;
+use crate::table::{ClassId, EndpointIndex, PolicyListId};
 
 const SLOTS: usize = 8;
 const EMPTY: u16 = 0;
@@ -102,7 +108,7 @@ pub struct FlowEntry {
     pub last_seen: Tick,
     /// Packets, both ways; wraps.
     pub packets: u32,
-    /// How far the connection is.
+    /// How far the connection is. Changed by [`FlowTable::set_state`].
     pub state: State,
     /// How it began.
     pub flags: FlowFlags,
@@ -119,13 +125,6 @@ impl FlowEntry {
         self.flags.0 |= FlowFlags::ANSWERED;
     }
 
-    /// Notes what policy says now.
-    #[inline]
-    pub fn set_denied(&mut self, denied: bool) {
-        let flag = if denied { FlowFlags::DENIED } else { 0 };
-        self.flags.0 = self.flags.0 & !FlowFlags::DENIED | flag;
-    }
-
     /// Whether only one side has spoken so far, a TCP handshake has not been completed, or policy denies the flow: it
     /// makes way.
     #[must_use]
@@ -135,11 +134,12 @@ impl FlowEntry {
             || matches!(self.state, State::Opening | State::Answered)
     }
 
-    /// Milliseconds that the flow lives without a packet.
+    /// Whether it is one of its endpoint's connections: it has not ended, policy allows it, and it is not this host's,
+    /// which no limit holds back.
     #[inline]
     #[must_use]
-    pub fn timeout_ms(&self) -> u32 {
-        timeout::for_flow(self.key.protocol(), self.state)
+    pub fn counts(&self) -> bool {
+        !self.state.may_be_reused() && !self.flags.is_denied() && !self.flags.is_from_host()
     }
 }
 
@@ -147,15 +147,35 @@ impl FlowEntry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TableFull;
 
+/// A flow that is no longer in the table. What it has carried is to be accounted for, and what hangs on it to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gone {
+    /// Which flow it was.
+    pub key: FlowKey,
+    /// How it began, and what its answers needed.
+    pub flags: FlowFlags,
+    /// What it had carried.
+    pub carried: Carried,
+}
+
 /// What an insertion did besides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Inserted {
     /// Took a free slot.
     Free,
-    /// Took the slot of a flow that had timed out, and had carried this.
-    Expired(Carried),
-    /// Took the slot of a half-open flow, which had carried this.
-    Evicted(Carried),
+    /// Took the slot of a flow that had timed out.
+    Expired(Gone),
+    /// Took the slot of a flow that made way.
+    Evicted(Gone),
+}
+
+/// What became of a flow that was looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Aged {
+    /// It stays, and has carried this since it was last settled.
+    Stays(Carried),
+    /// It has timed out, or was not wanted.
+    Went(Gone),
 }
 
 /// A worker's flows.
@@ -164,9 +184,12 @@ pub struct FlowTable {
     tags: Vec<[u16; SLOTS]>,
     entries: Vec<FlowEntry>,
     notes: Vec<FlowNote>,
+    wheel: Wheel,
+    timeouts: Timeouts,
+    /// By endpoint: connections that others have opened to it, and that it has opened.
+    connections: Vec<[u32; 2]>,
     secret: u64,
     used: usize,
-    sweep_bucket: usize,
 }
 
 impl FlowTable {
@@ -178,10 +201,17 @@ impl FlowTable {
             tags: vec![[EMPTY; SLOTS]; slots / SLOTS],
             entries: vec![FlowEntry::default(); slots],
             notes: vec![FlowNote::default(); slots],
+            wheel: Wheel::new(slots),
+            timeouts: Timeouts::default(),
+            connections: Vec::new(),
             secret,
             used: 0,
-            sweep_bucket: 0,
         }
+    }
+
+    /// Says how long flows live. Those that are there are held to it when they are next looked at.
+    pub fn set_timeouts(&mut self, timeouts: Timeouts) {
+        self.timeouts = timeouts;
     }
 
     /// Flows in the table.
@@ -206,6 +236,7 @@ impl FlowTable {
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         self.entries.len() * (size_of::<FlowEntry>() + size_of::<FlowNote>() + size_of::<u16>())
+            + self.wheel.memory_bytes()
     }
 
     /// The hash that the other methods take.
@@ -299,8 +330,66 @@ impl FlowTable {
         self.notes[index].bytes += bytes as u64;
     }
 
-    /// Adds a flow that is not in the table. In full buckets, makes way in this order: flows that have timed out, ended
-    /// ones, then the half-open one that has been silent longest. Open flows never make way.
+    /// Whether so much time has gone by since the flow's last packet that a packet of it begins another.
+    #[inline]
+    #[must_use]
+    pub fn has_expired(&self, index: usize, now: Tick) -> bool {
+        let entry = &self.entries[index];
+        let idle_ms = now.since(entry.last_seen);
+        idle_ms > self.timeouts.shortest() && idle_ms > self.lives_ms(entry)
+    }
+
+    /// Milliseconds that a flow lives without a packet.
+    #[must_use]
+    pub fn lives_ms(&self, entry: &FlowEntry) -> u32 {
+        self.timeouts.of(entry.key.protocol(), entry.state)
+    }
+
+    /// Changes how far a connection is.
+    #[inline]
+    pub fn set_state(&mut self, index: usize, state: State) {
+        if self.entries[index].state != state {
+            self.change(index, |entry| entry.state = state);
+        }
+    }
+
+    /// Notes what policy says of a flow now.
+    pub fn set_denied(&mut self, index: usize, denied: bool) {
+        let flag = if denied { FlowFlags::DENIED } else { 0 };
+        self.change(index, |entry| entry.flags.0 = entry.flags.0 & !FlowFlags::DENIED | flag);
+    }
+
+    #[inline(never)]
+    fn change(&mut self, index: usize, change: impl FnOnce(&mut FlowEntry)) {
+        let before = self.entries[index];
+        change(&mut self.entries[index]);
+        let after = self.entries[index];
+        if before.counts() != after.counts() {
+            self.count(&after, after.counts());
+        }
+        if self.lives_ms(&after) < self.lives_ms(&before) {
+            self.wheel.take_out(index);
+            self.wheel.put(index, after.last_seen, self.lives_ms(&after));
+        }
+    }
+
+    /// Connections of an endpoint: those that it has opened (`out`), or others to it.
+    #[must_use]
+    pub fn connections(&self, endpoint: EndpointIndex, out: bool) -> u32 {
+        self.connections.get(endpoint.0 as usize).map_or(0, |both| both[usize::from(out)])
+    }
+
+    fn count(&mut self, entry: &FlowEntry, more: bool) {
+        let endpoint = entry.key.endpoint().0 as usize;
+        if endpoint >= self.connections.len() {
+            // Endpoints' numbers grow one by one: this happens seldom, and never while nothing changes.
+            self.connections.resize(endpoint + 1, [0; 2]);
+        }
+        let connections = &mut self.connections[endpoint][usize::from(entry.flags.is_out())];
+        *connections = if more { *connections + 1 } else { connections.saturating_sub(1) };
+    }
+
+    /// Adds a flow that is not in the table. Who makes way in full buckets: see [`crate::flow`].
     ///
     /// # Errors
     /// [`TableFull`] when all sixteen candidates are open flows.
@@ -315,19 +404,21 @@ impl FlowTable {
         let free = |b: &usize| self.tags[*b].iter().filter(|t| **t == EMPTY).count();
         let best = if free(&candidates[1]) > free(&candidates[0]) { candidates[1] } else { candidates[0] };
         let (index, how) = match self.tags[best].iter().position(|t| *t == EMPTY) {
-            Some(slot) => {
-                self.used += 1;
-                (best * SLOTS + slot, Inserted::Free)
-            }
+            Some(slot) => (best * SLOTS + slot, Inserted::Free),
             None => {
                 let (index, expired) = self.make_way(candidates, entry.last_seen).ok_or(TableFull)?;
-                let carried = self.settle(index);
-                (index, if expired { Inserted::Expired(carried) } else { Inserted::Evicted(carried) })
+                let gone = self.remove(index).ok_or(TableFull)?;
+                (index, if expired { Inserted::Expired(gone) } else { Inserted::Evicted(gone) })
             }
         };
+        self.used += 1;
         self.tags[index / SLOTS][index % SLOTS] = tag(hash);
         self.entries[index] = entry;
         self.notes[index] = note;
+        self.wheel.put(index, entry.last_seen, self.lives_ms(&entry));
+        if entry.counts() {
+            self.count(&entry, true);
+        }
         Ok((index, how))
     }
 
@@ -337,7 +428,7 @@ impl FlowTable {
         for index in candidates.into_iter().flat_map(|b| b * SLOTS..(b + 1) * SLOTS) {
             let entry = &self.entries[index];
             let idle_ms = now.since(entry.last_seen);
-            if idle_ms > entry.timeout_ms() {
+            if idle_ms > self.lives_ms(entry) {
                 return Some((index, true));
             }
             let ended = entry.state.may_be_reused();
@@ -352,16 +443,22 @@ impl FlowTable {
         evict.map(|(_, index)| (index, false))
     }
 
-    /// Forgets a flow. What it has carried is to be accounted for.
+    /// Forgets a flow, if there is one.
     #[must_use]
-    pub fn remove(&mut self, index: usize) -> Carried {
+    pub fn remove(&mut self, index: usize) -> Option<Gone> {
         let tag = &mut self.tags[index / SLOTS][index % SLOTS];
         if *tag == EMPTY {
-            return Carried::default();
+            return None;
         }
         *tag = EMPTY;
         self.used -= 1;
-        self.settle(index)
+        self.wheel.take_out(index);
+        let carried = self.settle(index);
+        let entry = self.entries[index];
+        if entry.counts() {
+            self.count(&entry, false);
+        }
+        Some(Gone { key: entry.key, flags: entry.flags, carried })
     }
 
     /// What a flow has carried since it was last settled, which is now to be accounted for.
@@ -386,30 +483,17 @@ impl FlowTable {
         (end < self.tags.len()).then_some(end)
     }
 
-    /// Looks at the next `buckets` buckets, settles every flow, and forgets what has timed out or what `keep` does not
-    /// want. Returns how many went. Called again and again it goes round the whole table.
-    pub fn sweep(
-        &mut self,
-        buckets: usize,
-        now: Tick,
-        keep: impl Fn(&FlowEntry) -> bool,
-        mut account: impl FnMut(Carried),
-    ) -> usize {
-        let before = self.used;
-        for _ in 0..buckets.min(self.tags.len()) {
-            let bucket = self.sweep_bucket;
-            self.sweep_bucket = (bucket + 1) % self.tags.len();
-            for slot in 0..SLOTS {
-                if self.tags[bucket][slot] == EMPTY {
-                    continue;
-                }
-                let index = bucket * SLOTS + slot;
-                let entry = &self.entries[index];
-                let goes = now.since(entry.last_seen) > entry.timeout_ms() || !keep(entry);
-                account(if goes { self.remove(index) } else { self.settle(index) });
-            }
+    /// Looks at the next flow that the wheel has come to, if there is one: settles it, and forgets it when it has timed out
+    /// or when `keep` does not want it. Called again and again it comes by every flow, at least once in a minute.
+    pub fn age(&mut self, now: Tick, keep: impl Fn(&FlowEntry) -> bool) -> Option<Aged> {
+        let index = self.wheel.next_due(now)?;
+        let entry = &self.entries[index];
+        let (idle_ms, lives_ms) = (now.since(entry.last_seen), self.lives_ms(entry));
+        if idle_ms > lives_ms || !keep(entry) {
+            return self.remove(index).map(Aged::Went);
         }
-        before - self.used
+        self.wheel.put(index, now, lives_ms - idle_ms);
+        Some(Aged::Stays(self.settle(index)))
     }
 
     /// Calls `see` with the flows in `buckets` buckets from `first`; returns the next bucket, `None` at the end. For
@@ -429,7 +513,7 @@ impl FlowTable {
         (end < self.tags.len()).then_some(end)
     }
 
-    /// Buckets in the table, for the steps of [`sweep`](Self::sweep).
+    /// Buckets in the table, for the steps of [`visit`](Self::visit).
     #[must_use]
     pub fn buckets(&self) -> usize {
         self.tags.len()

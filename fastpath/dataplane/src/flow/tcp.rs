@@ -8,6 +8,8 @@
 //!      connection      └──── Reset ◄── any ──  HalfClosed ──FIN the other way──► Closed
 //! ```
 //!
+//! Where both sides open at once (RFC 9293, figure 7), the second SYN takes the place of the SYN+ACK.
+//!
 //! A flow picked up in the middle (this fastpath restarted, or the route moved here) starts as Established: policy has
 //! judged it all the same. Sequence numbers are not checked; the endpoints do that.
 
@@ -44,6 +46,19 @@ pub enum State {
 }
 
 impl State {
+    /// Every state, in the order of their numbers.
+    pub const ALL: [State; 7] = [
+        State::Opening,
+        State::Answered,
+        State::Established,
+        State::ClosedByOriginal,
+        State::ClosedByReply,
+        State::Closed,
+        State::Reset,
+    ];
+    /// How many there are.
+    pub const COUNT: usize = Self::ALL.len();
+
     /// The state of a TCP flow whose first packet has `flags`.
     #[must_use]
     pub fn first(flags: Flags) -> State {
@@ -65,7 +80,8 @@ impl State {
         }
         let fin = flags.contains(Flags::FIN);
         match (self, way) {
-            (State::Opening, Way::Reply) if flags.contains(Flags::SYN | Flags::ACK) => State::Answered,
+            // With ACK the usual answer, without one that of a peer that opens at the same time (RFC 9293, figure 7).
+            (State::Opening, Way::Reply) if flags.contains(Flags::SYN) => State::Answered,
             (State::Opening | State::Answered | State::Established, Way::Original) if fin => {
                 State::ClosedByOriginal
             }
@@ -149,6 +165,15 @@ mod tests {
     #[test]
     fn a_simultaneous_close_is_a_close() {
         assert_eq!(walk(&[(Original, ACK), (Original, FIN | ACK), (Reply, FIN | ACK)]), State::Closed);
+    }
+
+    #[test]
+    fn a_simultaneous_open_is_an_open() {
+        let (syn, syn_ack) = (SYN, SYN | ACK);
+        assert_eq!(walk(&[(Original, syn), (Reply, syn)]), State::Answered);
+        for order in [[(Original, syn_ack), (Reply, syn_ack)], [(Reply, syn_ack), (Original, syn_ack)]] {
+            assert_eq!(walk(&[&[(Original, syn), (Reply, syn)], &order[..]].concat()), State::Established);
+        }
     }
 
     #[test]

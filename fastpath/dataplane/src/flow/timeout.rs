@@ -1,36 +1,56 @@
-//! How long flows live without a packet. Calico's eBPF data plane's figures (and the kernel's where it has none).
+//! How long flows live without a packet.
 
 use crate::flow::tcp::State;
+use crate::table::FlowTimeouts;
 
-const SECOND_MS: u32 = 1000;
+/// The node's timeouts, as the flow table asks for them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    ms: [[u32; State::COUNT]; KINDS],
+    shortest: u32,
+}
 
-/// A TCP connection that has been opened, but not answered.
-pub const TCP_OPENING_MS: u32 = 20 * SECOND_MS;
-/// An established TCP connection.
-pub const TCP_ESTABLISHED_MS: u32 = 3600 * SECOND_MS;
-/// A TCP connection with FIN seen from both sides.
-pub const TCP_CLOSED_MS: u32 = 30 * SECOND_MS;
-/// A TCP connection that was reset.
-pub const TCP_RESET_MS: u32 = 40 * SECOND_MS;
-/// UDP.
-pub const UDP_MS: u32 = 60 * SECOND_MS;
-/// ICMP echo.
-pub const ICMP_MS: u32 = 5 * SECOND_MS;
-/// Everything else.
-pub const GENERIC_MS: u32 = 600 * SECOND_MS;
+const KINDS: usize = 4;
 
-/// Milliseconds that a flow in this state lives without a packet.
-#[inline]
-#[must_use]
-pub const fn for_flow(protocol: u8, state: State) -> u32 {
-    match (protocol, state) {
-        (6, State::Opening | State::Answered) => TCP_OPENING_MS,
-        (6, State::Reset) => TCP_RESET_MS,
-        (6, State::Closed) => TCP_CLOSED_MS,
-        // A half-closed connection may carry data for as long as an open one.
-        (6, _) => TCP_ESTABLISHED_MS,
-        (17, _) => UDP_MS,
-        (1 | 58, _) => ICMP_MS,
-        _ => GENERIC_MS,
+impl Timeouts {
+    /// The timeouts that a node's configuration asks for.
+    #[must_use]
+    pub fn new(of: &FlowTimeouts) -> Self {
+        let tcp = State::ALL.map(|state| match state {
+            State::Opening | State::Answered => of.tcp_syn_sent,
+            // A half-closed connection may carry data for as long as an open one.
+            State::Established | State::ClosedByOriginal | State::ClosedByReply => of.tcp_established,
+            State::Closed => of.tcp_fins_seen,
+            State::Reset => of.tcp_reset_seen,
+        });
+        let ms = [tcp, [of.udp; State::COUNT], [of.icmp; State::COUNT], [of.generic; State::COUNT]];
+        let shortest = ms.iter().flatten().min().copied().unwrap_or(0);
+        Timeouts { ms, shortest }
+    }
+
+    /// Milliseconds that a flow in this state lives without a packet.
+    #[inline]
+    #[must_use]
+    pub fn of(&self, protocol: u8, state: State) -> u32 {
+        let kind = match protocol {
+            6 => 0,
+            17 => 1,
+            1 | 58 => 2,
+            _ => 3,
+        };
+        self.ms[kind][state as usize]
+    }
+
+    /// Milliseconds that every flow lives without a packet: most are seen again sooner, and nobody need look further.
+    #[inline]
+    #[must_use]
+    pub fn shortest(&self) -> u32 {
+        self.shortest
+    }
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Timeouts::new(&FlowTimeouts::default())
     }
 }

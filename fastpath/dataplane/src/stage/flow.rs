@@ -73,9 +73,9 @@ fn known(context: &mut Context, slot: &mut Slot, index: usize, out: bool) {
     let (now, generation) = (context.now, context.generation);
     let length = slot.packet.len();
     let flags = slot.parsed.tcp_flags;
-    let entry = context.flows.entry_mut(index);
+    let expired = context.flows.has_expired(index, now);
+    let entry = context.flows.entry(index);
     let is_tcp = slot.flow_key.protocol() == TCP;
-    let expired = now.since(entry.last_seen) > entry.timeout_ms();
     // A SYN on a connection that is over; or from the other side of one that policy has come to deny.
     let is_over = entry.state.may_be_reused()
         || entry.flags.is_denied() && entry.flags.is_out() != out && !flags.contains(Flags::ACK);
@@ -95,17 +95,18 @@ fn known(context: &mut Context, slot: &mut Slot, index: usize, out: bool) {
     let way = if entry.flags.is_out() == out { Way::Original } else { Way::Reply };
     entry.last_seen = now;
     entry.packets = entry.packets.wrapping_add(1);
-    if is_tcp {
-        entry.state = entry.state.next(way, flags);
-    } else if way == Way::Reply {
-        entry.state = State::Established;
-    }
+    let state = match way {
+        _ if is_tcp => entry.state.next(way, flags),
+        Way::Reply => State::Established,
+        Way::Original => entry.state,
+    };
     if way == Way::Reply {
         entry.mark_answered();
         if out {
             answer_by_origin(slot, entry.flags);
         }
     }
+    context.flows.set_state(index, state);
     context.flows.add_bytes(index, length);
 }
 
@@ -131,9 +132,10 @@ fn deny(context: &mut Context, slot: &mut Slot, index: usize) {
 /// A flow that has ended and whose addresses and ports are used again.
 #[cold]
 fn begin_again(context: &mut Context, slot: &mut Slot, index: usize, out: bool) {
-    let carried = context.flows.remove(index);
-    context.account(carried);
-    context.counters.pipeline.flow_closed.add(1);
+    if let Some(gone) = context.flows.remove(index) {
+        context.counters.pipeline.flow_closed.add(1);
+        context.forget(&gone);
+    }
     unknown(context, slot, out);
 }
 
@@ -183,7 +185,7 @@ fn bring_up_to_date(context: &mut Context, index: usize) -> bool {
     entry.list = list;
     entry.peer_class = peer_class;
     entry.generation = generation;
-    entry.set_denied(!allow);
+    context.flows.set_denied(index, !allow);
     allow
 }
 
@@ -331,13 +333,13 @@ fn unknown(context: &mut Context, slot: &mut Slot, out: bool) {
             context.counters.pipeline.flow_created.add(1);
             match inserted {
                 Inserted::Free => {}
-                Inserted::Expired(carried) => {
-                    context.account(carried);
+                Inserted::Expired(gone) => {
                     context.counters.pipeline.flow_closed.add(1);
+                    context.forget(&gone);
                 }
-                Inserted::Evicted(carried) => {
-                    context.account(carried);
+                Inserted::Evicted(gone) => {
                     context.counters.pipeline.flow_evicted.add(1);
+                    context.forget(&gone);
                 }
             }
         }

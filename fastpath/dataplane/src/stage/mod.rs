@@ -19,7 +19,7 @@ use caracal_xsk::{Frame, FramePool};
 use crate::batch::{Egress, Ingress, Slot, Verdict};
 use crate::clock::Tick;
 use crate::counters::WorkerCounters;
-use crate::flow::{Carried, FlowTable};
+use crate::flow::{Carried, FlowTable, Gone};
 use crate::packet::Packet;
 use crate::pipeline::{Links, RateLimit, UNKNOWN_NEIGHBORS_MAX};
 use crate::policy_log::Recorder;
@@ -80,6 +80,12 @@ impl Context<'_> {
     #[inline]
     pub fn account(&self, carried: Carried) {
         account(self.tables, self.worker, carried);
+    }
+
+    /// Settles what is left of a flow that is no longer in the table.
+    #[inline]
+    pub fn forget(&mut self, gone: &Gone) {
+        self.account(gone.carried);
     }
 
     /// Sends an answer of ours to whom `about` is from: by the port that it came in by if that is the host's, else along

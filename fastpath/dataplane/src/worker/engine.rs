@@ -11,7 +11,7 @@ use crate::batch::{BATCH_MAX, Batch, Egress, Ingress, Slot, Step, UplinkIndex, V
 use crate::clock::Tick;
 use crate::counters::{PortCounters, WorkerCounters};
 use crate::drop_reason::DropReason;
-use crate::flow::FlowEntry;
+use crate::flow::{Aged, FlowEntry, Timeouts};
 use crate::handover::Peer;
 use crate::packet::Packet;
 use crate::pipeline::{EndpointLink, Link, Pipeline, Surroundings, Uplink};
@@ -102,15 +102,12 @@ pub struct Engine {
     steps: Vec<Step>,
     boxes: Boxes,
     dirty: Vec<usize>,
-    sweep_debt: usize,
-    last_sweep: Tick,
+    last_reclaim: Tick,
     last_ask: Tick,
 }
 
-/// In how long a sweep goes round the whole flow table, milliseconds.
-const SWEEP_ROUND_MS: usize = 10_000;
-/// Buckets swept in one turn at most, so that a turn stays short.
-const SWEEP_STEP: usize = 64;
+/// Flows that are looked at in one turn at most, so that a turn stays short.
+const AGED_A_TURN: usize = 64;
 /// How often an unknown pod is asked for its MAC address, milliseconds.
 const ASK_INTERVAL_MS: u32 = 50;
 
@@ -143,8 +140,7 @@ impl Engine {
             steps: Vec::with_capacity(BATCH_MAX),
             boxes: Vec::new(),
             dirty: Vec::with_capacity(BATCH_MAX),
-            sweep_debt: 0,
-            last_sweep: Tick::default(),
+            last_reclaim: Tick::default(),
             last_ask: Tick::default(),
         }
     }
@@ -155,6 +151,9 @@ impl Engine {
     #[inline]
     pub fn adopt(&mut self) {
         if self.tables.refresh() {
+            if let Some(node) = self.tables.get().node.config() {
+                self.pipeline.flows.set_timeouts(Timeouts::new(&node.flow_timeouts));
+            }
             self.counters.pipeline.tables_adopted.add(1);
         }
     }
@@ -339,30 +338,33 @@ impl Engine {
 
     /// What time brings: flows that end, pods that are asked again, frames that come home. Cheap when called every turn.
     pub fn tick(&mut self, now: Tick) {
-        let elapsed_ms = now.since(self.last_sweep);
-        if elapsed_ms > 0 {
-            self.last_sweep = now;
-            let buckets = self.pipeline.flows.buckets();
-            let due = (buckets * elapsed_ms as usize).div_ceil(SWEEP_ROUND_MS);
-            self.sweep_debt = (self.sweep_debt + due).min(buckets);
+        if now != self.last_reclaim {
+            self.last_reclaim = now;
             self.reclaim();
         }
-        if self.sweep_debt > 0 {
-            let step = self.sweep_debt.min(SWEEP_STEP);
-            self.sweep_debt -= step;
-            let tables = self.tables.get();
-            let is_somebodys = |flow: &FlowEntry| {
-                tables.endpoints.get(flow.key.endpoint()).is_some_and(|e| e.may_send_from(flow.key.local().0))
-            };
-            let worker = self.index;
-            let gone = self.pipeline.flows.sweep(step, now, is_somebodys, |carried| {
-                stage::account(tables, worker, carried);
-            });
-            self.counters.pipeline.flow_closed.add(gone as u64);
-        }
+        self.age_flows(now);
         if now.since(self.last_ask) >= ASK_INTERVAL_MS {
             self.last_ask = now;
             self.ask_the_unknown();
+        }
+    }
+
+    /// Forgets flows whose time is over, or that nobody has any more, some at a time.
+    fn age_flows(&mut self, now: Tick) {
+        let (tables, worker) = (self.tables.get(), self.index);
+        let is_somebodys = |flow: &FlowEntry| {
+            tables.endpoints.get(flow.key.endpoint()).is_some_and(|e| e.may_send_from(flow.key.local().0))
+        };
+        for _ in 0..AGED_A_TURN {
+            let Some(aged) = self.pipeline.flows.age(now, is_somebodys) else { return };
+            let carried = match aged {
+                Aged::Stays(carried) => carried,
+                Aged::Went(gone) => {
+                    self.counters.pipeline.flow_closed.add(1);
+                    gone.carried
+                }
+            };
+            stage::account(tables, worker, carried);
         }
     }
 

@@ -50,10 +50,9 @@ fn both_ways_of_a_connection_are_on_the_account_of_the_rule_that_let_it_begin() 
     assert_eq!(of(&world, "for-b · ingress rule 0"), total);
     // The profiles' rules, of a's egress.
     assert_eq!(of(&world, "kns.default · egress"), total);
-    // A sweep settles what the first packet did not.
+    // Who comes by settles what the first packet did not.
     assert_eq!(settled(&mut world, "for-b"), (1, OUT_LEN));
-    world.now += 10_000;
-    world.run();
+    world.now += 66_000;
     world.run();
     assert_eq!(settled(&mut world, "for-b"), (7, total.2));
     assert_eq!(of(&world, "for-b · ingress rule 0"), total, "and is not counted twice");
@@ -70,7 +69,7 @@ fn a_connection_that_ends_leaves_its_account_behind_and_the_next_begins_its_own(
         world.send(&pod("b"), &from_pod(&BACK(ACK | FIN)));
     }
     assert_eq!(of(&world, "for-b"), (2, 8, 6 * OUT_LEN + 2 * BACK_LEN));
-    // Timed out, swept, and gone.
+    // Timed out, and gone.
     world.now += 40_000;
     world.run();
     world.run();
