@@ -7,9 +7,9 @@
 //!   Profile ─────────────┴─► Profiles ◄── names ── local endpoints ◄──(all, with     NetworkSet,
 //!                               │                        │             labels)       GlobalNetworkSet
 //!                               │ rules                  │                │
-//!   Kubernetes' and Calico's ─► Policies (matched with local              │ members        Routes ◄── Node, Pod
-//!   policies, Tier              │  endpoints)            │                │                  │
-//!                               │ rules     bindings ────┤                │                  │      Config ◄── Node,
+//!   Kubernetes' and Calico's ─► Policies (matched with local              │ members        Routes ◄── Node, Pod, blocks
+//!   policies, Tier              │  endpoints)            │                │                  ├─ Pools ◄── IPPool
+//!                               │ rules     bindings ────┤                │                  │    └► Config ◄── Node,
 //!                               ▼                        │                ▼                  │        │   FelixConfiguration
 //!                        rule scanner ──────────────────────────────► IpSets ◄── EndpointSlice        │
 //!                               │                        │                │                  │        │
@@ -28,13 +28,12 @@ use std::sync::Arc;
 
 use caracal_model::cidr::Cidr;
 use caracal_model::convert::{
-    ConvertedPolicy, DroppedRule, HostEndpointInfo, NetworkSetInfo, PodEndpoint, calico_network_policy,
-    cluster_network_policy, endpoint_slice, global_network_policy, global_network_set, host_endpoint,
-    namespace_profile, network_policy, network_set, node_info, pod_endpoint, profile,
-    service_account_profile, staged_global_network_policy, staged_kubernetes_network_policy,
-    staged_network_policy, tier,
+    Block, ConvertedPolicy, DroppedRule, HostEndpointInfo, NetworkSetInfo, PodEndpoint, Pool, block_affinity,
+    calico_network_policy, cluster_network_policy, endpoint_slice, global_network_policy, global_network_set,
+    host_endpoint, ip_pool, ipam_block, namespace_profile, network_policy, network_set, node_info,
+    node_labels, pod_endpoint, profile, service_account_profile, staged_global_network_policy,
+    staged_kubernetes_network_policy, staged_network_policy, tier,
 };
-use caracal_model::labels::Labels;
 use caracal_model::names;
 use caracal_model::object::{Kind, Object, ObjectKey};
 use caracal_model::policy::{PolicyKey, PolicyKind, Profile};
@@ -43,14 +42,16 @@ use caracal_plane_api::op;
 use hashbrown::HashMap;
 
 use crate::Update;
-use crate::config::Config;
+use crate::config::{Config, HostServices};
 use crate::delta::Delta;
 use crate::host_endpoints;
 use crate::ip_sets::IpSets;
+use crate::mtu::Mtu;
 use crate::plane::{address, op, policy_id, prefix};
 use crate::policies::{EndpointKind, Policies};
+use crate::pools::Pools;
 use crate::profiles::{Origin, Profiles};
-use crate::routes::{EndpointId, Routes};
+use crate::routes::{BlockSource, EndpointId, Routes};
 use crate::sources::{Draft, SourceChange, SourceId, SourceKey, Sources, qualified};
 
 /// What one node must do, as a function of all objects. Feed it with [`apply`](Self::apply), take the difference out
@@ -62,6 +63,7 @@ pub struct CalcGraph {
     profiles: Profiles,
     policies: Policies,
     sets: IpSets,
+    pools: Pools,
     routes: Routes,
     config: Config,
     /// The endpoints of this node.
@@ -115,14 +117,20 @@ pub struct Work {
 impl CalcGraph {
     /// The graph of the node named `node`, with no objects yet.
     pub fn new(node: impl Into<String>) -> Self {
+        Self::with_host_services(node, HostServices::default())
+    }
+
+    /// The same, where somebody else may see to services for the host.
+    pub fn with_host_services(node: impl Into<String>, services: HostServices) -> Self {
         let node = node.into();
         Self {
             sources: Sources::default(),
             profiles: Profiles::new(),
             policies: Policies::new(),
             sets: IpSets::default(),
+            pools: Pools::default(),
             routes: Routes::new(&node),
-            config: Config::new(&node),
+            config: Config::new(&node, services),
             local: HashMap::new(),
             dirty: BTreeMap::new(),
             are_hosts_dirty: false,
@@ -154,8 +162,7 @@ impl CalcGraph {
             Object::Node(node) => {
                 let info = node_info(&node);
                 if info.name == self.node {
-                    let labels = node.metadata.labels.as_ref().map(Labels::from).unwrap_or_default();
-                    self.config.set_node(Some((info.clone(), labels)));
+                    self.config.set_node(Some((info.clone(), node_labels(&node))));
                     self.are_hosts_dirty = true;
                 }
                 self.routes.set_node(&info.name.clone(), Some(info));
@@ -191,13 +198,13 @@ impl CalcGraph {
                 self.set_policy(&key, staged_kubernetes_network_policy(&policy));
             }
             Object::FelixConfiguration(object) => self.config.set_configuration(&key.name, Some(*object)),
-            // What a service's rules match is in its slices; addresses and BGP are not this graph's.
+            Object::IPPool(object) => self.set_pool(&key.name, ip_pool(&object)),
+            Object::BlockAffinity(object) => self.set_block(&key, block_affinity(&object)),
+            Object::IPAMBlock(object) => self.set_block(&key, ipam_block(&object)),
+            // What a service's rules match is in its slices; giving addresses and BGP are not this graph's.
             Object::Service(_)
-            | Object::IPPool(_)
             | Object::IPReservation(_)
             | Object::IPAMConfiguration(_)
-            | Object::IPAMBlock(_)
-            | Object::BlockAffinity(_)
             | Object::IPAMHandle(_)
             | Object::BGPConfiguration(_)
             | Object::BGPPeer(_)
@@ -236,8 +243,27 @@ impl CalcGraph {
                 self.mark(affected);
             }
             Kind::FelixConfiguration => self.config.set_configuration(&key.name, None),
+            Kind::IPPool => self.set_pool(&key.name, None),
+            Kind::BlockAffinity | Kind::IPAMBlock => self.set_block(key, None),
             _ => self.set_policy(key, None),
         }
+    }
+
+    fn set_pool(&mut self, name: &str, pool: Option<Pool>) {
+        let concerned = self.pools.set(name, pool);
+        if !concerned.is_empty() {
+            self.config.pools_changed();
+        }
+        concerned.into_iter().for_each(|cidr| self.routes.pools_changed(cidr));
+    }
+
+    fn set_block(&mut self, key: &ObjectKey, block: Option<Block>) {
+        let name = key.name.as_str().into();
+        let source = match key.kind {
+            Kind::IPAMBlock => BlockSource::Ipam(name),
+            _ => BlockSource::Affinity(name),
+        };
+        self.routes.set_block(source, block);
     }
 
     /// The policy is there, like this, or is gone, or is none.
@@ -374,12 +400,13 @@ impl CalcGraph {
     /// referred to comes first, and goes last. Of the endpoints those that go come before those that come, because an
     /// address or a veth may pass from one to the other.
     pub fn flush(&mut self) -> Vec<plane::Op> {
+        self.refresh_settings();
         self.resolve();
-        let config = self.config.flush();
+        let config = self.config.flush(&self.pools);
         let sets = self.sets.flush(&mut self.sources);
         let policies = self.policies.flush();
         let profiles = self.profiles.flush();
-        let routes = self.routes.flush();
+        let routes = self.routes.flush(&self.pools);
         let (pods, hosts) = (self.pods.flush(), self.hosts.flush());
         self.sources.symbols.sweep();
 
@@ -438,6 +465,23 @@ impl CalcGraph {
         }
     }
 
+    /// How big this node's pods' packets may be, as far as has been flushed.
+    pub fn mtu(&self) -> Mtu {
+        self.config.mtu(&self.pools)
+    }
+
+    /// Settings are this node's, and one of them is part of endpoints' messages.
+    fn refresh_settings(&mut self) {
+        let before = self.config.settings().network.allow_other_sources;
+        self.config.refresh();
+        if self.config.settings().network.allow_other_sources != before {
+            let asks = |local: &Local| matches!(local, Local::Pod(pod) if !pod.other_sources.is_empty());
+            let asking: Vec<SourceId> =
+                self.local.iter().filter(|(_, local)| asks(local)).map(|(id, _)| *id).collect();
+            self.mark(asking);
+        }
+    }
+
     /// Makes the messages of local endpoints that may have changed.
     fn resolve(&mut self) {
         let hosts = self.local.iter().filter_map(|(id, local)| match local {
@@ -476,6 +520,11 @@ impl CalcGraph {
     fn pod_message(&self, name: &EndpointId, id: SourceId, local: &Local) -> Option<plane::Endpoint> {
         let Local::Pod(pod) = local else { return None };
         let bindings = self.policies.pod_bindings(id);
+        let other_sources = if self.config.settings().network.allow_other_sources {
+            pod.other_sources.as_slice()
+        } else {
+            &[]
+        };
         Some(plane::Endpoint {
             id: name.to_string(),
             interface: pod.interface.clone(),
@@ -485,6 +534,7 @@ impl CalcGraph {
             profiles: pod.profiles.clone(),
             staged_ingress: bindings.staged_ingress,
             staged_egress: bindings.staged_egress,
+            allowed_sources: other_sources.iter().copied().map(prefix).collect(),
             ..plane::Endpoint::default()
         })
     }

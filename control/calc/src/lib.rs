@@ -6,14 +6,17 @@
 mod config;
 mod definition;
 mod delta;
+mod encapsulation;
 mod graph;
 mod host_endpoints;
 mod ip_sets;
 mod label_index;
 mod matcher;
 mod members;
+mod mtu;
 mod plane;
 mod policies;
+mod pools;
 mod profiles;
 mod routes;
 mod rules;
@@ -24,7 +27,9 @@ mod tiers;
 
 use caracal_model::object::{Object, ObjectKey};
 
+pub use config::HostServices;
 pub use graph::{CalcGraph, Work};
+pub use mtu::{Demand, Mtu};
 
 /// A change to the objects.
 #[derive(Debug, Clone, PartialEq)]

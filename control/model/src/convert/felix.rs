@@ -132,7 +132,7 @@ pub fn felix_settings<'a>(
             Some("Keep") => EstablishedFlows::Keep,
             _ => EstablishedFlows::Rejudge,
         },
-        network: NetworkSettings::read(&given),
+        network: NetworkSettings::read(given),
     }
 }
 
