@@ -71,11 +71,11 @@ fn forged_packets_reach_nobody_and_are_dropped_for_what_they_are() {
             let _ = socket.send_to(&payload, to);
         }) as Box<dyn Fn()>
     };
-    let honest = udp_packet(c.address, b.address, SECRET);
+    let honest = udp_packet(c.v4(), b.v4(), SECRET);
     let elsewhere = Ipv4Addr::new(10, 244, 1, 77);
-    let pod_of_node1 = udp_packet(a.address, b.address, SECRET);
-    let stranger = udp_packet(Ipv4Addr::new(198, 51, 100, 9), b.address, SECRET);
-    let mut nested = udp_packet(c.address, node1.address, VXLAN);
+    let pod_of_node1 = udp_packet(a.v4(), b.v4(), SECRET);
+    let stranger = udp_packet(Ipv4Addr::new(198, 51, 100, 9), b.v4(), SECRET);
+    let mut nested = udp_packet(c.v4(), node1.v4(), VXLAN);
     nested.truncate(28);
     nested.extend(vxlan(VNI, "node1", &honest));
     let length = nested.len() as u16;
@@ -90,22 +90,22 @@ fn forged_packets_reach_nobody_and_are_dropped_for_what_they_are() {
         (
             "a pod with another pod's source",
             "spoofed-source",
-            raw(&a, udp_packet(c.address, b.address, SECRET)),
+            raw(&a, udp_packet(c.v4(), b.v4(), SECRET)),
         ),
         (
             "a pod with its neighbour's source",
             "spoofed-source",
-            raw(&a, udp_packet(elsewhere, b.address, SECRET)),
+            raw(&a, udp_packet(elsewhere, b.v4(), SECRET)),
         ),
         (
             "a pod with its node's source",
             "spoofed-source",
-            raw(&a, udp_packet(node1.address, b.address, SECRET)),
+            raw(&a, udp_packet(node1.v4(), b.v4(), SECRET)),
         ),
         (
             "a pod with no source",
             "address-invalid",
-            raw(&a, udp_packet(Ipv4Addr::new(0, 0, 0, 1), b.address, SECRET)),
+            raw(&a, udp_packet(Ipv4Addr::new(0, 0, 0, 1), b.v4(), SECRET)),
         ),
         (
             "a pod that sends VXLAN to its node",
@@ -115,7 +115,7 @@ fn forged_packets_reach_nobody_and_are_dropped_for_what_they_are() {
         (
             "a pod that sends VXLAN to another node",
             "pod-sent-tunnel",
-            tunnelled(&a, &node2, vxlan(VNI, "node2", &udp_packet(a.address, c.address, SECRET))),
+            tunnelled(&a, &node2, vxlan(VNI, "node2", &udp_packet(a.v4(), c.v4(), SECRET))),
         ),
         (
             "a tunnel from outside",

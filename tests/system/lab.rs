@@ -120,25 +120,32 @@ impl Lab {
         self.kubernetes.get_or_init(|| Kubernetes::connect(&self.state.kubeconfig()))
     }
 
-    /// A pod of `default`.
+    /// A pod of `default`, by its first address.
     pub fn pod(&self, name: &str) -> Place {
         let pod = self.state.pod("default", name).unwrap();
-        Place { netns: pod.netns.clone(), address: ipv4(pod.addresses[0]) }
+        Place { netns: pod.netns.clone(), address: pod.addresses[0] }
+    }
+
+    /// A pod of `default`, by its IPv6 address.
+    pub fn pod_v6(&self, name: &str) -> Place {
+        let pod = self.state.pod("default", name).unwrap();
+        let address = *pod.addresses.iter().find(|address| address.is_ipv6()).unwrap();
+        Place { netns: pod.netns.clone(), address }
     }
 
     pub fn node(&self, name: &str) -> Place {
         let node = self.state.node(name).unwrap();
-        Place { netns: node.netns.clone(), address: ipv4(node.address) }
+        Place { netns: node.netns.clone(), address: node.address }
     }
 
     /// The router between nodes and everybody outside.
     pub fn router(&self) -> Place {
-        Place { netns: self.name.fabric(), address: Ipv4Addr::new(192, 0, 2, 254) }
+        Place { netns: self.name.fabric(), address: Ipv4Addr::new(192, 0, 2, 254).into() }
     }
 
     /// A host outside, by an address.
-    pub fn outside(&self, address: Ipv4Addr) -> Place {
-        Place { netns: self.name.outside(), address }
+    pub fn outside(&self, address: impl Into<IpAddr>) -> Place {
+        Place { netns: self.name.outside(), address: address.into() }
     }
 
     /// The host side of a pod's veth.
@@ -260,13 +267,6 @@ impl Drop for Lab {
         if !down.status.success() {
             eprintln!("lab {} cannot be taken down: {}", self.name, stderr(&down));
         }
-    }
-}
-
-fn ipv4(address: IpAddr) -> Ipv4Addr {
-    match address {
-        IpAddr::V4(address) => address,
-        IpAddr::V6(address) => panic!("{address} is no IPv4 address"),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The ways that packets take: hops that answer for themselves, sizes that do not fit, workers, jumbo frames, and a peer that is Linux.
 
 use std::{
-    net::{Ipv4Addr, SocketAddrV4},
+    net::Ipv4Addr,
     time::{Duration, Instant},
 };
 
@@ -50,21 +50,21 @@ const UNREACHABLE: u8 = 3;
 fn every_hop_of_a_path_answers_for_itself() {
     let lab = Lab::up("hops", &Plan::pods(&[("a", "node1"), ("b", "node1"), ("c", "node2")]));
     let [a, b, c] = ["a", "b", "c"].map(|name| lab.pod(name));
-    let (node1, node2) = (lab.node("node1").address, lab.node("node2").address);
+    let (node1, node2) = (lab.node("node1").v4(), lab.node("node2").v4());
     let tunnel = |node: u8| Ipv4Addr::new(10, 244, node, 0);
 
     let hops =
         |from: &Place, to: Ipv4Addr| -> Vec<_> { (1..=4).map_while(|ttl| hop(from, to, ttl)).collect() };
-    let across = hops(&a, c.address);
+    let across = hops(&a, c.v4());
     println!("across nodes: {across:?}");
     assert!([node1, tunnel(1)].contains(&across[0].0), "{across:?}");
     assert!([node2, tunnel(2)].contains(&across[1].0), "{across:?}");
     assert_eq!((across[0].1, across[1].1), (TIME_EXCEEDED, TIME_EXCEEDED));
-    assert_eq!(across[2], (c.address, UNREACHABLE));
-    let local = hops(&a, b.address);
+    assert_eq!(across[2], (c.v4(), UNREACHABLE));
+    let local = hops(&a, b.v4());
     println!("on one node: {local:?}");
     assert!([node1, tunnel(1)].contains(&local[0].0), "{local:?}");
-    assert_eq!(local[1], (b.address, UNREACHABLE));
+    assert_eq!(local[1], (b.v4(), UNREACHABLE));
     // And as people do it, where traceroute is installed.
     let traceroute = lab.exec("default/a", &["traceroute", "-n", "-q1", "-w1", &c.address.to_string()]);
     if traceroute.status.success() {
@@ -172,7 +172,7 @@ fn jumbo_frames_pass_whole() {
 /// What a pod's own link says: that nothing smaller was told it.
 fn learned_mtu_of_the_path(from: &Place, to: &Place) -> i32 {
     let socket = from.udp(0);
-    socket.connect(SocketAddrV4::new(to.address, 7009)).unwrap();
+    socket.connect(to.at(7009)).unwrap();
     getsockopt(&socket, sockopt::IpMtu).unwrap()
 }
 

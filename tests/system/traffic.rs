@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{ErrorKind, Read, Write},
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     ops::Range,
     sync::{
         Arc, Mutex,
@@ -23,10 +23,18 @@ use crate::machine::eventually;
 #[derive(Clone, Debug)]
 pub struct Place {
     pub netns: String,
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
 }
 
 impl Place {
+    /// Its address, which is one of IPv4.
+    pub fn v4(&self) -> Ipv4Addr {
+        match self.address {
+            IpAddr::V4(address) => address,
+            IpAddr::V6(address) => panic!("{address} is no IPv4 address"),
+        }
+    }
+
     /// Runs something inside. Sockets made there stay there.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         netns::within(&netns::path(&self.netns), work).unwrap()
@@ -53,8 +61,8 @@ impl Place {
         })
     }
 
-    pub fn at(&self, port: u16) -> SocketAddrV4 {
-        SocketAddrV4::new(self.address, port)
+    pub fn at(&self, port: u16) -> SocketAddr {
+        SocketAddr::new(self.address, port)
     }
 
     /// Datagrams that the kernel's sockets in this namespace have dropped for want of room.
@@ -152,7 +160,7 @@ impl Stream {
     }
 }
 
-fn send(socket: &UdpSocket, to: SocketAddrV4, packets_per_second: u32, stop: &AtomicBool) -> u64 {
+fn send(socket: &UdpSocket, to: SocketAddr, packets_per_second: u32, stop: &AtomicBool) -> u64 {
     // After a pause the sender catches up in small bursts: what is tested is not how much the rings hold.
     const BURST: u64 = 32;
     let mut payload = [0; 64];
@@ -303,7 +311,7 @@ pub struct Connection {
 impl Connection {
     pub fn start(from: &Place, to: &Place, port: u16) -> Self {
         let listener = to.run(|| TcpListener::bind(to.at(port)).unwrap());
-        let address = SocketAddr::V4(to.at(port));
+        let address = to.at(port);
         let mut client = from.run(|| TcpStream::connect_timeout(&address, PATIENCE).unwrap());
         let (mut server, _) = listener.accept().unwrap();
         thread::spawn(move || {
@@ -346,7 +354,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Sends bytes that can be told from any others over TCP, checks each, and returns Mbit/s.
 pub fn transfer(from: &Place, to: &Place, port: u16, bytes: usize) -> f64 {
     let listener = to.run(|| TcpListener::bind(to.at(port)).unwrap());
-    let address = SocketAddr::V4(to.at(port));
+    let address = to.at(port);
     let start = Instant::now();
     let receiver = thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
