@@ -28,15 +28,15 @@ use std::sync::Arc;
 
 use caracal_model::cidr::Cidr;
 use caracal_model::convert::{
-    Block, ConvertedPolicy, DroppedRule, HostEndpointInfo, NetworkSetInfo, PodEndpoint, Pool, block_affinity,
-    calico_network_policy, cluster_network_policy, endpoint_slice, global_network_policy, global_network_set,
-    host_endpoint, ip_pool, ipam_block, namespace_profile, network_policy, network_set, node_info,
-    node_labels, pod_endpoint, profile, service_account_profile, staged_global_network_policy,
-    staged_kubernetes_network_policy, staged_network_policy, tier,
+    Block, ConvertedPolicy, DroppedRule, HostEndpointInfo, Locality, NetworkSetInfo, PodEndpoint, Pool,
+    block_affinity, calico_network_policy, cluster_network_policy, endpoint_slice, global_network_policy,
+    global_network_set, host_endpoint, ip_pool, ipam_block, namespace_profile, network_policy, network_set,
+    node_info, node_labels, pod_endpoint, profile, service, service_account_profile, service_slice,
+    staged_global_network_policy, staged_kubernetes_network_policy, staged_network_policy, tier,
 };
 use caracal_model::names;
 use caracal_model::object::{Kind, Object, ObjectKey};
-use caracal_model::policy::{PolicyKey, PolicyKind, Profile};
+use caracal_model::policy::{PolicyKey, PolicyKind, Profile, ServiceKey};
 use caracal_plane_api as plane;
 use caracal_plane_api::op;
 use hashbrown::HashMap;
@@ -52,6 +52,7 @@ use crate::policies::{EndpointKind, Policies};
 use crate::pools::Pools;
 use crate::profiles::{Origin, Profiles};
 use crate::routes::{BlockSource, EndpointId, Routes};
+use crate::served::Served;
 use crate::sources::{Draft, SourceChange, SourceId, SourceKey, Sources, qualified};
 
 /// What one node must do, as a function of all objects. Feed it with [`apply`](Self::apply), take the difference out
@@ -65,6 +66,7 @@ pub struct CalcGraph {
     sets: IpSets,
     pools: Pools,
     routes: Routes,
+    served: Served,
     config: Config,
     /// The endpoints of this node.
     local: HashMap<SourceId, Local>,
@@ -112,6 +114,8 @@ pub struct Work {
     pub resolutions: u64,
     /// Prefixes whose route was decided.
     pub decisions: u64,
+    /// Services whose messages were put together.
+    pub services: u64,
 }
 
 impl CalcGraph {
@@ -130,6 +134,7 @@ impl CalcGraph {
             sets: IpSets::default(),
             pools: Pools::default(),
             routes: Routes::new(&node),
+            served: Served::new(&node),
             config: Config::new(&node, services),
             local: HashMap::new(),
             dirty: BTreeMap::new(),
@@ -163,6 +168,7 @@ impl CalcGraph {
                 let info = node_info(&node);
                 if info.name == self.node {
                     self.config.set_node(Some((info.clone(), node_labels(&node))));
+                    self.served.set_zone(Locality::of(&node).zone);
                     self.are_hosts_dirty = true;
                 }
                 self.routes.set_node(&info.name.clone(), Some(info));
@@ -176,6 +182,8 @@ impl CalcGraph {
             Object::GlobalNetworkSet(object) => self.set_network_set(global_network_set(&object)),
             Object::EndpointSlice(slice) => {
                 let endpoints = endpoint_slice(&slice);
+                let of_service = service_slice(&slice);
+                self.served.set_slice(&endpoints.namespace, &endpoints.name, Some(of_service));
                 self.sets.set_slice(&endpoints.namespace, &endpoints.name, Some(&endpoints));
             }
             Object::Tier(object) => {
@@ -201,9 +209,12 @@ impl CalcGraph {
             Object::IPPool(object) => self.set_pool(&key.name, ip_pool(&object)),
             Object::BlockAffinity(object) => self.set_block(&key, block_affinity(&object)),
             Object::IPAMBlock(object) => self.set_block(&key, ipam_block(&object)),
-            // What a service's rules match is in its slices; giving addresses and BGP are not this graph's.
-            Object::Service(_)
-            | Object::IPReservation(_)
+            // What a service's rules match is in its slices.
+            Object::Service(object) => {
+                self.served.set_service(service_key(&key), service(&object));
+            }
+            // Giving addresses and BGP are not this graph's.
+            Object::IPReservation(_)
             | Object::IPAMConfiguration(_)
             | Object::IPAMHandle(_)
             | Object::BGPConfiguration(_)
@@ -227,6 +238,7 @@ impl CalcGraph {
             Kind::Node => {
                 if key.name == self.node {
                     self.config.set_node(None);
+                    self.served.set_zone(None);
                     self.are_hosts_dirty = true;
                 }
                 self.routes.set_node(&key.name, None);
@@ -237,7 +249,11 @@ impl CalcGraph {
             Kind::GlobalNetworkSet => {
                 self.remove_source(&SourceKey::GlobalNetworkSet(key.name.as_str().into()));
             }
-            Kind::EndpointSlice => self.sets.set_slice(namespace.unwrap_or_default(), &key.name, None),
+            Kind::EndpointSlice => {
+                self.sets.set_slice(namespace.unwrap_or_default(), &key.name, None);
+                self.served.set_slice(namespace.unwrap_or_default(), &key.name, None);
+            }
+            Kind::Service => self.served.set_service(service_key(key), None),
             Kind::Tier => {
                 let affected = self.policies.set_tier(&key.name, None);
                 self.mark(affected);
@@ -407,6 +423,7 @@ impl CalcGraph {
         let policies = self.policies.flush();
         let profiles = self.profiles.flush();
         let routes = self.routes.flush(&self.pools);
+        let services = self.served.flush();
         let (pods, hosts) = (self.pods.flush(), self.hosts.flush());
         self.sources.symbols.sweep();
 
@@ -418,6 +435,8 @@ impl CalcGraph {
         ops.extend(profiles.upserts.into_iter().map(op::Op::Profile));
         ops.extend(routes.tunnels.upserts.into_iter().map(op::Op::Tunnel));
         ops.extend(routes.routes.upserts.into_iter().map(op::Op::Route));
+        ops.extend(services.removals.into_iter().map(op::Op::ServiceRemove));
+        ops.extend(services.upserts.into_iter().map(op::Op::Service));
         ops.extend(pods.removals.into_iter().map(|id| op::Op::EndpointRemove(id.to_string())));
         ops.extend(hosts.removals.into_iter().map(|id| op::Op::HostEndpointRemove(id.to_string())));
         ops.extend(pods.upserts.into_iter().map(op::Op::Endpoint));
@@ -440,6 +459,7 @@ impl CalcGraph {
         ops.extend(self.profiles.said().cloned().map(op::Op::Profile));
         ops.extend(routes.tunnels.into_iter().cloned().map(op::Op::Tunnel));
         ops.extend(routes.routes.into_iter().cloned().map(op::Op::Route));
+        ops.extend(self.served.said().cloned().map(op::Op::Service));
         ops.extend(self.pods.said().cloned().map(op::Op::Endpoint));
         ops.extend(self.hosts.said().cloned().map(op::Op::HostEndpoint));
         ops.into_iter().map(op).collect()
@@ -462,6 +482,7 @@ impl CalcGraph {
             scans: self.policies.scans,
             resolutions: self.resolutions,
             decisions: self.routes.decisions,
+            services: self.served.looks,
         }
     }
 
@@ -553,6 +574,10 @@ impl CalcGraph {
             profiles: host.profiles.clone(),
         })
     }
+}
+
+fn service_key(key: &ObjectKey) -> ServiceKey {
+    ServiceKey { namespace: key.namespace.clone().unwrap_or_default(), name: key.name.clone() }
 }
 
 fn policy_kind(kind: Kind) -> Option<PolicyKind> {

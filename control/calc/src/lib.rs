@@ -20,6 +20,7 @@ mod pools;
 mod profiles;
 mod routes;
 mod rules;
+mod served;
 mod services;
 mod sources;
 mod symbols;

@@ -104,7 +104,8 @@ impl Served {
             let service = self.services.get(&key);
             let ports = service.map(|service| served_ports(service, slices, &self.here)).unwrap_or_default();
             let ids: BTreeSet<String> = ports.iter().map(|port| port.id.clone()).collect();
-            let former = if ids.is_empty() { self.ids.remove(&key) } else { self.ids.insert(key, ids.clone()) };
+            let former =
+                if ids.is_empty() { self.ids.remove(&key) } else { self.ids.insert(key, ids.clone()) };
             for gone in former.iter().flatten().filter(|id| !ids.contains(*id)) {
                 self.delta.want(gone.clone(), None);
             }
@@ -123,7 +124,8 @@ impl Served {
 
 fn message(port: ServedPort) -> plane::Service {
     let backends = |list: Vec<(std::net::IpAddr, u16)>| {
-        let backend = |(ip, port): (std::net::IpAddr, u16)| plane::Backend { address: address(ip), port: port.into() };
+        let backend =
+            |(ip, port): (std::net::IpAddr, u16)| plane::Backend { address: address(ip), port: port.into() };
         list.into_iter().map(backend).collect()
     };
     let frontends = port.frontends.into_iter().map(|frontend| plane::Frontend {

@@ -12,6 +12,7 @@ mod objects;
 mod random;
 mod random_calico;
 mod scale;
+mod services;
 mod simulator;
 mod worlds;
 

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use crate::objects::{calico, calico_with, cluster_policy, slice};
+use crate::services::service;
 
 fn of(values: Vec<Value>) -> impl Strategy<Value = Value> + Clone {
     proptest::sample::select(values)
@@ -206,6 +207,12 @@ pub fn object() -> BoxedStrategy<Object> {
             slice(place, &addresses, &[port.parse().unwrap()])
         },
     );
+    let service = (one_of(&["y/s", "y/t"]), one_of(&["Cluster", "Local"]), one_of(&["p80", "p81"])).prop_map(
+        |(place, policy, port)| {
+            let ports = json!([{"name": port, "port": 80}]);
+            service(place, "10.96.0.7", json!({"internalTrafficPolicy": policy, "ports": ports}))
+        },
+    );
     let felix = (one_of(&["default", "node.node1"]), one_of(&["Accept", "Drop", "Return"])).prop_map(
         |(name, action)| calico("FelixConfiguration", name, json!({"defaultEndpointToHostAction": action})),
     );
@@ -220,7 +227,7 @@ pub fn object() -> BoxedStrategy<Object> {
     );
     prop_oneof![
         4 => global, 3 => namespaced, 2 => staged, 2 => tier, 4 => set, 3 => host, 2 => profile, 2 => slice,
-        1 => felix, 1 => cluster,
+        1 => felix, 1 => cluster, 1 => service,
     ]
     .boxed()
 }

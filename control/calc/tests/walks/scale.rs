@@ -51,6 +51,7 @@ fn cost(graph: &mut CalcGraph, fastpath: &mut Fastpath, update: Update) -> (Work
         scans: after.scans - before.scans,
         resolutions: after.resolutions - before.resolutions,
         decisions: after.decisions - before.decisions,
+        services: after.services - before.services,
     };
     (work, ops.into_iter().filter_map(|op| op.op).collect())
 }
