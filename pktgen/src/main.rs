@@ -13,6 +13,7 @@
 mod clock;
 mod cpu;
 mod generator;
+mod impair;
 mod pace;
 mod payload;
 mod place;
@@ -36,11 +37,13 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::Args),
+    Impair(impair::Args),
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(args) => run::run(&args),
+        Command::Impair(args) => impair::run(&args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("pktgen: {error:#}");

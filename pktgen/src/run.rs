@@ -113,9 +113,12 @@ enum Engine {
     Socket,
 }
 
+/// How a report is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Output {
+pub enum Output {
+    /// For people.
     Table,
+    /// For programs.
     Json,
 }
 
@@ -200,11 +203,14 @@ fn raise_file_limit(flows: u32) -> anyhow::Result<()> {
 
 /// Ctrl-C or SIGTERM ends a run early; it is still reported.
 #[derive(Debug, Clone, Copy)]
-struct Stop(&'static AtomicBool);
+pub struct Stop(&'static AtomicBool);
 
 impl Stop {
     /// Threads started from now on leave these signals to the one that waits for them.
-    fn on_signals() -> anyhow::Result<Self> {
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn on_signals() -> anyhow::Result<Self> {
         static STOP: AtomicBool = AtomicBool::new(false);
         let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM].into_iter().collect();
         signals.thread_block().context("cannot block signals")?;
@@ -216,7 +222,9 @@ impl Stop {
         Ok(Stop(&STOP))
     }
 
-    fn is_set(self) -> bool {
+    /// Whether one has come.
+    #[must_use]
+    pub fn is_set(self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 }

@@ -4,6 +4,7 @@
 //! |---|---|---|---|---|
 //! | [`uplink`] | the node's uplink | the fastpath | ends with the process, however that ends | passes: the host keeps its network |
 //! | [`pod`] | the host's end of each pod's veth | the CNI library | pinned: outlives everybody | drops: fail closed |
+//! | [`wire`]: the pod program | a device that is to be a wire's end | `pktgen impair` | ends with the process | drops |
 //!
 //! Native mode (in the driver) is tried first. A device that cannot gets generic mode (in the stack, a copy more for each packet), with the
 //! reason. On a veth, native mode switches TSO off at the other end by itself; **generic mode does not**: then the caller must
@@ -12,8 +13,10 @@
 pub mod bpffs;
 pub mod pod;
 pub mod uplink;
+pub mod wire;
 
 pub use uplink::Uplink;
+pub use wire::WireEnd;
 
 use aya::EbpfLoader;
 use aya::programs::links::FdLink;

@@ -21,7 +21,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pod.o"));
+pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pod.o"));
 
 /// Attaches the program to a veth of the calling thread's network namespace and pins it. From now on, what the pod sends is dropped unless a
 /// socket reads it. Returns how it is attached; [`AttachMode::Generic`] asks for TSO and GSO off in the pod.
