@@ -56,7 +56,8 @@ drop_reasons! {
     TunnelMalformed, "tunnel-malformed", "The VXLAN header or what is inside is truncated or not Ethernet.";
     TunnelUnknownSource, "tunnel-unknown-source", "A tunnel packet from an address that is no known node's.";
     TunnelUnknownVni, "tunnel-unknown-vni", "A VXLAN packet with another network identifier than ours.";
-    TunnelOverIpv6, "tunnel-over-ipv6", "The packet should go through a tunnel whose ends have IPv6 addresses; those are not carried.";
+    TunnelFragmented, "tunnel-fragmented", "A part of a tunnel packet that was fragmented on the fabric: ends of tunnels do not put those together (RFC 7348, 4.3).";
+    TunnelCongested, "tunnel-congested", "The fabric marked a tunnel packet for congestion, and the transport of the packet inside would not understand (RFC 6040, 4.2).";
     TunnelNested, "tunnel-nested", "A tunnel packet inside a tunnel packet.";
     TunnelSpoofedInner, "tunnel-spoofed-inner", "The packet inside a tunnel claims a source that does not belong behind that tunnel.";
     TunnelNotForPods, "tunnel-not-for-pods", "The packet inside a tunnel is for neither a local endpoint nor this node's tunnel address.";

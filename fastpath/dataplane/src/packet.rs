@@ -112,7 +112,22 @@ impl Packet {
     pub fn complete_checksum(&mut self) {
         let Some(PartialChecksum { start, offset }) = self.offload.checksum.take() else { return };
         let (start, field) = (usize::from(start), usize::from(start) + usize::from(offset));
-        let Some(first) = self.head.data().get(start..) else { return };
+        if start > self.head.len() {
+            return;
+        }
+        let value = match self.sum(start).finish() {
+            // RFC 768: zero means "no checksum"; the other zero is sent instead.
+            0 => 0xffff,
+            value => value,
+        };
+        if let Some(bytes) = self.head.data_mut().get_mut(field..field + 2) {
+            bytes.copy_from_slice(&value.to_be_bytes());
+        }
+    }
+
+    /// The sum over everything from byte `start` on, which is in the first segment.
+    fn sum(&self, start: usize) -> Sum {
+        let first = self.head.data().get(start..).unwrap_or_default();
         let mut sum = Sum::of(first);
         let mut odd = first.len() % 2 == 1;
         for segment in self.rest.iter().flat_map(|rest| rest.iter()) {
@@ -121,13 +136,26 @@ impl Packet {
             sum = sum + if odd { part.swap_bytes() } else { part };
             odd ^= segment.len() % 2 == 1;
         }
-        let value = match sum.finish() {
-            // RFC 768: zero means "no checksum"; the other zero is sent instead.
-            0 => 0xffff,
-            value => value,
+        sum
+    }
+
+    /// The sum over everything from byte `start` on as it is going to be when the half-made checksum is completed, which
+    /// need not read what that covers: a whole checksum makes the bytes under it add up to the complement of the
+    /// pseudo-header's sum, and that is in its field.
+    #[must_use]
+    pub fn completed_sum(&self, start: usize) -> Sum {
+        let Some(PartialChecksum { start: covered, offset }) = self.offload.checksum else {
+            return self.sum(start);
         };
-        if let Some(bytes) = self.head.data_mut().get_mut(field..field + 2) {
-            bytes.copy_from_slice(&value.to_be_bytes());
+        let (covered, field) = (usize::from(covered), usize::from(covered) + usize::from(offset));
+        let bytes = self.head.data();
+        match (bytes.get(start..covered), bytes.get(field..)) {
+            (Some(before), Some(&[high, low, ..])) => {
+                let rest = !u16::from_be_bytes([high, low]);
+                // As above: what begins at an odd byte contributes with its bytes swapped.
+                Sum::of(before) + if before.len() % 2 == 1 { rest.swap_bytes() } else { rest }
+            }
+            _ => self.sum(start),
         }
     }
 

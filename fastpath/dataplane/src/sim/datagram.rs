@@ -121,6 +121,12 @@ impl Datagram {
         Datagram { fragment_word: 0x4000, ..self }
     }
 
+    /// With a type of service.
+    #[must_use]
+    pub fn tos(self, tos: u8) -> Self {
+        Datagram { tos, ..self }
+    }
+
     /// With an identification.
     #[must_use]
     pub fn identified(self, identification: u16) -> Self {
@@ -227,6 +233,12 @@ pub fn vxlan(from: Socket, to: Socket, vni: u32, inner: &[u8]) -> Datagram {
     body.extend((vni << 8).to_be_bytes());
     body.extend(inner);
     Datagram::new(from.0, to.0, 17, &body).dont_fragment()
+}
+
+/// The packet that carries `inner` between nodes (RFC 2003).
+#[must_use]
+pub fn ipip(from: [u8; 4], to: [u8; 4], inner: &Datagram) -> Datagram {
+    Datagram::new(from, to, 4, &inner.bytes()).dont_fragment()
 }
 
 /// RFC 1071, 4.1, word by word.

@@ -20,6 +20,10 @@ pub struct Datagram6 {
     pub next_header: u8,
     /// Hop limit.
     pub hop_limit: u8,
+    /// Traffic class.
+    pub class: u8,
+    /// Flow label.
+    pub label: u32,
     /// Extension headers, the transport header and what follows it, its checksum included.
     pub body: Vec<u8>,
 }
@@ -28,7 +32,7 @@ impl Datagram6 {
     /// A packet of any protocol.
     #[must_use]
     pub fn new(source: Ipv6Addr, destination: Ipv6Addr, next_header: u8, body: &[u8]) -> Self {
-        Datagram6 { source, destination, next_header, hop_limit: 64, body: body.to_vec() }
+        Datagram6 { source, destination, next_header, hop_limit: 64, class: 0, label: 0, body: body.to_vec() }
     }
 
     /// UDP with a right checksum (RFC 768).
@@ -113,6 +117,12 @@ impl Datagram6 {
         Datagram6 { hop_limit, ..self }
     }
 
+    /// With a traffic class.
+    #[must_use]
+    pub fn class(self, class: u8) -> Self {
+        Datagram6 { class, ..self }
+    }
+
     /// With an extension header of `kind` (its first byte is what followed so far) in front of what there is.
     #[must_use]
     pub fn behind(self, kind: u8, rest_of_header: &[u8]) -> Self {
@@ -155,7 +165,7 @@ impl Datagram6 {
     /// The packet.
     #[must_use]
     pub fn bytes(&self) -> Vec<u8> {
-        let mut header = vec![0x60, 0, 0, 0];
+        let mut header = (6 << 28 | u32::from(self.class) << 20 | self.label).to_be_bytes().to_vec();
         header.extend((self.body.len() as u16).to_be_bytes());
         header.extend([self.next_header, self.hop_limit]);
         header.extend(self.source.octets());
@@ -184,7 +194,16 @@ impl Datagram6 {
             destination: address(24)?,
             next_header: header[6],
             hop_limit: header[7],
+            class: header[0] << 4 | header[1] >> 4,
+            label: u32::from(header[1] & 15) << 16 | u32::from(header[2]) << 8 | u32::from(header[3]),
             body: packet[40..].to_vec(),
         })
     }
+}
+
+/// The UDP packet that carries `inner` between tunnel endpoints (RFC 7348) over IPv6, with its checksum (RFC 8200, 8.1).
+#[must_use]
+pub fn vxlan6(from: Socket6, to: Socket6, vni: u32, inner: &[u8]) -> Datagram6 {
+    let header = [[8, 0, 0, 0], (vni << 8).to_be_bytes()].concat();
+    Datagram6::udp(from, to, &[&header, inner].concat())
 }

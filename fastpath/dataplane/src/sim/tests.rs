@@ -8,6 +8,7 @@ mod attribution;
 mod chains;
 mod conntrack;
 mod drops;
+mod encapsulations;
 mod flows;
 mod host;
 mod icmp;

@@ -165,7 +165,9 @@ pub fn route_to_node(prefix: [u8; 4], length: u32, node: &str, encapsulation: pl
     route(prefix, length, to_node(node, encapsulation))
 }
 
-fn to_node(node: &str, encapsulation: plane::Encapsulation) -> plane::route::Target {
+/// What a route to another node is to.
+#[must_use]
+pub fn to_node(node: &str, encapsulation: plane::Encapsulation) -> plane::route::Target {
     plane::route::Target::Remote(plane::RemoteNode {
         node: node.into(),
         encapsulation: encapsulation.into(),

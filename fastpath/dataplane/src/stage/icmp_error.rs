@@ -158,12 +158,13 @@ fn speaker_v4(context: &Context, slot: &Slot) -> Option<Ipv4Addr> {
     }
 }
 
-/// To who shares a link with us, the gateway's link-local address; to others the tunnel's or the node's, if one of
-/// them is of IPv6. A node without says nothing to them: no other address of it would come back to it.
+/// To who shares a link with us, the gateway's link-local address; to others as in IPv4. A node without an IPv6 address
+/// says nothing to them: no other address of it would come back to it.
 fn speaker_v6(context: &Context, slot: &Slot) -> Option<Ipv6Addr> {
-    if !matches!(slot.ingress, Ingress::Uplink(_) | Ingress::Tunnel(_)) {
-        return Some(nd::GATEWAY);
-    }
     let node = context.tables.node.config()?;
-    node.vtep_v6.and_then(|vtep| vtep.address).or(node.address_v6)
+    match slot.ingress {
+        Ingress::Tunnel(_) => node.vtep_v6.and_then(|vtep| vtep.address).or(node.address_v6),
+        Ingress::Uplink(_) => node.address_v6,
+        _ => Some(nd::GATEWAY),
+    }
 }

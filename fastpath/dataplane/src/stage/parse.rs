@@ -47,6 +47,20 @@ pub struct Parsed {
     pub ether_type: u16,
     /// What an ICMP message is.
     pub icmp: Icmp,
+    /// Which part of its datagram the packet is.
+    pub fragment: Fragment,
+}
+
+/// Which part of its datagram a packet is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fragment {
+    /// The whole: nobody has fragmented it.
+    No,
+    /// The first part. It has the transport header, whole, and its checksum is over all parts.
+    First,
+    /// A further part. At `l4` begins the middle of something: there is no transport header to look at or to change.
+    /// Ports, or what stands for them, are those of the first part.
+    Later,
 }
 
 /// ICMP, as conntrack and policy see it: with type and code.
@@ -92,6 +106,7 @@ impl Default for Parsed {
             l4: 0,
             ether_type: 0,
             icmp: Icmp::No,
+            fragment: Fragment::No,
         }
     }
 }

@@ -1,13 +1,11 @@
 //! Where to: longest match on the destination, time to live, and which worker goes on.
 
-use std::net::IpAddr;
-
 use caracal_plane_api::EndpointToHost;
 
 use crate::batch::{Egress, Ingress, Slot, Step, Verdict};
 use crate::drop_reason::DropReason;
 use crate::stage::{Context, icmp_error, source};
-use crate::table::{Encapsulation, FibEntry, TunnelIndex};
+use crate::table::FibEntry;
 
 /// Finds the way and prepares the packet for it; what goes to a local endpoint continues to its ingress half.
 #[inline]
@@ -46,17 +44,9 @@ pub fn route(context: &mut Context, slot: &mut Slot) {
         }
         _ if from_tunnel => slot.drop(DropReason::TunnelNotForPods),
         Some(_) if from_fabric => slot.drop(DropReason::NotForwardedBack),
-        Some(FibEntry::Tunnel { tunnel, encapsulation: Encapsulation::Vxlan }) => {
+        Some(FibEntry::Tunnel { tunnel, encapsulation }) => {
             if hop(context, slot) {
-                super::tunnel::encapsulate_vxlan(context, slot, tunnel);
-            }
-        }
-        Some(FibEntry::Tunnel { encapsulation: Encapsulation::None, tunnel }) => {
-            if hop(context, slot) {
-                match node_address(context, tunnel, slot.parsed.is_ipv4()) {
-                    Some(node) => super::rewrite::to_uplink(context, slot, node),
-                    None => slot.drop(DropReason::NoRoute),
-                }
+                super::tunnel::send(context, slot, tunnel, encapsulation);
             }
         }
         Some(FibEntry::Via { .. }) => {
@@ -64,19 +54,10 @@ pub fn route(context: &mut Context, slot: &mut Slot) {
                 super::rewrite::to_uplink(context, slot, slot.parsed.destination);
             }
         }
-        Some(FibEntry::Tunnel { .. }) | None => {
+        None => {
             icmp_error::unreachable(context, slot, icmp_error::Unreachable::Net);
             slot.drop(DropReason::NoRoute);
         }
-    }
-}
-
-/// Another node's address, of the family of what goes there.
-fn node_address(context: &Context, tunnel: TunnelIndex, is_ipv4: bool) -> Option<IpAddr> {
-    let tunnel = context.tables.tunnels.get(tunnel)?;
-    match is_ipv4 {
-        true => tunnel.v4.as_ref().map(|end| IpAddr::V4(end.node_address)),
-        false => tunnel.v6.as_ref().map(|end| IpAddr::V6(end.node_address)),
     }
 }
 

@@ -8,7 +8,7 @@ use caracal_wire::{Ethernet, Protocol};
 use crate::batch::{Ingress, Slot, UplinkIndex};
 use crate::drop_reason::DropReason;
 use crate::stage::Context;
-use crate::table::{EndpointIndex, FibEntry, TunnelIndex};
+use crate::table::{Encapsulation, EndpointIndex, FibEntry, TunnelIndex};
 
 /// Checks a packet that `endpoint` has sent.
 #[inline]
@@ -45,13 +45,18 @@ pub fn out_of_place(context: &Context, slot: &Slot) -> Option<DropReason> {
     let source = slot.parsed.source;
     match slot.ingress {
         Ingress::Uplink(_) => match context.tables.fib.lookup(source) {
-            None | Some(FibEntry::Via { .. }) => None,
+            None
+            | Some(FibEntry::Via { .. } | FibEntry::Tunnel { encapsulation: Encapsulation::None, .. }) => {
+                None
+            }
             Some(_) => Some(DropReason::FabricSpoofedSource),
         },
         Ingress::Tunnel(tunnel) => match context.tables.fib.lookup(source) {
             Some(FibEntry::Tunnel { .. }) => None,
             // A node answers with its own address when it was asked by that.
             _ if is_the_nodes_own(context, tunnel, source) => None,
+            // Whose pods no node has are somewhere outside.
+            None | Some(FibEntry::Via { .. }) if tunnel == TunnelIndex::NO_NODE => None,
             _ => Some(DropReason::TunnelSpoofedInner),
         },
         _ => None,

@@ -1,31 +1,34 @@
-//! VXLAN (RFC 7348), as Calico uses it: one network identifier, every node's tunnel endpoint known beforehand, inner
-//! Ethernet addressed to the other node's tunnel MAC.
+//! Tunnels between nodes: VXLAN over IPv4 and IPv6, and IPv4 in IPv4.
 //!
 //! ```text
-//!   Ethernet 14 │ IPv4 20 │ UDP 8 │ VXLAN 8 │ Ethernet 14 │ IPv4 …
-//!   └──────────────── 50 bytes in front ────┴── 14 that were there: 50 bytes less for the packet inside ─┘
+//!   VXLAN         Ethernet 14 │ IPv4 20 │ UDP 8 │ VXLAN 8 │ Ethernet 14 │ IPv4 or IPv6 …     50 bytes less for what is inside
+//!   VXLAN-v6      Ethernet 14 │ IPv6 40 │ UDP 8 │ VXLAN 8 │ Ethernet 14 │ IPv4 or IPv6 …     70
+//!   IPIP          Ethernet 14 │ IPv4 20 │ IPv4 …                                             20
 //! ```
+//!
+//! * Only known nodes are listened to, by every tunnel and both families, whatever this node would send them by: while a
+//!   pool changes from one encapsulation to another, both arrive.
+//! * Nobody fragments an outer packet: it says so (DF) over IPv4. What does not fit is fragmented before it goes in, or
+//!   its sender is told.
+//! * The outer header's DSCP is 0 and its hop limit 64, as Linux' VXLAN has them unless told otherwise; what is inside
+//!   keeps its own. Its ECN follows the packet into the tunnel and out of it: [`ecn`].
+
+mod ecn;
+mod ipip;
+mod vxlan;
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use caracal_wire::{EtherType, Protocol, Vni, Vxlan, ethernet, ipv4, udp, vxlan};
+use caracal_wire::{EtherType, MacAddr, Malformed, Protocol, ethernet, ipv4};
 
-use crate::batch::{Egress, Ingress, Slot, Verdict};
+use crate::batch::{Ingress, Slot, UplinkIndex};
 use crate::drop_reason::DropReason;
+use crate::pipeline::Link;
+use crate::stage::parse::Fragment;
 use crate::stage::{Context, icmp_error, parse, rewrite};
-use crate::table::TunnelIndex;
+use crate::table::{Encapsulation, NodeConfig, TunnelIndex, Underlay};
 
-/// What goes in front of the inner Ethernet header.
-const OUTER_LEN: u16 = (ethernet::HEADER_LEN + ipv4::HEADER_LEN + udp::HEADER_LEN + vxlan::HEADER_LEN) as u16;
-/// By how much the packet inside must be shorter than the underlay's MTU.
-pub const OVERHEAD: u16 =
-    (ipv4::HEADER_LEN + udp::HEADER_LEN + vxlan::HEADER_LEN + ethernet::HEADER_LEN) as u16;
-
-/// Outer source ports: the ephemeral range of RFC 6335, so that the fabric spreads flows over its links.
-const SOURCE_PORT_FIRST: u16 = 49_152;
-const SOURCE_PORT_COUNT: u16 = 16_384;
-
-const OUTER_TTL: u8 = 64;
+const OUTER_HOP_LIMIT: u8 = 64;
 
 /// Parses a packet from the fabric; one that is in a tunnel is taken out of it first.
 #[inline]
@@ -35,23 +38,28 @@ pub fn receive(context: &mut Context, slot: &mut Slot) {
     }
 }
 
+/// What the outer headers of a tunnel packet to this node say.
+struct Outer {
+    source: IpAddr,
+    /// The low two bits of type of service or traffic class.
+    ecn: u8,
+    /// Length of what comes off in front of the Ethernet header inside (VXLAN), or of the outer IPv4 header (IPIP).
+    len: u16,
+    is_vxlan: bool,
+}
+
 #[inline]
 fn try_receive(context: &mut Context, slot: &mut Slot) -> Result<(), DropReason> {
     let Some(node) = context.tables.node.config() else { return Err(DropReason::NoRoute) };
-    let Some((source, outer)) = tunnel_packet(slot, node.address_v4, node.vxlan_port)? else {
-        return parse::try_parse(slot);
+    let Some(outer) = outer(slot, node)? else { return parse::try_parse(slot) };
+    let tunnel = match context.tables.tunnels.by_source(outer.source) {
+        Some(tunnel) => tunnel,
+        None => stranger(node, outer.source)?,
     };
-    let tunnel = context.tables.tunnels.by_source(source).ok_or(DropReason::TunnelUnknownSource)?;
-    let header = Vxlan::new_checked(&outer[UDP_END..]).map_err(|_| DropReason::TunnelMalformed)?;
-    if header.vni().get() != node.vni {
-        return Err(DropReason::TunnelUnknownVni);
-    }
-    slot.packet.trim_front(OUTER_LEN);
-    // What is inside must be Ethernet, and no ARP: every tunnel endpoint is known beforehand.
-    let inner =
-        slot.packet.head.data().get(ethernet::field::ETHER_TYPE).ok_or(DropReason::TunnelMalformed)?;
-    if inner == EtherType::ARP.0.to_be_bytes() {
-        return Err(DropReason::TunnelMalformed);
+    if outer.is_vxlan {
+        vxlan::open(slot, outer.len, node.vni)?;
+    } else {
+        ipip::open(slot, outer.len)?;
     }
     slot.ingress = Ingress::Tunnel(tunnel);
     parse::try_parse(slot)?;
@@ -60,132 +68,130 @@ fn try_receive(context: &mut Context, slot: &mut Slot) -> Result<(), DropReason>
     if node.owns(parsed.destination) && (is_vxlan || parsed.protocol == Protocol::IPIP.0) {
         return Err(DropReason::TunnelNested);
     }
+    if outer.ecn != ecn::NOT_ECT {
+        ecn::leave(slot, outer.ecn)?;
+    }
     context.counters.pipeline.tunnel_decapsulated.add(1);
     Ok(())
 }
 
-/// Where the outer UDP header ends and VXLAN's begins.
-const UDP_END: usize = parse::HEADERS + udp::HEADER_LEN;
+/// Somebody who is no node, and may send tunnel packets all the same.
+#[cold]
+fn stranger(node: &NodeConfig, source: IpAddr) -> Result<TunnelIndex, DropReason> {
+    let is_let_in = node.tunnel_sources.iter().any(|prefix| prefix.contains(source));
+    if is_let_in { Ok(TunnelIndex::NO_NODE) } else { Err(DropReason::TunnelUnknownSource) }
+}
 
-/// The outer source and headers of a VXLAN packet to this node; none for any other packet. Only what says so is
-/// looked at: the packet inside is what is going to be parsed.
+/// The outer headers of a tunnel packet to this node; none for any other packet. Only what says so is looked at: the
+/// packet inside is what is going to be parsed.
 #[inline]
-fn tunnel_packet(
-    slot: &Slot,
-    node: Option<Ipv4Addr>,
-    port: u16,
-) -> Result<Option<(IpAddr, &[u8; OUTER_LEN as usize])>, DropReason> {
+fn outer(slot: &Slot, node: &NodeConfig) -> Result<Option<Outer>, DropReason> {
     let bytes = slot.packet.head.data();
-    let Some((headers, udp)) = bytes.split_first_chunk::<{ parse::HEADERS }>() else { return Ok(None) };
-    let Some(&[_, _, high, low]) = udp.first_chunk() else { return Ok(None) };
+    let Some((headers, behind)) = bytes.split_first_chunk::<{ parse::HEADERS }>() else { return Ok(None) };
+    if headers[12..14] != EtherType::IPV4.0.to_be_bytes() {
+        return vxlan::outer_v6(slot, node);
+    }
     let ip = parse::ip_header(headers);
-    let is_ipv4 = headers[12..14] == EtherType::IPV4.0.to_be_bytes() && ip[0] == 0x45;
-    let fragment = u16::from_be_bytes([ip[6], ip[7]]) & (ipv4::MORE_FRAGMENTS | ipv4::FRAGMENT_OFFSET);
-    let is_for_tunnel = ip[9] == Protocol::UDP.0
-        && u16::from_be_bytes([high, low]) == port
-        && Some(Ipv4Addr::new(ip[16], ip[17], ip[18], ip[19])) == node;
-    if !is_ipv4 || fragment != 0 || !is_for_tunnel {
+    if ip[0] != 0x45 || Some(Ipv4Addr::new(ip[16], ip[17], ip[18], ip[19])) != node.address_v4 {
         return Ok(None);
+    }
+    let (len, is_vxlan) = match Protocol(ip[9]) {
+        Protocol::UDP if vxlan::is_to_port(behind, node.vxlan_port) => (vxlan::OUTER_LEN_V4, true),
+        Protocol::IPIP => (ipv4::HEADER_LEN as u16, false),
+        _ => return Ok(None),
+    };
+    if u16::from_be_bytes([ip[6], ip[7]]) & (ipv4::MORE_FRAGMENTS | ipv4::FRAGMENT_OFFSET) != 0 {
+        return Err(DropReason::TunnelFragmented);
     }
     let total_len = usize::from(parse::ip_plausible(ip)?);
     if ethernet::HEADER_LEN + total_len > slot.packet.len() {
         return Err(DropReason::Ipv4Malformed);
     }
-    let outer = bytes.first_chunk().ok_or(DropReason::TunnelMalformed)?;
-    if total_len < usize::from(OUTER_LEN) - ethernet::HEADER_LEN {
+    if bytes.len() < usize::from(len) || ethernet::HEADER_LEN + total_len < usize::from(len) {
         return Err(DropReason::TunnelMalformed);
     }
-    Ok(Some((IpAddr::from([ip[12], ip[13], ip[14], ip[15]]), outer)))
+    let source = IpAddr::from([ip[12], ip[13], ip[14], ip[15]]);
+    Ok(Some(Outer { source, ecn: ip[1] & ecn::MASK, len, is_vxlan }))
 }
 
-/// Puts a packet into the tunnel to another node and addresses it to the next hop there.
+/// Sends a packet to another node, in the tunnel that `encapsulation` says or as it is.
 #[inline]
-pub fn encapsulate_vxlan(context: &mut Context, slot: &mut Slot, tunnel: TunnelIndex) {
-    if let Err(reason) = try_encapsulate(context, slot, tunnel) {
+pub fn send(context: &mut Context, slot: &mut Slot, tunnel: TunnelIndex, encapsulation: Encapsulation) {
+    let sent = match encapsulation {
+        Encapsulation::Vxlan => vxlan::over_ipv4(context, slot, tunnel),
+        Encapsulation::VxlanOverIpv6 => vxlan::over_ipv6(context, slot, tunnel),
+        Encapsulation::Ipip => ipip::encapsulate(context, slot, tunnel),
+        Encapsulation::None => as_it_is(context, slot, tunnel),
+    };
+    if let Err(reason) = sent {
         slot.drop(reason);
     }
 }
 
-fn try_encapsulate(context: &mut Context, slot: &mut Slot, tunnel: TunnelIndex) -> Result<(), DropReason> {
-    let tables = context.tables;
-    let node = tables.node.config().ok_or(DropReason::NoRoute)?;
-    let tunnel = tables.tunnels.get(tunnel).ok_or(DropReason::NoRoute)?;
-    let (Some(vtep), Some(end)) = (&node.vtep_v4, &tunnel.v4) else { return Err(DropReason::TunnelOverIpv6) };
-    let (Some(underlay), Some(far)) = (end.underlay, &end.vtep) else {
-        icmp_error::unreachable(context, slot, icmp_error::Unreachable::Net);
-        return Err(DropReason::NoRoute);
-    };
-    if !rewrite::fits(context, slot, underlay.mtu.saturating_sub(OVERHEAD)) {
+/// To the node's address of the packet's own family.
+fn as_it_is(context: &mut Context, slot: &mut Slot, tunnel: TunnelIndex) -> Result<(), DropReason> {
+    let node = context.tables.tunnels.get(tunnel);
+    let address = node.and_then(|node| match slot.parsed.is_ipv4() {
+        true => node.v4.as_ref().map(|end| IpAddr::V4(end.node_address)),
+        false => node.v6.as_ref().map(|end| IpAddr::V6(end.node_address)),
+    });
+    let Some(address) = address else { return no_way(context, slot) };
+    rewrite::to_uplink(context, slot, address);
+    Ok(())
+}
+
+/// The other node has no such end, or no route leads there.
+#[cold]
+fn no_way<T>(context: &mut Context, slot: &Slot) -> Result<T, DropReason> {
+    icmp_error::unreachable(context, slot, icmp_error::Unreachable::Net);
+    Err(DropReason::NoRoute)
+}
+
+/// Where a packet with `overhead` bytes in front of it leaves.
+#[inline]
+fn way_out(
+    context: &mut Context,
+    slot: &mut Slot,
+    underlay: &Underlay,
+    overhead: u16,
+) -> Result<WayOut, DropReason> {
+    if !rewrite::fits(context, slot, underlay.mtu.saturating_sub(overhead)) {
         return Err(DropReason::PacketTooBig);
     }
-    let next_hop = tables.neighbors.mac(underlay.neighbor).ok_or(DropReason::NeighborUnresolved)?;
-    let (uplink, link_out) = context.links.uplink_on(underlay.ifindex).ok_or(DropReason::PortGone)?;
-    let (Some(source), destination) = (node.address_v4, end.node_address) else {
-        return Err(DropReason::TunnelOverIpv6);
-    };
-    rewrite::address(slot, far.mac, vtep.mac);
-
-    let inner_len = slot.packet.len();
-    let udp_len =
-        u16::try_from(inner_len + udp::HEADER_LEN + vxlan::HEADER_LEN).map_err(|_| DropReason::Oversized)?;
-    let source_port = entropy(slot);
-    let outer = slot.packet.prepend(OUTER_LEN).ok_or(DropReason::NoHeadroom)?;
-    let (link, rest) = outer.split_at_mut(ethernet::HEADER_LEN);
-    let (ip, rest) = rest.split_at_mut(ipv4::HEADER_LEN);
-    let (udp, vxlan) = rest.split_at_mut(udp::HEADER_LEN);
-    let link_header =
-        ethernet::Repr { destination: next_hop, source: link_out.mac, ether_type: EtherType::IPV4 };
-    let ip_header = ipv4::Repr {
-        tos: 0,
-        identification: 0,
-        // Tunnel endpoints do not fragment (RFC 7348, 4.3), and neither may anybody on the way.
-        fragment_word: ipv4::DONT_FRAGMENT,
-        ttl: OUTER_TTL,
-        protocol: Protocol::UDP,
-        source,
-        destination,
-        payload_len: udp_len,
-    };
-    let vni = Vni::new(node.vni).map_err(|_| DropReason::TunnelUnknownVni)?;
-    let written = link_header
-        .emit(link)
-        .and_then(|()| ip_header.emit(ip))
-        .and_then(|()| emit_udp(udp, source_port, node.vxlan_port, udp_len))
-        .and_then(|()| vxlan::Repr { vni }.emit(vxlan));
-    written.map_err(|_| DropReason::NoHeadroom)?;
-    context.counters.pipeline.tunnel_encapsulated.add(1);
-    slot.verdict = Verdict::Transmit(Egress::Uplink(uplink));
-    Ok(())
+    let next_hop = context.tables.neighbors.mac(underlay.neighbor).ok_or(DropReason::NeighborUnresolved)?;
+    let (uplink, link) = context.links.uplink_on(underlay.ifindex).ok_or(DropReason::PortGone)?;
+    Ok(WayOut { uplink, link, next_hop })
 }
 
-/// The outer UDP header; its checksum is zero, as RFC 7348 wants it on IPv4.
-fn emit_udp(
-    bytes: &mut [u8],
-    source: u16,
-    destination: u16,
-    len: u16,
-) -> Result<(), caracal_wire::Malformed> {
-    let bytes: &mut [u8; udp::HEADER_LEN] =
-        bytes.first_chunk_mut().ok_or(caracal_wire::Malformed::UdpTooShort)?;
-    bytes[udp::field::SOURCE_PORT].copy_from_slice(&source.to_be_bytes());
-    bytes[udp::field::DESTINATION_PORT].copy_from_slice(&destination.to_be_bytes());
-    bytes[udp::field::LEN].copy_from_slice(&len.to_be_bytes());
-    bytes[udp::field::CHECKSUM].copy_from_slice(&[0, 0]);
-    Ok(())
+/// The link that a tunnel packet leaves by, and the neighbor there.
+struct WayOut {
+    uplink: UplinkIndex,
+    link: Link,
+    next_hop: MacAddr,
 }
 
-/// A source port that is the same for all packets of a flow and different between flows (RFC 7348, 4).
+impl WayOut {
+    /// Writes the outer Ethernet header.
+    #[inline]
+    fn emit(&self, ether_type: EtherType, bytes: &mut [u8]) -> Result<(), Malformed> {
+        ethernet::Repr { destination: self.next_hop, source: self.link.mac, ether_type }.emit(bytes)
+    }
+}
+
+/// A number that is the same for all packets of a flow and different between flows, for links and queues to be chosen
+/// by. A datagram in parts has no ports that all its parts show.
 #[inline]
-fn entropy(slot: &Slot) -> u16 {
+fn entropy(slot: &Slot) -> u64 {
     let parsed = &slot.parsed;
     let (a, b) = match (parsed.source, parsed.destination) {
         (IpAddr::V4(a), IpAddr::V4(b)) => (a.to_bits(), b.to_bits()),
         (a, b) => (folded(a), folded(b)),
     };
-    let ports = u32::from(parsed.source_port) << 16 | u32::from(parsed.destination_port);
-    let mixed = (u64::from(a ^ ports.rotate_left(7)) << 32 | u64::from(b ^ ports))
-        .wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    SOURCE_PORT_FIRST + (mixed >> 50) as u16 % SOURCE_PORT_COUNT
+    let ports = match parsed.fragment {
+        Fragment::No => u32::from(parsed.source_port) << 16 | u32::from(parsed.destination_port),
+        Fragment::First | Fragment::Later => 0,
+    };
+    (u64::from(a ^ ports.rotate_left(7)) << 32 | u64::from(b ^ ports)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 /// All bits of an IPv6 address in 32.

@@ -18,15 +18,15 @@ use crate::stage::arp::GATEWAY_MAC;
 use crate::stage::nd;
 use caracal_plane_api::plane::{self, Action, op::Op as Kind};
 
-const A6: Ipv6Addr = v6(A);
-const B6: Ipv6Addr = v6(B);
-const REMOTE6: Ipv6Addr = v6(REMOTE);
+pub const A6: Ipv6Addr = v6(A);
+pub const B6: Ipv6Addr = v6(B);
+pub const REMOTE6: Ipv6Addr = v6(REMOTE);
 
-fn from_pod6(datagram: &Datagram6) -> Vec<u8> {
+pub fn from_pod6(datagram: &Datagram6) -> Vec<u8> {
     datagram.frame(GATEWAY_MAC, POD_MAC)
 }
 
-fn from_uplink6(datagram: &Datagram6) -> Vec<u8> {
+pub fn from_uplink6(datagram: &Datagram6) -> Vec<u8> {
     datagram.frame(UPLINK_MAC, NEIGHBOR_MAC)
 }
 
@@ -35,11 +35,11 @@ fn from_tunnel6(datagram: &Datagram6) -> Vec<u8> {
     from_uplink(&vxlan((NODE2, 50_000), (NODE1, VXLAN_PORT), VNI, &inner))
 }
 
-fn to_pod6(name: &str, datagram: &Datagram6) -> Output {
+pub fn to_pod6(name: &str, datagram: &Datagram6) -> Output {
     Output { port: pod(name), frame: datagram.frame(POD_MAC, GATEWAY_MAC) }
 }
 
-fn to_uplink6(datagram: &Datagram6) -> Output {
+pub fn to_uplink6(datagram: &Datagram6) -> Output {
     Output { port: PortName::Uplink, frame: datagram.frame(NEIGHBOR_MAC, UPLINK_MAC) }
 }
 
@@ -47,7 +47,7 @@ fn to_host6(port: PortName, datagram: &Datagram6) -> Output {
     Output { port, frame: datagram.frame(HOST_MAC, GATEWAY_MAC) }
 }
 
-fn hop(datagram: &Datagram6) -> Datagram6 {
+pub fn hop(datagram: &Datagram6) -> Datagram6 {
     datagram.clone().hop_limit(datagram.hop_limit - 1)
 }
 
@@ -163,27 +163,6 @@ pub fn uncarried() -> BTreeSet<DropReason> {
         reached.insert(reason);
     }
     reached
-}
-
-/// A tunnel whose ends have IPv6 addresses is not carried, and says so.
-pub fn over_ipv6() -> BTreeSet<DropReason> {
-    let mut world = World::new();
-    let tunnel = plane::Tunnel {
-        node: "node2".into(),
-        node_address_v6: Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x12).octets().to_vec(),
-        tunnel_address: world::TUNNEL2.to_vec(),
-        tunnel_mac: TUNNEL2_MAC.0.to_vec(),
-        ..plane::Tunnel::default()
-    };
-    world.apply(&[op(Kind::Tunnel(tunnel))]);
-    assert_eq!(world.send(&pod("a"), &from_pod6(&Datagram6::udp((A6, 1), (REMOTE6, 2), b"x"))), []);
-    expect_counters!(world, {"flow_created": 1, "drop.tunnel-over-ipv6": 1});
-    BTreeSet::from([DropReason::TunnelOverIpv6])
-}
-
-#[test]
-fn a_tunnel_whose_ends_have_ipv6_addresses_is_not_carried() {
-    over_ipv6();
 }
 
 #[test]
