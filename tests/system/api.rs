@@ -106,3 +106,10 @@ pub fn ingress(policy: &str, pod: &str, rules: Value) -> Value {
         "spec": {"podSelector": {"matchLabels": {"app": pod}}, "policyTypes": ["Ingress"], "ingress": rules},
     })
 }
+
+/// A pool, with what else its spec says.
+pub fn pool(name: &str, cidr: &str, more: Value) -> Value {
+    let mut spec = more;
+    spec["cidr"] = json!(cidr);
+    json!({"apiVersion": "projectcalico.org/v3", "kind": "IPPool", "metadata": {"name": name}, "spec": spec})
+}

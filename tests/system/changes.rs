@@ -103,7 +103,8 @@ struct GuestPod<'a> {
 
 impl<'a> GuestPod<'a> {
     fn add(lab: &'a Lab, name: &'static str, node: &str, address: Ipv4Addr) -> Self {
-        let place = Place { netns: format!("crt{}-{}-{name}", process::id(), lab.name()), address: address.into() };
+        let place =
+            Place { netns: format!("crt{}-{}-{name}", process::id(), lab.name()), address: address.into() };
         let guest = Self {
             lab,
             name,

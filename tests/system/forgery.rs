@@ -87,21 +87,13 @@ fn forged_packets_reach_nobody_and_are_dropped_for_what_they_are() {
     nested[10..12].copy_from_slice(&checksum.to_be_bytes());
 
     let forgeries = [
-        (
-            "a pod with another pod's source",
-            "spoofed-source",
-            raw(&a, udp_packet(c.v4(), b.v4(), SECRET)),
-        ),
+        ("a pod with another pod's source", "spoofed-source", raw(&a, udp_packet(c.v4(), b.v4(), SECRET))),
         (
             "a pod with its neighbour's source",
             "spoofed-source",
             raw(&a, udp_packet(elsewhere, b.v4(), SECRET)),
         ),
-        (
-            "a pod with its node's source",
-            "spoofed-source",
-            raw(&a, udp_packet(node1.v4(), b.v4(), SECRET)),
-        ),
+        ("a pod with its node's source", "spoofed-source", raw(&a, udp_packet(node1.v4(), b.v4(), SECRET))),
         (
             "a pod with no source",
             "address-invalid",

@@ -26,3 +26,5 @@ mod paths;
 mod policy;
 mod restarts;
 mod traffic;
+mod transfers;
+mod wire;

@@ -174,14 +174,15 @@ impl Netlink {
         )
     }
 
-    /// Makes a bridge, down.
+    /// Makes a bridge, down. Without a MAC address of its own it would have the lowest of its ports', and another one whenever they change.
     ///
     /// # Errors
     /// The name is taken, or the kernel has no bridges.
-    pub fn add_bridge(&mut self, name: &str, mtu: u32) -> Result<(), NetlinkError> {
+    pub fn add_bridge(&mut self, name: &str, mac: [u8; 6], mtu: u32) -> Result<(), NetlinkError> {
         let mut message = LinkMessage::default();
         message.attributes.push(LinkAttribute::IfName(name.into()));
         message.attributes.push(LinkAttribute::Mtu(mtu));
+        message.attributes.push(LinkAttribute::Address(mac.to_vec()));
         message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]));
         self.create(format!("make the bridge {name}"), RouteNetlinkMessage::NewLink(message))
     }

@@ -200,8 +200,8 @@ fn fabric(world: &World, name: &LabName, mtu: u32) -> Result<BTreeMap<String, St
         let fail = LabError::netlink(place);
         let loopback = netlink.link("lo").map_err(&fail)?.index;
         netlink.set_up(loopback).map_err(&fail)?;
-        for (subnet, bridge) in &bridges {
-            netlink.add_bridge(bridge, mtu).map_err(&fail)?;
+        for (number, (subnet, bridge)) in (0_u8..).zip(&bridges) {
+            netlink.add_bridge(bridge, [2, 0, 0, 0, 0, number], mtu).map_err(&fail)?;
             let index = netlink.link(bridge).map_err(&fail)?.index;
             netlink.set_up(index).map_err(&fail)?;
             let nodes = world.nodes.iter().filter(|node| node.subnet.to_string() == *subnet);
