@@ -78,6 +78,11 @@ drop_reasons! {
     RelatedUnknown, "related-unknown", "An ICMP error about a flow that is not ours.";
     FlowTableFull, "flow-table-full", "No room for another flow, and none that could make way.";
 
+    // How much.
+    PacketRateLimit, "packet-rate-limit", "The endpoint's packet rate (qos.projectcalico.org/…PacketRate) is exceeded.";
+    BandwidthLimit, "bandwidth-limit", "The endpoint's bandwidth (qos.projectcalico.org/…Bandwidth) is exceeded.";
+    ConnectionLimit, "connection-limit", "The endpoint has as many connections as it may have (qos.projectcalico.org/…MaxConnections); TCP was answered with a reset.";
+
     // No room.
     TransmitRingFull, "transmit-ring-full", "The port's transmit ring is full: the receiver is slower than the senders.";
     HandoverRefused, "handover-refused", "The worker that owns the rest of the way has lent no more frames: it is slower than this one.";

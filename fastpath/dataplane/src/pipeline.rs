@@ -20,8 +20,10 @@ use caracal_xsk::FramePool;
 use crate::batch::{BATCH_MAX, Batch, Ingress, Slot, Step, UplinkIndex, Verdict};
 use crate::clock::Tick;
 use crate::counters::WorkerCounters;
-use crate::flow::FlowTable;
+use crate::flow::{FlowTable, Timeouts};
 use crate::policy_log::Recorder;
+use crate::rate_limit::RateLimit;
+use crate::stage::limit::{self, Limiter};
 use crate::stage::{Context, arp, flow, nd, parse, rewrite, route, source, tunnel};
 use crate::table::{EndpointIndex, Tables};
 use crate::worker::WorkerIndex;
@@ -36,6 +38,7 @@ pub struct Pipeline {
     worker: WorkerIndex,
     answers: Vec<Slot>,
     icmp_limit: RateLimit,
+    limits: Limiter,
     /// Where judgements go that are to be logged; nowhere, until it is set.
     pub recorder: Recorder,
     /// Next hops that a packet needed and whose MAC address is not known: the controller has them resolved.
@@ -67,9 +70,18 @@ impl Pipeline {
             worker,
             answers: Vec::with_capacity(BATCH_MAX),
             icmp_limit: RateLimit::new(ICMP_ERRORS_PER_SECOND, ICMP_ERRORS_BURST),
+            limits: Limiter::default(),
             recorder: Recorder::default(),
             unknown_neighbors: Vec::with_capacity(UNKNOWN_NEIGHBORS_MAX),
         }
+    }
+
+    /// Takes up what newer tables say of this worker's own things.
+    pub fn follow(&mut self, tables: &Tables) {
+        if let Some(node) = tables.node.config() {
+            self.flows.set_timeouts(Timeouts::new(&node.flow_timeouts));
+        }
+        self.limits.follow(tables.endpoints.limited(), self.worker);
     }
 
     /// Takes packets that have just come in by a port to their verdicts. Answers of ours are appended to the batch.
@@ -96,6 +108,7 @@ impl Pipeline {
                 flow::prepare(&context, slot, endpoint, true);
             }
         }
+        limit::packets(&mut context, batch, true);
         for slot in going_on(batch) {
             if let Ingress::Endpoint(_) = slot.ingress {
                 flow::fetch(&context, slot);
@@ -106,6 +119,7 @@ impl Pipeline {
                 flow::track(&mut context, slot, endpoint, true);
             }
         }
+        limit::bytes(&mut context, batch, true);
         from_route(&mut context, batch);
         answer(&mut context, batch);
     }
@@ -144,6 +158,7 @@ impl Pipeline {
             pool,
             answers: &mut self.answers,
             icmp_limit: &mut self.icmp_limit,
+            limits: &mut self.limits,
             recorder: &mut self.recorder,
             unknown_neighbors: &mut self.unknown_neighbors,
             now,
@@ -177,6 +192,7 @@ fn from_route(context: &mut Context, batch: &mut [Slot]) {
 }
 
 fn to_endpoints(context: &mut Context, batch: &mut [Slot]) {
+    limit::packets(context, batch, false);
     for slot in going_on(batch) {
         if let Some(endpoint) = slot.deliver_to {
             flow::prepare(context, slot, endpoint, false);
@@ -192,6 +208,7 @@ fn to_endpoints(context: &mut Context, batch: &mut [Slot]) {
             flow::track(context, slot, endpoint, false);
         }
     }
+    limit::bytes(context, batch, false);
     for slot in batch {
         rewrite::finish(context, slot);
     }
@@ -212,40 +229,9 @@ fn answer(context: &mut Context, batch: &mut Batch) {
 }
 
 /// ICMP errors that a worker sends in a second, on average …
-const ICMP_ERRORS_PER_SECOND: u32 = 1000;
+const ICMP_ERRORS_PER_SECOND: u64 = 1000;
 /// … and at once, at most.
-const ICMP_ERRORS_BURST: u32 = 64;
-
-/// A token bucket.
-#[derive(Debug)]
-pub struct RateLimit {
-    per_second: u32,
-    burst_milli: u32,
-    milli_tokens: u32,
-    last: Tick,
-}
-
-impl RateLimit {
-    /// `per_second` on average, `burst` at once.
-    #[must_use]
-    pub fn new(per_second: u32, burst: u32) -> Self {
-        RateLimit { per_second, burst_milli: burst * 1000, milli_tokens: burst * 1000, last: Tick::default() }
-    }
-
-    /// Takes a token, if there is one.
-    pub fn allow(&mut self, now: Tick) -> bool {
-        let earned = now.since(self.last).saturating_mul(self.per_second);
-        self.milli_tokens = self.milli_tokens.saturating_add(earned).min(self.burst_milli);
-        self.last = now;
-        match self.milli_tokens.checked_sub(1000) {
-            Some(rest) => {
-                self.milli_tokens = rest;
-                true
-            }
-            None => false,
-        }
-    }
-}
+const ICMP_ERRORS_BURST: u64 = 64;
 
 /// A link that packets can leave by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -338,19 +324,5 @@ impl Links {
     #[must_use]
     pub fn unresolved(&self) -> usize {
         self.endpoints.iter().flatten().filter(|link| link.pod_mac.is_none()).count()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_rate_limit_allows_its_burst_then_its_rate() {
-        let mut limit = RateLimit::new(100, 5);
-        let allowed = |limit: &mut RateLimit, now| (0..50).filter(|_| limit.allow(Tick(now))).count();
-        assert_eq!(allowed(&mut limit, 0), 5);
-        assert_eq!(allowed(&mut limit, 20), 2);
-        assert_eq!(allowed(&mut limit, 1_000_000), 5);
     }
 }

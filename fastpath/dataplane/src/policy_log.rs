@@ -16,16 +16,16 @@ use tracing::info;
 
 use crate::clock::Tick;
 use crate::counters::WorkerCounters;
-use crate::pipeline::RateLimit;
+use crate::rate_limit::RateLimit;
 use crate::table::policy::{LogListId, RuleOwner};
 use crate::table::{EndpointIndex, FlowDirection, FlowTuple, Judgement, RuleId, RuleName, Tables};
 
 /// Judgements that wait to be written, a worker, at most.
 const RECORDS_MAX: usize = 1024;
 /// Lines of one kind in a second, on average …
-const LINES_PER_SECOND: u32 = 50;
+const LINES_PER_SECOND: u64 = 50;
 /// … and at once, at most.
-const LINES_BURST: u32 = 200;
+const LINES_BURST: u64 = 200;
 
 /// One judgement of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -72,6 +72,16 @@ impl Datagram {
         Datagram::new(from.0, to.0, 6, &[&header, payload].concat()).with_checksum(16)
     }
 
+    /// TCP with these numbers (RFC 9293, 3.1).
+    #[must_use]
+    pub fn numbered(mut self, sequence: u32, acknowledgement: u32, window: u16) -> Self {
+        self.body[4..8].copy_from_slice(&sequence.to_be_bytes());
+        self.body[8..12].copy_from_slice(&acknowledgement.to_be_bytes());
+        self.body[14..16].copy_from_slice(&window.to_be_bytes());
+        self.body[16..18].fill(0);
+        self.with_checksum(16)
+    }
+
     /// SCTP's common header and one chunk type (RFC 9260); the checksum is zero, which nobody on the way reads.
     #[must_use]
     pub fn sctp(from: Socket, to: Socket) -> Self {

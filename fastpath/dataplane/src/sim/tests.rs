@@ -13,6 +13,7 @@ mod flows;
 mod host;
 mod icmp;
 mod ipv6;
+mod limits;
 mod local;
 mod nd;
 mod policy;

@@ -23,7 +23,7 @@ use crate::batch::{Egress, Ingress, Slot, Verdict};
 use crate::drop_reason::DropReason;
 use crate::flow::{FlowEntry, FlowFlags, FlowKey, FlowNote, Inserted, State, Way};
 use crate::stage::parse::{self, Icmp, Parsed, Quoted};
-use crate::stage::{Context, source};
+use crate::stage::{Context, limit, source};
 use crate::table::{ClassId, Deciding, EndpointIndex, FlowDirection, FlowTuple, PolicyListId, RuleId};
 
 const TCP: u8 = Protocol::TCP.0;
@@ -274,6 +274,9 @@ fn unknown(context: &mut Context, slot: &mut Slot, out: bool) {
     let key = slot.flow_key;
     if !out && let Some(reason) = source::out_of_place(context, slot) {
         return slot.drop(reason);
+    }
+    if limit::refuses_connection(context, slot, key.endpoint(), out) {
+        return;
     }
     let (peer, _) = key.remote();
     let Some(grounds) = Grounds::of(context, key.endpoint(), peer, out) else {

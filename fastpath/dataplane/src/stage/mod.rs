@@ -4,6 +4,7 @@
 pub mod arp;
 pub mod flow;
 pub mod icmp_error;
+pub mod limit;
 pub mod nd;
 pub mod parse;
 pub mod rewrite;
@@ -21,8 +22,10 @@ use crate::clock::Tick;
 use crate::counters::WorkerCounters;
 use crate::flow::{Carried, FlowTable, Gone};
 use crate::packet::Packet;
-use crate::pipeline::{Links, RateLimit, UNKNOWN_NEIGHBORS_MAX};
+use crate::pipeline::{Links, UNKNOWN_NEIGHBORS_MAX};
 use crate::policy_log::Recorder;
+use crate::rate_limit::RateLimit;
+use crate::stage::limit::Limiter;
 use crate::table::{Deciding, RuleCount, RuleId, Tables};
 use crate::worker::WorkerIndex;
 
@@ -58,6 +61,8 @@ pub struct Context<'a> {
     pub answers: &'a mut Vec<Slot>,
     /// How many ICMP errors may still be sent.
     pub icmp_limit: &'a mut RateLimit,
+    /// What this worker's endpoints may move.
+    pub limits: &'a mut Limiter,
     /// Where judgements go that are to be logged.
     pub recorder: &'a mut Recorder,
     /// Next hops that packets needed and nobody knew.

@@ -29,12 +29,77 @@ pub struct Endpoint {
     pub staged_in: Option<PolicyListId>,
     /// What would judge packets from it if staged policies took effect; None: the same.
     pub staged_out: Option<PolicyListId>,
+    /// What it may be sent.
+    pub limits_in: Limits,
+    /// What it may send.
+    pub limits_out: Limits,
     /// Further sources that it may send from.
     pub allowed_sources: Arc<[Prefix]>,
     /// "namespace/pod".
     pub id: Arc<str>,
     /// The host's side of its veth.
     pub interface: Arc<str>,
+}
+
+/// What an endpoint may move in one direction; 0: as much as it likes, or where it qualifies another, the default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Limits {
+    /// Packets a second.
+    pub packets_per_second: u64,
+    /// Packets at once.
+    pub packet_burst: u64,
+    /// Bits a second, on average.
+    pub bits_per_second: u64,
+    /// Bits at once, at the peak rate.
+    pub burst_bits: u64,
+    /// Bits a second, never more.
+    pub peak_bits_per_second: u64,
+    /// Bytes at once, never more.
+    pub peak_burst_bytes: u64,
+    /// Connections open at once.
+    pub connections: u64,
+}
+
+/// An endpoint that has limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limited {
+    /// Which.
+    pub endpoint: EndpointIndex,
+    /// The worker that owns it.
+    pub worker: u16,
+    /// What it may be sent.
+    pub into: Limits,
+    /// What it may send.
+    pub out: Limits,
+}
+
+/// The endpoints that have limits.
+#[derive(Debug, Clone, Default)]
+pub struct LimitedEndpoints(Arc<[Limited]>);
+
+impl LimitedEndpoints {
+    /// Those of `endpoints` that have any; what was known of them before, if it is the same.
+    pub(super) fn of<'a>(
+        endpoints: impl Iterator<Item = (EndpointIndex, &'a Endpoint)>,
+        former: &LimitedEndpoints,
+    ) -> LimitedEndpoints {
+        let none = Limits::default();
+        let limited: Vec<Limited> = endpoints
+            .filter(|(_, e)| e.limits_in != none || e.limits_out != none)
+            .map(|(endpoint, e)| Limited { endpoint, worker: e.worker, into: e.limits_in, out: e.limits_out })
+            .collect();
+        if *limited == *former.0 { former.clone() } else { LimitedEndpoints(limited.into()) }
+    }
+
+    /// Whether nothing has changed since `other`.
+    pub fn is(&self, other: &LimitedEndpoints) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Limited> {
+        self.0.iter()
+    }
 }
 
 /// A few addresses, in place.
@@ -90,6 +155,7 @@ pub(super) const PAGE: usize = 64;
 #[derive(Debug, Clone, Default)]
 pub struct EndpointTable {
     pub(super) endpoints: Paged<Option<Arc<Endpoint>>, PAGE>,
+    pub(super) limited: LimitedEndpoints,
 }
 
 impl EndpointTable {
@@ -97,6 +163,11 @@ impl EndpointTable {
     #[inline]
     pub fn get(&self, index: EndpointIndex) -> Option<&Endpoint> {
         self.endpoints.get(index.0 as usize)?.as_deref()
+    }
+
+    /// Those that have limits.
+    pub fn limited(&self) -> &LimitedEndpoints {
+        &self.limited
     }
 
     /// All of them.

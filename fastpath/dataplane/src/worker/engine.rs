@@ -11,7 +11,7 @@ use crate::batch::{BATCH_MAX, Batch, Egress, Ingress, Slot, Step, UplinkIndex, V
 use crate::clock::Tick;
 use crate::counters::{PortCounters, WorkerCounters};
 use crate::drop_reason::DropReason;
-use crate::flow::{Aged, FlowEntry, Timeouts};
+use crate::flow::{Aged, FlowEntry};
 use crate::handover::Peer;
 use crate::packet::Packet;
 use crate::pipeline::{EndpointLink, Link, Pipeline, Surroundings, Uplink};
@@ -151,9 +151,7 @@ impl Engine {
     #[inline]
     pub fn adopt(&mut self) {
         if self.tables.refresh() {
-            if let Some(node) = self.tables.get().node.config() {
-                self.pipeline.flows.set_timeouts(Timeouts::new(&node.flow_timeouts));
-            }
+            self.pipeline.follow(self.tables.get());
             self.counters.pipeline.tables_adopted.add(1);
         }
     }

@@ -10,7 +10,7 @@ use super::super::world::{
 };
 use super::super::{FIRST_UPLINK, POD_MAC, PortName, UPLINK_MAC};
 use super::support::*;
-use super::{encapsulations, flows, host, ipv6, nd, workers};
+use super::{encapsulations, flows, host, ipv6, limits, nd, workers};
 use crate::drop_reason::DropReason::{self, *};
 use crate::packet::{Offload, Packet};
 use crate::stage::arp::GATEWAY_MAC;
@@ -487,6 +487,7 @@ fn every_drop_reason_is_reached_by_a_packet_test() {
         oversized,
         denied,
         flows::table_full,
+        limits::exceeded,
         workers::lent_frames_used_up,
         host::closed,
         ipv6::uncarried,

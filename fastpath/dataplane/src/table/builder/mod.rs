@@ -21,7 +21,7 @@ use std::sync::Arc;
 use caracal_plane_api as plane;
 use caracal_wire::MacAddr;
 
-use super::endpoint::{self, Endpoint, EndpointIndex, EndpointTable};
+use super::endpoint::{self, Endpoint, EndpointIndex, EndpointTable, LimitedEndpoints};
 use super::fib::{FibEntry, NextHop, Origin};
 use super::host::{Hook, HookLists, HostEndpoint, HostEndpoints, HostExplanation, HostPacket};
 use super::lpm::LpmBuilder;
@@ -79,6 +79,7 @@ struct Endpoints {
     table: PagedBuilder<Option<Arc<Endpoint>>, { endpoint::PAGE }>,
     /// Who has an address. Two may for a moment, when a pod's address is given to another: the newer gets its packets.
     owners: BTreeMap<IpAddr, BTreeSet<EndpointIndex>>,
+    limited: LimitedEndpoints,
     ever: u32,
     /// Those to look at in the next build.
     dirty: BTreeSet<Arc<str>>,
@@ -212,8 +213,15 @@ impl TableBuilder {
         if self.policy.settle() {
             self.rebind_endpoints();
         }
-        for id in std::mem::take(&mut self.endpoints.dirty) {
-            self.build_endpoint(&id);
+        let dirty = std::mem::take(&mut self.endpoints.dirty);
+        for id in &dirty {
+            self.build_endpoint(id);
+        }
+        if !dirty.is_empty() {
+            self.endpoints.limited = LimitedEndpoints::of(
+                self.endpoints.by_id.values().map(|(index, endpoint)| (*index, &**endpoint)),
+                &self.endpoints.limited,
+            );
         }
         for id in std::mem::take(&mut self.hosts.dirty) {
             self.build_host(&id);
@@ -230,7 +238,10 @@ impl TableBuilder {
             generation: self.generation,
             node: NodeTable::new(node),
             fib: self.routes.snapshot(),
-            endpoints: EndpointTable { endpoints: self.endpoints.table.snapshot() },
+            endpoints: EndpointTable {
+                endpoints: self.endpoints.table.snapshot(),
+                limited: self.endpoints.limited.clone(),
+            },
             host_endpoints: self.hosts.table.clone(),
             policy: self.policy.snapshot(),
             tunnels: TunnelTable {
@@ -422,6 +433,8 @@ impl TableBuilder {
                 staged_out: staged(self, FlowDirection::Egress, &spec.staged_egress),
                 id: Arc::clone(id),
                 interface: Arc::clone(&spec.interface),
+                limits_in: spec.limits_in,
+                limits_out: spec.limits_out,
                 allowed_sources: Arc::clone(&spec.allowed_sources),
             });
             self.endpoints.table.set(index.0 as usize, Some(Arc::clone(&endpoint)));

@@ -252,9 +252,23 @@ pub(super) fn endpoint_from_plane(stated: &plane::Endpoint) -> Result<EndpointSp
         egress: tiers_from_plane(&stated.egress)?,
         profiles: names_from_plane(&stated.profiles),
         allowed_sources: allowed_sources.collect::<Result<_, _>>()?,
+        limits_in: stated.ingress_limits.as_ref().map(limits_from_plane).unwrap_or_default(),
+        limits_out: stated.egress_limits.as_ref().map(limits_from_plane).unwrap_or_default(),
         staged_ingress: staged_from_plane(stated.staged_ingress.as_ref())?,
         staged_egress: staged_from_plane(stated.staged_egress.as_ref())?,
     })
+}
+
+fn limits_from_plane(stated: &plane::Limits) -> crate::table::Limits {
+    crate::table::Limits {
+        packets_per_second: stated.packets_per_second,
+        packet_burst: stated.packet_burst,
+        bits_per_second: stated.bits_per_second,
+        burst_bits: stated.burst_bits,
+        peak_bits_per_second: stated.peak_bits_per_second,
+        peak_burst_bytes: stated.peak_burst_bytes,
+        connections: stated.connections,
+    }
 }
 
 pub(super) fn host_endpoint_from_plane(stated: &plane::HostEndpoint) -> Result<HostEndpointSpec, Malformed> {

@@ -18,7 +18,7 @@ use super::parse::{
     endpoint_from_plane, host_endpoint_from_plane, key_of, members, node_from_plane, target_from_plane,
     tunnel_from_plane,
 };
-use crate::table::endpoint::Addresses;
+use crate::table::endpoint::{Addresses, Limits};
 use crate::table::fib::Encapsulation;
 use crate::table::host::Hook;
 use crate::table::node::NodeConfig;
@@ -107,6 +107,8 @@ pub(super) struct EndpointSpec {
     pub egress: Vec<TierSpec>,
     pub profiles: Vec<Arc<str>>,
     pub allowed_sources: Arc<[Prefix]>,
+    pub limits_in: Limits,
+    pub limits_out: Limits,
     /// None: the same as is enforced.
     pub staged_ingress: Option<Vec<TierSpec>>,
     pub staged_egress: Option<Vec<TierSpec>>,
