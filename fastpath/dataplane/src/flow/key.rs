@@ -81,7 +81,7 @@ impl FlowKey {
 const MAPPED: u64 = 0xffff << 32;
 
 #[inline]
-fn words(address: IpAddr) -> [u64; 2] {
+pub(crate) fn words(address: IpAddr) -> [u64; 2] {
     match address {
         IpAddr::V4(v4) => [0, MAPPED | u64::from(v4.to_bits())],
         IpAddr::V6(v6) => {
@@ -97,7 +97,7 @@ fn address(words: [u64; 2]) -> IpAddr {
 }
 
 #[inline]
-fn fold(a: u64, b: u64) -> u64 {
+pub(crate) fn fold(a: u64, b: u64) -> u64 {
     let product = u128::from(a) * u128::from(b);
     (product >> 64) as u64 ^ product as u64
 }

@@ -9,7 +9,7 @@
 //! Readers hold an `Arc<Tables>`, look up without locks or allocation, and see a transaction whole or not at all.
 //! Indexes that readers may keep beyond a generation — in flow entries, say — are never reused for another thing within a
 //! process: [`EndpointIndex`], [`TunnelIndex`], [`NeighborIndex`], [`policy::PolicyListId`], [`policy::ClassId`],
-//! [`policy::RuleId`]. An index whose thing is gone looks up as None.
+//! [`policy::RuleId`], [`ServiceIndex`]. An index whose thing is gone looks up as None.
 
 pub mod builder;
 pub mod endpoint;
@@ -22,6 +22,7 @@ pub mod paged;
 pub mod policy;
 pub mod prefix;
 pub mod rule_counters;
+pub mod service;
 pub mod tunnel;
 
 pub use builder::{ApplyError, AssignWorker, KernelRoute, Malformed, TableBuilder};
@@ -39,6 +40,7 @@ pub use policy::{
 };
 pub use prefix::Prefix;
 pub use rule_counters::{Deciding, RuleCount, RuleCounters};
+pub use service::{Asker, Backend, Backends, Frontend, Service, ServiceIndex, ServiceTable};
 pub use tunnel::{Tunnel, TunnelEnd, TunnelIndex, TunnelTable, Underlay, Vtep};
 
 /// A version of the tables. Grows by one with every publication.
@@ -64,4 +66,8 @@ pub struct Tables {
     pub tunnels: TunnelTable,
     /// Link-layer addresses of next hops.
     pub neighbors: NeighborTable,
+    /// Who answers for addresses and ports that nobody has.
+    pub services: ServiceTable,
+    /// How many workers there are: who owns what is not an endpoint's depends on it.
+    pub workers: u16,
 }

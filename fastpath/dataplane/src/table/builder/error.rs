@@ -91,8 +91,8 @@ pub enum Malformed {
     /// More than 24 bits.
     #[error("VNI {0} has more than 24 bits")]
     Vni(u32),
-    /// Above 255.
-    #[error("protocol {0} is above 255")]
+    /// Above 255, or 0 where there must be one.
+    #[error("protocol {0} is above 255, or none")]
     Protocol(u32),
     /// Packed addresses that do not come out even.
     #[error("{bytes} bytes of packed addresses are no multiple of {each}")]
@@ -117,6 +117,14 @@ pub enum Malformed {
     /// More addresses than an endpoint can have.
     #[error("{given} addresses, at most {most} are supported")]
     TooManyAddresses {
+        /// How many were given.
+        given: usize,
+        /// How many there can be.
+        most: usize,
+    },
+    /// More backends than a service can have.
+    #[error("{given} backends, at most {most} are supported: split the service")]
+    TooManyBackends {
         /// How many were given.
         given: usize,
         /// How many there can be.

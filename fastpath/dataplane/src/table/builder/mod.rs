@@ -10,6 +10,7 @@
 mod error;
 mod parse;
 mod routes;
+mod services;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -36,6 +37,7 @@ use super::prefix::Prefix;
 use super::tunnel::{self, Tunnel, TunnelEnd, TunnelIndex, TunnelTable, Underlay};
 use super::{Generation, RuleId, Tables};
 use routes::Routes;
+use services::Services;
 use state::{Change, EndpointSpec, Key, State, Target, Thing, TierSpec, TunnelSpec};
 
 pub use error::{ApplyError, Malformed};
@@ -69,6 +71,8 @@ pub struct TableBuilder {
     hosts: Hosts,
     tunnels: Tunnels,
     neighbors: Neighbors,
+    services: Services,
+    workers: u16,
     /// The ways to other nodes may have changed.
     underlay_is_stale: bool,
 }
@@ -121,6 +125,8 @@ impl TableBuilder {
             hosts: Hosts::default(),
             tunnels: Tunnels::default(),
             neighbors: Neighbors::default(),
+            services: Services::new(workers),
+            workers,
             underlay_is_stale: false,
         }
     }
@@ -236,6 +242,8 @@ impl TableBuilder {
         };
         Arc::new(Tables {
             generation: self.generation,
+            workers: self.workers,
+            services: self.services.snapshot(),
             node: NodeTable::new(node),
             fib: self.routes.snapshot(),
             endpoints: EndpointTable {
@@ -349,7 +357,13 @@ impl TableBuilder {
                     };
                 }
             }
-            (Key::Service(_), _) => {}
+            (Key::Service(id), thing) => {
+                let spec = match thing {
+                    Some(Thing::Service(spec)) => Some(spec),
+                    _ => None,
+                };
+                self.services.set(id, spec);
+            }
             (Key::HostEndpoint(id), _) => {
                 self.hosts.dirty.insert(Arc::clone(id));
             }

@@ -9,7 +9,9 @@ use caracal_plane_api::op::Op;
 use caracal_wire::MacAddr;
 
 use super::error::Malformed;
-use super::state::{EndpointSpec, HookSpec, HostEndpointSpec, Key, Target, TierSpec, TunnelSpec};
+use super::state::{
+    EndpointSpec, FrontendSpec, HookSpec, HostEndpointSpec, Key, ServiceSpec, Target, TierSpec, TunnelSpec,
+};
 use crate::table::endpoint::{Addresses, MAX_ADDRESSES};
 use crate::table::fib::Encapsulation;
 use crate::table::node::{
@@ -17,6 +19,7 @@ use crate::table::node::{
 };
 use crate::table::policy::{Member, RuleOwner};
 use crate::table::prefix::{Prefix, PrefixError, address_from_plane};
+use crate::table::service::{BACKENDS_MAX, Backend};
 use crate::table::tunnel::Vtep;
 
 /// What an operation is about.
@@ -292,6 +295,45 @@ pub(super) fn host_endpoint_from_plane(stated: &plane::HostEndpoint) -> Result<H
             hook(&stated.forward)?,
         ],
         profiles: names_from_plane(&stated.profiles),
+    })
+}
+
+pub(super) fn service_from_plane(stated: &plane::Service) -> Result<ServiceSpec, Malformed> {
+    let protocol = u8::try_from(stated.protocol).ok().filter(|protocol| *protocol != 0);
+    let port = |port: u32| u16::try_from(port).ok().filter(|p| *p != 0).ok_or(Malformed::Port(port));
+    let frontend = |frontend: &plane::Frontend| -> Result<FrontendSpec, Malformed> {
+        Ok(FrontendSpec {
+            address: match frontend.address.as_slice() {
+                [] => None,
+                address => Some(address_from_plane(address)?),
+            },
+            port: port(frontend.port)?,
+            external: frontend.external,
+            sources: prefixes_from_plane(&frontend.sources)?.into(),
+        })
+    };
+    let backends = |stated: &[plane::Backend]| -> Result<Vec<Backend>, Malformed> {
+        let backends = stated.iter().map(|backend| {
+            Ok(Backend { address: address_from_plane(&backend.address)?, port: port(backend.port)? })
+        });
+        let mut backends = backends.collect::<Result<Vec<Backend>, Malformed>>()?;
+        backends.sort_unstable();
+        backends.dedup();
+        match backends.len() {
+            given if given > BACKENDS_MAX => Err(Malformed::TooManyBackends { given, most: BACKENDS_MAX }),
+            _ => Ok(backends),
+        }
+    };
+    Ok(ServiceSpec {
+        protocol: protocol.ok_or(Malformed::Protocol(stated.protocol))?,
+        frontends: stated.frontends.iter().map(frontend).collect::<Result<_, _>>()?,
+        cluster: backends(&stated.cluster)?,
+        local: backends(&stated.local)?,
+        draining: backends(&stated.draining)?,
+        internal_local: stated.internal_local,
+        external_local: stated.external_local,
+        // More than 49 days is as good as 49 days.
+        affinity_ms: stated.affinity_seconds.saturating_mul(1000),
     })
 }
 

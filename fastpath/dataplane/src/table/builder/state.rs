@@ -15,8 +15,8 @@ use rustc_hash::FxHashSet;
 
 use super::error::{ApplyError, Malformed};
 use super::parse::{
-    endpoint_from_plane, host_endpoint_from_plane, key_of, members, node_from_plane, target_from_plane,
-    tunnel_from_plane,
+    endpoint_from_plane, host_endpoint_from_plane, key_of, members, node_from_plane, service_from_plane,
+    target_from_plane, tunnel_from_plane,
 };
 use crate::table::endpoint::{Addresses, Limits};
 use crate::table::fib::Encapsulation;
@@ -24,6 +24,7 @@ use crate::table::host::Hook;
 use crate::table::node::NodeConfig;
 use crate::table::policy::{Member, Owner, PolicyBuilder, RuleList, RuleOwner, SetId};
 use crate::table::prefix::Prefix;
+use crate::table::service::{Backend, FrontendKey};
 use crate::table::tunnel::Vtep;
 
 /// Names a thing. The order is that in which changes are taken on: what is referred to comes before what refers.
@@ -66,6 +67,7 @@ pub(super) enum Thing {
     Route(Target),
     Endpoint(Arc<EndpointSpec>),
     HostEndpoint(Arc<HostEndpointSpec>),
+    Service(Arc<ServiceSpec>),
 }
 
 /// A policy's or profile's rules.
@@ -136,10 +138,38 @@ pub(super) struct TierSpec {
     pub policies: Vec<RuleOwner>,
 }
 
+/// What is stated of a service's port. Backends are sorted.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct ServiceSpec {
+    pub protocol: u8,
+    pub frontends: Vec<FrontendSpec>,
+    pub cluster: Vec<Backend>,
+    pub local: Vec<Backend>,
+    pub draining: Vec<Backend>,
+    pub internal_local: bool,
+    pub external_local: bool,
+    pub affinity_ms: u32,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct FrontendSpec {
+    /// None: a node port.
+    pub address: Option<IpAddr>,
+    pub port: u16,
+    pub external: bool,
+    pub sources: Arc<[Prefix]>,
+}
+
+impl FrontendSpec {
+    pub fn key(&self, protocol: u8) -> FrontendKey {
+        FrontendKey { address: self.address, protocol, port: self.port }
+    }
+}
+
 impl Thing {
     fn references(&self) -> Vec<Key> {
         match self {
-            Thing::Node(_) | Thing::Set(_) | Thing::Tunnel(_) => Vec::new(),
+            Thing::Node(_) | Thing::Set(_) | Thing::Tunnel(_) | Thing::Service(_) => Vec::new(),
             Thing::Rules(rules) => rules.sets.iter().cloned().map(Key::Set).collect(),
             Thing::Route(Target::Remote { node, .. }) => vec![Key::Tunnel(Arc::clone(node))],
             Thing::Route(_) => Vec::new(),
@@ -167,6 +197,7 @@ impl Thing {
             (Thing::Route(a), Thing::Route(b)) => a == b,
             (Thing::Endpoint(a), Thing::Endpoint(b)) => a == b,
             (Thing::HostEndpoint(a), Thing::HostEndpoint(b)) => a == b,
+            (Thing::Service(a), Thing::Service(b)) => a == b,
             _ => false,
         }
     }
@@ -333,9 +364,11 @@ impl State {
                 Some(Thing::Tunnel(Arc::new(tunnel_from_plane(stated).map_err(malformed)?)))
             }
             Op::Route(stated) => Some(Thing::Route(target_from_plane(stated).map_err(malformed)?)),
-            // Becomes a thing with the table of services.
-            Op::Service(_) | Op::ServiceRemove(_) => return Ok(()),
-            Op::PolicyRemove(_)
+            Op::Service(stated) => {
+                Some(Thing::Service(Arc::new(service_from_plane(stated).map_err(malformed)?)))
+            }
+            Op::ServiceRemove(_)
+            | Op::PolicyRemove(_)
             | Op::ProfileRemove(_)
             | Op::EndpointRemove(_)
             | Op::HostEndpointRemove(_)
