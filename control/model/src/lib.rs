@@ -23,5 +23,6 @@ pub mod object;
 pub mod policy;
 pub mod protocol;
 pub mod selector;
+pub mod services;
 mod validate;
 mod yaml;

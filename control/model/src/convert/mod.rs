@@ -30,6 +30,7 @@ pub use calico_policy::{
 };
 pub use cluster_network_policy::cluster_network_policy;
 pub use converted::{ConvertedPolicy, DroppedRule};
+pub(crate) use endpoint_slice::SERVICE_NAME;
 pub use endpoint_slice::{ServiceEndpoints, ServicePort, endpoint_slice};
 pub use felix::{
     EndpointToHost, EstablishedFlows, FailsafePort, FelixSettings, FlowTimeouts, MtuSettings,
@@ -43,8 +44,9 @@ pub(crate) use pod::container_ports;
 pub use pod::{NamedPort, PodEndpoint, is_finished, pod_addresses, pod_endpoint};
 pub use pool::{Between, Pool, PoolMode, ip_pool};
 pub use profile::{default_allow_profile, namespace_profile, profile, service_account_profile};
+pub(crate) use service::cluster_ips;
 pub use service::{
-    AFFINITY_SECONDS, Locality, Preference, ServedFrontend, ServedPort, ServiceInfo, ServiceInfoPort, SliceEndpoint, SliceInfo,
-    served_ports, service, service_slice,
+    AFFINITY_SECONDS, Locality, Preference, ServedFrontend, ServedPort, ServiceInfo, ServiceInfoPort,
+    SliceEndpoint, SliceInfo, served_ports, service, service_slice,
 };
 pub use tier::{tier, well_known_tiers};
