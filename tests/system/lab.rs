@@ -37,9 +37,14 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Nothing yet.
+    pub fn bare() -> Self {
+        Self { objects: Vec::new(), lab: json!({}) }
+    }
+
     /// Pods of the namespace `default`, as (name, node), each labelled `app: NAME`.
     pub fn pods(pods: &[(&str, &str)]) -> Self {
-        let mut plan = Self { objects: Vec::new(), lab: json!({}) };
+        let mut plan = Self::bare();
         for (name, node) in pods {
             plan.objects.push(pod(name, node));
         }

@@ -21,6 +21,7 @@ mod forgery;
 mod kubectl;
 mod lab;
 mod machine;
+mod migration;
 mod operator;
 mod paths;
 mod policy;

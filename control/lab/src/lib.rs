@@ -23,6 +23,7 @@ mod ready;
 mod responder;
 mod run;
 mod sctp;
+mod service_routes;
 mod state;
 mod stop;
 mod wire;

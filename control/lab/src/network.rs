@@ -29,7 +29,10 @@ use caracal_model::{
 };
 use nix::mount::{MsFlags, mount};
 
-use crate::{error::LabError, kernel_node, mtu, name::LabName, state::State, stop::Stop};
+use crate::{
+    error::LabError, kernel_node, mtu, name::LabName, service_routes::service_routes, state::State,
+    stop::Stop,
+};
 
 /// The nodes' uplink.
 pub const UPLINK: &str = "uplink0";
@@ -144,7 +147,7 @@ pub fn build(world: &World, name: &LabName, state: &State, stop: &Stop) -> Resul
             kernel_node::build(world, name, index, mtu)?;
         }
     }
-    routes_to_pods(world, name)?;
+    bgp_routes(world, name)?;
     for (index, pod) in world.pods.iter().enumerate() {
         stop.check()?;
         let (false, false, Some(node)) =
@@ -308,8 +311,9 @@ fn node_links(
     })
 }
 
-/// The router knows the nodes' blocks, and each pod whose address lies in another block than its node's: what BGP would have told it.
-fn routes_to_pods(world: &World, name: &LabName) -> Result<(), LabError> {
+/// The router knows the nodes' blocks, each pod whose address lies in another block than its node's, and services' external addresses: what
+/// BGP would have told it.
+fn bgp_routes(world: &World, name: &LabName) -> Result<(), LabError> {
     inside(&name.fabric(), "fabric", |netlink| {
         for (index, node) in world.nodes.iter().enumerate() {
             for leg in legs(node) {
@@ -318,6 +322,12 @@ fn routes_to_pods(world: &World, name: &LabName) -> Result<(), LabError> {
                     netlink.add_route(&route).map_err(LabError::netlink("fabric"))?;
                 }
             }
+        }
+        for (address, index) in service_routes(world) {
+            let node = world.nodes.get(index).and_then(|node| node.address_like(address));
+            let Some(node) = node else { continue };
+            let route = Route::via(address, host_length(address), node);
+            netlink.add_route(&route).map_err(LabError::netlink("fabric"))?;
         }
         Ok(())
     })
