@@ -1,0 +1,373 @@
+//! Giving addresses.
+//!
+//! ```text
+//!   pools that qualify ─► own blocks, in the store's order ─► enough? done
+//!                          │ no: at the limit of blocks? ─► short
+//!                          ├─ a block that nobody has, from a place that the node's name gives ─► claim ─► take
+//!                          ├─ else an empty one of another node's, a minute old ─► reclaim ─► take
+//!                          └─ else, if blocks are not strictly their owners', borrow from any
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use caracal_model::cidr::Cidr;
+
+use crate::affinity::{self, AffinityError, AffinityState, Claim};
+use crate::block::{Attributes, Block, Owner};
+use crate::handle::{HandleError, decrement, increment};
+use crate::pool::{Pool, Use, World};
+use crate::store::{Key, Record, Store, StoreError, WriteError, block};
+use crate::{Nanoseconds, RETRIES};
+
+/// An empty block of another owner's is left to it for so long.
+const RECLAIM_AFTER_S: u64 = 60;
+/// Blocks that are looked at for a free one beyond those that exist: reserved ones, that is.
+const RESERVED_MAX: usize = 1 << 16;
+
+/// What is asked for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AutoAssign {
+    /// IPv4 addresses.
+    pub v4: usize,
+    /// IPv6 addresses.
+    pub v6: usize,
+    /// The handle to release them by, and who has them.
+    pub attributes: Attributes,
+    /// Who asks, and owns the blocks that are claimed.
+    pub owner: Owner,
+    /// Exactly these pools, by their CIDRs; none: those that select the asker.
+    pub pools: Vec<Cidr>,
+    /// What they are for.
+    pub usage: Use,
+    /// How many blocks the owner may have; 0: as the settings say.
+    pub max_blocks: u32,
+}
+
+/// What was given.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Assigned {
+    /// Addresses, with the prefix lengths of their blocks.
+    pub addresses: Vec<(IpAddr, u8)>,
+    /// Why they are fewer than asked for.
+    pub short: Option<Short>,
+}
+
+/// Why fewer addresses were given than asked for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Short {
+    /// The owner may have no more blocks.
+    #[error(
+        "{owner} has {limit} blocks, as many as it may; raise maxBlocksPerHost of IPAMConfiguration, or the pool's blockSize"
+    )]
+    BlockLimit {
+        /// Who asked.
+        owner: Owner,
+        /// How many it may have.
+        limit: u32,
+    },
+    /// The pools are used up.
+    #[error("no free address in pools {0}; add a pool, or remove pods")]
+    Exhausted(String),
+    /// The pools have no free block, and others' are not borrowed from.
+    #[error("no free block in pools {0}, and with strictAffinity others' are not borrowed from; add a pool")]
+    Strict(String),
+}
+
+/// Why no address was given.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AssignError {
+    /// A requested pool.
+    #[error("there is no enabled pool {0}")]
+    NoSuchPool(Cidr),
+    /// No pool is for the one who asks.
+    #[error("no configured Calico pools for node {node}")]
+    NoPools {
+        /// The node.
+        node: String,
+    },
+    /// No pool is for that.
+    #[error("no qualified pool: none of the pools allows addresses for {usage:?}")]
+    NoQualifiedPool {
+        /// For what.
+        usage: Use,
+    },
+    /// An address that is in no pool.
+    #[error("{0} is in no enabled pool")]
+    NotInAPool(IpAddr),
+    /// Somebody has it.
+    #[error("{0} is given already, or cools down")]
+    AlreadyGiven(IpAddr),
+    /// It is of a block of somebody else's.
+    #[error(
+        "{address} is of block {cidr}, which is not {owner}'s, and with strictAffinity others' are not borrowed from"
+    )]
+    NotYourBlock {
+        /// The address.
+        address: IpAddr,
+        /// Its block.
+        cidr: Cidr,
+        /// Who asked.
+        owner: Owner,
+    },
+    /// Others changed the block each time.
+    #[error("block {0}: others changed it in every one of {RETRIES} attempts")]
+    Contended(Cidr),
+    /// A block could not be claimed.
+    #[error(transparent)]
+    Affinity(#[from] AffinityError),
+    /// The handle could not be changed.
+    #[error(transparent)]
+    Handle(#[from] HandleError),
+    /// The store could not be asked.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Gives addresses of both families, as many as asked for if there are any. Fewer is no error: [`Assigned::short`] says why,
+/// and the caller gives back what it does not want.
+///
+/// # Errors
+/// No pool qualifies, or the store could not be asked. Addresses that were given before that are released by their handle.
+pub async fn auto_assign<S: Store>(
+    store: &S,
+    world: &World,
+    wanted: &AutoAssign,
+    now: Nanoseconds,
+) -> Result<(Assigned, Assigned), AssignError> {
+    let mut given = [Assigned::default(), Assigned::default()];
+    for ((ipv4, count), given) in [(true, wanted.v4), (false, wanted.v6)].into_iter().zip(&mut given) {
+        if count > 0 {
+            *given = of_family(store, world, wanted, ipv4, count, now).await?;
+        }
+    }
+    let [v4, v6] = given;
+    Ok((v4, v6))
+}
+
+async fn of_family<S: Store>(
+    store: &S,
+    world: &World,
+    wanted: &AutoAssign,
+    ipv4: bool,
+    count: usize,
+    now: Nanoseconds,
+) -> Result<Assigned, AssignError> {
+    let owner = &wanted.owner;
+    let requested: Vec<Cidr> = wanted.pools.iter().copied().filter(|pool| pool.is_ipv4() == ipv4).collect();
+    let pools = world.candidates(ipv4, &requested, wanted.usage, owner.name())?;
+    let taker = Taker { store, world, attributes: &wanted.attributes, now };
+    let mut given = Assigned::default();
+
+    let mut own = BTreeSet::new();
+    for (claim, _) in store.affinities(owner).await? {
+        if claim.cidr.is_ipv4() != ipv4 {
+            continue;
+        }
+        let pool = world.pools.iter().find(|pool| pool.cidr.covers(&claim.cidr));
+        if pool.is_some_and(|pool| !world.selects_node(pool)) {
+            // Kept while it is used; who cannot be asked now is asked the next time.
+            let _ = affinity::release(store, owner, claim.cidr, true).await;
+        }
+        if !pools.iter().any(|pool| pool.cidr.covers(&claim.cidr)) {
+            continue;
+        }
+        own.insert(claim.cidr);
+        if given.addresses.len() < count && claim.state != AffinityState::PendingDeletion {
+            if claim.state == AffinityState::Pending
+                && affinity::claim(store, owner, claim.cidr, world.settings.strict_affinity, now).await?
+                    == Claim::Taken
+            {
+                own.remove(&claim.cidr);
+                continue;
+            }
+            taker.take(claim.cidr, Some(owner), count, &mut given).await?;
+        }
+    }
+
+    let limit = world.block_limit(wanted.max_blocks);
+    let mut attempts = 0;
+    while given.addresses.len() < count {
+        if own.len() as u64 >= u64::from(limit) {
+            given.short = Some(Short::BlockLimit { owner: owner.clone(), limit });
+            return Ok(given);
+        }
+        attempts += 1;
+        let found = match world.settings.auto_allocate_blocks && attempts <= RETRIES {
+            true => new_block(store, world, &pools, owner, &own, now).await?,
+            false => None,
+        };
+        let Some(cidr) = found else { break };
+        own.insert(cidr);
+        taker.take(cidr, Some(owner), count, &mut given).await?;
+    }
+
+    let names = || pools.iter().map(|pool| pool.name.as_str()).collect::<Vec<_>>().join(", ");
+    if given.addresses.len() < count && world.settings.strict_affinity {
+        given.short = Some(Short::Strict(names()));
+        return Ok(given);
+    }
+    if given.addresses.len() < count {
+        for (block, _) in store.blocks().await? {
+            let is_candidate = pools.iter().any(|pool| pool.cidr.covers(&block.cidr()));
+            if is_candidate && given.addresses.len() < count {
+                taker.take(block.cidr(), None, count, &mut given).await?;
+            }
+        }
+    }
+    if given.addresses.len() < count {
+        given.short = Some(Short::Exhausted(names()));
+    }
+    Ok(given)
+}
+
+/// Claims a block that the owner does not have yet: one that does not exist, or that is the
+/// owner's and has lost its affinity; else an empty one that another has had for a while.
+async fn new_block<S: Store>(
+    store: &S,
+    world: &World,
+    pools: &[&Pool],
+    owner: &Owner,
+    own: &BTreeSet<Cidr>,
+    now: Nanoseconds,
+) -> Result<Option<Cidr>, AssignError> {
+    let existing: BTreeMap<Cidr, Block> =
+        store.blocks().await?.into_iter().map(|(block, _)| (block.cidr(), block)).collect();
+    let strict = world.settings.strict_affinity;
+    for pool in pools {
+        let is_single =
+            crate::block::size(Cidr::new(pool.cidr.address(), pool.block_length).unwrap_or(pool.cidr))
+                == Some(1);
+        let start = if is_single { u128::from(now.0) } else { u128::from(fnv32(owner.name())) };
+        for cidr in pool.blocks_from(start).take(existing.len() + RESERVED_MAX) {
+            let is_anothers = existing.get(&cidr).is_some_and(|block| block.owner.as_ref() != Some(owner));
+            if is_anothers || own.contains(&cidr) || world.is_all_reserved(cidr) {
+                continue;
+            }
+            if affinity::claim(store, owner, cidr, strict, now).await? == Claim::Ours {
+                return Ok(Some(cidr));
+            }
+        }
+    }
+    for pool in pools {
+        let of_pool = existing.values().filter(|block| pool.cidr.covers(&block.cidr()));
+        let left = of_pool.filter(|block| {
+            let is_old = block.claimed.is_none_or(|since| now.seconds_since(since) >= RECLAIM_AFTER_S);
+            block.is_empty() && is_old && !world.is_all_reserved(block.cidr())
+        });
+        for block in left {
+            let Some(former) = block.owner.as_ref().filter(|former| *former != owner) else { continue };
+            match affinity::release(store, former, block.cidr(), true).await {
+                Ok(()) => {}
+                Err(AffinityError::Store(error)) => return Err(error.into()),
+                Err(_) => continue,
+            }
+            if affinity::claim(store, owner, block.cidr(), strict, now).await? == Claim::Ours {
+                return Ok(Some(block.cidr()));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// FNV-1 of 32 bits: where a node begins to look for a block, so that nodes do not all want the same one.
+fn fnv32(text: &str) -> u32 {
+    text.bytes().fold(0x811c_9dc5, |hash: u32, byte| hash.wrapping_mul(0x0100_0193) ^ u32::from(byte))
+}
+
+/// Takes addresses from blocks.
+struct Taker<'a, S> {
+    store: &'a S,
+    world: &'a World,
+    attributes: &'a Attributes,
+    now: Nanoseconds,
+}
+
+impl<S: Store> Taker<'_, S> {
+    /// Takes from one block until there are `count`, or it has no more. `owner`: only if it is this one's; none: borrows.
+    async fn take(
+        &self,
+        cidr: Cidr,
+        owner: Option<&Owner>,
+        count: usize,
+        given: &mut Assigned,
+    ) -> Result<(), AssignError> {
+        for _ in 0..RETRIES {
+            let Some((mut block, revision)) = block(self.store, cidr).await? else { return Ok(()) };
+            if owner.is_some() && block.owner.as_ref() != owner || owner.is_none() && block.strict_affinity {
+                return Ok(());
+            }
+            block.end_cooldowns(self.world.settings.cooldown_s, self.now);
+            let missing = count - given.addresses.len();
+            let taken = block.take(missing, self.attributes, |address| self.world.is_reserved(address));
+            if taken.is_empty() {
+                return Ok(());
+            }
+            if self.write(block, revision, taken.len() as u64).await? {
+                given.addresses.extend(taken.into_iter().map(|address| (address, cidr.length())));
+                return Ok(());
+            }
+        }
+        Err(AssignError::Contended(cidr))
+    }
+
+    /// Counts addresses at the handle, then writes the block that gives them. False: somebody else was quicker.
+    async fn write(&self, mut block: Block, revision: S::Revision, count: u64) -> Result<bool, AssignError> {
+        let cidr = block.cidr();
+        let handle = self.attributes.handle.as_deref();
+        if let Some(handle) = handle {
+            increment(self.store, handle, cidr, count).await?;
+        }
+        block.count_write();
+        match self.store.swap(&Key::Block(cidr), Some(revision), Some(Record::Block(block))).await {
+            Ok(()) => Ok(true),
+            Err(WriteError::Conflict) => {
+                if let Some(handle) = handle {
+                    decrement(self.store, handle, cidr, count).await?;
+                }
+                Ok(false)
+            }
+            // It may have been written: the handle goes on counting it.
+            Err(WriteError::Store(error)) => Err(error.into()),
+        }
+    }
+}
+
+/// Gives one address, claiming its block for `owner` if there is none. Reservations and selectors are not looked at.
+///
+/// # Errors
+/// It is in no pool that may be used for `usage`, somebody has it, or its block is another's and that is strict.
+pub async fn assign_address<S: Store>(
+    store: &S,
+    world: &World,
+    address: IpAddr,
+    attributes: &Attributes,
+    owner: &Owner,
+    usage: Option<Use>,
+    now: Nanoseconds,
+) -> Result<(), AssignError> {
+    let pool = world.pool_of(address).ok_or(AssignError::NotInAPool(address))?;
+    if let Some(usage) = usage.filter(|usage| !pool.uses.contains(usage)) {
+        return Err(AssignError::NoQualifiedPool { usage });
+    }
+    let cidr = pool.block_of(address).ok_or(AssignError::NotInAPool(address))?;
+    let taker = Taker { store, world, attributes, now };
+    for _ in 0..RETRIES {
+        let Some((mut block, revision)) = block(store, cidr).await? else {
+            // Another's claim may come first; then it is another's block.
+            affinity::claim(store, owner, cidr, world.settings.strict_affinity, now).await?;
+            continue;
+        };
+        if world.settings.strict_affinity && block.owner.as_ref() != Some(owner) {
+            return Err(AssignError::NotYourBlock { address, cidr, owner: owner.clone() });
+        }
+        block.end_cooldowns(world.settings.cooldown_s, now);
+        if !block.take_address(address, attributes) {
+            return Err(AssignError::AlreadyGiven(address));
+        }
+        if taker.write(block, revision, 1).await? {
+            return Ok(());
+        }
+    }
+    Err(AssignError::Contended(cidr))
+}

@@ -1,0 +1,122 @@
+//! A store in memory whose every operation waits for its turn, and a scheduler that gives turns, kills and lies.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use caracal_ipam::{Affinity, Block, Key, Owner, Record, Store, StoreError, WriteError};
+
+/// A store. Clones share it.
+#[derive(Clone, Default)]
+pub struct Memory {
+    things: Rc<RefCell<BTreeMap<Key, (Record, u64)>>>,
+    writes: Rc<Cell<u64>>,
+    /// How many writes from now on one is made and yet reported as failed; 0: none.
+    lie_in: Rc<Cell<u64>>,
+}
+
+impl Memory {
+    pub fn things(&self) -> Vec<Record> {
+        self.things.borrow().values().map(|(record, _)| record.clone()).collect()
+    }
+
+    pub fn blocks_now(&self) -> Vec<Block> {
+        self.things()
+            .into_iter()
+            .filter_map(|thing| match thing {
+                Record::Block(block) => Some(block),
+                _ => None,
+            })
+            .collect()
+    }
+
+    #[allow(dead_code, reason = "not every test lies")]
+    pub fn lie_in(&self, writes: u64) {
+        self.lie_in.set(writes);
+    }
+}
+
+/// Pending once.
+struct Turn(bool);
+
+impl Future for Turn {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
+        if std::mem::replace(&mut self.0, true) { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+impl Store for Memory {
+    type Revision = u64;
+
+    async fn get(&self, key: &Key) -> Result<Option<(Record, u64)>, StoreError> {
+        Turn(false).await;
+        Ok(self.things.borrow().get(key).cloned())
+    }
+
+    async fn affinities(&self, owner: &Owner) -> Result<Vec<(Affinity, u64)>, StoreError> {
+        Turn(false).await;
+        let things = self.things.borrow();
+        let of = things.values().filter_map(|(record, revision)| match record {
+            Record::Affinity(affinity) if affinity.owner == *owner => Some((affinity.clone(), *revision)),
+            _ => None,
+        });
+        Ok(of.collect())
+    }
+
+    async fn blocks(&self) -> Result<Vec<(Block, u64)>, StoreError> {
+        Turn(false).await;
+        let things = self.things.borrow();
+        let blocks = things.values().filter_map(|(record, revision)| match record {
+            Record::Block(block) => Some((block.clone(), *revision)),
+            _ => None,
+        });
+        Ok(blocks.collect())
+    }
+
+    async fn swap(&self, key: &Key, expected: Option<u64>, new: Option<Record>) -> Result<(), WriteError> {
+        Turn(false).await;
+        let mut things = self.things.borrow_mut();
+        if things.get(key).map(|(_, revision)| *revision) != expected {
+            return Err(WriteError::Conflict);
+        }
+        self.writes.set(self.writes.get() + 1);
+        match new {
+            Some(record) => {
+                assert_eq!(record.key(), *key, "a thing is written under its own key");
+                things.insert(key.clone(), (record, self.writes.get()));
+            }
+            None => drop(things.remove(key)),
+        }
+        match self.lie_in.get() {
+            0 => Ok(()),
+            left => {
+                self.lie_in.set(left - 1);
+                if left == 1 { Err(StoreError("the connection was lost".into()).into()) } else { Ok(()) }
+            }
+        }
+    }
+}
+
+/// Polls once.
+#[allow(dead_code, reason = "not every test schedules")]
+pub fn step<T>(future: &mut Pin<Box<dyn Future<Output = T>>>) -> Option<T> {
+    match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(value) => Some(value),
+        Poll::Pending => None,
+    }
+}
+
+/// Runs alone to the end.
+pub fn run<T>(future: impl Future<Output = T>) -> T {
+    let mut future = Box::pin(future);
+    loop {
+        if let Poll::Ready(value) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            return value;
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! What Calico's address management does, rule by rule.
+
+#![allow(clippy::unwrap_used, reason = "the helpers of tests fail by panicking")]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use caracal_ipam::assign::Short;
+use caracal_ipam::release::{Release, ReleaseError};
+use caracal_ipam::{
+    AssignError, Assigned, Attributes, AutoAssign, Block, Key, Nanoseconds, Owner, Pool, Settings, Use,
+    World, assign_address, auto_assign, release_addresses, release_by_handle,
+};
+use caracal_model::cidr::Cidr;
+use caracal_model::labels::Labels;
+use caracal_model::selector::Selector;
+use common::{Memory, run};
+
+const START: u64 = 1_767_225_600_000_000_000;
+
+fn cidr(text: &str) -> Cidr {
+    text.parse().unwrap()
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn at(seconds: u64) -> Nanoseconds {
+    Nanoseconds(START + seconds * 1_000_000_000)
+}
+
+fn pool(name: &str, range: &str, block_length: u8) -> Pool {
+    Pool {
+        name: name.into(),
+        cidr: cidr(range),
+        block_length,
+        disabled: false,
+        uses: vec![Use::Workload, Use::Tunnel],
+        manual: false,
+        nodes: Some(Selector::parse("").unwrap()),
+        namespaces: Some(Selector::parse("").unwrap()),
+    }
+}
+
+fn world(pools: Vec<Pool>) -> World {
+    World { pools, ..World::default() }
+}
+
+fn node(name: &str) -> Owner {
+    Owner::Host(name.into())
+}
+
+fn pod(name: &str) -> Attributes {
+    let owner = BTreeMap::from([("pod".to_owned(), name.to_owned())]);
+    Attributes { handle: Some(name.into()), owner, ..Attributes::default() }
+}
+
+fn wanted(owner: &str, handle: &str, v4: usize) -> AutoAssign {
+    AutoAssign {
+        v4,
+        v6: 0,
+        attributes: pod(handle),
+        owner: node(owner),
+        pools: vec![],
+        usage: Use::Workload,
+        max_blocks: 0,
+    }
+}
+
+fn assign(store: &Memory, world: &World, wanted: &AutoAssign, seconds: u64) -> Result<Assigned, AssignError> {
+    run(auto_assign(store, world, wanted, at(seconds))).map(|(v4, _)| v4)
+}
+
+fn addresses(assigned: &Assigned) -> Vec<IpAddr> {
+    assigned.addresses.iter().map(|(address, _)| *address).collect()
+}
+
+fn block_of(store: &Memory, owner: &str) -> Block {
+    let mut blocks = store.blocks_now().into_iter().filter(|block| block.owner == Some(node(owner)));
+    blocks.next().unwrap()
+}
+
+#[test]
+fn every_address_of_a_block_is_given_the_first_and_the_last_too_in_order() {
+    let (store, world) = (Memory::default(), world(vec![pool("p", "10.0.0.0/30", 30)]));
+    let given = assign(&store, &world, &wanted("n1", "a", 4), 0).unwrap();
+    assert_eq!(addresses(&given), ["10.0.0.0", "10.0.0.1", "10.0.0.2", "10.0.0.3"].map(ip));
+    assert_eq!(given.addresses[0].1, 30, "with the mask of the block");
+    assert_eq!(given.short, None);
+}
+
+#[test]
+fn what_comes_back_is_given_after_all_that_are_free() {
+    let (store, world) = (Memory::default(), world(vec![pool("p", "10.0.0.0/30", 30)]));
+    assign(&store, &world, &wanted("n1", "a", 2), 0).unwrap();
+    run(release_by_handle(&store, &world, "a", at(1))).unwrap().unwrap();
+    let given = assign(&store, &world, &wanted("n1", "b", 4), 2).unwrap();
+    assert_eq!(addresses(&given), ["10.0.0.2", "10.0.0.3", "10.0.0.0", "10.0.0.1"].map(ip));
+}
+
+#[test]
+fn an_address_that_cools_down_is_nobodys_and_not_given() {
+    let mut world = world(vec![pool("p", "10.0.0.0/31", 31)]);
+    world.settings.cooldown_s = 30;
+    let store = Memory::default();
+    assign(&store, &world, &wanted("n1", "a", 1), 0).unwrap();
+    run(release_by_handle(&store, &world, "a", at(10))).unwrap().unwrap();
+    assert!(block_of(&store, "n1").is_empty());
+    let given = assign(&store, &world, &wanted("n1", "b", 2), 20).unwrap();
+    assert_eq!(addresses(&given), [ip("10.0.0.1")]);
+    assert!(matches!(given.short, Some(Short::Exhausted(_))), "{given:?}");
+    let error = run(assign_address(&store, &world, ip("10.0.0.0"), &pod("c"), &node("n1"), None, at(39)));
+    assert_eq!(error, Err(AssignError::AlreadyGiven(ip("10.0.0.0"))));
+    let given = assign(&store, &world, &wanted("n1", "c", 1), 40).unwrap();
+    assert_eq!(addresses(&given), [ip("10.0.0.0")]);
+}
+
+#[test]
+fn reserved_addresses_and_blocks_are_left_out() {
+    let mut world = world(vec![pool("p", "10.0.0.0/29", 30)]);
+    world.reservations =
+        vec![cidr("10.0.0.0/31"), cidr("10.0.0.2/32"), cidr("10.0.0.3/32"), cidr("10.0.0.5/32")];
+    let store = Memory::default();
+    let given = assign(&store, &world, &wanted("n1", "a", 4), 0).unwrap();
+    assert_eq!(addresses(&given), ["10.0.0.4", "10.0.0.6", "10.0.0.7"].map(ip));
+    assert!(
+        store.blocks_now().iter().all(|block| block.cidr() == cidr("10.0.0.4/30")),
+        "a reserved block was taken"
+    );
+}
+
+#[test]
+fn a_node_at_its_limit_gets_no_block_and_borrows_nothing() {
+    let mut world = world(vec![pool("p", "10.0.0.0/28", 30)]);
+    let store = Memory::default();
+    assign(&store, &world, &wanted("n2", "other", 1), 0).unwrap();
+    world.settings.max_blocks_per_host = 2;
+    let given = assign(&store, &world, &AutoAssign { max_blocks: 1, ..wanted("n1", "a", 6) }, 0).unwrap();
+    assert_eq!(given.addresses.len(), 4);
+    assert_eq!(given.short, Some(Short::BlockLimit { owner: node("n1"), limit: 1 }));
+}
+
+#[test]
+fn without_a_limit_a_node_has_twenty_blocks() {
+    let (store, world) = (Memory::default(), world(vec![pool("p", "10.0.0.0/24", 30)]));
+    let given = assign(&store, &world, &wanted("n1", "a", 100), 0).unwrap();
+    assert_eq!(given.addresses.len(), 80);
+    assert_eq!(given.short, Some(Short::BlockLimit { owner: node("n1"), limit: 20 }));
+}
+
+#[test]
+fn who_finds_no_block_borrows_unless_affinity_is_strict() {
+    let mut world = world(vec![pool("p", "10.0.0.0/30", 30)]);
+    let store = Memory::default();
+    assign(&store, &world, &wanted("n1", "a", 1), 0).unwrap();
+    let given = assign(&store, &world, &wanted("n2", "b", 1), 0).unwrap();
+    assert_eq!(addresses(&given), [ip("10.0.0.1")]);
+    assert_eq!(block_of(&store, "n1").given().count(), 2);
+
+    world.settings = Settings { strict_affinity: true, ..Settings::default() };
+    let store = Memory::default();
+    assign(&store, &world, &wanted("n1", "a", 1), 0).unwrap();
+    let given = assign(&store, &world, &wanted("n2", "b", 1), 0).unwrap();
+    assert_eq!((addresses(&given), given.short), (vec![], Some(Short::Strict("p".into()))));
+}
+
+#[test]
+fn an_empty_block_of_another_node_is_taken_over_after_a_minute() {
+    let mut world = world(vec![pool("p", "10.0.0.0/30", 30)]);
+    world.settings.strict_affinity = true;
+    let store = Memory::default();
+    assign(&store, &world, &wanted("n1", "a", 1), 0).unwrap();
+    run(release_by_handle(&store, &world, "a", at(1))).unwrap().unwrap();
+    assert!(assign(&store, &world, &wanted("n2", "b", 1), 59).unwrap().addresses.is_empty());
+    let given = assign(&store, &world, &wanted("n2", "b", 1), 60).unwrap();
+    assert_eq!(given.addresses.len(), 1);
+    assert_eq!(block_of(&store, "n2").cidr(), cidr("10.0.0.0/30"));
+}
+
+#[test]
+fn requested_pools_are_taken_in_their_order_whatever_they_select() {
+    let mut manual = pool("b", "10.1.0.0/24", 26);
+    manual.manual = true;
+    let mut other = pool("a", "10.2.0.0/24", 26);
+    other.nodes = Some(Selector::parse("nowhere == 'true'").unwrap());
+    let (store, world) = (Memory::default(), world(vec![pool("p", "10.0.0.0/24", 26), manual, other]));
+    let ask = |pools: &[&str]| AutoAssign {
+        pools: pools.iter().map(|pool| cidr(pool)).collect(),
+        ..wanted("n1", "x", 1)
+    };
+    let given = assign(&store, &world, &ask(&["10.2.0.0/24", "10.1.0.0/24"]), 0).unwrap();
+    assert!(cidr("10.2.0.0/24").contains(given.addresses[0].0));
+    assert!(cidr("10.0.0.0/24").contains(assign(&store, &world, &ask(&[]), 0).unwrap().addresses[0].0));
+    assert_eq!(
+        assign(&store, &world, &ask(&["10.9.0.0/24"]), 0),
+        Err(AssignError::NoSuchPool(cidr("10.9.0.0/24")))
+    );
+}
+
+#[test]
+fn pools_select_nodes_namespaces_and_uses() {
+    let labels = |text: &str| -> Labels { [(text, "true")].into_iter().collect() };
+    let mut selective = pool("p", "10.0.0.0/24", 26);
+    selective.nodes = Some(Selector::parse("rack == 'true'").unwrap());
+    selective.namespaces = Some(Selector::parse("team == 'true'").unwrap());
+    let mut world = world(vec![selective]);
+    let none = Err(AssignError::NoPools { node: "n1".into() });
+    assert_eq!(assign(&Memory::default(), &world, &wanted("n1", "a", 1), 0), none);
+    world.node_labels = labels("rack");
+    assert_eq!(assign(&Memory::default(), &world, &wanted("n1", "a", 1), 0), none);
+    world.namespace_labels = labels("team");
+    assert!(assign(&Memory::default(), &world, &wanted("n1", "a", 1), 0).is_ok());
+    let balancer = AutoAssign { usage: Use::LoadBalancer, ..wanted("n1", "a", 1) };
+    let unqualified = Err(AssignError::NoQualifiedPool { usage: Use::LoadBalancer });
+    assert_eq!(assign(&Memory::default(), &world, &balancer, 0), unqualified);
+}
+
+#[test]
+fn an_address_asked_for_by_name_claims_its_block_and_is_given_once() {
+    let (store, world) = (Memory::default(), world(vec![pool("p", "10.0.0.0/24", 26)]));
+    let ask = |handle, address| {
+        run(assign_address(
+            &store,
+            &world,
+            ip(address),
+            &pod(handle),
+            &node("n1"),
+            Some(Use::Workload),
+            at(0),
+        ))
+    };
+    assert_eq!(ask("a", "10.0.0.77"), Ok(()));
+    assert_eq!(ask("b", "10.0.0.77"), Err(AssignError::AlreadyGiven(ip("10.0.0.77"))));
+    assert_eq!(ask("b", "10.9.0.1"), Err(AssignError::NotInAPool(ip("10.9.0.1"))));
+    assert_eq!(block_of(&store, "n1").cidr(), cidr("10.0.0.64/26"));
+}
+
+#[test]
+fn an_address_is_taken_back_from_the_one_who_has_it_only() {
+    let (store, world) = (Memory::default(), world(vec![pool("p", "10.0.0.0/30", 30)]));
+    assign(&store, &world, &wanted("n1", "a", 1), 0).unwrap();
+    let address = ip("10.0.0.0");
+    let sequence = block_of(&store, "n1").sequence_of(address);
+    assert_eq!(sequence, Some(START), "the block's sequence number when it was given");
+    let release = |handle: &str, sequence| {
+        let wanted = [Release { address, handle: Some(handle.into()), sequence }];
+        run(release_addresses(&store, &world, &wanted, at(1)))
+    };
+    assert_eq!(release("b", None), Err(ReleaseError::NotYours { address, what: "the handle" }));
+    assert_eq!(release("a", Some(7)), Err(ReleaseError::NotYours { address, what: "the sequence number" }));
+    assert_eq!(release("a", sequence).unwrap().addresses, [address]);
+    assert_eq!(release("a", sequence).unwrap().unallocated, [address], "nobody has it now");
+    assert!(
+        !store.things().iter().any(|thing| matches!(thing.key(), Key::Handle(_))),
+        "the handle counts nothing and stays"
+    );
+}
+
+#[test]
+fn addresses_given_together_share_their_attributes() {
+    let (store, world) = (Memory::default(), world(vec![pool("p", "10.0.0.0/28", 28)]));
+    assign(&store, &world, &wanted("n1", "a", 3), 0).unwrap();
+    assign(&store, &world, &wanted("n1", "b", 1), 0).unwrap();
+    let parts = block_of(&store, "n1").parts();
+    assert_eq!(parts.attributes.len(), 2);
+    assert_eq!(parts.allocations[..5], [Some(0), Some(0), Some(0), Some(1), None]);
+    run(release_by_handle(&store, &world, "a", at(1))).unwrap();
+    let parts = block_of(&store, "n1").parts();
+    assert_eq!((parts.attributes.len(), parts.allocations[3]), (1, Some(0)));
+    assert_eq!(parts.sequence, START + 3, "one more for each write");
+}
+
+#[test]
+fn a_block_without_an_owner_goes_with_its_last_address() {
+    let (store, world) = (Memory::default(), world(vec![pool("p", "10.0.0.0/30", 30)]));
+    assign(&store, &world, &wanted("n1", "a", 1), 0).unwrap();
+    run(caracal_ipam::affinity::release(&store, &node("n1"), cidr("10.0.0.0/30"), false)).unwrap();
+    assert_eq!(store.blocks_now()[0].owner, None);
+    run(release_by_handle(&store, &world, "a", at(1))).unwrap();
+    assert_eq!(store.blocks_now(), []);
+}
+
+#[test]
+fn a_node_that_a_pool_no_longer_selects_gives_its_empty_blocks_up() {
+    let mut world = world(vec![pool("p", "10.0.0.0/28", 30), pool("q", "10.1.0.0/28", 30)]);
+    let store = Memory::default();
+    assign(&store, &world, &wanted("n1", "a", 1), 0).unwrap();
+    run(release_by_handle(&store, &world, "a", at(1))).unwrap();
+    world.pools[0].nodes = Some(Selector::parse("nowhere == 'true'").unwrap());
+    assign(&store, &world, &wanted("n1", "b", 1), 2).unwrap();
+    assert!(store.blocks_now().iter().all(|block| cidr("10.1.0.0/28").covers(&block.cidr())));
+}
+
+#[test]
+fn ipv6_pools_of_any_size_are_walked() {
+    let (store, world) =
+        (Memory::default(), world(vec![pool("p", "fd00::/32", 122), pool("all", "::/0", 128)]));
+    let both = AutoAssign { v6: 2, v4: 0, pools: vec![], ..wanted("n1", "a", 0) };
+    let (_, v6) = run(auto_assign(&store, &world, &both, at(0))).unwrap();
+    assert_eq!(v6.addresses.len(), 2);
+}
