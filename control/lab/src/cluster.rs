@@ -130,7 +130,7 @@ impl Cluster {
         for (index, node) in state.nodes.iter().enumerate() {
             let Some(socket) = &node.socket else { continue };
             door::open(handle, &name, &node.name, api)?;
-            let arguments = vec![
+            let mut arguments = vec![
                 "--socket".into(),
                 socket.display().to_string(),
                 "--cpus".into(),
@@ -140,6 +140,9 @@ impl Cluster {
                 "--bpf-dir".into(),
                 state.bpf_of(&node.name).display().to_string(),
             ];
+            if let Some(flows) = world.lab.flows {
+                arguments.extend(["--flows".into(), flows.to_string()]);
+            }
             let process = format!("fastpath-{}", node.name);
             self.children.start(Program {
                 log: state.log_of(&process),

@@ -13,6 +13,8 @@ pub enum Place {
     Pod(usize),
     /// `World::nodes` at this index: the host itself.
     Node(usize),
+    /// The address of `World::services` at this index, inside or outside: behind it are others.
+    Service(usize),
     /// A host outside the cluster.
     External,
 }
@@ -42,6 +44,8 @@ pub struct WorldFlow {
     pub destination_port: Option<u16>,
     /// Which ICMP message; ICMP and ICMPv6 only.
     pub icmp: Option<Icmp>,
+    /// `World::services` at this index translates it: asked at its own address, or at a node's port.
+    pub service: Option<usize>,
     /// Over which IP version.
     pub ip_version: IpVersion,
     /// How long to wait for an answer.

@@ -10,24 +10,14 @@ use crate::convert::{HostEndpointInfo, host_endpoint};
 use crate::object::Object;
 use crate::policy::IpVersion;
 
-/// The resolved host flows. Their host endpoints are among `objects`, and so are the services that they name.
-pub(super) fn resolve(
-    case: &Case,
-    nodes: &[WorldNode],
-    pods: &[WorldPod],
-    pools: &[WorldPool],
-    objects: &[Object],
-) -> Result<Vec<WorldHostFlow>, WorldError> {
-    let host_endpoints = objects.iter().filter_map(|object| match object {
+/// The resolved host flows. Their host endpoints are among the objects, and so are the services that they name.
+pub(super) fn resolve(parties: Resolver<'_>) -> Result<Vec<WorldHostFlow>, WorldError> {
+    let host_endpoints = parties.objects.iter().filter_map(|object| match object {
         Object::HostEndpoint(object) => Some(host_endpoint(object)),
         _ => None,
     });
-    let world = HostResolver {
-        parties: Resolver { case, nodes, pods, pools },
-        host_endpoints: host_endpoints.collect(),
-        objects,
-    };
-    let flows = case.host_flows.iter().enumerate().map(|(index, flow)| {
+    let world = HostResolver { host_endpoints: host_endpoints.collect(), parties };
+    let flows = world.parties.case.host_flows.iter().enumerate().map(|(index, flow)| {
         world.flow(flow).map_err(|(field, message)| WorldError {
             line: flow.line,
             field: format!("hostFlows[{index}].{field}"),
@@ -40,7 +30,6 @@ pub(super) fn resolve(
 struct HostResolver<'a> {
     parties: Resolver<'a>,
     host_endpoints: Vec<HostEndpointInfo>,
-    objects: &'a [Object],
 }
 
 impl HostResolver<'_> {
@@ -107,31 +96,12 @@ impl HostResolver<'_> {
         party: &Party,
         version: IpVersion,
     ) -> Result<super::resolve::End, FlowError> {
-        let Party::Service { namespace, name } = party else {
-            return self.parties.end(field, party, version);
-        };
-        if field != "originalTo" {
+        if matches!(party, Party::Service { .. }) && field != "originalTo" {
             let message =
                 "a host endpoint sees a service's backend; name that here, and the service as originalTo";
             return Err((field, message.to_owned()));
         }
-        let service = self.objects.iter().find_map(|object| match object {
-            Object::Service(service) if object.key().name == *name => {
-                (object.key().namespace.as_ref() == Some(namespace)).then_some(service)
-            }
-            _ => None,
-        });
-        let service = service.ok_or_else(|| (field, format!("there is no Service {namespace}/{name}")))?;
-        let spec = service.spec.as_ref();
-        let addresses = spec.and_then(|spec| spec.cluster_ips.as_ref()).into_iter().flatten();
-        let addresses = addresses.chain(spec.and_then(|spec| spec.cluster_ip.as_ref()));
-        let address = addresses
-            .filter_map(|text| text.parse::<IpAddr>().ok())
-            .find(|address| address.is_ipv6() == (version == IpVersion::V6));
-        let address = address.ok_or_else(|| {
-            (field, format!("{party} has no clusterIP of this IP version; give it one in its spec"))
-        })?;
-        Ok(Ok((super::Place::External, address)))
+        self.parties.end(field, party, version)
     }
 }
 

@@ -12,6 +12,7 @@ mod pods;
 mod pools;
 pub mod report;
 mod resolve;
+mod services;
 #[cfg(test)]
 mod tests;
 mod world;
@@ -285,6 +286,8 @@ pub struct LabOptions {
     pub workers: Option<u32>,
     /// MTU of the uplinks.
     pub uplink_mtu: Option<u32>,
+    /// Flows that each worker can track.
+    pub flows: Option<u32>,
     /// Nodes that use Linux's own routing and vxlan device instead of us.
     pub kernel_nodes: Vec<String>,
 }

@@ -328,6 +328,7 @@ fn lab(item: &Item<'_>) -> Result<LabOptions, CaseError> {
     let options = LabOptions {
         workers: fields.optional("workers").map(|item| number(item, 1, 64)).transpose()?,
         uplink_mtu: fields.optional("uplinkMTU").map(|item| number(item, 576, 65535)).transpose()?,
+        flows: fields.optional("flows").map(|item| number(item, 64, 1 << 24)).transpose()?,
         kernel_nodes: fields
             .list("kernelNodes")?
             .iter()

@@ -5,26 +5,23 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::world::host_source;
 use super::{
     Case, CaseFlow, External, Icmp, Party, Place, PortReference, WorldError, WorldFlow, WorldNode, WorldPod,
-    WorldPool,
+    WorldPool, services,
 };
-use crate::policy::IpVersion;
+use crate::convert::{ServiceInfo, cluster_ips};
+use crate::object::Object;
+use crate::policy::{IpVersion, ServiceKey};
 use crate::protocol::Protocol;
 
 /// The resolved flows, and all hosts outside the cluster: the named ones and those that flows name by address.
-pub(super) fn flows(
-    case: &Case,
-    nodes: &[WorldNode],
-    pods: &[WorldPod],
-    pools: &[WorldPool],
-) -> Result<(Vec<WorldFlow>, Vec<External>), WorldError> {
-    let world = Resolver { case, nodes, pods, pools };
+pub(super) fn flows(world: &Resolver<'_>) -> Result<(Vec<WorldFlow>, Vec<External>), WorldError> {
+    let case = world.case;
     let mut externals = Vec::new();
     for (index, external) in case.externals.iter().enumerate() {
         if world.place_of(external.ip) != Place::External {
             return Err(WorldError {
                 line: 1,
                 field: format!("externals[{index}].ip"),
-                message: format!("{} belongs to a node or a pod", external.ip),
+                message: format!("{} belongs to a node, a pod or a service", external.ip),
             });
         }
         externals.push(external.clone());
@@ -52,6 +49,9 @@ pub(super) struct Resolver<'a> {
     pub nodes: &'a [WorldNode],
     pub pods: &'a [WorldPod],
     pub pools: &'a [WorldPool],
+    pub services: &'a [ServiceInfo],
+    /// All but nodes, pods and what is only named.
+    pub objects: &'a [Object],
 }
 
 /// A field of the flow and what is wrong with it.
@@ -74,6 +74,7 @@ impl Resolver<'_> {
             source_port: flow.source_port,
             destination_port: None,
             icmp: icmp(flow.protocol, flow.icmp),
+            service: None,
             ip_version: flow.ip_version,
             timeout_ms: flow.timeout_ms,
             expect: flow.expect,
@@ -100,7 +101,14 @@ impl Resolver<'_> {
             .as_ref()
             .map(|port| self.port(port, &flow.to, flow.protocol, destination))
             .transpose()?;
-        resolved.unsupported = unsupported(source, destination);
+        resolved.service = services::asked(
+            self.services,
+            self.nodes,
+            destination_address,
+            flow.protocol,
+            resolved.destination_port,
+        );
+        resolved.unsupported = self.unsupported(&resolved);
         Ok(resolved)
     }
 
@@ -153,7 +161,31 @@ impl Resolver<'_> {
                     Err((field, format!("{address} is no IPv{number} address")))
                 }
             }
-            Party::Service { .. } => Ok(Err("services are not translated yet".to_owned())),
+            Party::Service { namespace, name } => self.service(field, namespace, name, version),
+        }
+    }
+
+    /// A service at its cluster address.
+    fn service(
+        &self,
+        field: &'static str,
+        namespace: &str,
+        name: &str,
+        version: IpVersion,
+    ) -> Result<End, FlowError> {
+        let key = ServiceKey { namespace: namespace.to_owned(), name: name.to_owned() };
+        let object = services::named(self.objects, &key);
+        let spec = object.ok_or_else(|| (field, format!("there is no Service {namespace}/{name}")))?.spec.as_ref();
+        let mut addresses = spec.into_iter().flat_map(cluster_ips).filter_map(|text| text.parse().ok());
+        let address = addresses.find(|address: &IpAddr| address.is_ipv6() == (version == IpVersion::V6));
+        let Some(address) = address else {
+            let number = if version == IpVersion::V6 { 6 } else { 4 };
+            let message = format!("service {namespace}/{name} has no IPv{number} cluster address to send to");
+            return Err((field, message));
+        };
+        match self.services.iter().position(|service| service.key == key) {
+            Some(index) => Ok(Ok((Place::Service(index), address))),
+            None => Ok(Err(format!("service {namespace}/{name} is left to others to translate"))),
         }
     }
 
@@ -164,7 +196,10 @@ impl Resolver<'_> {
             let own = |node: &WorldNode| node.has_address(address) || node.has_tunnel_address(address);
             self.nodes.iter().position(own)
         };
-        pod.map(Place::Pod).or_else(|| node().map(Place::Node)).unwrap_or(Place::External)
+        let service =
+            || self.services.iter().position(|service| services::has_address(service, address));
+        let known = pod.map(Place::Pod).or_else(|| node().map(Place::Node));
+        known.or_else(|| service().map(Place::Service)).unwrap_or(Place::External)
     }
 
     /// An address literal is a host outside, and never the node of the pod at the other end: that is `node/NAME`.
@@ -195,7 +230,23 @@ impl Resolver<'_> {
         host_source(self.nodes, self.pools, node, pod.node, to).unwrap_or(address)
     }
 
-    /// The number of a destination port; a name is one of the destination pod's.
+    fn unsupported(&self, flow: &WorldFlow) -> Option<String> {
+        let is_pod = |place| matches!(place, Place::Pod(_));
+        let is_service = matches!(flow.destination, Place::Service(_));
+        if matches!(flow.source, Place::Service(_)) {
+            return Some("a service's address sends nothing by itself".to_owned());
+        }
+        if is_service && !flow.protocol.has_ports() {
+            return Some("services are asked at ports".to_owned());
+        }
+        if !is_pod(flow.source) && !is_pod(flow.destination) && !is_service && flow.service.is_none() {
+            return Some("neither end is a pod with its own network".to_owned());
+        }
+        (flow.source == flow.destination && flow.service.is_none())
+            .then(|| "packets to oneself stay inside".to_owned())
+    }
+
+    /// The number of a destination port; a name is one of the destination pod's, or of the service's.
     pub fn port(
         &self,
         port: &PortReference,
@@ -207,6 +258,12 @@ impl Resolver<'_> {
             PortReference::Number(number) => return Ok(*number),
             PortReference::Name(name) => name,
         };
+        if let (Party::Service { .. }, Place::Service(index)) = (to, destination) {
+            let mut ports = self.services.get(index).into_iter().flat_map(|service| &service.ports);
+            let found = ports.find(|known| known.name == *name && known.protocol == protocol);
+            let none = || ("port", format!("the service has no {protocol} port called {name:?}"));
+            return found.map(|known| known.port).ok_or_else(none);
+        }
         let pod = match (to, destination) {
             // Named as a pod, it has its ports even where its place is its node.
             (Party::Pod { namespace, name }, _) => {
@@ -231,12 +288,4 @@ pub(super) fn icmp(protocol: Protocol, given: Option<Icmp>) -> Option<Icmp> {
         Protocol::ICMPV6 => Some(given.unwrap_or(Icmp { kind: 128, code: 0 })),
         _ => None,
     }
-}
-
-fn unsupported(source: Place, destination: Place) -> Option<String> {
-    let is_pod = |place| matches!(place, Place::Pod(_));
-    if !is_pod(source) && !is_pod(destination) {
-        return Some("neither end is a pod with its own network".to_owned());
-    }
-    (source == destination).then(|| "packets to oneself stay inside".to_owned())
 }

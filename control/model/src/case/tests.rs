@@ -15,6 +15,7 @@ objects:
       containers: [{name: c, image: any, ports: [{name: http, containerPort: 8080, protocol: TCP}]}]
     status: {podIPs: [{ip: 10.244.1.2}]}
   - {apiVersion: v1, kind: Pod, metadata: {name: frontend, namespace: production}, spec: {containers: [{name: c}]}}
+  - {apiVersion: v1, kind: Service, metadata: {name: web, namespace: production}, spec: {selector: {app: backend}, ports: [{name: web, port: 80, targetPort: http}]}}
   - {apiVersion: projectcalico.org/v3, kind: HostEndpoint, metadata: {name: eth0-node1}, spec: {node: node1, interfaceName: eth0}}
   - apiVersion: networking.k8s.io/v1
     kind: NetworkPolicy
@@ -33,7 +34,7 @@ hostFlows:
   - {hostEndpoint: eth0-node1, path: to-host, protocol: TCP, from: 203.0.113.7, to: 192.0.2.1, port: 22, expect: allow-untracked}
 rejects:
   - {kind: NetworkPolicy, namespace: production, name: bad, field: "spec.ingress[0].ports[0].endPort"}
-lab: {workers: 2, uplinkMTU: 9000, kernelNodes: [node2]}
+lab: {workers: 2, uplinkMTU: 9000, flows: 4096, kernelNodes: [node2]}
 "#;
 
 fn world(text: &str) -> World {
@@ -69,7 +70,12 @@ fn the_whole_form_is_read() {
     assert_eq!(case.host_flows[0].expect, Expect::AllowUntracked);
     assert_eq!(
         case.lab,
-        LabOptions { workers: Some(2), uplink_mtu: Some(9000), kernel_nodes: vec!["node2".to_owned()] }
+        LabOptions {
+            workers: Some(2),
+            uplink_mtu: Some(9000),
+            flows: Some(4096),
+            kernel_nodes: vec!["node2".to_owned()]
+        }
     );
 }
 

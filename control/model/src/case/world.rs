@@ -8,12 +8,13 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::fields::join;
+use super::resolve::Resolver;
 use super::pools::{Carriage, Pools, WorldPool, is_dual_stack, pool_of};
 use super::{
-    Case, CaseObject, External, LabOptions, WorldFlow, WorldHostFlow, host_flow, nodes, pods, resolve,
+    Case, CaseObject, External, LabOptions, WorldFlow, WorldHostFlow, host_flow, nodes, pods, resolve, services,
 };
 use crate::cidr::Cidr;
-use crate::convert::NamedPort;
+use crate::convert::{NamedPort, ServiceInfo};
 use crate::object::{FieldError, Kind, Object, ObjectKey};
 
 /// A case completed.
@@ -29,6 +30,9 @@ pub struct World {
     pub pools: Vec<WorldPool>,
     /// The pods, in their order; hostNetwork pods are among them, finished ones too.
     pub pods: Vec<WorldPod>,
+    /// The services that are translated, with the addresses and node ports that they have; their objects and their slices
+    /// are among `objects`.
+    pub services: Vec<ServiceInfo>,
     /// Hosts outside the cluster: the named ones, then those that flows name by address only.
     pub externals: Vec<External>,
     /// The flows, resolved.
@@ -236,8 +240,18 @@ impl Case {
         let named = in_namespaces.chain(refused.iter().map(|object| object.key.clone()));
         add_named_namespaces(named.collect(), &mut namespaces);
         add_named_service_accounts(&pod_objects, &mut service_accounts);
-        let (flows, externals) = resolve::flows(self, &nodes, &pods, &pools)?;
-        let host_flows = host_flow::resolve(self, &nodes, &pods, &pools, &others)?;
+        services::complete(self, &mut others, &node_objects, &pod_objects)?;
+        let services = services::translated(&others);
+        let resolver = Resolver {
+            case: self,
+            nodes: &nodes,
+            pods: &pods,
+            pools: &pools,
+            services: &services,
+            objects: &others,
+        };
+        let (flows, externals) = resolve::flows(&resolver)?;
+        let host_flows = host_flow::resolve(resolver)?;
 
         let mut objects =
             [namespaces, service_accounts, node_objects, pod_objects, made_pools, others].concat();
