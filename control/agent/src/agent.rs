@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
-use caracal_calc::{CalcGraph, Update};
+use caracal_calc::{CalcGraph, HostServices, Update};
 use caracal_model::object::{Kind, Object};
 use kube::Client;
 use tokio::time::sleep_until;
@@ -55,11 +55,17 @@ impl Agent {
     /// An agent for `node`, which follows the cluster of `client` and feeds the fastpath at `socket`. Without a
     /// programmer the kernel is left as it is.
     #[must_use]
-    pub fn new(node: String, client: &Client, socket: PathBuf, programmer: Option<Programmer>) -> Self {
+    pub fn new(
+        node: String,
+        services: HostServices,
+        client: &Client,
+        socket: PathBuf,
+        programmer: Option<Programmer>,
+    ) -> Self {
         let now = Instant::now();
         Self {
             syncer: Syncer::start(client),
-            graph: CalcGraph::new(node.clone()),
+            graph: CalcGraph::with_host_services(node.clone(), services),
             session: Session::new(format!("caracal agent on {node}"), now),
             link: None,
             programmer,
@@ -145,7 +151,9 @@ impl Agent {
             let (field, why) = (rule.field, rule.message);
             warn!("{policy}: {field}: {why}; it allows nothing until that is put right");
         }
-        let of_interest = self.inputs.apply(&ops);
+        let mtu = self.graph.mtu();
+        let of_interest = self.inputs.apply(&ops) || self.inputs.mtu != mtu;
+        self.inputs.mtu = mtu;
         if let Some(programmer) = &self.programmer
             && of_interest
         {
@@ -156,7 +164,7 @@ impl Agent {
             if self.node_exists {
                 warn!(
                     node = self.node,
-                    "the Node object has no address to use (InternalIP, or the annotation projectcalico.org/IPv4Address); waiting for it to get one"
+                    "the Node object has no address to use (InternalIP, or the annotation projectcalico.org/IPv4Address or IPv6Address); waiting for it to get one"
                 );
             } else {
                 warn!(

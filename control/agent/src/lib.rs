@@ -23,6 +23,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 
 pub use agent::Agent;
+pub use caracal_calc::HostServices;
 use programmer::{Kernel, KernelError, Programmer};
 use syncer::ClientError;
 
@@ -37,6 +38,10 @@ pub struct Config {
     pub fastpath: PathBuf,
     /// Where pod programs are pinned.
     pub bpf_dir: PathBuf,
+    /// The file that says how big pods' packets may be.
+    pub mtu_file: PathBuf,
+    /// Who sees to services for this host.
+    pub services: HostServices,
 }
 
 /// Why the agent cannot start, or clean up.
@@ -68,7 +73,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(AgentError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(AgentError::Signals)?;
     let client = syncer::client(config.kubeconfig.as_deref()).await?;
-    let programmer = Programmer::start(config.bpf_dir)?;
+    let programmer = Programmer::start(config.bpf_dir, config.mtu_file)?;
     info!(node = config.node, fastpath = %config.fastpath.display(), "starting");
     let stop = async move {
         tokio::select! {
@@ -76,7 +81,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
             _ = interrupt.recv() => {}
         }
     };
-    Agent::new(config.node, &client, config.fastpath, Some(programmer)).run(stop).await;
+    Agent::new(config.node, config.services, &client, config.fastpath, Some(programmer)).run(stop).await;
     Ok(())
 }
 

@@ -11,7 +11,7 @@ mod world;
 
 use std::path::PathBuf;
 
-use caracal_agent::Agent;
+use caracal_agent::{Agent, HostServices};
 use plane::Plane;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -24,7 +24,8 @@ impl World {
     }
 
     async fn agent(&self) -> Running {
-        let agent = Agent::new("node1".into(), &self.client().await, self.socket(), None);
+        let agent =
+            Agent::new("node1".into(), HostServices::Replace, &self.client().await, self.socket(), None);
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(agent.run(async move {
             let _ = stopped.await;

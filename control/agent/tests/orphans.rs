@@ -54,7 +54,9 @@ fn a_directory_that_is_not_there_is_no_trouble() {
 fn the_programmer_says_when_it_has_tried() {
     in_new_netns(async || {
         sh("ip link set lo up; ip addr add 192.0.2.11/32 dev lo");
-        let programmer = Programmer::start("/nonexistent".into()).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let mtu = directory.path().join("mtu");
+        let programmer = Programmer::start("/nonexistent".into(), mtu.clone()).unwrap();
         let config = caracal_plane_api::NodeConfig {
             address: vec![192, 0, 2, 11],
             tunnel_address: vec![10, 244, 1, 0],
@@ -66,7 +68,9 @@ fn the_programmer_says_when_it_has_tried() {
         inputs.apply(&[caracal_plane_api::Op { op: Some(caracal_plane_api::op::Op::NodeConfig(config)) }]);
         programmer.set(&inputs);
         programmer.attempted().await;
-        let changes = reconcile(&Kernel::open().unwrap(), &inputs).await.unwrap();
-        assert_eq!(changes, vec![], "it was all done when it said so");
+        let reconciled = reconcile(&Kernel::open().unwrap(), &inputs).await;
+        assert_eq!(reconciled.changes, vec![], "it was all done when it said so");
+        assert!(reconciled.failures.is_empty(), "{:?}", reconciled.failures);
+        assert_eq!(std::fs::read_to_string(mtu).unwrap(), "1460", "no interface but lo");
     });
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use caracal_agent::{Config, clean_up};
+use caracal_agent::{Config, HostServices, clean_up};
 use tracing_subscriber::EnvFilter;
 
 /// The environment variable that sets what is logged: `info`, `debug`, `caracal_agent=debug,warn`, …
@@ -29,9 +29,23 @@ pub struct Args {
     /// Where the pods' programs are pinned
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/caracal")]
     bpf_dir: PathBuf,
+    /// The file that tells the CNI plugin how big pods' packets may be
+    #[arg(long, value_name = "FILE", default_value = "/var/lib/calico/mtu")]
+    mtu_file: PathBuf,
+    /// Who sees to services for this host, NodePorts included: the fastpath, or a kube-proxy beside it
+    #[arg(long, value_enum, default_value_t = Services::Replace)]
+    services: Services,
     /// Remove the host ports, routes and rules that agents have made in this network namespace, and end
     #[arg(long)]
     cleanup: bool,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Services {
+    /// The fastpath does; there must be no kube-proxy
+    Replace,
+    /// A kube-proxy does; the fastpath serves pods alone
+    Coexist,
 }
 
 /// Runs it.
@@ -55,7 +69,17 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let node = args.node.context("--node NAME is required")?;
-    let config = Config { node, kubeconfig: args.kubeconfig, fastpath: args.fastpath, bpf_dir: args.bpf_dir };
+    let config = Config {
+        node,
+        kubeconfig: args.kubeconfig,
+        fastpath: args.fastpath,
+        bpf_dir: args.bpf_dir,
+        mtu_file: args.mtu_file,
+        services: match args.services {
+            Services::Replace => HostServices::Replace,
+            Services::Coexist => HostServices::Coexist,
+        },
+    };
     runtime.block_on(caracal_agent::run(config))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use caracal_model::cidr::Cidr;
 use futures::{StreamExt, TryStreamExt};
 use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
-use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
@@ -20,9 +20,16 @@ use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{Handle, IpVersion, LinkUnspec};
 
-use super::state::{Change, KernelState, MAIN, ROUTE_PROTOCOL, Route, Rule, TABLE, Tap, Via};
+use super::inputs::Inputs;
+use super::ports::PortSet;
+use super::state::{
+    Change, KernelState, MAIN, RESERVED_PORTS, ROUTE_PROTOCOL, Route, Rule, Surroundings, TABLE, Tap, Via,
+};
 
 const SYSCTLS: &str = "/proc/sys/net";
+
+/// The MTU of the uplinks, when there is no telling.
+const UPLINK_MTU: u32 = 1460;
 
 const ENODEV: i32 = 19;
 const EEXIST: i32 = 17;
@@ -45,11 +52,16 @@ impl KernelError {
     }
 
     pub(super) fn no_uplink(address: IpAddr) -> Self {
-        let why = "no interface here holds it (is it the Node's InternalIP?); taking 1500";
-        Self::new(
-            format!("read the MTU of the uplink, which has the node's address {address}"),
-            io::Error::other(why),
-        )
+        let why = "no interface here holds it (is it the Node's InternalIP?)";
+        Self::new(format!("find the uplink, which has the node's address {address}"), io::Error::other(why))
+    }
+
+    pub(super) fn bad_pattern(pattern: &str, error: &regex::Error) -> Self {
+        // What follows in the message is a drawing of where the mistake is.
+        let text = error.to_string();
+        let why = text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
+        let why = format!("{why}; taking the interfaces that hold the node's addresses alone");
+        Self::new(format!("read mtuIfacePattern {pattern:?} of FelixConfiguration"), io::Error::other(why))
     }
 }
 
@@ -121,20 +133,61 @@ impl Kernel {
                 state.sysctls.insert(path.clone(), value.trim().to_owned());
             }
         }
+        let reserved = std::fs::read_to_string(sysctl_path(RESERVED_PORTS)).unwrap_or_default();
+        state.reserved_ports = PortSet::parse(&reserved);
         Ok(state)
     }
 
-    /// The MTU of the interface that holds `address`, if there is one.
+    /// What is around: the interfaces that packets leave by, which are those that are up and whose names match
+    /// `mtuIfacePattern`, and those that hold the node's addresses. Errors beside are what of the inputs does not fit.
     ///
     /// # Errors
     /// It would not say.
-    pub async fn mtu_of(&self, address: IpAddr) -> Result<Option<u32>, KernelError> {
-        let addresses = self.addresses().await?;
-        let holder = addresses.iter().find(|a| local_address(a) == Some(address));
-        let Some(index) = holder.map(|a| a.header.index) else { return Ok(None) };
-        let mut links = self.netlink.link().get().match_index(index).execute().boxed();
-        let link = links.try_next().await.map_err(|e| failed(format!("read interface {index}"), e))?;
-        Ok(link.as_ref().and_then(mtu))
+    pub async fn surroundings(
+        &self,
+        inputs: &Inputs,
+    ) -> Result<(Surroundings, Vec<KernelError>), KernelError> {
+        let mut misfits = Vec::new();
+        let pattern = &inputs.mtu.interfaces;
+        let is_uplink = match regex::Regex::new(pattern) {
+            // No pattern matches none, unlike an empty one.
+            Ok(pattern) if !pattern.as_str().is_empty() => Some(pattern),
+            Ok(_) => None,
+            Err(error) => {
+                misfits.push(KernelError::bad_pattern(pattern, &error));
+                None
+            }
+        };
+        let mut held = BTreeMap::new();
+        let own = inputs.node.as_ref().map(|node| node.addresses.as_slice()).unwrap_or_default();
+        for message in self.addresses().await? {
+            if let Some(address) = local_address(&message).filter(|address| own.contains(address)) {
+                held.insert(address, message.header.index);
+            }
+        }
+        let missing = own.iter().filter(|address| !held.contains_key(*address));
+        misfits.extend(missing.map(|address| KernelError::no_uplink(*address)));
+        let links: Vec<LinkMessage> = self
+            .netlink
+            .link()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .map_err(|e| failed("read the interfaces", e))?;
+        let is_uplink = |link: &&LinkMessage| {
+            let flags = link.header.flags;
+            // A node's address may be on the loopback interface, which nothing leaves by.
+            if flags.contains(LinkFlags::Loopback) {
+                return false;
+            }
+            let matches =
+                || is_uplink.as_ref().zip(name(link)).is_some_and(|(pattern, name)| pattern.is_match(name));
+            held.values().any(|index| *index == link.header.index)
+                || flags.contains(LinkFlags::Up) && matches()
+        };
+        let smallest = links.iter().filter(is_uplink).filter_map(mtu).min();
+        Ok((Surroundings { mtu: smallest.unwrap_or(UPLINK_MTU), held: held.into_keys().collect() }, misfits))
     }
 
     /// Makes one change. What is already so is no error.
@@ -146,6 +199,8 @@ impl Kernel {
             Change::CreateTap(name) => create_tap(name),
             Change::SetTap(name, tap) => self.set_tap(name, tap).await,
             Change::SetSysctl(path, value) => std::fs::write(sysctl_path(path), value),
+            // The file takes a whole line; an empty set is an empty line.
+            Change::ReservePorts(ports) => std::fs::write(sysctl_path(RESERVED_PORTS), format!("{ports}\n")),
             Change::AddAddress(name, address) => self.add_address(name, *address).await,
             Change::AddRoute(route) => self.add_route(route).await,
             Change::AddRule(rule) => self.add_rule(rule).await,
@@ -208,7 +263,9 @@ impl Kernel {
 
     async fn add_address(&self, name: &str, address: Cidr) -> io::Result<()> {
         let index = self.index(name).await?;
-        let add = self.netlink.address().add(index, address.address(), address.length());
+        let mut add = self.netlink.address().add(index, address.address(), address.length());
+        // An IPv6 address that is still asked about is no source of a route yet; and there is nobody to ask.
+        add.message_mut().header.flags = AddressHeaderFlags::Nodad;
         unless(EEXIST, add.execute().await)
     }
 
@@ -297,6 +354,12 @@ fn is_tap(link: &LinkMessage) -> bool {
         matches!(a, LinkAttribute::LinkInfo(info)
             if info.iter().any(|i| matches!(i, LinkInfo::Kind(InfoKind::Tun))))
     })
+}
+
+fn name(link: &LinkMessage) -> Option<&str> {
+    link.attributes
+        .iter()
+        .find_map(|a| if let LinkAttribute::IfName(name) = a { Some(name.as_str()) } else { None })
 }
 
 fn mtu(link: &LinkMessage) -> Option<u32> {

@@ -6,21 +6,28 @@
 
 mod inputs;
 mod kernel;
+mod mtu_file;
 mod orphans;
+mod ports;
 mod state;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
+use caracal_plane_api::NAT_PORTS;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, info};
 
-pub use inputs::Inputs;
+pub use inputs::{Destination, Inputs};
 pub use kernel::{Kernel, KernelError};
+pub use mtu_file::{MtuFile, MtuFileError};
 pub use orphans::Orphans;
-pub use state::{Change, KernelState, MAIN, ROUTE_PROTOCOL, RULE_PRIORITY, Route, Rule, TABLE, Tap, Via};
+pub use ports::PortSet;
+pub use state::{
+    Change, KernelState, MAIN, ROUTE_PROTOCOL, RULE_PRIORITY, Route, Rule, Surroundings, TABLE, Tap, Via,
+};
 
 use crate::backoff::Backoff;
 
@@ -34,28 +41,51 @@ const RETRY_LIMIT: Duration = Duration::from_secs(10);
 /// The names of the host ports, as the calc graph tells the fastpath.
 pub const HOST_PORTS: [&str; 2] = ["caracal0", "caracal1"];
 
-/// Brings the kernel to what `inputs` ask for; returns the changes made, none when all was so.
-///
-/// # Errors
-/// What could not be done. What else could be done has been.
-pub async fn reconcile(kernel: &Kernel, inputs: &Inputs) -> Result<Vec<Change>, Vec<KernelError>> {
-    let Some(node) = &inputs.node else { return Ok(Vec::new()) };
-    let uplink_mtu = kernel.mtu_of(node.address).await.map_err(|e| vec![e])?;
-    let mut desired = KernelState::desired(inputs, uplink_mtu);
+/// What came of bringing the kernel to what inputs ask for.
+#[derive(Debug, Default)]
+pub struct Reconciled {
+    /// The changes made; none when all was so.
+    pub changes: Vec<Change>,
+    /// What could not be done, or does not fit. What else could be done has been.
+    pub failures: Vec<KernelError>,
+    /// How big pods' packets may be, once that is known.
+    pub mtu: Option<u32>,
+}
+
+/// Brings the kernel to what `inputs` ask for.
+pub async fn reconcile(kernel: &Kernel, inputs: &Inputs) -> Reconciled {
+    let mut reconciled = Reconciled::default();
+    if inputs.node.is_some()
+        && let Err(failure) = bring(kernel, inputs, &mut reconciled).await
+    {
+        reconciled.failures.push(failure);
+    }
+    reconciled
+}
+
+async fn bring(kernel: &Kernel, inputs: &Inputs, reconciled: &mut Reconciled) -> Result<(), KernelError> {
+    let (surroundings, misfits) = kernel.surroundings(inputs).await?;
+    reconciled.failures = misfits;
+    reconciled.mtu = Some(inputs.mtu.of_pods(surroundings.mtu));
+    let mut desired = KernelState::desired(inputs, &surroundings);
     desired.sysctls.retain(|path, _| kernel::sysctl_exists(path));
     let ports: Vec<String> = desired.taps.keys().cloned().collect();
-    let mut made = Vec::new();
     // The kernel does more than it is asked: with a device's last address, for one, it removes the device's routes. So
     // look again after changing something.
     for _ in 0..ROUNDS {
-        let observed = kernel.observe(&ports, desired.sysctls.keys()).await.map_err(|e| vec![e])?;
+        let observed = kernel.observe(&ports, desired.sysctls.keys()).await?;
         let changes = observed.changes_to(&desired);
         if changes.is_empty() {
             break;
         }
-        made.extend(make(kernel, changes).await?);
+        let failures = make(kernel, &changes).await;
+        reconciled.changes.extend(changes);
+        if !failures.is_empty() {
+            reconciled.failures.extend(failures);
+            break;
+        }
     }
-    if uplink_mtu.is_none() { Err(vec![KernelError::no_uplink(node.address)]) } else { Ok(made) }
+    Ok(())
 }
 
 /// Removes everything that [`reconcile`] ever made in this network namespace; returns the changes made.
@@ -65,18 +95,25 @@ pub async fn reconcile(kernel: &Kernel, inputs: &Inputs) -> Result<Vec<Change>, 
 pub async fn clean_up(kernel: &Kernel) -> Result<Vec<Change>, Vec<KernelError>> {
     let observed =
         kernel.observe(&HOST_PORTS.map(str::to_owned), std::iter::empty()).await.map_err(|e| vec![e])?;
-    make(kernel, observed.changes_to(&KernelState::default())).await
+    let mut changes = observed.changes_to(&KernelState::default());
+    let reserved = observed.reserved_ports.without(&NAT_PORTS);
+    if reserved != observed.reserved_ports {
+        changes.push(Change::ReservePorts(reserved));
+    }
+    let failures = make(kernel, &changes).await;
+    if failures.is_empty() { Ok(changes) } else { Err(failures) }
 }
 
-async fn make(kernel: &Kernel, changes: Vec<Change>) -> Result<Vec<Change>, Vec<KernelError>> {
+/// Makes them all; returns what could not be made.
+async fn make(kernel: &Kernel, changes: &[Change]) -> Vec<KernelError> {
     let mut failures = Vec::new();
-    for change in &changes {
+    for change in changes {
         debug!("{change}");
         if let Err(failure) = kernel.make(change).await {
             failures.push(failure);
         }
     }
-    if failures.is_empty() { Ok(changes) } else { Err(failures) }
+    failures
 }
 
 /// The task that keeps the kernel right.
@@ -89,15 +126,15 @@ pub struct Programmer {
 
 impl Programmer {
     /// Starts it, for the network namespace of this thread. It does nothing before it is told the node, but to sweep
-    /// `bpf_dir` of the pinned programs of pods that are gone.
+    /// `bpf_dir` of the pinned programs of pods that are gone. `mtu_file` will say how big pods' packets may be.
     ///
     /// # Errors
     /// The kernel has no netlink socket for us.
-    pub fn start(bpf_dir: PathBuf) -> Result<Self, KernelError> {
+    pub fn start(bpf_dir: PathBuf, mtu_file: PathBuf) -> Result<Self, KernelError> {
         let kernel = Kernel::open()?;
         let (inputs, to_make) = watch::channel(Inputs::default());
         let (count, attempts) = watch::channel(0);
-        let task = tokio::spawn(run(kernel, Orphans::new(bpf_dir), to_make, count));
+        let task = tokio::spawn(run(kernel, Orphans::new(bpf_dir), MtuFile::new(mtu_file), to_make, count));
         Ok(Self { inputs, attempts, task })
     }
 
@@ -131,6 +168,7 @@ impl Drop for Programmer {
 async fn run(
     kernel: Kernel,
     mut orphans: Orphans,
+    mtu_file: MtuFile,
     mut inputs: watch::Receiver<Inputs>,
     attempts: watch::Sender<u64>,
 ) {
@@ -152,29 +190,32 @@ async fn run(
             again = Instant::now() + INTERVAL;
             continue;
         }
-        match reconcile(&kernel, &current).await {
-            Ok(changes) => {
-                if !changes.is_empty() {
-                    info!(
-                        changes = changes.len(),
-                        "the kernel's host ports, routes and rules are as they must be"
-                    );
-                }
-                said.clear();
-                backoff.succeeded();
-                again = Instant::now() + INTERVAL;
+        let reconciled = reconcile(&kernel, &current).await;
+        let mut failures: Vec<String> = reconciled.failures.iter().map(ToString::to_string).collect();
+        match reconciled.mtu.map(|mtu| (mtu, mtu_file.set(mtu))) {
+            Some((mtu, Ok(true))) => info!(mtu, "pods' packets may be as big as this"),
+            Some((_, Err(failure))) => failures.push(failure.to_string()),
+            Some((_, Ok(false))) | None => {}
+        }
+        if failures.is_empty() {
+            if !reconciled.changes.is_empty() {
+                info!(
+                    changes = reconciled.changes.len(),
+                    "the kernel's host ports, routes and rules are as they must be"
+                );
             }
-            Err(failures) => {
-                // Said when they change, not at every attempt.
-                let failures: Vec<String> = failures.iter().map(ToString::to_string).collect();
-                if failures != said {
-                    for failure in &failures {
-                        error!("kernel: {failure}; trying again until it works");
-                    }
-                    said = failures;
+            said.clear();
+            backoff.succeeded();
+            again = Instant::now() + INTERVAL;
+        } else {
+            // Said when they change, not at every attempt.
+            if failures != said {
+                for failure in &failures {
+                    error!("{failure}; trying again until it works");
                 }
-                again = Instant::now() + backoff.failed();
+                said = failures;
             }
+            again = Instant::now() + backoff.failed();
         }
         attempts.send_modify(|count| *count += 1);
     }

@@ -3,9 +3,13 @@
 //! ```text
 //!   host originates ──► rule 90: iif lo ──► table 4096:  10.244.1.0/24 dev caracal0 src 10.244.1.0
 //!                                                        blackhole 10.244.1.0/24 metric 1
+//!                                                        10.96.0.10 dev caracal0 src 192.0.2.11
 //!   host forwards ────► main table:                      10.244.1.0/24 dev caracal1
 //!                                                        blackhole 10.244.1.0/24 metric 1
 //! ```
+//!
+//! The source of what the host originates is what the other end can answer to: towards VXLAN and IPIP this node's tunnel
+//! address, towards what is not encapsulated and towards services the node's own address.
 //!
 //! The invariant: a packet to a pod leaves the kernel through a host port or not at all. The blackhole behind each route
 //! takes over when the port is gone, so that no default route carries the packet away unjudged; and routes are added
@@ -17,7 +21,8 @@ use std::net::IpAddr;
 
 use caracal_model::cidr::Cidr;
 
-use super::inputs::Inputs;
+use super::inputs::{Inputs, Node};
+use super::ports::PortSet;
 
 /// The routing table of what this host originates.
 pub const TABLE: u32 = 4096;
@@ -25,12 +30,10 @@ pub const TABLE: u32 = 4096;
 pub const MAIN: u32 = 254;
 /// The rule's priority: after the local table (0), before the main table (32766).
 pub const RULE_PRIORITY: u32 = 90;
+/// Where the kernel says which ports it gives to no socket by itself, under /proc/sys/net.
+pub const RESERVED_PORTS: &str = "ipv4/ip_local_reserved_ports";
 /// Marks routes as ours (`proto 80`).
 pub const ROUTE_PROTOCOL: u8 = 80;
-/// What VXLAN over IPv4 adds to a packet.
-const VXLAN_OVERHEAD: u32 = 50;
-/// The uplink's MTU, when there is no telling.
-const UPLINK_MTU: u32 = 1500;
 
 /// What of the kernel's state is ours. Observed and desired have the same shape.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -45,6 +48,17 @@ pub struct KernelState {
     pub routes: BTreeSet<Route>,
     /// Files under /proc/sys/net and what they hold.
     pub sysctls: BTreeMap<String, String>,
+    /// Ports that the kernel gives to no socket by itself; desired are ours, whatever else others have reserved.
+    pub reserved_ports: PortSet,
+}
+
+/// What the desired state follows from beside the inputs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Surroundings {
+    /// The MTU of the interfaces that packets leave by.
+    pub mtu: u32,
+    /// Of the node's addresses those that an interface holds. The kernel refuses a route with another source.
+    pub held: BTreeSet<IpAddr>,
 }
 
 /// A host port: a tap device.
@@ -111,6 +125,8 @@ pub enum Change {
     SetTap(String, Tap),
     /// Write a file under /proc/sys/net.
     SetSysctl(String, String),
+    /// Let these, and no other ports, be given to no socket by the kernel itself.
+    ReservePorts(PortSet),
     /// Give a device an address.
     AddAddress(String, Cidr),
     /// Add a route, before any other of its kind.
@@ -128,31 +144,14 @@ pub enum Change {
 }
 
 impl KernelState {
-    /// What the kernel must hold for `inputs`; nothing as long as the node is not known. `uplink_mtu` is the MTU of the
-    /// interface that holds the node's address.
+    /// What the kernel must hold for `inputs`; nothing as long as the node is not known.
     #[must_use]
-    pub fn desired(inputs: &Inputs, uplink_mtu: Option<u32>) -> Self {
+    pub fn desired(inputs: &Inputs, surroundings: &Surroundings) -> Self {
         let Some(node) = &inputs.node else { return Self::default() };
-        let tap = Tap {
-            mtu: uplink_mtu.unwrap_or(UPLINK_MTU).saturating_sub(VXLAN_OVERHEAD),
-            up: true,
-            arp: false,
-        };
+        let tap = Tap { mtu: inputs.mtu.of_pods(surroundings.mtu), up: true, arp: false };
         let ports = [&node.host_port, &node.forward_port];
-        let destinations = inputs.destinations();
-        let mut routes = BTreeSet::new();
-        for destination in &destinations {
-            let source = node.tunnel_address.filter(|a| a.is_ipv4() == destination.is_ipv4());
-            let by = |name: &String, source| Via::Device { name: name.clone(), source };
-            for (table, via) in [(TABLE, by(&node.host_port, source)), (MAIN, by(&node.forward_port, None))] {
-                // The kernel turns an IPv6 metric of 0 into 1024.
-                let metric = u32::from(!destination.is_ipv4());
-                let destination = *destination;
-                routes.insert(Route { table, destination, metric, via });
-                routes.insert(Route { table, destination, metric: metric + 1, via: Via::Blackhole });
-            }
-        }
-        let families = BTreeSet::from_iter(destinations.iter().map(|d| !d.is_ipv4()));
+        let routes = routes(inputs, node, surroundings);
+        let families: BTreeSet<bool> = routes.iter().map(|route| !route.destination.is_ipv4()).collect();
         let rule = |ipv6| Rule {
             ipv6,
             priority: RULE_PRIORITY,
@@ -160,19 +159,17 @@ impl KernelState {
             table: TABLE,
             narrower: false,
         };
+        let on_host_port = |address| (node.host_port.clone(), Cidr::host(address));
         Self {
             taps: ports.iter().map(|name| ((*name).clone(), tap.clone())).collect(),
-            addresses: node
-                .tunnel_address
-                .map(|a| (node.host_port.clone(), Cidr::host(a)))
-                .into_iter()
-                .collect(),
+            addresses: node.tunnel_addresses().map(on_host_port).collect(),
             rules: families.into_iter().map(rule).collect(),
             routes,
             sysctls: sysctls(&node.host_port, false)
                 .into_iter()
                 .chain(sysctls(&node.forward_port, true))
                 .collect(),
+            reserved_ports: PortSet::from(&node.nat_ports),
         }
     }
 
@@ -185,6 +182,10 @@ impl KernelState {
         // Before it is up: an interface that comes up makes IPv6 addresses and asks for routers, unless told not to.
         let sysctls = desired.sysctls.iter().filter(|(path, value)| self.sysctls.get(*path) != Some(*value));
         changes.extend(sysctls.map(|(path, value)| Change::SetSysctl(path.clone(), value.clone())));
+        let reserved = self.reserved_ports.with(&desired.reserved_ports);
+        if reserved != self.reserved_ports {
+            changes.push(Change::ReservePorts(reserved));
+        }
         let taps = desired.taps.iter().filter(|(name, tap)| self.taps.get(*name) != Some(*tap));
         changes.extend(taps.map(|(name, tap)| Change::SetTap(name.clone(), tap.clone())));
         let (new, stale) = difference(&self.addresses, &desired.addresses);
@@ -208,6 +209,33 @@ impl KernelState {
         changes.extend(gone.cloned().map(Change::RemoveTap));
         changes
     }
+}
+
+/// The routes to pods, with blackholes behind them, and to services.
+fn routes(inputs: &Inputs, node: &Node, surroundings: &Surroundings) -> BTreeSet<Route> {
+    let by = |name: &String, source| Via::Device { name: name.clone(), source };
+    // The kernel turns an IPv6 metric of 0 into 1024.
+    let metric = |destination: &Cidr| u32::from(!destination.is_ipv4());
+    let own = |ipv4| node.address_of(ipv4).filter(|address| surroundings.held.contains(address));
+    let mut routes = BTreeSet::new();
+    for (destination, way) in inputs.destinations() {
+        let ipv4 = destination.is_ipv4();
+        let source = node.tunnel_source(way, ipv4).or_else(|| own(ipv4));
+        for (table, via) in [(TABLE, by(&node.host_port, source)), (MAIN, by(&node.forward_port, None))] {
+            let metric = metric(&destination);
+            routes.insert(Route { table, destination, metric, via });
+            routes.insert(Route { table, destination, metric: metric + 1, via: Via::Blackhole });
+        }
+    }
+    for address in inputs.service_addresses() {
+        let destination = Cidr::host(address);
+        let via = by(&node.host_port, own(address.is_ipv4()));
+        // Where it is a pod's, too, the pod's stays.
+        if !routes.iter().any(|route| route.table == TABLE && route.destination == destination) {
+            routes.insert(Route { table: TABLE, destination, metric: metric(&destination), via });
+        }
+    }
+    routes
 }
 
 /// What is only in `desired`, and what is only in `observed`.
@@ -263,6 +291,9 @@ impl fmt::Display for Change {
         match self {
             Self::CreateTap(name) => write!(f, "make the tap device {name}"),
             Self::SetTap(name, tap) => write!(f, "set {name} up with MTU {} and without ARP", tap.mtu),
+            Self::ReservePorts(ports) => {
+                write!(f, "write \"{ports}\" to /proc/sys/net/{RESERVED_PORTS}")
+            }
             Self::SetSysctl(path, value) => write!(f, "write {value} to /proc/sys/net/{path}"),
             Self::AddAddress(name, address) => write!(f, "give {name} the address {address}"),
             Self::AddRoute(route) => write!(f, "add {route}"),

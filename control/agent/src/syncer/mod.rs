@@ -121,6 +121,9 @@ const FOLLOWED: &[Kind] = &[
     Kind::GlobalNetworkSet,
     Kind::HostEndpoint,
     Kind::FelixConfiguration,
+    Kind::IPPool,
+    Kind::IPAMBlock,
+    Kind::BlockAffinity,
 ];
 /// What a server answers where it does not serve a kind.
 const NOT_FOUND: u16 = 404;
