@@ -178,6 +178,8 @@ impl Cluster {
                 socket.display().to_string(),
                 "--bpf-dir".into(),
                 state.bpf_of(&node.name).display().to_string(),
+                "--mtu-file".into(),
+                state.mtu_of(&node.name).display().to_string(),
             ];
             self.children.start(Program {
                 log: state.log_of(&process),

@@ -185,6 +185,12 @@ impl State {
         self.bpf().join(node.replace('.', "_"))
     }
 
+    /// Where a node's agent says how big its pods' packets may be.
+    #[must_use]
+    pub fn mtu_of(&self, node: &str) -> PathBuf {
+        self.directory().join(format!("mtu-{node}"))
+    }
+
     /// For kubectl and the agents.
     #[must_use]
     pub fn kubeconfig(&self) -> PathBuf {
