@@ -6,10 +6,12 @@ use std::time::{Duration, Instant};
 
 use caracal_calc::{CalcGraph, HostServices, Update};
 use caracal_model::object::{Kind, Object};
+use futures::future::OptionFuture;
 use kube::Client;
 use tokio::time::sleep_until;
 use tracing::{info, warn};
 
+use crate::host_policy::{HostPolicy, HostRules};
 use crate::plane::{Action, Event, Link, LinkEvent, Session};
 use crate::programmer::{Inputs, Programmer};
 use crate::syncer::{SyncEvent, Syncer};
@@ -28,6 +30,8 @@ pub struct Agent {
     link: Option<Link>,
     programmer: Option<Programmer>,
     inputs: Inputs,
+    host_rules: Option<HostRules>,
+    host_policy: HostPolicy,
     progress: Progress,
     /// Whether the API has this node's object.
     node_exists: bool,
@@ -70,6 +74,8 @@ impl Agent {
             link: None,
             programmer,
             inputs: Inputs::default(),
+            host_rules: None,
+            host_policy: HostPolicy::default(),
             progress: Progress::Listing,
             node_exists: false,
             said_waiting: None,
@@ -78,6 +84,13 @@ impl Agent {
             node,
             socket,
         }
+    }
+
+    /// With host endpoints' policy in the kernel, for what ends or starts on the host.
+    #[must_use]
+    pub fn with_host_rules(mut self, host_rules: HostRules) -> Self {
+        self.host_rules = Some(host_rules);
+        self
     }
 
     /// Runs until `stop` is done. Nothing is removed then: the data plane outlives the control plane.
@@ -119,12 +132,18 @@ impl Agent {
             }
             if self.progress == Progress::NodeMissing && self.inputs.node.is_some() {
                 self.progress = Progress::Preparing;
+                if let Some(rules) = &self.host_rules {
+                    rules.set(&self.host_policy);
+                }
                 if let Some(programmer) = &self.programmer {
                     programmer.set(&self.inputs);
-                    prepared = Box::pin(programmer.attempted());
-                } else {
-                    prepared = Box::pin(std::future::ready(()));
                 }
+                let rules = OptionFuture::from(self.host_rules.as_ref().map(HostRules::attempted));
+                let programmer = OptionFuture::from(self.programmer.as_ref().map(Programmer::attempted));
+                prepared = Box::pin(async move {
+                    rules.await;
+                    programmer.await;
+                });
             }
         }
     }
@@ -150,6 +169,14 @@ impl Agent {
         for (policy, rule) in self.graph.take_dropped_rules() {
             let (field, why) = (rule.field, rule.message);
             warn!("{policy}: {field}: {why}; it allows nothing until that is put right");
+        }
+        // The host's rules come first: what they are to deny is not to wait for anything.
+        let is_for_host = self.host_policy.apply(&ops);
+        if let Some(rules) = &self.host_rules
+            && is_for_host
+            && matches!(self.progress, Progress::Preparing | Progress::Running)
+        {
+            rules.set(&self.host_policy);
         }
         let mtu = self.graph.mtu();
         let of_interest = self.inputs.apply(&ops) || self.inputs.mtu != mtu;

@@ -3,7 +3,8 @@
 //!
 //! ```text
 //!   Kubernetes API ──list, watch──► Syncer ──Update──► CalcGraph ──Op──┬──► Session ──Link──► caracal-fastpath
-//!                                                                      └──► Inputs ─► Programmer ──netlink──► kernel
+//!                                                                      ├──► Inputs ─► Programmer ──netlink──► kernel
+//!                                                                      └──► HostPolicy ─► HostRules ─nf_tables──► kernel
 //!                                   └──────────────── Agent, one task ────────────────┘
 //! ```
 //!
@@ -13,6 +14,7 @@
 
 mod agent;
 mod backoff;
+pub mod host_policy;
 pub mod plane;
 pub mod programmer;
 pub mod syncer;
@@ -24,6 +26,7 @@ use tracing::info;
 
 pub use agent::Agent;
 pub use caracal_calc::HostServices;
+use host_policy::HostRules;
 use programmer::{Kernel, KernelError, Programmer};
 use syncer::ClientError;
 
@@ -56,6 +59,9 @@ pub enum AgentError {
     /// Not root.
     #[error("the agent makes network devices and routes, for which it needs CAP_NET_ADMIN: run it as root")]
     NotPermitted,
+    /// nf_tables cannot be spoken to.
+    #[error(transparent)]
+    Nft(#[from] caracal_nft::NftError),
     /// Signals cannot be caught.
     #[error("cannot catch signals: {0}")]
     Signals(std::io::Error),
@@ -74,6 +80,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(AgentError::Signals)?;
     let client = syncer::client(config.kubeconfig.as_deref()).await?;
     let programmer = Programmer::start(config.bpf_dir, config.mtu_file)?;
+    let host_rules = HostRules::start()?;
     info!(node = config.node, fastpath = %config.fastpath.display(), "starting");
     let stop = async move {
         tokio::select! {
@@ -81,20 +88,27 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
             _ = interrupt.recv() => {}
         }
     };
-    Agent::new(config.node, config.services, &client, config.fastpath, Some(programmer)).run(stop).await;
+    let agent = Agent::new(config.node, config.services, &client, config.fastpath, Some(programmer));
+    agent.with_host_rules(host_rules).run(stop).await;
     Ok(())
 }
 
-/// Removes everything that agents have made in this network namespace: host ports, routes and rules. Returns what was
-/// removed.
+/// Removes everything that agents have made in this network namespace: host ports, routes and rules, and host
+/// endpoints' policy. Returns what was removed.
 ///
 /// # Errors
 /// What could not be removed; what could be has been.
 pub async fn clean_up() -> Result<Vec<String>, AgentError> {
     check_permission()?;
     let kernel = Kernel::open()?;
-    let changes = programmer::clean_up(&kernel).await.map_err(AgentError::CleanUp)?;
-    Ok(changes.iter().map(ToString::to_string).collect())
+    // What cannot be removed of one is no reason to leave the other.
+    let changes = programmer::clean_up(&kernel).await.map_err(AgentError::CleanUp);
+    let had_table = host_policy::remove()?;
+    let mut removed: Vec<String> = changes?.iter().map(ToString::to_string).collect();
+    if had_table {
+        removed.push(format!("remove table inet {}", host_policy::TABLE));
+    }
+    Ok(removed)
 }
 
 /// Says at once what otherwise every request to the kernel would say. Where /proc does not tell, the kernel will.

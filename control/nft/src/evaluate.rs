@@ -27,7 +27,7 @@ pub struct Tested {
     pub icmp: (u8, u8),
     /// IPv6's hop limit.
     pub hop_limit: u8,
-    /// Whether its destination is an address of this host.
+    /// Whether its destination is an address of this host, or of many.
     pub is_for_this_host: bool,
     /// Its connection.
     pub state: State,

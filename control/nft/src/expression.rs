@@ -25,8 +25,8 @@ const TRANSPORT: u32 = 2;
 
 /// An interface's name is compared whole.
 const INTERFACE_BYTES: usize = 16;
-/// `RTN_LOCAL`: an address of this host.
-const ROUTE_LOCAL: u32 = 2;
+/// `RTN_UNICAST`: an address that a packet is forwarded to.
+const ROUTE_UNICAST: u32 = 1;
 const FIB_RESULT_ADDRESS_TYPE: u32 = 3;
 const FIB_DESTINATION: u32 = 2;
 const LEVEL_INFO: u32 = 6;
@@ -103,7 +103,8 @@ impl Expression {
     }
 
     pub fn write(&self, list: &mut Attributes) {
-        let (name, fill): (&str, Box<dyn Fn(&mut Attributes) + '_>) = match self {
+        type Fill<'a> = Box<dyn Fn(&mut Attributes) + 'a>;
+        let (name, fill): (&str, Fill<'_>) = match self {
             Expression::Meta { register, key } => (
                 "meta",
                 Box::new(move |data| {
@@ -364,8 +365,8 @@ fn of_match(condition: &Match, to: &mut Vec<Expression>) {
             to.push(compare(true, vec![*limit]));
         }
         Match::LocalDestination => {
-            let local = ROUTE_LOCAL.to_ne_bytes().to_vec();
-            to.extend([Expression::DestinationType { register }, compare(true, local)]);
+            let unicast = ROUTE_UNICAST.to_ne_bytes().to_vec();
+            to.extend([Expression::DestinationType { register }, compare(false, unicast)]);
         }
         Match::Marked(bits) => {
             to.push(meta(META_MARK));

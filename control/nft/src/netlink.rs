@@ -117,8 +117,8 @@ impl Nft {
     /// # Errors
     /// The kernel would not say.
     pub fn list(&mut self, table: &str) -> Result<Listing, NftError> {
-        let mut listing = Listing::default();
-        listing.exists = self.tables()?.iter().any(|found| found.family == "inet" && found.name == table);
+        let exists = self.tables()?.iter().any(|found| found.family == "inet" && found.name == table);
+        let mut listing = Listing { exists, ..Listing::default() };
         if !listing.exists {
             return Ok(listing);
         }

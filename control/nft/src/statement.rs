@@ -106,7 +106,7 @@ pub enum Match {
     },
     /// The hop limit of IPv6, which has been asked before, is this.
     HopLimit(u8),
-    /// Its destination is an address of this host.
+    /// Its destination is not somebody else's: an address of this host, or of many.
     LocalDestination,
     /// The packet's mark has one of these bits.
     Marked(u32),
@@ -245,7 +245,7 @@ impl fmt::Display for Match {
                 write!(f, "icmp type . code {}{kind} . {code}", not(is))
             }
             Match::HopLimit(limit) => write!(f, "ip6 hoplimit {limit}"),
-            Match::LocalDestination => f.write_str("fib daddr type local"),
+            Match::LocalDestination => f.write_str("fib daddr type != unicast"),
             Match::Marked(bits) => write!(f, "meta mark & {bits:#010x} != 0"),
             Match::State(StateMask::INVALID) => f.write_str("ct state invalid"),
             Match::State(StateMask::ESTABLISHED_OR_RELATED) => f.write_str("ct state established,related"),
