@@ -170,6 +170,9 @@ impl Agent {
             let (field, why) = (rule.field, rule.message);
             warn!("{policy}: {field}: {why}; it allows nothing until that is put right");
         }
+        for (pod, limit) in self.graph.take_dropped_limits() {
+            warn!("pod {pod}: annotation {}: {}; it is left out", limit.field, limit.message);
+        }
         // The host's rules come first: what they are to deny is not to wait for anything.
         let is_for_host = self.host_policy.apply(&ops);
         if let Some(rules) = &self.host_rules

@@ -28,11 +28,12 @@ use std::sync::Arc;
 
 use caracal_model::cidr::Cidr;
 use caracal_model::convert::{
-    Block, ConvertedPolicy, DroppedRule, HostEndpointInfo, Locality, NetworkSetInfo, PodEndpoint, Pool,
-    block_affinity, calico_network_policy, cluster_network_policy, endpoint_slice, global_network_policy,
-    global_network_set, host_endpoint, ip_pool, ipam_block, namespace_profile, network_policy, network_set,
-    node_info, node_labels, pod_endpoint, profile, service, service_account_profile, service_slice,
-    staged_global_network_policy, staged_kubernetes_network_policy, staged_network_policy, tier,
+    Block, ConvertedPolicy, DroppedRule, HostEndpointInfo, Limits, Locality, NetworkSetInfo, PodEndpoint,
+    Pool, block_affinity, calico_network_policy, cluster_network_policy, endpoint_slice,
+    global_network_policy, global_network_set, host_endpoint, ip_pool, ipam_block, namespace_profile,
+    network_policy, network_set, node_info, node_labels, pod_endpoint, profile, service,
+    service_account_profile, service_slice, staged_global_network_policy, staged_kubernetes_network_policy,
+    staged_network_policy, tier,
 };
 use caracal_model::names;
 use caracal_model::object::{Kind, Object, ObjectKey};
@@ -77,6 +78,8 @@ pub struct CalcGraph {
     pods: Delta<EndpointId, plane::Endpoint>,
     hosts: Delta<Arc<str>, plane::HostEndpoint>,
     dropped: Vec<(PolicyKey, DroppedRule)>,
+    /// By pod: limits that it asks for and that cannot be had.
+    dropped_limits: Vec<(EndpointId, DroppedRule)>,
     resolutions: u64,
 }
 
@@ -142,6 +145,7 @@ impl CalcGraph {
             pods: Delta::new(),
             hosts: Delta::new(),
             dropped: Vec::new(),
+            dropped_limits: Vec::new(),
             resolutions: 0,
             node,
         }
@@ -393,6 +397,14 @@ impl CalcGraph {
         self.profiles.endpoint_changed(id, before, now, &mut self.sets, &mut self.sources);
         let kind = local.as_ref().map(Local::kind);
         let is_rebound = self.policies.endpoint_changed(id, kind, &mut self.sets, &mut self.sources);
+        if let (Some(Local::Pod(pod)), SourceKey::Pod(name)) = (&local, &key) {
+            let is_known =
+                |was: &Local| matches!(was, Local::Pod(was) if was.dropped_limits == pod.dropped_limits);
+            if !was_local.as_ref().is_some_and(is_known) {
+                let dropped = pod.dropped_limits.iter().cloned();
+                self.dropped_limits.extend(dropped.map(|dropped| (name.clone(), dropped)));
+            }
+        }
         if is_rebound || was_local != local {
             let is_host = |local: &Option<Local>| matches!(local, Some(Local::Host(_)));
             self.are_hosts_dirty |= is_host(&was_local) || is_host(&local);
@@ -473,6 +485,11 @@ impl CalcGraph {
     /// The rules that could not be converted since this was last asked: for the log.
     pub fn take_dropped_rules(&mut self) -> Vec<(PolicyKey, DroppedRule)> {
         std::mem::take(&mut self.dropped)
+    }
+
+    /// The limits that pods of this node ask for and that cannot be had, since this was last asked: for the log.
+    pub fn take_dropped_limits(&mut self) -> Vec<(EndpointId, DroppedRule)> {
+        std::mem::take(&mut self.dropped_limits)
     }
 
     /// How much has been computed.
@@ -556,7 +573,8 @@ impl CalcGraph {
             staged_ingress: bindings.staged_ingress,
             staged_egress: bindings.staged_egress,
             allowed_sources: other_sources.iter().copied().map(prefix).collect(),
-            ..plane::Endpoint::default()
+            ingress_limits: limits(&pod.limits.ingress),
+            egress_limits: limits(&pod.limits.egress),
         })
     }
 
@@ -574,6 +592,20 @@ impl CalcGraph {
             profiles: host.profiles.clone(),
         })
     }
+}
+
+/// None where there are none.
+fn limits(of: &Limits) -> Option<plane::Limits> {
+    let or_none = Option::unwrap_or_default;
+    (*of != Limits::default()).then(|| plane::Limits {
+        packets_per_second: or_none(of.packet_rate),
+        packet_burst: or_none(of.packet_burst),
+        bits_per_second: or_none(of.bandwidth),
+        burst_bits: or_none(of.burst),
+        peak_bits_per_second: or_none(of.peak_rate),
+        peak_burst_bytes: or_none(of.min_burst),
+        connections: or_none(of.max_connections),
+    })
 }
 
 fn service_key(key: &ObjectKey) -> ServiceKey {

@@ -25,6 +25,12 @@ pub const POD_ADDRESSES_AWS: &str = "vpc.amazonaws.com/pod-ips";
 /// Sources beside its own addresses that the pod may send from, as a JSON list of CIDRs; counts where FelixConfiguration
 /// says `workloadSourceSpoofing: Any`.
 pub const POD_ALLOWED_SOURCE_PREFIXES: &str = "cni.projectcalico.org/allowedSourcePrefixes";
+/// On a pod: what begins the names of all that limits what it may move, as in `qos.projectcalico.org/ingressBandwidth`.
+pub const QOS_PREFIX: &str = "qos.projectcalico.org/";
+/// On a pod: how many bits a second it may be sent; Calico's own annotation goes before it.
+pub const KUBERNETES_INGRESS_BANDWIDTH: &str = "kubernetes.io/ingress-bandwidth";
+/// On a pod: how many bits a second it may send; Calico's own annotation goes before it.
+pub const KUBERNETES_EGRESS_BANDWIDTH: &str = "kubernetes.io/egress-bandwidth";
 /// On a FelixConfiguration: whether established flows are judged again when policy changes, `Rejudge` (the default), or
 /// keep the verdict of their first packet, `Keep`.
 pub const ESTABLISHED_FLOWS: &str = "projectcaracal.org/establishedFlows";

@@ -22,6 +22,7 @@ pub mod names;
 pub mod object;
 pub mod policy;
 pub mod protocol;
+pub mod quantity;
 pub mod selector;
 pub mod services;
 mod validate;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use caracal_calc::{CalcGraph, Update};
 use caracal_model::object::Object;
-use caracal_plane_api::{Action, EndpointToHost, Entity, Hook, Rule, TierBinding};
+use caracal_plane_api::{Action, EndpointToHost, Entity, Hook, Limits, Rule, TierBinding};
 use serde_json::{Value, json};
 
 use crate::NODE;
@@ -358,4 +358,36 @@ fn cluster_policies_stand_before_and_behind_those_of_namespaces() {
     ]);
     let web = &fastpath.endpoints["x/web"];
     assert_eq!(told(&web.ingress), "kube-admin[first]+ default[k]- kube-baseline[last]+");
+}
+
+#[test]
+fn what_a_pods_annotations_limit_is_told_and_what_cannot_be_had_is_said_once() {
+    let pod = |annotations: Value| {
+        let mut pod = web();
+        pod.metadata_mut().annotations = serde_json::from_value(annotations).unwrap();
+        pod
+    };
+    let asks = json!({
+        "qos.projectcalico.org/ingressBandwidth": "10M", "qos.projectcalico.org/ingressPacketRate": "lots",
+        "qos.projectcalico.org/egressMaxConnections": "3", "kubernetes.io/egress-bandwidth": "1M",
+    });
+    let (mut graph, mut fastpath) = judged([pod(asks.clone())]);
+    let limits = |fastpath: &Fastpath| {
+        let endpoint = &fastpath.endpoints["x/web"];
+        (endpoint.ingress_limits, endpoint.egress_limits)
+    };
+    let into = Limits { bits_per_second: 10_000_000, ..Limits::default() };
+    let out = Limits { bits_per_second: 1_000_000, connections: 3, ..Limits::default() };
+    assert_eq!(limits(&fastpath), (Some(into), Some(out)));
+    let mut said =
+        || graph.take_dropped_limits().into_iter().map(|(pod, what)| format!("{pod} {}", what.field));
+    assert!(said().eq(["x/web qos.projectcalico.org/ingressPacketRate".to_owned()]));
+    let mut again = pod(asks);
+    again.metadata_mut().resource_version = Some("2".into());
+    graph.apply(Update::Upsert(again));
+    assert_eq!(graph.take_dropped_limits(), []);
+    graph.apply(Update::Upsert(pod(json!({}))));
+    fastpath.apply(&graph.flush());
+    assert_eq!(limits(&fastpath), (None, None));
+    assert_eq!(graph.take_dropped_limits(), []);
 }

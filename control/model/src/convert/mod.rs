@@ -11,6 +11,7 @@ mod endpoint_slice;
 mod families;
 mod felix;
 mod host_endpoint;
+mod limits;
 mod network_policy;
 mod network_set;
 mod node;
@@ -37,6 +38,7 @@ pub use felix::{
     NetworkSettings, felix_settings,
 };
 pub use host_endpoint::{HostEndpointInfo, host_endpoint};
+pub use limits::{Limits, PodLimits, pod_limits};
 pub use network_policy::network_policy;
 pub use network_set::{NetworkSetInfo, global_network_set, network_set};
 pub use node::{NodeInfo, node_info, node_labels};

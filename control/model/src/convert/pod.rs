@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use k8s_openapi::api::core::v1::{Container, Pod};
 
 use super::calico_rule::net;
+use super::converted::DroppedRule;
+use super::limits::{PodLimits, pod_limits};
 use crate::annotations;
 use crate::cidr::Cidr;
 use crate::labels::{Labels, key};
@@ -32,6 +34,10 @@ pub struct PodEndpoint {
     pub ports: Vec<NamedPort>,
     /// Sources beside its addresses that it asks to send from.
     pub other_sources: Vec<Cidr>,
+    /// What it may move.
+    pub limits: PodLimits,
+    /// Limits that it asks for and that cannot be had, for the log.
+    pub dropped_limits: Vec<DroppedRule>,
 }
 
 /// A container port.
@@ -85,6 +91,7 @@ pub fn pod_endpoint(pod: &Pod) -> Option<PodEndpoint> {
 
     let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
     let ports = container_ports(containers).filter(|port| !port.name.is_empty()).collect();
+    let (limits, dropped_limits) = pod_limits(pod.metadata.annotations.as_ref());
     Some(PodEndpoint {
         namespace: namespace.to_owned(),
         name: name.to_owned(),
@@ -95,6 +102,8 @@ pub fn pod_endpoint(pod: &Pod) -> Option<PodEndpoint> {
         addresses: if is_finished(pod) { Vec::new() } else { pod_addresses(pod) },
         ports,
         other_sources: other_sources(pod),
+        limits,
+        dropped_limits,
     })
 }
 
