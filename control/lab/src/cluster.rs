@@ -343,6 +343,9 @@ fn listeners(world: &World, name: &LabName) -> Vec<Listener> {
         let portless = (!flow.protocol.has_ports()).then_some(None);
         match flow.destination {
             Place::External => outside.add(flow.protocol, flow.destination_port),
+            // Behind a service's address, or its node port, its backends answer.
+            Place::Service(_) => {}
+            Place::Node(_) if flow.service.is_some() => {}
             Place::Node(index) => {
                 if let Some(node) = nodes.get_mut(index) {
                     node.add(flow.protocol, flow.destination_port);

@@ -249,7 +249,7 @@ fn judge(world: &World, flow: &WorldFlow, started: Started) -> Observation {
 fn ours(world: &World, flow: &WorldFlow) -> bool {
     let is_pod = |place: Place| match place {
         Place::Pod(index) => world.pods.get(index).is_some_and(|pod| !pod.host_network),
-        Place::Node(_) | Place::External => false,
+        Place::Node(_) | Place::Service(_) | Place::External => false,
     };
     let is_on_ours = |place: Place| {
         node_of(world, place).and_then(|index| world.nodes.get(index)).is_some_and(|node| !node.kernel)
@@ -262,6 +262,6 @@ fn node_of(world: &World, place: Place) -> Option<usize> {
     match place {
         Place::Pod(index) => world.pods.get(index).map(|pod| pod.node),
         Place::Node(index) => Some(index),
-        Place::External => None,
+        Place::Service(_) | Place::External => None,
     }
 }

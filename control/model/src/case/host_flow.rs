@@ -3,9 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::resolve::{FlowError, Resolver, icmp};
-use super::{
-    Case, HostFlow, HostPath, Party, PortReference, WorldError, WorldHostFlow, WorldNode, WorldPod, WorldPool,
-};
+use super::{HostFlow, HostPath, Party, PortReference, WorldError, WorldHostFlow};
 use crate::convert::{HostEndpointInfo, host_endpoint};
 use crate::object::Object;
 use crate::policy::IpVersion;
@@ -116,7 +114,7 @@ fn own_port(host_endpoint: &HostEndpointInfo, name: &str, flow: &HostFlow) -> Re
 
 #[cfg(test)]
 mod tests {
-    use super::super::World;
+    use super::super::{Case, World};
     use super::*;
 
     const OBJECTS: &str = r#"

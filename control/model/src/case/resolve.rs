@@ -175,7 +175,8 @@ impl Resolver<'_> {
     ) -> Result<End, FlowError> {
         let key = ServiceKey { namespace: namespace.to_owned(), name: name.to_owned() };
         let object = services::named(self.objects, &key);
-        let spec = object.ok_or_else(|| (field, format!("there is no Service {namespace}/{name}")))?.spec.as_ref();
+        let spec =
+            object.ok_or_else(|| (field, format!("there is no Service {namespace}/{name}")))?.spec.as_ref();
         let mut addresses = spec.into_iter().flat_map(cluster_ips).filter_map(|text| text.parse().ok());
         let address = addresses.find(|address: &IpAddr| address.is_ipv6() == (version == IpVersion::V6));
         let Some(address) = address else {
@@ -196,8 +197,7 @@ impl Resolver<'_> {
             let own = |node: &WorldNode| node.has_address(address) || node.has_tunnel_address(address);
             self.nodes.iter().position(own)
         };
-        let service =
-            || self.services.iter().position(|service| services::has_address(service, address));
+        let service = || self.services.iter().position(|service| services::has_address(service, address));
         let known = pod.map(Place::Pod).or_else(|| node().map(Place::Node));
         known.or_else(|| service().map(Place::Service)).unwrap_or(Place::External)
     }

@@ -8,10 +8,11 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::fields::join;
-use super::resolve::Resolver;
 use super::pools::{Carriage, Pools, WorldPool, is_dual_stack, pool_of};
+use super::resolve::Resolver;
 use super::{
-    Case, CaseObject, External, LabOptions, WorldFlow, WorldHostFlow, host_flow, nodes, pods, resolve, services,
+    Case, CaseObject, External, LabOptions, WorldFlow, WorldHostFlow, host_flow, nodes, pods, resolve,
+    services,
 };
 use crate::cidr::Cidr;
 use crate::convert::{NamedPort, ServiceInfo};
@@ -261,6 +262,7 @@ impl Case {
             nodes,
             pools,
             pods,
+            services,
             externals,
             flows,
             host_flows,

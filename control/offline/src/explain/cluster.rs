@@ -50,7 +50,7 @@ impl Cluster {
         for flow in &world.flows {
             let node_of = |place| match place {
                 Place::Pod(pod) => world.pods.get(pod).map(|pod| pod.node),
-                Place::Node(_) | Place::External => None,
+                Place::Node(_) | Place::Service(_) | Place::External => None,
             };
             concerned.extend(node_of(flow.source));
             concerned.extend(node_of(flow.destination));

@@ -90,6 +90,8 @@ impl<'a> Fabric<'a> {
             Place::Node(node) => {
                 on_the_way.push_back((node, PortName::Host, frame(HOST_MAC, GATEWAY_MAC, &datagram)?));
             }
+            // A service's address sends nothing.
+            Place::Service(_) => {}
             Place::External => self.cross(&datagram, &mut on_the_way, &mut arrivals)?,
         }
         for _ in 0..HOPS_MAX {

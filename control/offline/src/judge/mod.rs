@@ -13,7 +13,7 @@ mod packet;
 use caracal_calc::{CalcGraph, Update};
 use caracal_dataplane::table::ApplyError;
 use caracal_model::case::report::{Observation, Observations, Observed};
-use caracal_model::case::{Icmp, Place, World, WorldFlow};
+use caracal_model::case::{Icmp, World, WorldFlow};
 use caracal_plane_api::Op;
 use caracal_wire::{Malformed, Protocol};
 
@@ -78,15 +78,8 @@ pub(crate) fn observe(world: &World, plan: &Plan, flow: &WorldFlow) -> Result<Ob
     if let Some(why) = &flow.unsupported {
         return Ok(Observation::new(Observed::Unsupported, why));
     }
-    let source = match flow.source {
-        // A kernel that follows our routes to the pods sends from the tunnel address.
-        Place::Node(node) => {
-            world.nodes.get(node).map_or(flow.source_address, |node| node.tunnel_address.into())
-        }
-        Place::Pod(_) | Place::External => flow.source_address,
-    };
     let talk = Talk {
-        source,
+        source: flow.source_address,
         destination: flow.destination_address,
         protocol: Protocol(flow.protocol.0),
         source_port: flow.source_port.unwrap_or(EPHEMERAL_PORT),
