@@ -14,6 +14,7 @@ mod random_calico;
 mod scale;
 mod services;
 mod simulator;
+mod ways;
 mod worlds;
 
 use caracal_calc::{CalcGraph, Update};

@@ -50,7 +50,7 @@ fn rule(peers: &'static str) -> impl Strategy<Value = serde_json::Value> {
 }
 
 fn object() -> impl Strategy<Value = Object> {
-    prop_oneof![kubernetes_object(), crate::random_calico::object()]
+    prop_oneof![kubernetes_object(), crate::random_calico::object(), crate::ways::object_of_ways()]
 }
 
 fn kubernetes_object() -> impl Strategy<Value = Object> {
@@ -119,6 +119,7 @@ proptest! {
         told_anew.apply(&graph.state());
         prop_assert_eq!(&told_anew, &fastpath);
         fastpath.apply(&graph.flush());
+        crate::ways::check(&world, &fastpath);
         let mut expected = expected(&world);
         if !world.keys().any(|key| key.kind == Kind::Node && key.name == NODE) {
             expected.config.clone_from(&fastpath.config);

@@ -38,7 +38,7 @@ fn from_db() -> serde_json::Value {
 
 /// All of them.
 pub fn all() -> Vec<(&'static str, World)> {
-    [kubernetes(), calicos(), crate::services::worlds()].concat()
+    [kubernetes(), calicos(), crate::services::worlds(), crate::ways::worlds()].concat()
 }
 
 /// A rule that lets in who a selector selects.
