@@ -20,6 +20,7 @@ mod place;
 mod profile;
 mod report;
 mod run;
+mod search;
 mod sink;
 
 use std::process::ExitCode;
@@ -37,12 +38,14 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::Args),
+    Search(search::Args),
     Impair(impair::Args),
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(args) => run::run(&args),
+        Command::Search(args) => search::run(&args),
         Command::Impair(args) => impair::run(&args),
     };
     result.unwrap_or_else(|error| {

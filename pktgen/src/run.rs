@@ -45,6 +45,25 @@ Exit status: 0 done; 1 --expect-no-loss, and a packet was lost; 2 could not run.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
+    #[command(flatten)]
+    way: Way,
+    /// Packets a second, all flows together: 500, 10k, 1.5M; or max
+    #[arg(long, value_name = "RATE", default_value = "10k")]
+    rate: Rate,
+    /// For how long
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_duration)]
+    duration: Duration,
+    /// Exit status 1 if a packet was lost, or none was sent
+    #[arg(long)]
+    expect_no_loss: bool,
+    /// How to print the report
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+}
+
+/// From where to where, in which flows and sizes.
+#[derive(Debug, clap::Args)]
+pub struct Way {
     /// The lab that --from and --to are in
     #[arg(long, value_name = "NAME")]
     lab: Option<String>,
@@ -84,12 +103,6 @@ pub struct Args {
     /// Frame sizes, from Ethernet header to end of payload, without FCS: SIZE[xWEIGHT],… or imix (64x7,590x4,1514x1)
     #[arg(long, value_name = "SIZES", default_value = "64")]
     size: String,
-    /// Packets a second, all flows together: 500, 10k, 1.5M; or max
-    #[arg(long, value_name = "RATE", default_value = "10k")]
-    rate: Rate,
-    /// For how long
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_duration)]
-    duration: Duration,
     /// How long to wait for a first packet to come through before the counting begins
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = parse_duration)]
     wait: Duration,
@@ -99,12 +112,6 @@ pub struct Args {
     /// How packets are made and taken
     #[arg(long, value_enum, default_value_t = Engine::Socket)]
     engine: Engine,
-    /// Exit status 1 if a packet was lost, or none was sent
-    #[arg(long)]
-    expect_no_loss: bool,
-    /// How to print the report
-    #[arg(short, long, value_enum, default_value_t = Output::Table)]
-    output: Output,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -127,49 +134,9 @@ pub enum Output {
 /// # Errors
 /// It could not run.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let profile = Profile {
-        flows: args.flows,
-        sizes: args.size.parse::<Sizes>().map_err(anyhow::Error::msg).context("--size")?,
-        rate: args.rate,
-        duration: args.duration,
-    };
-    let from =
-        place(args.lab.as_deref(), args.from.as_deref(), args.from_netns.as_deref()).context("--from")?;
-    let to = place(args.lab.as_deref(), args.to.as_deref(), args.to_netns.as_deref()).context("--to")?;
-    let to_address = match args.to_address {
-        Some(address) => address,
-        None => to.address(args.ipv6).context("--to")?,
-    };
-    raise_file_limit(args.flows)?;
-    let ends = Ends {
-        from,
-        from_address: args.from_address,
-        from_port: args.from_port,
-        to: SocketAddr::new(to_address, args.port),
-    };
-    let Engine::Socket = args.engine;
-    let listen = match args.sink_port {
-        Some(port) => SocketAddr::new(generator::any(to_address), port),
-        None => ends.to,
-    };
-    let sink = sink::open(&to, listen)?;
-    let sockets = generator::open(&ends, args.flows, profile.sizes.largest())?;
+    let open = args.way.open()?;
     let stop = Stop::on_signals()?;
-    let measured = measure(&sockets, &sink, &profile, args, stop)?;
-    let about = Circumstances {
-        profile: profile.row(&args.size),
-        asked_pps: match profile.rate {
-            Rate::Max => None,
-            Rate::PerSecond(rate) => Some(rate),
-        },
-        from: ends.from.to_string(),
-        to: format!("{to} {}", ends.to),
-        machine_cpu_s: measured.machine_cpu_s,
-        sink_overflow: sink::overflowed(&to, &sink),
-        way_was_open: measured.way_was_open,
-        interrupted: stop.is_set(),
-    };
-    let report = Report::new(&measured.sent, &measured.account, about);
+    let report = open.trial(args.rate, args.duration, stop)?;
     match args.output {
         Output::Json => println!("{}", serde_json::to_string_pretty(&report)?),
         Output::Table => print!("{}", report.table()),
@@ -179,6 +146,74 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let failed = args.expect_no_loss && (report.total.lost > 0 || report.total.sent == 0);
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// A way whose ends are open: trials follow one another on it.
+#[derive(Debug)]
+pub struct Open<'a> {
+    way: &'a Way,
+    sizes: Sizes,
+    ends: Ends,
+    to: Place,
+    sink: UdpSocket,
+    sockets: Vec<UdpSocket>,
+}
+
+impl Way {
+    /// Opens the sink and a socket for each flow.
+    ///
+    /// # Errors
+    /// A place cannot be entered, or has no address; a port is taken; frames do not fit.
+    pub fn open(&self) -> anyhow::Result<Open<'_>> {
+        let sizes = self.size.parse::<Sizes>().map_err(anyhow::Error::msg).context("--size")?;
+        let lab = self.lab.as_deref();
+        let from = place(lab, self.from.as_deref(), self.from_netns.as_deref()).context("--from")?;
+        let to = place(lab, self.to.as_deref(), self.to_netns.as_deref()).context("--to")?;
+        let to_address = match self.to_address {
+            Some(address) => address,
+            None => to.address(self.ipv6).context("--to")?,
+        };
+        raise_file_limit(self.flows)?;
+        let ends = Ends {
+            from,
+            from_address: self.from_address,
+            from_port: self.from_port,
+            to: SocketAddr::new(to_address, self.port),
+        };
+        let Engine::Socket = self.engine;
+        let listen = match self.sink_port {
+            Some(port) => SocketAddr::new(generator::any(to_address), port),
+            None => ends.to,
+        };
+        let sink = sink::open(&to, listen)?;
+        let sockets = generator::open(&ends, self.flows, sizes.largest())?;
+        Ok(Open { way: self, sizes, ends, to, sink, sockets })
+    }
+}
+
+impl Open<'_> {
+    /// Sends at a rate for a while, and tells what became of it.
+    ///
+    /// # Errors
+    /// The kernel refuses in a way that trying again will not mend.
+    pub fn trial(&self, rate: Rate, duration: Duration, stop: Stop) -> anyhow::Result<Report> {
+        let profile = Profile { flows: self.way.flows, sizes: self.sizes.clone(), rate, duration };
+        let measured = measure(&self.sockets, &self.sink, &profile, self.way, stop)?;
+        let about = Circumstances {
+            profile: profile.row(&self.way.size),
+            asked_pps: match rate {
+                Rate::Max => None,
+                Rate::PerSecond(rate) => Some(rate),
+            },
+            from: self.ends.from.to_string(),
+            to: format!("{} {}", self.to, self.ends.to),
+            machine_cpu_s: measured.machine_cpu_s,
+            sink_overflow: sink::overflowed(&self.to, &self.sink),
+            way_was_open: measured.way_was_open,
+            interrupted: stop.is_set(),
+        };
+        Ok(Report::new(&measured.sent, &measured.account, about))
+    }
 }
 
 fn place(lab: Option<&str>, target: Option<&str>, netns: Option<&str>) -> anyhow::Result<Place> {
@@ -240,7 +275,7 @@ fn measure(
     sockets: &[UdpSocket],
     sink: &UdpSocket,
     profile: &Profile,
-    args: &Args,
+    way: &Way,
     stop: Stop,
 ) -> anyhow::Result<Measured> {
     // Different in every run, so that what an earlier one left on the way is not taken for ours.
@@ -250,13 +285,13 @@ fn measure(
     let result: anyhow::Result<_> = thread::scope(|scope| {
         let receiver = scope.spawn(|| sink::receive(sink, &mut account, &progress, &close));
         let sent = (|| {
-            let way_was_open = open_the_way(sockets, run, &progress, args.wait, stop);
+            let way_was_open = open_the_way(sockets, run, &progress, way.wait, stop);
             let busy = cpu::busy_seconds();
             let sender = scope.spawn(|| generator::send(sockets, run, profile, &sent_so_far, stop.0));
             watch(&sent_so_far, &progress, || sender.is_finished());
             let sent = join(sender)?;
             let machine_cpu_s = busy.zip(cpu::busy_seconds()).map(|(before, after)| after - before);
-            wait_for_the_last(sent.packets(), &progress, args.linger);
+            wait_for_the_last(sent.packets(), &progress, way.linger);
             Ok((sent, machine_cpu_s, way_was_open))
         })();
         close.store(true, Ordering::Relaxed);
