@@ -123,6 +123,20 @@ pub fn add(link: &PodLink<'_>) -> Result<AttachMode, LinkError> {
     made
 }
 
+/// Gives both ends of a pod's link another MTU.
+///
+/// # Errors
+/// Any [`LinkError`].
+pub fn set_mtu(link: &PodLink<'_>) -> Result<(), LinkError> {
+    let set = |name: &str| -> Result<(), LinkError> {
+        let mut netlink = Netlink::open()?;
+        let index = netlink.link(name)?.index;
+        Ok(netlink.set_mtu(index, link.mtu)?)
+    };
+    within(link.node_netns, || set(link.host_name))?;
+    netns::within(link.pod_netns, || set(POD_INTERFACE))?
+}
+
 /// Removes a pod's link and what is pinned for it. What is not there need not be removed.
 ///
 /// # Errors

@@ -269,6 +269,17 @@ impl Netlink {
         self.change(format!("set link {index} up"), RouteNetlinkMessage::SetLink(message))
     }
 
+    /// Sets the largest packet of a link.
+    ///
+    /// # Errors
+    /// The kernel refuses, or the link cannot carry so much.
+    pub fn set_mtu(&mut self, index: u32, mtu: u32) -> Result<(), NetlinkError> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.attributes.push(LinkAttribute::Mtu(mtu));
+        self.change(format!("set the MTU of link {index} to {mtu}"), RouteNetlinkMessage::SetLink(message))
+    }
+
     /// Lets the kernel put no more than one segment into what it sends by a link.
     ///
     /// # Errors

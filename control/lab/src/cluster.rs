@@ -190,6 +190,7 @@ impl Cluster {
             })?;
         }
         ready::wait(&self.state, ready::LIMIT, stop)?;
+        network::follow_mtu_files(world, &name, &state)?;
         lock(&self.state).phase = Phase::Ready;
         self.state().write()?;
         step("ready");

@@ -23,7 +23,6 @@ mod ready;
 mod responder;
 mod run;
 mod sctp;
-mod service_routes;
 mod state;
 mod stop;
 mod wire;

@@ -29,10 +29,7 @@ use caracal_model::{
 };
 use nix::mount::{MsFlags, mount};
 
-use crate::{
-    error::LabError, kernel_node, mtu, name::LabName, service_routes::service_routes, state::State,
-    stop::Stop,
-};
+use crate::{error::LabError, kernel_node, mtu, name::LabName, state::State, stop::Stop};
 
 /// The nodes' uplink.
 pub const UPLINK: &str = "uplink0";
@@ -148,29 +145,14 @@ pub fn build(world: &World, name: &LabName, state: &State, stop: &Stop) -> Resul
         }
     }
     bgp_routes(world, name)?;
-    for (index, pod) in world.pods.iter().enumerate() {
+    for_pods(world, name, state, mtu::pod(world, mtu), |index, node, wanted| {
         stop.check()?;
-        let (false, false, Some(node)) =
-            (pod.host_network, pod.addresses.is_empty(), world.nodes.get(pod.node))
-        else {
-            continue;
-        };
-        let pod_netns = netns::path(&name.pod(&pod.namespace, &pod.name));
+        let Some(pod) = world.pods.get(index) else { return Ok(()) };
         let label = format!("{}/{}", pod.namespace, pod.name);
-        let bpf_dir = state.bpf_of(&node.name);
-        let wanted = PodLink {
-            node_netns: Some(&netns::path(&name.node(&node.name))),
-            pod_netns: &pod_netns,
-            host_name: &pod.interface,
-            addresses: &pod.addresses,
-            mtu: mtu::pod(world, mtu),
-            mac: None,
-            bpf_dir: &bpf_dir,
-        };
         if node.kernel {
-            kernel_node::pod(world, name, index, &wanted)?;
+            kernel_node::pod(world, name, index, wanted)?;
         } else {
-            link::add(&wanted).map_err(|source| LabError::Link { pod: label.clone(), source })?;
+            link::add(wanted).map_err(|source| LabError::Link { pod: label.clone(), source })?;
         }
         // A refused connection must be heard of each time, not once a second.
         inside(&name.pod(&pod.namespace, &pod.name), &label, |_| {
@@ -179,7 +161,52 @@ pub fn build(world: &World, name: &LabName, state: &State, stop: &Stop) -> Resul
                 sysctl(&label, "ipv6/icmp/ratelimit", "0")?;
             }
             Ok(())
-        })?;
+        })
+    })
+}
+
+/// Gives every pod the MTU that its node's agent says, where it says another one than its link was made with.
+///
+/// # Errors
+/// The kernel refuses it.
+pub(crate) fn follow_mtu_files(world: &World, name: &LabName, state: &State) -> Result<(), LabError> {
+    let made_with = mtu::pod(world, uplink_mtu(world));
+    for_pods(world, name, state, made_with, |index, node, made| {
+        let said = fs::read_to_string(state.mtu_of(&node.name)).ok();
+        let said = said.and_then(|text| text.trim().parse().ok());
+        let (Some(mtu), Some(pod)) = (said.filter(|mtu| *mtu != made.mtu), world.pods.get(index)) else {
+            return Ok(());
+        };
+        let label = format!("{}/{}", pod.namespace, pod.name);
+        link::set_mtu(&PodLink { mtu, ..made.clone() })
+            .map_err(|source| LabError::Link { pod: label, source })
+    })
+}
+
+/// Does something with the link of each pod that has one.
+fn for_pods(
+    world: &World,
+    name: &LabName,
+    state: &State,
+    mtu: u32,
+    mut each: impl FnMut(usize, &WorldNode, &PodLink<'_>) -> Result<(), LabError>,
+) -> Result<(), LabError> {
+    for (index, pod) in world.pods.iter().enumerate() {
+        let (false, false, Some(node)) =
+            (pod.host_network, pod.addresses.is_empty(), world.nodes.get(pod.node))
+        else {
+            continue;
+        };
+        let link = PodLink {
+            node_netns: Some(&netns::path(&name.node(&node.name))),
+            pod_netns: &netns::path(&name.pod(&pod.namespace, &pod.name)),
+            host_name: &pod.interface,
+            addresses: &pod.addresses,
+            mtu,
+            mac: None,
+            bpf_dir: &state.bpf_of(&node.name),
+        };
+        each(index, node, &link)?;
     }
     Ok(())
 }
@@ -323,9 +350,9 @@ fn bgp_routes(world: &World, name: &LabName) -> Result<(), LabError> {
                 }
             }
         }
-        for (address, index) in service_routes(world) {
-            let node = world.nodes.get(index).and_then(|node| node.address_like(address));
-            let Some(node) = node else { continue };
+        for address in world.services.iter().flat_map(|service| service.external_ips.iter().copied()) {
+            let entrance = world.entrance(address).and_then(|index| world.nodes.get(index));
+            let Some(node) = entrance.and_then(|node| node.address_like(address)) else { continue };
             let route = Route::via(address, host_length(address), node);
             netlink.add_route(&route).map_err(LabError::netlink("fabric"))?;
         }
