@@ -52,9 +52,10 @@ struct Arguments {
     /// Where pods' XDP programs are pinned
     #[arg(long, default_value = "/sys/fs/bpf/caracal")]
     bpf_dir: PathBuf,
-    /// The uplink; not given: the device that has the node's address
-    #[arg(long)]
-    uplink: Option<String>,
+    /// An uplink; may be given several times. Not given: the devices that have an address of the node, and those that a default route
+    /// or the route to another node uses
+    #[arg(long = "uplink", value_name = "DEVICE")]
+    uplinks: Vec<String>,
     /// Frames of a worker's memory
     #[arg(long, default_value_t = 8192)]
     chunks: u32,
@@ -203,7 +204,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         bpf_dir: arguments.bpf_dir.clone(),
         pod_ring: arguments.pod_ring,
         uplink_ring: arguments.uplink_ring,
-        uplink: arguments.uplink.clone(),
+        uplinks: arguments.uplinks.clone(),
         kernel_memory_budget: arguments.kernel_memory_mib.saturating_mul(1 << 20),
     };
     Controller::new(builder, publisher, Ports::new(config, handles), mirror, queue, log, identity)?.run();

@@ -319,6 +319,11 @@ impl Socket {
         self.tx.free()
     }
 
+    /// How many frames are queued that the kernel has not taken.
+    pub fn unsent(&mut self) -> usize {
+        self.tx.pending()
+    }
+
     /// Shows the kernel what was queued and makes it send. Returns how many frames it has not taken (its queue is full, it is out of
     /// memory, or the device is down): flush again later.
     pub fn flush(&mut self) -> usize {

@@ -13,11 +13,15 @@ use netlink_packet_core::{
     NetlinkPayload,
 };
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::link::{
+    InfoBond, InfoData, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+};
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourMessage, NeighbourState,
 };
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteNextHopFlags, RouteType,
+};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::sys::socket::{self, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send};
 
@@ -48,6 +52,27 @@ pub struct KernelLink {
     pub carrier: bool,
     /// Receive queues.
     pub queues: u32,
+    /// What it is.
+    pub kind: LinkKind,
+    /// The device that it is a part of: a bond, a bridge.
+    pub master: Option<u32>,
+}
+
+/// What a device is, as far as it makes a difference for an uplink.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum LinkKind {
+    /// Something that sends and receives Ethernet frames.
+    #[default]
+    Ethernet,
+    /// Several devices that act as one.
+    Bond {
+        /// The only member that may send, if the bond has one at a time.
+        active: Option<u32>,
+    },
+    /// A VLAN of another device.
+    Vlan,
+    /// Something whose frames have no Ethernet header, by its kind or its number of that sort (ARPHRD_…).
+    Headerless(String),
 }
 
 /// A route of the main table.
@@ -120,10 +145,23 @@ impl Mirror {
     /// # Errors
     /// When the kernel does not answer.
     pub fn routes(&mut self) -> Result<Vec<MainRoute>, MirrorError> {
-        let mut message = RouteMessage::default();
-        message.header.address_family = AddressFamily::Inet;
-        let answers = self.dump("list routes", RouteNetlinkMessage::GetRoute(message))?;
-        Ok(answers.into_iter().filter_map(route).collect())
+        let mut routes = Vec::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut message = RouteMessage::default();
+            message.header.address_family = family;
+            let answers = match self.dump("list routes", RouteNetlinkMessage::GetRoute(message)) {
+                // A kernel without IPv6 has no routes of it.
+                Err(MirrorError { source, .. })
+                    if family == AddressFamily::Inet6
+                        && source.raw_os_error() == Some(nix::libc::EOPNOTSUPP) =>
+                {
+                    continue;
+                }
+                answers => answers?,
+            };
+            routes.extend(answers.into_iter().filter_map(route));
+        }
+        Ok(routes)
     }
 
     /// All neighbors.
@@ -258,7 +296,13 @@ fn link(message: RouteNetlinkMessage) -> Option<KernelLink> {
         up: message.header.flags.contains(LinkFlags::Up),
         carrier: message.header.flags.contains(LinkFlags::LowerUp),
         queues: 1,
+        kind: LinkKind::Ethernet,
+        master: None,
     };
+    let layer = message.header.link_layer_type;
+    if !matches!(layer, LinkLayerType::Ether | LinkLayerType::Loopback) {
+        link.kind = LinkKind::Headerless(format!("{layer:?}").to_lowercase());
+    }
     for attribute in message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name = name,
@@ -269,10 +313,33 @@ fn link(message: RouteNetlinkMessage) -> Option<KernelLink> {
                 }
             }
             LinkAttribute::NumRxQueues(queues) => link.queues = queues.max(1),
+            LinkAttribute::Controller(index) => link.master = Some(index),
+            LinkAttribute::LinkInfo(infos) => tell_kind(infos, &mut link.kind),
             _ => {}
         }
     }
     Some(link)
+}
+
+fn tell_kind(infos: Vec<LinkInfo>, kind: &mut LinkKind) {
+    for info in infos {
+        match info {
+            LinkInfo::Kind(InfoKind::Bond) => *kind = LinkKind::Bond { active: None },
+            LinkInfo::Kind(InfoKind::Vlan) => *kind = LinkKind::Vlan,
+            LinkInfo::Kind(name) if matches!(kind, LinkKind::Headerless(_)) => {
+                *kind = LinkKind::Headerless(name.to_string());
+            }
+            // The kernel says the kind before what is special about it.
+            LinkInfo::Data(InfoData::Bond(about)) => {
+                let active = about.into_iter().find_map(|about| match about {
+                    InfoBond::ActivePort(index) => Some(index),
+                    _ => None,
+                });
+                *kind = LinkKind::Bond { active };
+            }
+            _ => {}
+        }
+    }
 }
 
 fn address(message: RouteNetlinkMessage) -> Option<(u32, IpAddr)> {
@@ -288,6 +355,9 @@ fn address(message: RouteNetlinkMessage) -> Option<(u32, IpAddr)> {
     }
     found
 }
+
+/// Next hops of a multipath route that the kernel does not use.
+const UNUSABLE: RouteNextHopFlags = RouteNextHopFlags::Dead.union(RouteNextHopFlags::Linkdown);
 
 fn route(message: RouteNetlinkMessage) -> Option<MainRoute> {
     let RouteNetlinkMessage::NewRoute(message) = message else { return None };
@@ -309,6 +379,17 @@ fn route(message: RouteNetlinkMessage) -> Option<MainRoute> {
             RouteAttribute::Gateway(RouteAddress::Inet(v4)) => gateway = Some(v4.into()),
             RouteAttribute::Gateway(RouteAddress::Inet6(v6)) => gateway = Some(v6.into()),
             RouteAttribute::Oif(index) => ifindex = Some(index),
+            // Of several next hops of equal rank the first one is taken.
+            RouteAttribute::MultiPath(hops) => {
+                if let Some(first) = hops.into_iter().find(|hop| !hop.flags.intersects(UNUSABLE)) {
+                    ifindex = Some(first.interface_index);
+                    gateway = first.attributes.into_iter().find_map(|attribute| match attribute {
+                        RouteAttribute::Gateway(RouteAddress::Inet(v4)) => Some(v4.into()),
+                        RouteAttribute::Gateway(RouteAddress::Inet6(v6)) => Some(v6.into()),
+                        _ => None,
+                    });
+                }
+            }
             RouteAttribute::Priority(priority) => metric = priority,
             RouteAttribute::Metrics(metrics) => {
                 mtu = metrics.into_iter().find_map(|metric| match metric {
@@ -320,6 +401,10 @@ fn route(message: RouteNetlinkMessage) -> Option<MainRoute> {
         }
     }
     let prefix = Prefix::new(destination, message.header.destination_prefix_length);
+    // Every link has a prefix of link-local addresses, the same on all of them: nothing is forwarded there.
+    if matches!(destination, IpAddr::V6(v6) if v6.is_unicast_link_local()) {
+        return None;
+    }
     (table == TABLE_MAIN).then_some(MainRoute { prefix, ifindex: ifindex?, gateway, mtu, metric })
 }
 

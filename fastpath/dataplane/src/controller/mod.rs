@@ -15,6 +15,7 @@ pub mod mirror;
 pub mod ports;
 pub mod report;
 pub mod server;
+pub mod uplinks;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
@@ -48,6 +49,8 @@ pub struct Controller {
     mirror: Mirror,
     links: Vec<KernelLink>,
     addresses: Vec<(u32, IpAddr)>,
+    /// Devices by which a default route leads.
+    default_routes: BTreeSet<u32>,
     managed: BTreeSet<(u32, IpAddr)>,
     known_neighbors: BTreeMap<(u32, IpAddr), Option<caracal_wire::MacAddr>>,
     events: Receiver<Event>,
@@ -83,6 +86,7 @@ impl Controller {
             mirror,
             links: Vec::new(),
             addresses: Vec::new(),
+            default_routes: BTreeSet::new(),
             managed: BTreeSet::new(),
             known_neighbors: BTreeMap::new(),
             events,
@@ -231,15 +235,15 @@ impl Controller {
     fn follow_ports(&mut self) {
         let tables = self.publisher.latest();
         let node = tables.node.config();
-        let uplink_index = node.and_then(|node| {
-            self.addresses.iter().find(|(_, address)| node.owns(*address)).map(|(index, _)| *index)
-        });
+        let to_nodes = tables.tunnels.iter().flat_map(|(_, tunnel)| tunnel.underlays());
+        let routed = self.default_routes.iter().copied().chain(to_nodes.map(|way| way.ifindex)).collect();
         let plan = Plan {
             node,
             endpoints: self.builder.endpoints().map(|(index, e)| (index, Arc::clone(e))).collect(),
-            captures: self.builder.captures(),
+            captures: node.map(|node| captures::wanted(node, &self.builder.captures())).unwrap_or_default(),
             links: &self.links,
-            uplink_index,
+            addresses: &self.addresses,
+            routed,
         };
         self.ports.follow(&plan);
         self.retry_at = self.ports.is_incomplete().then(|| Instant::now() + PORT_RETRY);
@@ -272,8 +276,12 @@ impl Controller {
             .map(|link| (link.index, link.mtu))
             .collect();
         let mut best: BTreeMap<crate::table::Prefix, (u32, KernelRoute)> = BTreeMap::new();
+        self.default_routes.clear();
         for route in self.mirror.routes()? {
             let Some(mtu) = mtu_of.get(&route.ifindex) else { continue };
+            if route.prefix.length() == 0 {
+                self.default_routes.insert(route.ifindex);
+            }
             let kernel = KernelRoute {
                 prefix: route.prefix,
                 ifindex: route.ifindex,
@@ -291,7 +299,7 @@ impl Controller {
             .addresses
             .iter()
             .map(|(_, address)| *address)
-            .filter(|address| !address.is_loopback())
+            .filter(|address| !address.is_loopback() && !is_link_local(*address))
             .collect();
         self.builder.local_addresses(&addresses);
         self.read_neighbors()?;
@@ -337,4 +345,9 @@ impl Controller {
         }
         managed.is_ok()
     }
+}
+
+/// Every link has such addresses, and they say nothing about this host.
+fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())
 }

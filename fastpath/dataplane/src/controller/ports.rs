@@ -3,29 +3,34 @@
 //! The plan is always made anew from what should be; what is there already stays. A port that cannot be made (its link
 //! is not there yet, a former fastpath's socket is still closing) is tried again soon.
 
+mod uplinks;
+
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, sync_channel};
 
 use caracal_plane_api::PortRow;
+use caracal_wire::ethernet;
+use caracal_xsk::xdp;
 use caracal_xsk::xdp::uplink::Capture;
-use caracal_xsk::xdp::{self, AttachMode, Preference, Uplink};
 use caracal_xsk::{
-    BindError, Config as SocketConfig, Domain, Socket, Statistics, StatisticsHandle, kernel_ring_bytes,
+    BindError, Config as SocketConfig, Domain, MultiBuffer, Socket, Statistics, StatisticsHandle,
+    kernel_ring_bytes,
 };
 use tracing::{info, warn};
 
-use super::captures;
+use self::uplinks::LiveUplink;
 use super::mirror::KernelLink;
-use crate::batch::{Egress, UplinkIndex};
+use crate::batch::Egress;
 use crate::counters::{PortCounters, WorkerCounters};
 use crate::handover::Doorbell;
-use crate::pipeline::{self, EndpointLink, Link};
+use crate::pipeline::{EndpointLink, Link};
 use crate::port::{Port, TapPort, XskPort};
-use crate::table::{Endpoint, EndpointIndex, NodeConfig, Prefix};
+use crate::table::{Endpoint, EndpointIndex, NodeConfig};
 use crate::worker::thread::{Command, WorkerStatus};
-use crate::worker::{Owners, PortSlot, Role, WorkerIndex};
+use crate::worker::{PortSlot, Role, WorkerIndex};
 
 /// How the controller reaches a worker.
 pub struct WorkerHandle {
@@ -60,8 +65,8 @@ pub struct PortConfig {
     pub pod_ring: u32,
     /// Entries of each ring of the uplink's sockets.
     pub uplink_ring: u32,
-    /// The uplink's name; none: the device that has the node's address.
-    pub uplink: Option<String>,
+    /// The uplinks' names; none: see [`super::uplinks`].
+    pub uplinks: Vec<String>,
     /// Kernel memory that sockets may take, bytes.
     pub kernel_memory_budget: u64,
 }
@@ -83,6 +88,12 @@ enum PortError {
         "another socket would take kernel memory to {needed} bytes, over the budget of {budget}: raise --kernel-memory-mib, or lower --chunks"
     )]
     OverBudget { needed: u64, budget: u64 },
+    #[error(
+        "device {name} has an MTU of {mtu}, and packets of more than {carried} bytes are not carried: {reason}; lower its MTU, or use --chunk-size 4096"
+    )]
+    Jumbo { name: String, mtu: u16, carried: usize, reason: &'static str },
+    #[error("a node has at most {} uplinks", uplinks::UPLINKS_MAX)]
+    TooManyUplinks,
     #[error("its worker has ended")]
     WorkerGone,
 }
@@ -98,22 +109,19 @@ struct LivePort {
     kernel: Option<StatisticsHandle>,
 }
 
-struct LiveUplink {
-    link: KernelLink,
-    program: Uplink,
-    queues: Vec<LivePort>,
-    captured: BTreeSet<Capture>,
-}
-
 /// The ports, and what is wrong with those that are not.
 pub struct Ports {
     config: PortConfig,
     workers: Vec<WorkerHandle>,
-    uplink: Option<LiveUplink>,
+    /// By their device's number.
+    uplinks: BTreeMap<u32, LiveUplink>,
     host: Option<LivePort>,
     forward: Option<LivePort>,
     pods: BTreeMap<EndpointIndex, (Arc<Endpoint>, LivePort)>,
+    /// By name, and tried again.
     missing: BTreeMap<String, String>,
+    /// By name, and not to be had however often one tries.
+    refused: BTreeMap<String, String>,
     sockets: u64,
 }
 
@@ -123,12 +131,14 @@ pub struct Plan<'a> {
     pub node: Option<&'a NodeConfig>,
     /// Its endpoints.
     pub endpoints: Vec<(EndpointIndex, Arc<Endpoint>)>,
-    /// What the uplink's program must hand to us.
-    pub captures: BTreeSet<Prefix>,
+    /// What the uplinks' programs must hand to us.
+    pub captures: BTreeSet<Capture>,
     /// The kernel's devices.
     pub links: &'a [KernelLink],
-    /// The device that has the node's address.
-    pub uplink_index: Option<u32>,
+    /// Which of them has which address.
+    pub addresses: &'a [(u32, IpAddr)],
+    /// Devices that a default route, or the route to another node, uses.
+    pub routed: BTreeSet<u32>,
 }
 
 /// Who may hold how many of a domain's frames while nothing happens. A quarter is nobody's: packets on their way.
@@ -160,14 +170,15 @@ impl Ports {
         let ports = Ports {
             config,
             workers,
-            uplink: None,
+            uplinks: BTreeMap::new(),
             host: None,
             forward: None,
             pods: BTreeMap::new(),
             missing: BTreeMap::new(),
+            refused: BTreeMap::new(),
             sockets: 0,
         };
-        ports.set_fill_targets(0);
+        ports.set_fill_targets(0, &ports.uplink_queues());
         ports
     }
 
@@ -199,7 +210,7 @@ impl Ports {
     pub fn follow(&mut self, plan: &Plan) {
         let before = std::mem::take(&mut self.missing);
         self.follow_host(plan);
-        self.follow_uplink(plan);
+        self.follow_uplinks(plan);
         self.follow_pods(plan);
         for (name, problem) in &self.missing {
             if before.get(name) != Some(problem) {
@@ -251,83 +262,6 @@ impl Ports {
         Ok(live)
     }
 
-    fn follow_uplink(&mut self, plan: &Plan) {
-        let Some(node) = plan.node else { return };
-        let wanted = match &self.config.uplink {
-            Some(name) => plan.links.iter().find(|link| link.name == *name),
-            None => plan.links.iter().find(|link| Some(link.index) == plan.uplink_index),
-        };
-        if let Some(live) = &self.uplink
-            && wanted.is_none_or(|link| link.index != live.link.index)
-            && let Some(old) = self.uplink.take()
-        {
-            warn!(uplink = old.link.name, "uplink is gone");
-            self.tell_all(|| Command::Uplink(FIRST_UPLINK, None));
-            old.queues.into_iter().for_each(|port| self.close(port));
-        }
-        let Some(link) = wanted else {
-            let (name, problem) = match &self.config.uplink {
-                Some(name) => (name.clone(), PortError::NoLink(name.clone()).to_string()),
-                None => ("uplink".into(), format!("no device has an address of node {}", node.name)),
-            };
-            self.missing.insert(name, problem);
-            return;
-        };
-        if self.uplink.is_none() {
-            match self.open_uplink(link) {
-                Ok(uplink) => self.uplink = Some(uplink),
-                Err(error) => {
-                    self.missing.insert(link.name.clone(), error.to_string());
-                    return;
-                }
-            }
-        }
-        let Some(mut uplink) = self.uplink.take() else { return };
-        if uplink.link.mac != link.mac || uplink.link.mtu != link.mtu {
-            self.tell_all(|| Command::Uplink(FIRST_UPLINK, Some(uplink_of(link))));
-            uplink.link = link.clone();
-        }
-        if let Err(error) = capture(&mut uplink, &captures::wanted(node, &plan.captures)) {
-            self.missing.insert(link.name.clone(), error.to_string());
-        }
-        self.uplink = Some(uplink);
-    }
-
-    fn open_uplink(&mut self, link: &KernelLink) -> Result<LiveUplink, PortError> {
-        if !link.up {
-            return Err(PortError::Down(link.name.clone()));
-        }
-        let mut program = Uplink::attach(link.index, Preference::NativeFirst)?;
-        if let AttachMode::Generic(reason) = program.mode() {
-            warn!(uplink = link.name, "XDP runs in generic mode, which costs the host throughput: {reason}");
-        }
-        let mut queues: Vec<LivePort> = Vec::new();
-        for queue in 0..link.queues {
-            // Queue q belongs to worker q mod N.
-            let worker = queue as usize % self.workers.len();
-            match self.bind(worker, link.index, queue, self.config.uplink_ring) {
-                Ok(socket) => {
-                    program.set_socket(queue, &socket)?;
-                    let port = Port::Xsk(self.xsk_port(worker, socket));
-                    queues.push(self.add(worker, port, Role::Uplink(FIRST_UPLINK), link)?);
-                }
-                // The device has room for more queues than it uses.
-                Err(_) if queue > 0 => break,
-                Err(error) => return Err(error),
-            }
-        }
-        self.tell_all(|| Command::Uplink(FIRST_UPLINK, Some(uplink_of(link))));
-        self.tell_all(|| Command::Owners(Owners::default()));
-        info!(
-            uplink = link.name,
-            queues = queues.len(),
-            io = queues.first().map(|q| q.io),
-            xdp = %program.mode(),
-            "uplink attached"
-        );
-        Ok(LiveUplink { link: link.clone(), program, queues, captured: BTreeSet::new() })
-    }
-
     fn follow_pods(&mut self, plan: &Plan) {
         let by_name: BTreeMap<&str, &KernelLink> =
             plan.links.iter().map(|link| (link.name.as_str(), link)).collect();
@@ -350,7 +284,7 @@ impl Ports {
         }
         let fresh: Vec<_> = wanted.into_iter().filter(|(index, _)| !self.pods.contains_key(index)).collect();
         if !fresh.is_empty() {
-            self.set_fill_targets(self.pods.len() + fresh.len());
+            self.set_fill_targets(self.pods.len() + fresh.len(), &self.uplink_queues());
         }
         for (index, endpoint) in fresh {
             let link = by_name.get(&*endpoint.interface).copied();
@@ -381,9 +315,7 @@ impl Ports {
         link: Option<&KernelLink>,
     ) -> Result<LivePort, PortError> {
         let link = link.ok_or_else(|| PortError::NoLink(endpoint.interface.to_string()))?;
-        if !link.up {
-            return Err(PortError::Down(link.name.clone()));
-        }
+        self.check_link(link)?;
         let worker = usize::from(endpoint.worker);
         let mut map = xdp::pod::open(&self.config.bpf_dir, &link.name)?;
         let socket = self.bind(worker, link.index, 0, self.config.pod_ring)?;
@@ -395,13 +327,35 @@ impl Ports {
         Ok(live)
     }
 
-    /// The kernel's share of frames: see [`FrameShares`].
-    fn set_fill_targets(&self, pods: usize) {
-        for worker in &self.workers {
+    /// Whether packets could pass a port on this link, and none would be too long for us.
+    fn check_link(&self, link: &KernelLink) -> Result<(), PortError> {
+        if !link.up {
+            return Err(PortError::Down(link.name.clone()));
+        }
+        self.check_size(link)
+    }
+
+    /// Whether no packet of this link would be too long for us: the kernel would drop it where nobody counts.
+    fn check_size(&self, link: &KernelLink) -> Result<(), PortError> {
+        // All workers' domains are alike.
+        match self
+            .workers
+            .first()
+            .map(|worker| (worker.domain.multi_buffer(), worker.domain.receive_capacity()))
+        {
+            Some((MultiBuffer::Off(reason), capacity)) => jumbo(link, capacity, reason),
+            _ => Ok(()),
+        }
+    }
+
+    /// The kernel's share of frames (see [`FrameShares`]) when there are so many pods, and so many queues of uplinks at each
+    /// worker. Told before they are there, so that the first do not take what is the last ones'.
+    fn set_fill_targets(&self, pods: usize, uplink_queues: &[usize]) {
+        for (worker, queues) in self.workers.iter().zip(uplink_queues) {
             let shares = FrameShares::of(worker.domain.config().chunks as usize);
             let pods_here = pods.div_ceil(self.workers.len()).max(1);
             let pod = (shares.pods / pods_here).clamp(POD_FILL_MIN, self.config.pod_ring as usize);
-            let uplink = shares.uplink.min(self.config.uplink_ring as usize);
+            let uplink = (shares.uplink / queues.max(&1)).min(self.config.uplink_ring as usize);
             worker.tell(Command::FillTargets { pod, uplink });
         }
     }
@@ -471,8 +425,8 @@ impl Ports {
             let kernel = port.kernel.as_ref().and_then(StatisticsHandle::read).and_then(Result::ok);
             see(name, &port.counters, kernel);
         };
-        if let Some(uplink) = &self.uplink {
-            uplink.queues.iter().for_each(|port| see("uplink", port));
+        for uplink in self.uplinks.values() {
+            uplink.queues.iter().for_each(|port| see(&uplink.device.name, port));
         }
         for (name, port) in [("host", &self.host), ("forward", &self.forward)] {
             if let Some(port) = port {
@@ -484,10 +438,10 @@ impl Ports {
         }
     }
 
-    /// What the uplink's program has done with frames.
-    #[must_use]
-    pub fn uplink_counters(&self) -> Option<xdp::uplink::UplinkCounters> {
-        self.uplink.as_ref()?.program.counters().ok()
+    /// What each uplink's program has done with frames.
+    pub fn uplink_counters(&self) -> impl Iterator<Item = (&str, xdp::uplink::UplinkCounters)> {
+        let uplinks = self.uplinks.values();
+        uplinks.filter_map(|uplink| Some((uplink.device.name.as_str(), uplink.program.counters().ok()?)))
     }
 
     /// Every port, for people: whether packets can pass its link, and the missing ones with the reason.
@@ -505,9 +459,14 @@ impl Ports {
                 detail: problem.unwrap_or_default().into(),
             });
         };
-        if let Some(uplink) = &self.uplink {
+        for uplink in self.uplinks.values() {
             for port in &uplink.queues {
-                row(&uplink.link.name, "uplink", port, format!("{}, xdp {}", port.io, uplink.program.mode()));
+                row(
+                    &uplink.device.name,
+                    "uplink",
+                    port,
+                    format!("{}, xdp {}", port.io, uplink.program.mode()),
+                );
             }
         }
         for (kind, port) in [("host", &self.host), ("forward", &self.forward)] {
@@ -518,7 +477,7 @@ impl Ports {
         for (endpoint, port) in self.pods.values() {
             row(&endpoint.interface, "pod", port, port.io.into());
         }
-        rows.extend(self.missing.iter().map(|(name, problem)| PortRow {
+        rows.extend(self.refused.iter().chain(&self.missing).map(|(name, problem)| PortRow {
             name: name.clone(),
             kind: String::new(),
             io: String::new(),
@@ -530,10 +489,12 @@ impl Ports {
     }
 }
 
-const FIRST_UPLINK: UplinkIndex = UplinkIndex(0);
-
-fn uplink_of(link: &KernelLink) -> pipeline::Uplink {
-    pipeline::Uplink { ifindex: link.index, link: Link { mac: link.mac, mtu: link.mtu } }
+fn jumbo(link: &KernelLink, carried: usize, reason: &'static str) -> Result<(), PortError> {
+    let mtu = link.mtu;
+    match usize::from(mtu) + ethernet::HEADER_LEN > carried {
+        true => Err(PortError::Jumbo { name: link.name.clone(), mtu, carried, reason }),
+        false => Ok(()),
+    }
 }
 
 /// Why no packet can pass a port's link.
@@ -546,21 +507,9 @@ fn link_problem(link: Option<&KernelLink>) -> Option<&'static str> {
     }
 }
 
-/// Brings what the program takes in line with `wanted`. What is new first: what is meant all along is not let go in between.
-fn capture(uplink: &mut LiveUplink, wanted: &BTreeSet<Capture>) -> Result<(), xdp::XdpError> {
-    for new in wanted.difference(&uplink.captured.clone()) {
-        uplink.program.capture(*new)?;
-        uplink.captured.insert(*new);
-    }
-    for old in uplink.captured.clone().difference(wanted) {
-        uplink.program.release(*old)?;
-        uplink.captured.remove(old);
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::mirror::LinkKind;
     use super::*;
 
     #[test]
@@ -573,6 +522,8 @@ mod tests {
             up: true,
             carrier: true,
             queues: 1,
+            kind: LinkKind::Ethernet,
+            master: None,
         };
         assert_eq!(link_problem(Some(&link)), None);
         let down = KernelLink { up: false, ..link.clone() };

@@ -118,11 +118,20 @@ impl Controller {
             row("port_kernel_rx_invalid_descriptors", String::new(), port, kernel.rx_invalid_descriptors);
             row("port_kernel_tx_invalid_descriptors", String::new(), port, kernel.tx_invalid_descriptors);
         });
-        if let Some(uplink) = self.ports.uplink_counters() {
-            row("uplink_passed_to_host", String::new(), "uplink", uplink.passed);
-            row("uplink_captured_prefix", String::new(), "uplink", uplink.captured_prefix);
-            row("uplink_captured_vxlan", String::new(), "uplink", uplink.captured_vxlan);
-            row("uplink_without_socket", String::new(), "uplink", uplink.no_socket);
+        for (uplink, counters) in self.ports.uplink_counters() {
+            for (name, value) in [
+                ("passed_to_host", counters.passed),
+                ("captured_prefix", counters.captured_prefix),
+                ("captured_vxlan", counters.captured_vxlan),
+                ("captured_ipip", counters.captured_ipip),
+                ("captured_service", counters.captured_service),
+                ("captured_translated", counters.captured_translated),
+                ("captured_error", counters.captured_error),
+                ("captured_fragment", counters.captured_fragment),
+                ("without_socket", counters.no_socket),
+            ] {
+                row(&format!("uplink_{name}"), String::new(), uplink, value);
+            }
         }
         rows
     }

@@ -76,12 +76,20 @@ impl Port {
         }
     }
 
-    /// Sends what was taken. True: something is left, so flush again soon.
+    /// Sends what was taken. Returns how many frames are left; any: flush again.
     #[inline]
-    pub fn flush(&mut self, pool: &mut FramePool) -> bool {
+    pub fn flush(&mut self, pool: &mut FramePool) -> usize {
         match self {
             Port::Xsk(port) => port.flush(pool),
-            Port::Tap(_) | Port::Memory(_) => false,
+            Port::Tap(_) | Port::Memory(_) => 0,
+        }
+    }
+
+    /// How many frames it has taken and not sent.
+    pub fn unsent(&mut self) -> usize {
+        match self {
+            Port::Xsk(port) => port.unsent(),
+            Port::Tap(_) | Port::Memory(_) => 0,
         }
     }
 

@@ -110,10 +110,14 @@ impl XskPort {
         Ok(())
     }
 
-    pub(super) fn flush(&mut self, pool: &mut FramePool) -> bool {
+    pub(super) fn flush(&mut self, pool: &mut FramePool) -> usize {
         let left = self.socket.flush();
         self.socket.reclaim(pool);
-        left > 0
+        left
+    }
+
+    pub(super) fn unsent(&mut self) -> usize {
+        self.socket.unsent()
     }
 
     /// Takes back what has been sent.

@@ -66,12 +66,30 @@ fn set_at(slots: &mut Vec<Option<usize>>, index: usize, port: usize) {
     slots[index] = Some(port);
 }
 
+/// What came of a flush.
+enum Flushed {
+    /// Nothing is left.
+    All,
+    /// Something is, and the kernel takes it bit by bit.
+    Progress,
+    /// Something is, and the kernel has not taken anything for a while.
+    Stalled,
+}
+
+/// Flushes in a row that send nothing, until a port counts as stalled. A receiver that is merely slow takes something before.
+const IDLE_FLUSHES_MAX: u8 = 64;
+
 #[derive(Debug)]
 struct EnginePort {
     port: Port,
     role: Role,
     counters: Arc<PortCounters>,
+    /// It has frames that the kernel has not taken: it is in `Engine::dirty` or in `Engine::stalled`.
     dirty: bool,
+    /// How many, after the last flush.
+    unsent: usize,
+    /// Flushes in a row that sent nothing.
+    idle_flushes: u8,
 }
 
 /// Brings near what the first stage reads: all headers of a tunnel packet are in two cache lines.
@@ -102,6 +120,9 @@ pub struct Engine {
     steps: Vec<Step>,
     boxes: Boxes,
     dirty: Vec<usize>,
+    /// Ports whose kernel has not taken anything for a while: their device is down, or gone. Looked at now and then, so that a
+    /// worker may sleep meanwhile.
+    stalled: Vec<usize>,
     last_reclaim: Tick,
     last_ask: Tick,
 }
@@ -140,6 +161,7 @@ impl Engine {
             steps: Vec::with_capacity(BATCH_MAX),
             boxes: Vec::new(),
             dirty: Vec::with_capacity(BATCH_MAX),
+            stalled: Vec::new(),
             last_reclaim: Tick::default(),
             last_ask: Tick::default(),
         }
@@ -174,14 +196,19 @@ impl Engine {
             Role::Forward => self.forward = Some(at),
             Role::Endpoint(EndpointIndex(index)) => set_at(&mut self.endpoints, index as usize, at),
         }
-        self.ports[at] = Some(EnginePort { port, role, counters, dirty: false });
+        self.ports[at] = Some(EnginePort { port, role, counters, dirty: false, unsent: 0, idle_flushes: 0 });
         PortSlot(at)
     }
 
     /// Gives a port up. Its frames are in it: whoever takes it returns them.
     pub fn remove_port(&mut self, slot: PortSlot) -> Option<Port> {
-        let removed = self.ports.get_mut(slot.0)?.take()?;
+        let mut removed = self.ports.get_mut(slot.0)?.take()?;
         self.dirty.retain(|at| *at != slot.0);
+        self.stalled.retain(|at| *at != slot.0);
+        // Of a packet of several frames each counts: nobody knows any more which belong together.
+        for _ in 0..removed.port.unsent() {
+            self.counters.count_drop(DropReason::PortGone);
+        }
         for single in [&mut self.host, &mut self.forward].into_iter().chain(&mut self.uplinks) {
             if *single == Some(slot.0) {
                 *single = None;
@@ -310,17 +337,15 @@ impl Engine {
         let mut at = 0;
         while at < self.dirty.len() {
             let port = self.dirty[at];
-            let again = match self.ports.get_mut(port) {
-                Some(Some(entry)) => {
-                    entry.dirty = entry.port.flush(&mut self.pool);
-                    entry.dirty
+            match self.flush_port(port) {
+                Flushed::Progress => at += 1,
+                Flushed::All => {
+                    self.dirty.swap_remove(at);
                 }
-                _ => false,
-            };
-            if again {
-                at += 1;
-            } else {
-                self.dirty.swap_remove(at);
+                Flushed::Stalled => {
+                    self.dirty.swap_remove(at);
+                    self.stalled.push(port);
+                }
             }
         }
         for peer in self.peers.iter_mut().flatten() {
@@ -328,10 +353,46 @@ impl Engine {
         }
     }
 
-    /// Whether a port has been given packets that the kernel has not taken yet.
+    fn flush_port(&mut self, at: usize) -> Flushed {
+        let Some(Some(entry)) = self.ports.get_mut(at) else { return Flushed::All };
+        let left = entry.port.flush(&mut self.pool);
+        entry.idle_flushes = if left == entry.unsent { entry.idle_flushes.saturating_add(1) } else { 0 };
+        (entry.unsent, entry.dirty) = (left, left > 0);
+        match left {
+            0 => Flushed::All,
+            _ if entry.idle_flushes >= IDLE_FLUSHES_MAX => Flushed::Stalled,
+            _ => Flushed::Progress,
+        }
+    }
+
+    /// Tries ports again whose kernel took nothing.
+    fn retry_stalled(&mut self) {
+        let mut at = 0;
+        while at < self.stalled.len() {
+            let port = self.stalled[at];
+            match self.flush_port(port) {
+                Flushed::Stalled => at += 1,
+                Flushed::All => {
+                    self.stalled.swap_remove(at);
+                }
+                Flushed::Progress => {
+                    self.stalled.swap_remove(at);
+                    self.dirty.push(port);
+                }
+            }
+        }
+    }
+
+    /// Whether a port has been given packets that the kernel has not taken yet, and is about to.
     #[must_use]
     pub fn has_unsent(&self) -> bool {
         !self.dirty.is_empty()
+    }
+
+    /// Whether the kernel takes nothing from a port, and it should be tried again soon.
+    #[must_use]
+    pub fn has_stalled(&self) -> bool {
+        !self.stalled.is_empty()
     }
 
     /// What time brings: flows that end, pods that are asked again, frames that come home. Cheap when called every turn.
@@ -339,6 +400,7 @@ impl Engine {
         if now != self.last_reclaim {
             self.last_reclaim = now;
             self.reclaim();
+            self.retry_stalled();
         }
         self.age_flows(now);
         if now.since(self.last_ask) >= ASK_INTERVAL_MS {

@@ -110,6 +110,8 @@ const TURNS_PER_POLL: u32 = 16;
 const EMPTY_TURNS: u8 = 4;
 /// The longest sleep, milliseconds: flows age and pods are asked again.
 const SLEEP_MAX_MS: u16 = 50;
+/// The same while the kernel takes nothing from a port.
+const STALLED_SLEEP_MS: u16 = 2;
 
 const EVENTS: usize = 64;
 const DOORBELL: u64 = u64::MAX;
@@ -225,7 +227,8 @@ impl Thread {
         // The last look, after the announcement: see `Doorbell`.
         if !self.engine.peers_have_sent() && self.ready.is_empty() {
             self.counters.pipeline.waits.add(1);
-            self.poll(EpollTimeout::from(SLEEP_MAX_MS));
+            let sleep_ms = if self.engine.has_stalled() { STALLED_SLEEP_MS } else { SLEEP_MAX_MS };
+            self.poll(EpollTimeout::from(sleep_ms));
         } else {
             self.poll(EpollTimeout::ZERO);
         }

@@ -4,7 +4,7 @@
 
 use caracal_xsk::{Config, Domain, DomainConfig, FramePool, Socket};
 use std::net::Ipv4Addr;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -61,9 +61,29 @@ impl Peer {
         receive.recv().expect("what ran in the peer panicked")
     }
 
+    /// Starts a program in the peer's namespace; it is killed when the value is dropped.
+    pub fn spawn(&self, program: &str, arguments: &str) -> Spawned {
+        let (program, arguments) = (program.to_owned(), arguments.to_owned());
+        self.run(move || {
+            let mut command = Command::new(&program);
+            command.args(arguments.split_whitespace()).stdin(Stdio::null()).stdout(Stdio::null());
+            Spawned(command.stderr(Stdio::null()).spawn().expect("a program to run"))
+        })
+    }
+
     /// Moves a device of the calling thread's namespace to the peer's.
     pub fn adopt(&self, device: &str) {
         ip(&format!("link set {device} netns {}", self.tid));
+    }
+}
+
+/// A running program.
+pub struct Spawned(Child);
+
+impl Drop for Spawned {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

@@ -1,0 +1,175 @@
+//! `caracal-fastpath` itself on real devices. Needs root.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test's helpers fail as tests do"
+)]
+
+#[path = "../../../xsk/tests/common/mod.rs"]
+mod common;
+mod harness;
+
+use caracal_plane_api::plane::op;
+use common::*;
+use harness::*;
+
+/// A machine behind a second uplink, and beyond it.
+const FAR: &str = "203.0.113.9";
+
+/// A machine on a second network, by which the default route leads.
+fn second_uplink() -> Peer {
+    let far = machine("crtup1", "198.51.100.11", "198.51.100.1", 1500);
+    far.run(|| ip(&format!("addr add {FAR}/32 dev lo")));
+    ip("route add default via 198.51.100.1");
+    far
+}
+
+#[test]
+fn packets_go_by_the_uplink_that_their_route_names_and_status_shows_each() {
+    in_netns(|| {
+        let _near = machine("crtup0", NODE, NEAR, 1500);
+        let _far = second_uplink();
+        let mut node = Node::start(1450, "");
+        node.wait_for("crtup0");
+        node.wait_for("crtup1");
+        node.wait_for_answer(NEAR);
+        node.wait_for_answer(FAR);
+        let uplinks = node.ports().into_iter().filter(|row| row.kind == "uplink");
+        assert_eq!(uplinks.map(|row| row.name).collect::<Vec<_>>(), ["crtup0", "crtup1"]);
+        assert!(succeeds("ping", &format!("-c 1 -W 2 {NEAR}")), "the host has its network");
+    });
+}
+
+#[test]
+fn an_uplink_that_the_operator_names_is_the_only_one() {
+    in_netns(|| {
+        let _near = machine("crtup0", NODE, NEAR, 1500);
+        let _far = second_uplink();
+        let mut node = Node::start(1450, "--uplink crtup1 --uplink crtup9");
+        node.wait_for("crtup1");
+        node.wait_for_answer(FAR);
+        assert_eq!(node.port("crtup0"), None);
+        assert_eq!(node.port("crtup9").unwrap().detail, "no device crtup9 yet");
+        eventually("what would go by another is dropped", || {
+            assert!(!node.pod_pings(NEAR, ""));
+            (node.drops("port-gone") > 0).then_some(())
+        });
+    });
+}
+
+#[test]
+fn an_uplink_may_go_down_change_its_size_and_its_name_and_be_made_anew() {
+    in_netns(|| {
+        let near = machine("crtup0", NODE, NEAR, 1500);
+        let mut node = Node::start(1500, "");
+        node.wait_for_answer(NEAR);
+
+        ip("link set crtup0 down");
+        eventually("it is said to be down", || {
+            node.port("crtup0").filter(|row| !row.up && row.detail.contains("down"))
+        });
+        assert!(!node.pod_pings(NEAR, ""));
+        ip("link set crtup0 up");
+        node.wait_for("crtup0");
+        node.wait_for_answer(NEAR);
+
+        assert!(node.pod_pings(NEAR, "-M do -s 1400"));
+        ip("link set crtup0 mtu 1300");
+        eventually("packets are too long for it", || {
+            (!node.pod_pings(NEAR, "-M do -s 1400") && node.drops("packet-too-big") > 0).then_some(())
+        });
+        node.wait_for_answer(NEAR);
+        ip("link set crtup0 mtu 1500");
+        // The pod's kernel remembers the path's MTU that it was told.
+        node.pod.run(|| ip("route flush cache"));
+        eventually("they are not any more", || node.pod_pings(NEAR, "-M do -s 1400").then_some(()));
+
+        ip("link set crtup0 name crtup7");
+        node.wait_for("crtup7");
+        assert_eq!(node.port("crtup0"), None);
+        node.wait_for_answer(NEAR);
+
+        ip("link del crtup7");
+        eventually("it is gone", || node.port("crtup7").is_none().then_some(()));
+        assert!(node.port("uplink").unwrap().detail.contains(NODE));
+        assert!(!node.pod_pings(NEAR, ""));
+        wire("crtup0", NODE, NEAR, 1500, &near);
+        node.wait_for("crtup0");
+        node.wait_for_answer(NEAR);
+    });
+}
+
+#[test]
+fn a_pods_device_that_vanishes_in_the_middle_of_traffic_leaves_nothing_behind() {
+    in_netns(|| {
+        let near = machine("crtup0", NODE, NEAR, 1500);
+        let mut node = Node::start(1500, "");
+        node.wait_for_answer(NEAR);
+        node.tell(vec![op::Op::EndpointRemove("default/a".into())]);
+        let free = eventually("the pod's frames have come home", || {
+            let free = node.counter("free_frames");
+            (node.port("calia").is_none() && free == node.counter("free_frames")).then_some(free)
+        });
+        node.tell(vec![op::Op::Endpoint(endpoint())]);
+        node.wait_for_answer(NEAR);
+
+        let flood = near.spawn("ping", &format!("-q -f -s 1000 {POD}"));
+        eventually("the flood is on", || (node.counter("port_sent_packets") > 1000).then_some(()));
+        ip("link del calia");
+        eventually("the port is gone", || node.port("calia").filter(|row| !row.up));
+        let dropped = |node: &mut Node| node.drops("port-gone") + node.drops("endpoint-not-ready");
+        eventually("what comes for it is dropped by name", || (dropped(&mut node) > 0).then_some(()));
+        drop(flood);
+        eventually("every frame comes home", || (node.counter("free_frames") == free).then_some(()));
+        let slept = node.counter("waits");
+        eventually("the worker sleeps", || (node.counter("waits") > slept + 10).then_some(()));
+    });
+}
+
+#[test]
+fn a_worker_sleeps_while_the_kernel_takes_nothing_from_a_device_that_is_down() {
+    in_netns(|| {
+        let near = machine("crtup0", NODE, NEAR, 1500);
+        let mut node = Node::start(1500, "");
+        node.wait_for_answer(NEAR);
+        // More than the machine answers at once, so that some are on their way when the device goes down.
+        let flood = near.spawn("ping", &format!("-q -f -s 1000 {POD}"));
+        eventually("the flood is on", || (node.counter("port_sent_packets") > 1000).then_some(()));
+        ip("link set calia down");
+        eventually("it is said to be down", || node.port("calia").filter(|row| !row.up));
+        eventually("packets are queued for it", || (node.drops("transmit-ring-full") > 0).then_some(()));
+        drop(flood);
+        let slept = node.counter("waits");
+        eventually("the worker sleeps", || (node.counter("waits") > slept + 10).then_some(()));
+        ip("link set calia up");
+        node.wait_for("calia");
+        node.wait_for_answer(NEAR);
+    });
+}
+
+#[test]
+fn jumbo_frames_are_carried_whole() {
+    in_netns(|| {
+        let near = machine("crtup0", NODE, NEAR, 9000);
+        let node = Node::start(9000, "");
+        node.wait_for_answer(NEAR);
+        // Each as long as it may be, in several frames of 2 KiB, and just so that it fits into one, and not.
+        for size in [8972, 6000, 1750, 1751, 1800, 2048, 4096] {
+            assert!(node.pod_pings(NEAR, &format!("-M do -s {size}")), "{size} bytes");
+        }
+        assert!(!node.pod_pings(NEAR, "-M do -s 8973"), "no longer ones");
+        // Half-made checksums over several frames, both ways.
+        let listener = near.run(|| std::net::TcpListener::bind((NEAR, 7)).unwrap());
+        let sender = node.pod.run(|| std::net::TcpStream::connect((NEAR, 7)).unwrap());
+        let (receiver, _) = listener.accept().unwrap();
+        let sent: Vec<u8> = (0..4_000_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        let expected = sent.clone();
+        let thread = std::thread::spawn(move || std::io::Write::write_all(&mut &sender, &sent).unwrap());
+        receiver.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut received = Vec::new();
+        std::io::Read::read_to_end(&mut &receiver, &mut received).unwrap();
+        thread.join().unwrap();
+        assert!(received == expected, "the bytes came changed");
+    });
+}
