@@ -1,6 +1,7 @@
 //! What the kernel does with a packet that meets a ruleset: slow, and obviously so. Tests hold rulesets to what they are to mean with it.
 
 use std::net::IpAddr;
+use std::ops::RangeBounds;
 
 use crate::Family;
 use crate::ruleset::{Hook, Rule, Ruleset};
@@ -65,13 +66,14 @@ enum End {
 }
 
 impl Ruleset {
-    /// Sends a packet through all chains at `hook`, in order.
-    pub fn meet(&self, hook: Hook, packet: &mut Tested) -> Fate {
+    /// Sends a packet through the chains at `hook` with such priorities, in order.
+    pub fn meet(&self, hook: Hook, priorities: impl RangeBounds<i32>, packet: &mut Tested) -> Fate {
         let mut bases: Vec<_> =
             self.chains.iter().filter_map(|(name, chain)| Some((chain.base?, name))).collect();
         bases.sort();
         for (base, name) in bases {
-            if base.hook == hook && matches!(self.walk(name, packet), End::Drop) {
+            let is_met = base.hook == hook && priorities.contains(&base.priority);
+            if is_met && matches!(self.walk(name, packet), End::Drop) {
                 return Fate::Dropped;
             }
         }

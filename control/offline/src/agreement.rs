@@ -6,6 +6,7 @@
 //! (whichever ends first), `CARACAL_DIFFER_SEED`, `CARACAL_DIFFER_THREADS`, and `CARACAL_DIFFER_FIRST` to begin with the
 //! world of that number.
 
+mod host_rules;
 mod objects;
 mod packets;
 mod pipeline;

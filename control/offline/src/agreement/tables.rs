@@ -126,7 +126,7 @@ impl Node {
 }
 
 /// The packet as seen from its destination, or, on the way out, from its source.
-fn tuple(packet: &Packet, direction: FlowDirection) -> FlowTuple {
+pub(super) fn tuple(packet: &Packet, direction: FlowDirection) -> FlowTuple {
     let source = (packet.source, packet.source_port.unwrap_or_default());
     let destination = (packet.destination, packet.destination_port.unwrap_or_default());
     let (local, peer) = match direction {
