@@ -193,6 +193,7 @@ fn from_route(context: &mut Context, batch: &mut [Slot]) {
 
 fn to_endpoints(context: &mut Context, batch: &mut [Slot]) {
     limit::packets(context, batch, false);
+    crate::stage::host::untracked(context, batch);
     for slot in going_on(batch) {
         if let Some(endpoint) = slot.deliver_to {
             flow::prepare(context, slot, endpoint, false);

@@ -70,7 +70,7 @@ mod tests {
         let mut limit = RateLimit::new(1000, 100);
         assert!(limit.has(Tick(0), 1000));
         limit.take(1000);
-        assert!(!limit.has(Tick(999), 1000) && !limit.has(Tick(900), 1));
+        assert!(!limit.has(Tick(900), 1) && !limit.has(Tick(999), 1000));
         assert!(limit.has(Tick(1001), 100));
     }
 

@@ -23,7 +23,8 @@ use crate::policy_log::{self, Line, PolicyLog};
 use crate::port::{HEADROOM, MemoryPort, Port};
 use crate::snapshot::Publisher;
 use crate::table::{
-    ApplyError, Deciding, EndpointIndex, KernelRoute, RuleCount, RuleId, RuleName, TableBuilder, Tables,
+    ApplyError, Deciding, EndpointIndex, HostInterface, KernelRoute, RuleCount, RuleId, RuleName,
+    TableBuilder, Tables,
 };
 use crate::worker::{Engine, PortSlot, Role, WorkerIndex};
 
@@ -83,6 +84,18 @@ pub const HOST_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
 /// The MAC address of every simulated pod.
 pub const POD_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 3]);
 
+impl Kernel {
+    /// The uplinks, `uplink0` and `uplink1`; the first has the host's addresses.
+    fn interfaces(&self) -> Vec<HostInterface> {
+        let interface =
+            |ifindex, name: &str, addresses| HostInterface { ifindex, name: name.into(), addresses };
+        vec![
+            interface(UPLINK_IFINDEX, "uplink0", self.addresses.clone()),
+            interface(SECOND_UPLINK_IFINDEX, "uplink1", Vec::new()),
+        ]
+    }
+}
+
 /// A simulated node.
 pub struct Node {
     builder: TableBuilder,
@@ -107,6 +120,7 @@ impl Node {
         let mut builder = TableBuilder::new(1, Box::new(|_, _| 0));
         builder.kernel_routes(&kernel.routes);
         builder.local_addresses(&kernel.addresses);
+        builder.host_interfaces(kernel.interfaces());
         let mut publisher = Publisher::new(builder.build());
         let counters = WorkerCounters::new();
         let worker = WorkerIndex(0);

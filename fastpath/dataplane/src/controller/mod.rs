@@ -30,7 +30,7 @@ use self::mirror::{KernelLink, Mirror, MirrorError};
 use self::ports::{Plan, Ports};
 use self::server::{Client, Event};
 use crate::policy_log::PolicyLog;
-use crate::table::{KernelRoute, TableBuilder, Tables};
+use crate::table::{HostInterface, KernelRoute, TableBuilder, Tables};
 
 /// How often acknowledgements that wait for workers are looked after.
 const ADOPTION_POLL: Duration = Duration::from_micros(200);
@@ -302,6 +302,14 @@ impl Controller {
             .filter(|address| !address.is_loopback() && !is_link_local(*address))
             .collect();
         self.builder.local_addresses(&addresses);
+        let held =
+            |index| self.addresses.iter().filter(move |(of, _)| *of == index).map(|(_, address)| *address);
+        let interfaces = self.links.iter().map(|link| HostInterface {
+            ifindex: link.index,
+            name: link.name.clone(),
+            addresses: held(link.index).collect(),
+        });
+        self.builder.host_interfaces(interfaces.collect());
         self.read_neighbors()?;
         self.tables_changed = true;
         Ok(())

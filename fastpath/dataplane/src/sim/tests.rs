@@ -11,6 +11,7 @@ mod drops;
 mod encapsulations;
 mod flows;
 mod host;
+mod host_endpoints;
 mod icmp;
 mod ipv6;
 mod limits;

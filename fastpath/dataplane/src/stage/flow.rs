@@ -161,7 +161,8 @@ fn bring_up_to_date(context: &mut Context, index: usize) -> bool {
     let Grounds { list, peer_class, .. } = grounds;
     let tuple = tuple_of(&entry.key, entry.icmp, out);
     stage_again(context, index, &grounds, &tuple);
-    let holds = list == entry.list && peer_class == entry.peer_class;
+    let hosts_agree = !context.tables.host_endpoints.have_changed_since(entry.generation);
+    let holds = list == entry.list && peer_class == entry.peer_class && hosts_agree;
     // A flow that is denied is not established: there is nothing to keep.
     let is_kept = !entry.flags.is_denied() && keeps_established(context);
     if holds || is_kept {
@@ -172,7 +173,14 @@ fn bring_up_to_date(context: &mut Context, index: usize) -> bool {
     context.counters.pipeline.flow_rejudged.add(1);
     let mut allow = true;
     if !entry.flags.is_from_host() {
-        let judgement = context.tables.policy.judge(list, peer_class, &tuple);
+        let mut judgement = context.tables.policy.judge(list, peer_class, &tuple);
+        if judgement.allow
+            && !entry.flags.is_from_forward()
+            && let Some(of_host) = super::host::again(context, &entry.key, &tuple)
+            && !of_host.allow
+        {
+            judgement = of_host;
+        }
         decided_by(context, index, judgement.rule);
         // A flow that goes on is not news.
         if !judgement.allow && !entry.flags.is_denied() {
@@ -248,7 +256,7 @@ impl Grounds {
 }
 
 /// What policy sees of a flow whose first packet was this ICMP message, if it was one.
-fn tuple_of(key: &FlowKey, icmp: (u8, u8), out: bool) -> FlowTuple {
+pub(super) fn tuple_of(key: &FlowKey, icmp: (u8, u8), out: bool) -> FlowTuple {
     let ((local_address, local_port), (peer_address, peer_port)) = (key.local(), key.remote());
     let own_icmp = if local_address.is_ipv4() { Protocol::ICMPV4 } else { Protocol::ICMPV6 };
     // A message has no ports: what the key has in their place is its own.
@@ -298,6 +306,12 @@ fn unknown(context: &mut Context, slot: &mut Slot, out: bool) {
                 flags = flags.from_forward();
             }
             let tuple = tuple_of(&key, icmp, out);
+            if !out {
+                let judgement = super::host::forward_in(context, slot, &tuple, None);
+                if !super::host::note(context, slot, &tuple, judgement) {
+                    return slot.drop(DropReason::PolicyDeny);
+                }
+            }
             staged = would_be_decided_by(context, &grounds, &tuple);
             if let Some(staged) = staged {
                 context.count_first(staged, Deciding::Staged, length);
@@ -309,6 +323,12 @@ fn unknown(context: &mut Context, slot: &mut Slot, out: bool) {
                 return slot.drop(DropReason::PolicyDeny);
             }
             rule = Some(judgement.rule);
+            if out {
+                let judgement = super::host::forward_out(context, &tuple);
+                if !super::host::note(context, slot, &tuple, judgement) {
+                    return slot.drop(DropReason::PolicyDeny);
+                }
+            }
         }
     }
     let state = match key.protocol() {
@@ -348,6 +368,31 @@ fn unknown(context: &mut Context, slot: &mut Slot, out: bool) {
         }
         Err(_) => slot.drop(DropReason::FlowTableFull),
     }
+}
+
+/// Whether the policy of an endpoint allows a packet to it that is not to be tracked; drops it if not.
+pub(super) fn judge_untracked(
+    context: &mut Context,
+    slot: &mut Slot,
+    endpoint: EndpointIndex,
+    tuple: &FlowTuple,
+) -> bool {
+    if let Some(reason) = source::out_of_place(context, slot) {
+        slot.drop(reason);
+        return false;
+    }
+    let Some(Grounds { list, peer_class, .. }) = Grounds::of(context, endpoint, tuple.peer_address, false)
+    else {
+        slot.drop(DropReason::EndpointNotReady);
+        return false;
+    };
+    let judgement = context.tables.policy.judge(list, peer_class, tuple);
+    context.count_packet(judgement.rule, slot.packet.len());
+    context.recorder.judged(endpoint, tuple, judgement, context.counters);
+    if !judgement.allow {
+        slot.drop(DropReason::PolicyDeny);
+    }
+    judgement.allow
 }
 
 /// An ICMP error passes when it is about a flow that we know and that is still allowed.

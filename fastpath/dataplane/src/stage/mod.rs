@@ -3,6 +3,7 @@
 
 pub mod arp;
 pub mod flow;
+pub mod host;
 pub mod icmp_error;
 pub mod limit;
 pub mod nd;
@@ -79,6 +80,12 @@ impl Context<'_> {
     pub fn count_first(&self, rule: RuleId, deciding: Deciding, bytes: usize) {
         let count = RuleCount { connections: 1, packets: 1, bytes: bytes as u64 };
         self.tables.policy.counters.bump(self.worker.0, rule, deciding, count);
+    }
+
+    /// Counts a packet that belongs to no flow for the rule that decided about it.
+    pub fn count_packet(&self, rule: RuleId, bytes: usize) {
+        let count = RuleCount { connections: 0, packets: 1, bytes: bytes as u64 };
+        self.tables.policy.counters.bump(self.worker.0, rule, Deciding::Enforced, count);
     }
 
     /// Puts what a flow has carried on its rules' accounts.

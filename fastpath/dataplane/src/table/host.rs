@@ -21,9 +21,9 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::Tables;
 use super::node::{Failsafe, NodeConfig};
-use super::policy::{Explanation, FlowDirection, FlowTuple, PolicyList, RuleId, RuleName, Walked};
+use super::policy::{Explanation, FlowDirection, FlowTuple, Judgement, PolicyList, RuleId, RuleName, Walked};
+use super::{Generation, Tables};
 
 /// A place where a host endpoint's policy judges.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -150,6 +150,19 @@ pub struct HostEndpoint {
     /// Its expected addresses.
     pub addresses: Box<[IpAddr]>,
     pub(super) hooks: [HookLists; Hook::COUNT],
+    /// What of it is about forwarded packets.
+    pub(super) forwards: Forwards,
+}
+
+/// What a host endpoint has to say of forwarded packets.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Forwards {
+    /// Of each that comes in, before it is tracked.
+    pub untracked: bool,
+    /// Of those that come in.
+    pub into: bool,
+    /// Of those that go out.
+    pub out: bool,
 }
 
 #[derive(Debug)]
@@ -162,6 +175,16 @@ pub(super) struct HookLists {
 pub(super) type Ask<'a> = dyn FnMut(Hook, &FlowTuple, Option<&Arc<PolicyList>>) -> Walked + 'a;
 
 impl HostEndpoint {
+    /// Whether it has anything to say of packets that are forwarded this way.
+    #[inline]
+    pub fn judges(&self, path: HostPath) -> bool {
+        match path {
+            HostPath::ForwardIn => self.forwards.into,
+            HostPath::ForwardOut => self.forwards.out,
+            HostPath::ToHost | HostPath::FromHost => true,
+        }
+    }
+
     pub(super) fn list(&self, hook: Hook, direction: FlowDirection) -> &Arc<PolicyList> {
         let lists = &self.hooks[hook as usize];
         match direction {
@@ -230,10 +253,64 @@ fn is_failsafe(hook: Hook, path: HostPath, flow: &FlowTuple, node: Option<&NodeC
     }
 }
 
+/// An interface of this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostInterface {
+    /// The kernel's number of it.
+    pub ifindex: u32,
+    /// Its name.
+    pub name: String,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// Which host endpoint is about what, as far as they have anything to say of forwarded packets.
+#[derive(Debug, Default)]
+pub(super) struct Places {
+    /// By interface; None: one that has nothing to say, and that `*` is not about.
+    of_interface: Vec<(u32, Option<Arc<HostEndpoint>>)>,
+    /// `*`: every interface that no other is about, those of tunnels among them.
+    elsewhere: Option<Arc<HostEndpoint>>,
+    is_idle: bool,
+    has_untracked: bool,
+}
+
+impl Places {
+    pub(super) fn new(hosts: &HostEndpoints, interfaces: &[HostInterface]) -> Places {
+        let about_forwarding =
+            |host: &Arc<HostEndpoint>| (host.forwards != Forwards::default()).then(|| Arc::clone(host));
+        let is_about = |host: &HostEndpoint, interface: &HostInterface| {
+            *host.interface == *interface.name
+                || host.interface.parse().is_ok_and(|held| interface.addresses.contains(&held))
+        };
+        let mut of_interface = Vec::new();
+        for interface in interfaces {
+            if let Some(host) = hosts.by_name.values().find(|host| is_about(host, interface)) {
+                of_interface.push((interface.ifindex, about_forwarding(host)));
+            }
+        }
+        let elsewhere =
+            hosts.by_name.values().find(|host| &*host.interface == "*").and_then(about_forwarding);
+        let all = || of_interface.iter().filter_map(|(_, host)| host.as_ref()).chain(&elsewhere);
+        let (is_idle, has_untracked) = (all().next().is_none(), all().any(|host| host.forwards.untracked));
+        Places { of_interface, elsewhere, is_idle, has_untracked }
+    }
+}
+
 /// All host endpoints of this node, by name.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct HostEndpoints {
     pub(super) by_name: Arc<BTreeMap<Arc<str>, Arc<HostEndpoint>>>,
+    pub(super) places: Arc<Places>,
+    /// Since which tables a packet that is judged by the same classes is judged the same.
+    pub(super) since: Generation,
+}
+
+impl Default for HostEndpoints {
+    fn default() -> Self {
+        let places = Arc::new(Places { is_idle: true, ..Places::default() });
+        HostEndpoints { by_name: Arc::default(), places, since: Generation::default() }
+    }
 }
 
 impl HostEndpoints {
@@ -246,17 +323,54 @@ impl HostEndpoints {
     pub fn iter(&self) -> impl Iterator<Item = &HostEndpoint> {
         self.by_name.values().map(|host| &**host)
     }
+
+    /// Whether none has anything to say of forwarded packets: what most nodes pay is this question.
+    #[inline]
+    pub fn is_idle(&self) -> bool {
+        self.places.is_idle
+    }
+
+    /// Whether any judges each packet that is forwarded.
+    #[inline]
+    pub fn has_untracked(&self) -> bool {
+        self.places.has_untracked
+    }
+
+    /// Whether what was judged under tables with this number (the low half of their generation) must be judged again,
+    /// though the classes of its addresses are the same.
+    #[inline]
+    pub fn have_changed_since(&self, generation: u32) -> bool {
+        (self.since.0 as u32).wrapping_sub(generation).cast_signed() > 0
+    }
+
+    /// The host endpoint that has something to say of what is forwarded by an interface; None: that of a tunnel.
+    pub fn at(&self, ifindex: Option<u32>) -> Option<&HostEndpoint> {
+        let named = ifindex.and_then(|wanted| {
+            self.places.of_interface.iter().find(|(ifindex, _)| *ifindex == wanted).map(|(_, host)| host)
+        });
+        named.unwrap_or(&self.places.elsewhere).as_deref()
+    }
 }
 
 impl Tables {
     /// What becomes of a packet at the host endpoint of this name; None if there is none.
     pub fn judge_host(&self, name: &str, packet: &HostPacket) -> Option<HostJudgement> {
-        let host = self.host_endpoints.get(name)?;
+        Some(self.judge_at(self.host_endpoints.get(name)?, packet))
+    }
+
+    /// What becomes of a packet at a host endpoint.
+    pub fn judge_at(&self, host: &HostEndpoint, packet: &HostPacket) -> HostJudgement {
         let mut ask = |_, flow: &FlowTuple, list: Option<&Arc<PolicyList>>| match list {
             Some(list) => self.policy.ask(list, flow),
             None => Walked::default(),
         };
-        Some(host.send(packet, self.node.config(), &mut ask))
+        host.send(packet, self.node.config(), &mut ask)
+    }
+
+    /// What a host endpoint says of a packet that comes in to be forwarded, before it is tracked; None: nothing.
+    pub fn judge_untracked(&self, host: &HostEndpoint, flow: &FlowTuple) -> Option<Judgement> {
+        let list = host.list(Hook::Untracked, FlowDirection::Ingress);
+        self.policy.ask(list, flow).decided.map(|packed| packed.unpack())
     }
 }
 

@@ -30,7 +30,8 @@ pub use caracal_plane_api::EndpointToHost;
 pub use endpoint::{Addresses, Endpoint, EndpointIndex, EndpointTable, Limited, LimitedEndpoints, Limits};
 pub use fib::{Encapsulation, Fib, FibEntry, NextHop, Origin};
 pub use host::{
-    Hook, HostEndpoint, HostEndpoints, HostExplanation, HostJudgement, HostPacket, HostPath, HostVerdict,
+    Hook, HostEndpoint, HostEndpoints, HostExplanation, HostInterface, HostJudgement, HostPacket, HostPath,
+    HostVerdict,
 };
 pub use neighbor::{NeighborIndex, NeighborTable};
 pub use node::{FlowTimeouts, NatOutgoing, NodeConfig, NodePorts, NodeTable, Pool};

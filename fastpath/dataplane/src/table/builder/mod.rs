@@ -8,6 +8,7 @@
 //! ```
 
 mod error;
+mod hosts;
 mod parse;
 mod routes;
 mod services;
@@ -24,7 +25,7 @@ use caracal_wire::MacAddr;
 
 use super::endpoint::{self, Endpoint, EndpointIndex, EndpointTable, LimitedEndpoints};
 use super::fib::{FibEntry, NextHop, Origin};
-use super::host::{Hook, HookLists, HostEndpoint, HostEndpoints, HostExplanation, HostPacket};
+use super::host::{Forwards, Hook, HookLists, HostEndpoint, HostEndpoints, HostExplanation, HostPacket};
 use super::lpm::LpmBuilder;
 use super::neighbor::{self, NeighborIndex, NeighborTable};
 use super::node::NodeTable;
@@ -38,7 +39,7 @@ use super::tunnel::{self, Tunnel, TunnelEnd, TunnelIndex, TunnelTable, Underlay}
 use super::{Generation, RuleId, Tables};
 use routes::Routes;
 use services::Services;
-use state::{Change, EndpointSpec, Key, State, Target, Thing, TierSpec, TunnelSpec};
+use state::{Change, EndpointSpec, HookSpec, Key, State, Target, Thing, TierSpec, TunnelSpec};
 
 pub use error::{ApplyError, Malformed};
 
@@ -92,6 +93,7 @@ struct Endpoints {
 #[derive(Default)]
 struct Hosts {
     table: HostEndpoints,
+    grounds: hosts::Grounds,
     /// Those to look at in the next build.
     dirty: BTreeSet<Arc<str>>,
 }
@@ -231,11 +233,13 @@ impl TableBuilder {
         }
         for id in std::mem::take(&mut self.hosts.dirty) {
             self.build_host(&id);
+            self.hosts_changed();
         }
         if std::mem::take(&mut self.underlay_is_stale) {
             self.find_underlay();
         }
         self.generation.0 += 1;
+        self.settle_hosts();
         let node = match self.state.get(&Key::Node) {
             Some(Thing::Node(config)) => Some(Arc::clone(config)),
             _ => None,
@@ -543,7 +547,14 @@ impl TableBuilder {
         };
         let hooks = [lists(Hook::Untracked), lists(Hook::PreDnat), lists(Hook::Normal), lists(Hook::Forward)];
         let (interface, addresses) = (Arc::clone(&spec.interface), spec.addresses.clone());
-        let host = HostEndpoint { id: Arc::clone(id), interface, addresses, hooks };
+        let says = |hook: Hook, tiers: fn(&HookSpec) -> &Vec<TierSpec>| {
+            !tiers(&spec.hooks[hook as usize]).is_empty()
+        };
+        let untracked = says(Hook::Untracked, |hook| &hook.ingress);
+        let into = untracked
+            || [Hook::PreDnat, Hook::Forward].into_iter().any(|hook| says(hook, |hook| &hook.ingress));
+        let forwards = Forwards { untracked, into, out: says(Hook::Forward, |hook| &hook.egress) };
+        let host = HostEndpoint { id: Arc::clone(id), interface, addresses, hooks, forwards };
         Arc::make_mut(&mut self.hosts.table.by_name).insert(Arc::clone(id), Arc::new(host));
     }
 

@@ -128,6 +128,11 @@ impl PolicyBuilder {
         Ok(Arc::new(RuleList { owner: owner.clone(), version: self.last_version, rules }))
     }
 
+    /// The class of an address, as of the last settling.
+    pub fn class_of(&self, address: IpAddr) -> ClassId {
+        self.classes.class_of(address)
+    }
+
     /// Brings classes, and the lists compiled for them, up to date with the members of sets. Says whether any address may
     /// have another class now.
     pub fn settle(&mut self) -> bool {

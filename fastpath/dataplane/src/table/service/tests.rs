@@ -6,7 +6,10 @@ use proptest::prelude::*;
 use super::*;
 
 fn backend(number: u32) -> Backend {
-    Backend { address: IpAddr::V4(Ipv4Addr::from_bits(0x0af4_0000 + number)), port: 8080 + (number % 3) as u16 }
+    Backend {
+        address: IpAddr::V4(Ipv4Addr::from_bits(0x0af4_0000 + number)),
+        port: 8080 + (number % 3) as u16,
+    }
 }
 
 fn backends(numbers: impl IntoIterator<Item = u32>) -> Backends {
