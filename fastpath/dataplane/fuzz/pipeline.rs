@@ -10,8 +10,10 @@ use caracal_dataplane::drop_reason::DropReason;
 use caracal_dataplane::packet::{Offload, Packet, PartialChecksum};
 use caracal_dataplane::port::HEADROOM;
 use caracal_dataplane::sim::datagram::{Datagram, checksum, ethernet, vxlan};
-use caracal_dataplane::sim::datagram6::Datagram6;
-use caracal_dataplane::sim::world::{self, NODE1, NODE2, TUNNEL1_MAC, TUNNEL2_MAC, VNI, VXLAN_PORT, pod};
+use caracal_dataplane::sim::datagram6::{Datagram6, vxlan6};
+use caracal_dataplane::sim::world::{
+    self, NODE1, NODE1_6, NODE2, NODE2_6, TUNNEL1_MAC, TUNNEL2_MAC, VNI, VXLAN_PORT, pod,
+};
 use caracal_dataplane::sim::{Node, Output, PortName, UPLINK_MAC};
 
 /// Bytes of a record before its frame.
@@ -19,7 +21,7 @@ pub const RECORD_LEN: usize = 5;
 /// How many links there are.
 pub const LINKS: u8 = 5;
 /// How many ways there are to make a frame of bytes.
-pub const WAYS: u8 = 6;
+pub const WAYS: u8 = 10;
 
 /// Sends what `bytes` say.
 pub fn any_traffic(bytes: &[u8]) {
@@ -38,30 +40,40 @@ pub fn any_traffic(bytes: &[u8]) {
         let link = link_of(link);
         let frame = frame_of(&link, how, content);
         let came = u64::from(inject(&mut node, &link, &frame, how));
-        let before = Totals::of(&node);
+        let before = Totals::of(&mut node);
         let outputs = node.run(now);
-        let after = Totals::of(&node);
+        let after = Totals::of(&mut node);
         outputs.iter().for_each(well_formed);
         let engine = node.engine_mut();
-        assert_eq!(engine.pool.free(), engine.pool.total(), "frames went missing");
+        let held = engine.pipeline.fragments.frames();
+        assert_eq!(engine.pool.free() + held, engine.pool.total(), "frames went missing");
+        let came = came + after.made - before.made + before.held;
+        let went = outputs.len() as u64 + after.gone - before.gone + after.held;
         // What was only learned from comes out nowhere, and is no drop.
-        let went = outputs.len() as u64 + after.dropped - before.dropped;
-        let answers = after.answers - before.answers;
-        assert!(went <= came + answers && came + answers - went <= 1, "{came} + {answers} came, {went} went");
+        assert!(went <= came && came - went <= 1, "{came} came or were made, {went} went or wait");
     }
 }
 
 struct Totals {
-    dropped: u64,
-    answers: u64,
+    /// Dropped, or cut into pieces.
+    gone: u64,
+    /// Answers, and pieces.
+    made: u64,
+    /// Parts of datagrams that wait for the first one.
+    held: u64,
 }
 
 impl Totals {
-    fn of(node: &Node) -> Totals {
+    fn of(node: &mut Node) -> Totals {
+        let held = node.engine_mut().pipeline.fragments.held() as u64;
         let counters = node.counters();
+        let dropped: u64 = DropReason::ALL.iter().map(|reason| counters.dropped(*reason)).sum();
+        let pipeline = &counters.pipeline;
+        let answers = pipeline.icmp_errors_sent.get() + pipeline.tcp_resets_sent.get();
         Totals {
-            dropped: DropReason::ALL.iter().map(|reason| counters.dropped(*reason)).sum(),
-            answers: counters.pipeline.icmp_errors_sent.get(),
+            gone: dropped + pipeline.fragmented.get(),
+            made: answers + pipeline.fragments_made.get(),
+            held,
         }
     }
 }
@@ -77,7 +89,8 @@ fn link_of(number: u8) -> PortName {
 }
 
 /// As they are; as an IPv4 packet whose lengths and checksum are mended; the same in a tunnel; as what is in a tunnel; as
-/// an IPv6 packet whose length is mended; the same in a tunnel.
+/// an IPv6 packet whose length is mended; the same in a tunnel; both in a tunnel over IPv6; IPv4 in IPv4, and as what is in
+/// that.
 fn frame_of(link: &PortName, how: u8, content: &[u8]) -> Vec<u8> {
     let to = if *link == PortName::Uplink { UPLINK_MAC } else { world::NEIGHBOR_MAC };
     let framed = |packet: &[u8]| ethernet(to, world::NEIGHBOR_MAC, 0x0800, packet);
@@ -85,13 +98,22 @@ fn frame_of(link: &PortName, how: u8, content: &[u8]) -> Vec<u8> {
         let outer = vxlan((NODE2, 50_000), (NODE1, VXLAN_PORT), VNI, inner);
         outer.frame(to, world::NEIGHBOR_MAC)
     };
-    match how % WAYS {
+    let tunneled6 = |inner: &[u8]| {
+        let outer = vxlan6((NODE2_6, 50_000), (NODE1_6, VXLAN_PORT), VNI, inner);
+        outer.frame(to, world::NEIGHBOR_MAC)
+    };
+    let in_ipv4 = |inner: &[u8]| Datagram::new(NODE2, NODE1, 4, inner).frame(to, world::NEIGHBOR_MAC);
+    match (how & 0x0f) % WAYS {
         0 => content.to_vec(),
         1 => framed(&mended(content)),
         2 => tunneled(&ethernet(TUNNEL1_MAC, TUNNEL2_MAC, 0x0800, &mended(content))),
         3 => tunneled(content),
         4 => ethernet(to, world::NEIGHBOR_MAC, 0x86dd, &mended6(content)),
-        _ => tunneled(&ethernet(TUNNEL1_MAC, TUNNEL2_MAC, 0x86dd, &mended6(content))),
+        5 => tunneled(&ethernet(TUNNEL1_MAC, TUNNEL2_MAC, 0x86dd, &mended6(content))),
+        6 => tunneled6(&ethernet(TUNNEL1_MAC, TUNNEL2_MAC, 0x0800, &mended(content))),
+        7 => tunneled6(&ethernet(TUNNEL1_MAC, TUNNEL2_MAC, 0x86dd, &mended6(content))),
+        8 => in_ipv4(&mended(content)),
+        _ => in_ipv4(content),
     }
 }
 
@@ -149,9 +171,23 @@ fn inject(node: &mut Node, link: &PortName, frame: &[u8], how: u8) -> bool {
     true
 }
 
-/// Pod b goes, or comes back.
+/// Pod b goes, or comes back; or node2 is reached otherwise.
 fn change_tables(node: &mut Node, time: u8) {
     use caracal_plane_api::plane::op::Op;
+    use caracal_plane_api::{Encapsulation, RemoteNode, route::Target};
+    if time & 4 != 0 {
+        let (encapsulation, over_ipv6) = [
+            (Encapsulation::None, false),
+            (Encapsulation::Vxlan, false),
+            (Encapsulation::Vxlan, true),
+            (Encapsulation::Ipip, false),
+        ][usize::from(time >> 3) % 4];
+        let (node2, encapsulation) = ("node2".into(), encapsulation.into());
+        let target = Target::Remote(RemoteNode { node: node2, encapsulation, over_ipv6 });
+        let routes =
+            [world::route(world::TUNNEL2, 24, target.clone()), world::route6(world::TUNNEL2, 64, target)];
+        return node.apply(&routes).expect("routes to a node that there is");
+    }
     let op = if time & 1 == 0 {
         Op::Route(caracal_plane_api::plane::Route {
             prefix: Some(caracal_plane_api::plane::Prefix { address: vec![10, 244, time, 0], length: 24 }),

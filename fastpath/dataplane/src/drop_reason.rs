@@ -38,11 +38,15 @@ drop_reasons! {
     Ipv4Malformed, "ipv4-malformed", "The IPv4 header is truncated, has a wrong version, header length or total length.";
     Ipv4BadChecksum, "ipv4-bad-checksum", "The IPv4 header checksum is wrong.";
     Ipv4Options, "ipv4-options", "IPv4 options are not carried.";
-    Ipv4Fragment, "ipv4-fragment", "IPv4 fragments are not carried yet.";
     Ipv6Malformed, "ipv6-malformed", "The IPv6 header is truncated, has a wrong version or payload length.";
     Ipv6Extensions, "ipv6-extensions", "IPv6 extension headers that run beyond the packet, or more than eight of them.";
-    Ipv6Fragment, "ipv6-fragment", "IPv6 fragments are not carried yet.";
-    NdMalformed, "nd-malformed", "A neighbour solicitation or advertisement that is malformed, or was forwarded.";
+    FragmentMalformed, "fragment-malformed", "A fragment that is empty, ends within eight bytes though more follow or beyond what a datagram can have, or a first one without its whole transport header.";
+    FragmentOverlap, "fragment-overlap", "A fragment that overlaps another of its datagram, or that one of its datagram's others has done so (RFC 5722, RFC 1858).";
+    FragmentDuplicate, "fragment-duplicate", "A fragment that has been seen already.";
+    FragmentTableFull, "fragment-table-full", "No room to know or hold another fragment: more datagrams arrive in parts, or in more parts, than this worker keeps in mind; the oldest make way.";
+    FragmentExpired, "fragment-expired", "A fragment whose first one, which has the ports, did not come in time.";
+    NoFrame, "no-frame", "No frame of memory was free for the parts of a packet that had to be fragmented.";
+    NdMalformed, "nd-malformed", "A neighbour solicitation or advertisement that is malformed, in fragments (RFC 6980), or was forwarded.";
     L4Truncated, "l4-truncated", "The TCP, UDP, SCTP or ICMP header is truncated or malformed.";
     TcpInvalidFlags, "tcp-invalid-flags", "A combination of TCP flags that no connection uses.";
     AddressInvalid, "address-invalid", "A source or destination that must not be forwarded: multicast, broadcast, link-local (IPv6), loopback or unspecified.";

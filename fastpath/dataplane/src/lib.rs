@@ -22,6 +22,7 @@ pub mod controller;
 pub mod counters;
 pub mod drop_reason;
 pub mod flow;
+pub mod fragment;
 pub mod handover;
 pub mod packet;
 pub mod pipeline;

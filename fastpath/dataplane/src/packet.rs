@@ -125,6 +125,21 @@ impl Packet {
         }
     }
 
+    /// Copies bytes from `from` on, of whatever segments, until `into` is full; false: there are not so many.
+    #[must_use]
+    pub fn read(&self, from: usize, into: &mut [u8]) -> bool {
+        let (mut skip, mut filled) = (from, 0);
+        for segment in self.segments() {
+            let bytes = segment.data().get(skip..).unwrap_or_default();
+            skip = skip.saturating_sub(segment.len());
+            let rest = &mut into[filled..];
+            let len = bytes.len().min(rest.len());
+            rest[..len].copy_from_slice(&bytes[..len]);
+            filled += len;
+        }
+        filled == into.len()
+    }
+
     /// The sum over everything from byte `start` on, which is in the first segment.
     fn sum(&self, start: usize) -> Sum {
         let first = self.head.data().get(start..).unwrap_or_default();

@@ -21,10 +21,13 @@ use crate::batch::{BATCH_MAX, Batch, Ingress, Slot, Step, UplinkIndex, Verdict};
 use crate::clock::Tick;
 use crate::counters::WorkerCounters;
 use crate::flow::{FlowTable, Timeouts};
+use crate::fragment::{self, Tracker};
 use crate::policy_log::Recorder;
 use crate::rate_limit::RateLimit;
 use crate::stage::limit::{self, Limiter};
-use crate::stage::{Context, arp, flow, nd, parse, rewrite, route, source, tunnel};
+use crate::stage::fragment::Half;
+use crate::stage::parse::Fragment;
+use crate::stage::{self, Context, arp, flow, nd, parse, rewrite, route, source, tunnel};
 use crate::table::{EndpointIndex, Tables};
 use crate::worker::WorkerIndex;
 
@@ -36,6 +39,9 @@ pub struct Pipeline {
     /// MAC addresses and MTUs of ports.
     pub links: Links,
     worker: WorkerIndex,
+    /// Datagrams that pass in parts.
+    pub fragments: Tracker<Slot>,
+    pieces: Vec<Slot>,
     answers: Vec<Slot>,
     icmp_limit: RateLimit,
     limits: Limiter,
@@ -44,6 +50,9 @@ pub struct Pipeline {
     /// Next hops that a packet needed and whose MAC address is not known: the controller has them resolved.
     pub unknown_neighbors: Vec<(u32, IpAddr)>,
 }
+
+/// Parts of datagrams may hold one of so many frames.
+const FRAGMENTS_SHARE: usize = 16;
 
 /// Next hops noted at once, at most.
 pub const UNKNOWN_NEIGHBORS_MAX: usize = 16;
@@ -68,12 +77,21 @@ impl Pipeline {
             flows: FlowTable::new(flows, secret),
             links: Links::default(),
             worker,
+            fragments: Tracker::new(fragment::Limits::default()),
+            pieces: Vec::new(),
             answers: Vec::with_capacity(BATCH_MAX),
             icmp_limit: RateLimit::new(ICMP_ERRORS_PER_SECOND, ICMP_ERRORS_BURST),
             limits: Limiter::default(),
             recorder: Recorder::default(),
             unknown_neighbors: Vec::with_capacity(UNKNOWN_NEIGHBORS_MAX),
         }
+    }
+
+    /// Bounds what is held of datagrams in parts by the frames that there are.
+    pub fn limit_fragments(&mut self, frames: usize) {
+        let limits = fragment::Limits::default();
+        let frames = limits.frames.min(frames / FRAGMENTS_SHARE);
+        self.fragments = Tracker::new(fragment::Limits { frames, ..limits });
     }
 
     /// Takes up what newer tables say of this worker's own things.
@@ -88,6 +106,7 @@ impl Pipeline {
     pub fn run(&mut self, batch: &mut Batch, surroundings: Surroundings) {
         let mut context = self.context(surroundings);
         context.counters.pipeline.batches.add(1);
+        let mut has_parts = false;
         for slot in going_on(batch) {
             match slot.ingress {
                 Ingress::Uplink(uplink) => {
@@ -101,12 +120,16 @@ impl Pipeline {
             if !slot.parsed.is_ipv4() && slot.goes_on() {
                 about_the_link(&mut context, slot);
             }
+            has_parts |= slot.parsed.fragment != Fragment::No;
         }
         for slot in going_on(batch) {
             if let Ingress::Endpoint(endpoint) = slot.ingress {
                 source::check_endpoint(&context, slot, endpoint);
                 flow::prepare(&context, slot, endpoint, true);
             }
+        }
+        if has_parts {
+            parts_from_endpoints(&mut context, batch);
         }
         limit::packets(&mut context, batch, true);
         for slot in going_on(batch) {
@@ -122,6 +145,7 @@ impl Pipeline {
         limit::bytes(&mut context, batch, true);
         from_route(&mut context, batch);
         answer(&mut context, batch);
+        batch.append(context.pieces);
     }
 
     /// Goes on with packets that another worker began: `step` says where.
@@ -132,6 +156,7 @@ impl Pipeline {
         surroundings: Surroundings,
     ) {
         let mut context = self.context(surroundings);
+        let mut has_parts = false;
         for (slot, step) in batch.iter_mut().zip(steps) {
             context.counters.pipeline.taken_over.add(1);
             match step {
@@ -140,11 +165,13 @@ impl Pipeline {
                     slot.ingress = ingress;
                     slot.deliver_to = Some(endpoint);
                     parse::parse(slot);
+                    has_parts |= slot.parsed.fragment != Fragment::No;
                 }
             }
         }
-        to_endpoints(&mut context, batch);
+        to_endpoints(&mut context, batch, has_parts);
         answer(&mut context, batch);
+        batch.append(context.pieces);
     }
 
     fn context<'a>(&'a mut self, surroundings: Surroundings<'a>) -> Context<'a> {
@@ -156,6 +183,8 @@ impl Pipeline {
             links: &mut self.links,
             counters,
             pool,
+            fragments: &mut self.fragments,
+            pieces: &mut self.pieces,
             answers: &mut self.answers,
             icmp_limit: &mut self.icmp_limit,
             limits: &mut self.limits,
@@ -184,14 +213,33 @@ fn going_on(batch: &mut [Slot]) -> impl Iterator<Item = &mut Slot> {
 }
 
 /// The second half: route, then ingress policy for local endpoints, then the last rewrite.
-fn from_route(context: &mut Context, batch: &mut [Slot]) {
+fn from_route(context: &mut Context, batch: &mut Batch) {
+    let mut has_parts = false;
     for slot in going_on(batch) {
         route::route(context, slot);
+        has_parts |= slot.parsed.fragment != Fragment::No;
     }
-    to_endpoints(context, batch);
+    to_endpoints(context, batch, has_parts);
 }
 
-fn to_endpoints(context: &mut Context, batch: &mut [Slot]) {
+/// Parts of datagrams that endpoints send: those that come out of it know their ports.
+#[cold]
+fn parts_from_endpoints(context: &mut Context, batch: &mut Batch) {
+    stage::fragment::track_half(context, batch, Half::Out);
+    for slot in going_on(batch) {
+        match slot.ingress {
+            Ingress::Endpoint(endpoint) if slot.parsed.fragment != Fragment::No => {
+                flow::prepare(context, slot, endpoint, true);
+            }
+            _ => {}
+        }
+    }
+}
+
+fn to_endpoints(context: &mut Context, batch: &mut Batch, has_parts: bool) {
+    if has_parts {
+        stage::fragment::track_half(context, batch, Half::In);
+    }
     limit::packets(context, batch, false);
     crate::stage::host::untracked(context, batch);
     for slot in going_on(batch) {
@@ -220,13 +268,13 @@ fn answer(context: &mut Context, batch: &mut Batch) {
     if context.answers.is_empty() {
         return;
     }
-    let first = batch.len();
-    batch.append(context.answers);
-    let answers = &mut batch[first..];
-    for slot in going_on(answers) {
+    let mut answers = std::mem::take(context.answers);
+    for slot in going_on(&mut answers) {
         parse::parse(slot);
     }
-    from_route(context, answers);
+    from_route(context, &mut answers);
+    batch.append(&mut answers);
+    *context.answers = answers;
 }
 
 /// ICMP errors that a worker sends in a second, on average …

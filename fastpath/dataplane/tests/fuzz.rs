@@ -29,8 +29,11 @@ fn datagram() -> impl Strategy<Value = Datagram> {
         any::<bool>(),
         prop::sample::select(vec![0usize, 1, 9, 600, 1422, 1500, 4000]),
         0u8..3,
+        // Whole and not to be cut, whole, the first part, and others.
+        prop::sample::select(vec![0x4000u16, 0x4000, 0, 0, 0x2000, 0x2001, 0x2003, 2, 75]),
+        0u16..3,
     )
-        .prop_map(|(source, destination, kind, partial, len, ttl)| {
+        .prop_map(|(source, destination, kind, partial, len, ttl, fragment_word, identification)| {
             let payload = vec![kind; len];
             let (from, to) = ((source, 53), (destination, 53));
             let datagram = match kind {
@@ -44,7 +47,7 @@ fn datagram() -> impl Strategy<Value = Datagram> {
                 }
             };
             let datagram = if partial && kind < 4 { datagram.partial() } else { datagram };
-            datagram.dont_fragment().ttl(ttl * 32)
+            Datagram { fragment_word, identification, tos: ttl, ..datagram }.ttl(ttl * 32)
         })
 }
 
@@ -56,7 +59,9 @@ fn address6() -> impl Strategy<Value = Ipv6Addr> {
 }
 
 fn datagram6() -> impl Strategy<Value = Datagram6> {
-    let headers = prop::collection::vec(prop::sample::select(vec![0u8, 43, 44, 51, 60]), 0..3);
+    let fragment = (prop::sample::select(vec![0u8, 1, 8, 9, 16, 17]), 0u8..3);
+    let header = (prop::sample::select(vec![0u8, 43, 44, 44, 51, 60]), fragment);
+    let headers = prop::collection::vec(header, 0..3);
     (
         address6(),
         address6(),
@@ -87,7 +92,10 @@ fn datagram6() -> impl Strategy<Value = Datagram6> {
             };
             let datagram = if partial && kind < 3 { datagram.partial() } else { datagram };
             let datagram = datagram.hop_limit(hop_limit);
-            headers.into_iter().fold(datagram, |inner, header| inner.behind(header, &[0; 7]))
+            headers.into_iter().fold(datagram, |inner, (header, (offset, id))| match header {
+                44 => inner.behind(44, &[0, 0, offset, 0, 0, 0, id]),
+                header => inner.behind(header, &[0; 7]),
+            })
         })
 }
 
@@ -96,8 +104,10 @@ fn record() -> impl Strategy<Value = Vec<u8>> {
     let changes = prop::collection::vec((0usize..60, any::<u8>()), 0..3);
     let bits = prop::sample::select(vec![0u8, 0, 0, 0x10, 0x18, 0x20, 0x40, 0x80, 0xc0]);
     let packet = prop_oneof![
-        (1u8..4, datagram()).prop_map(|(way, datagram)| (way, datagram.bytes())),
-        (4u8..pipeline::WAYS, datagram6()).prop_map(|(way, datagram)| (way, datagram.bytes())),
+        (prop::sample::select(vec![1u8, 2, 3, 6, 8]), datagram())
+            .prop_map(|(way, datagram)| (way, datagram.bytes())),
+        (prop::sample::select(vec![4u8, 5, 7, 9]), datagram6())
+            .prop_map(|(way, datagram)| (way, datagram.bytes())),
     ];
     (0..pipeline::LINKS, packet, bits, any::<u8>(), changes).prop_map(
         |(link, (way, mut bytes), bits, time, changes)| {

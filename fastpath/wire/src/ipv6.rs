@@ -53,6 +53,16 @@ pub struct Fragment {
     pub more: bool,
     /// What the fragments of one datagram share.
     pub identification: u32,
+    /// Where the fragment header ends and the fragment's payload begins, counted from the start of the fixed header.
+    pub end: usize,
+}
+
+impl Fragment {
+    /// Whether it is all of its datagram (RFC 6946): nobody need put anything together.
+    #[inline]
+    pub const fn is_atomic(&self) -> bool {
+        self.offset == 0 && !self.more
+    }
 }
 
 /// What the extension headers lead to.
@@ -152,7 +162,7 @@ impl<T: AsRef<[u8]>> Ipv6<T> {
         clamp(self.bytes.as_ref(), HEADER_LEN..HEADER_LEN + usize::from(self.payload_len()))
     }
 
-    /// Walks the extension headers, at most [`EXTENSION_HEADERS_MAX`] of them. Behind the header of a fragment but the
+    /// Walks the extension headers, at most [`EXTENSION_HEADERS_MAX`] of them and one fragment header (RFC 8200 §4.1). Behind the header of a fragment but the
     /// first there is nothing to walk, so the walk ends there; at a header that it does not know, or that is
     /// encrypted, it ends too, and that is the protocol it answers.
     #[inline]
@@ -183,12 +193,15 @@ impl<T: AsRef<[u8]>> Ipv6<T> {
                 _ => return Ok(upper),
             };
             let header = bytes.get(at..at + len).ok_or(Malformed::Ipv6ExtensionTruncated)?;
-            if upper.protocol.0 == FRAGMENT {
+            if upper.protocol.0 == FRAGMENT && upper.fragment.is_some() {
+                return Err(Malformed::Ipv6ExtensionChain);
+            } else if upper.protocol.0 == FRAGMENT {
                 let word = u16_at(header, 2..4);
                 let fragment = Fragment {
                     offset: word & 0xfff8,
                     more: word & 1 != 0,
                     identification: u32_at(header, 4..8),
+                    end: at + len,
                 };
                 upper.fragment = Some(fragment);
                 upper.protocol = Protocol(header[0]);
@@ -392,7 +405,7 @@ mod tests {
     #[test]
     fn walk_goes_through_the_first_fragment_and_stops_in_a_later_one() {
         let mut payload = [60, 0, 0, 1, 0, 0, 0, 9, 17, 0, 0, 0, 0, 0, 0, 0];
-        let fragment = |offset, more| Some(Fragment { offset, more, identification: 9 });
+        let fragment = |offset, more| Some(Fragment { offset, more, identification: 9, end: 48 });
         assert_eq!(
             walk(&packet(44, &payload)),
             Ok(UpperLayer { protocol: Protocol::UDP, offset: 56, fragment: fragment(0, true) })
@@ -402,6 +415,12 @@ mod tests {
             walk(&packet(44, &payload)),
             Ok(UpperLayer { protocol: Protocol(60), offset: 48, fragment: fragment(8, false) })
         );
+    }
+
+    #[test]
+    fn walk_refuses_a_fragment_in_a_fragment() {
+        let fragments = [[44, 0, 0, 1, 0, 0, 0, 9], [17, 0, 0, 0, 0, 0, 0, 8]].concat();
+        assert_eq!(walk(&packet(44, &fragments)), Err(Malformed::Ipv6ExtensionChain));
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod conntrack;
 mod drops;
 mod encapsulations;
 mod flows;
+mod fragments;
 mod host;
 mod host_endpoints;
 mod icmp;

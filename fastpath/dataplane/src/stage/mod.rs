@@ -3,6 +3,8 @@
 
 pub mod arp;
 pub mod flow;
+pub mod fragment;
+pub mod fragmentation;
 pub mod host;
 pub mod icmp_error;
 pub mod limit;
@@ -22,6 +24,7 @@ use crate::batch::{Egress, Ingress, Slot, Verdict};
 use crate::clock::Tick;
 use crate::counters::WorkerCounters;
 use crate::flow::{Carried, FlowTable, Gone};
+use crate::fragment::Tracker;
 use crate::packet::Packet;
 use crate::pipeline::{Links, UNKNOWN_NEIGHBORS_MAX};
 use crate::policy_log::Recorder;
@@ -58,6 +61,10 @@ pub struct Context<'a> {
     pub counters: &'a WorkerCounters,
     /// Where answers (ICMP errors) get their frames.
     pub pool: &'a mut FramePool,
+    /// Datagrams that pass in parts.
+    pub fragments: &'a mut Tracker<Slot>,
+    /// Pieces of packets that had to be cut, but the first: each has its verdict.
+    pub pieces: &'a mut Vec<Slot>,
     /// Answers made while going through the batch; they start at the route when it is done.
     pub answers: &'a mut Vec<Slot>,
     /// How many ICMP errors may still be sent.

@@ -15,7 +15,7 @@ use crate::batch::{Egress, Slot, Verdict};
 use crate::drop_reason::DropReason;
 use crate::stage::Context;
 use crate::stage::arp::{GATEWAY_MAC, learn};
-use crate::stage::parse::{Icmp, Parsed, is_forwardable_v6};
+use crate::stage::parse::{Fragment, Icmp, Parsed, is_forwardable_v6};
 use crate::table::{EndpointIndex, FibEntry};
 
 /// The address that pods have as their IPv6 gateway: the link-local one that follows from [`GATEWAY_MAC`].
@@ -64,6 +64,9 @@ pub fn handle(context: &mut Context, slot: &mut Slot, endpoint: EndpointIndex) {
     slot.verdict = Verdict::Consumed;
     if !matches!(slot.parsed.icmp, Icmp::Message(135 | 136, _)) {
         return;
+    }
+    if slot.parsed.fragment != Fragment::No {
+        return slot.drop(DropReason::NdMalformed);
     }
     let Some(message) = message(slot, source, destination) else {
         return slot.drop(DropReason::NdMalformed);

@@ -157,9 +157,12 @@ pub(crate) fn try_parse(slot: &mut Slot) -> Result<(), DropReason> {
     if ethernet::HEADER_LEN + usize::from(total_len) > slot.packet.len() {
         return Err(DropReason::Ipv4Malformed);
     }
-    if u16::from_be_bytes([ip[6], ip[7]]) & (ipv4::MORE_FRAGMENTS | ipv4::FRAGMENT_OFFSET) != 0 {
-        return Err(DropReason::Ipv4Fragment);
-    }
+    let fragment_word = u16::from_be_bytes([ip[6], ip[7]]);
+    let fragment = match fragment_word & (ipv4::MORE_FRAGMENTS | ipv4::FRAGMENT_OFFSET) {
+        0 => Fragment::No,
+        ipv4::MORE_FRAGMENTS => Fragment::First,
+        _ => Fragment::Later,
+    };
     let source = u32::from_be_bytes([ip[12], ip[13], ip[14], ip[15]]);
     let destination = u32::from_be_bytes([ip[16], ip[17], ip[18], ip[19]]);
     if !is_forwardable(source) || !is_forwardable(destination) {
@@ -168,7 +171,11 @@ pub(crate) fn try_parse(slot: &mut Slot) -> Result<(), DropReason> {
     let l4_len = usize::from(total_len) - ipv4::HEADER_LEN;
     // The transport header must be in the first segment, which may be longer (padding) or shorter than the packet.
     let segment = segment.get(..l4_len).unwrap_or(segment);
-    let transport = Transport::parse(Protocol(ip[9]), Protocol::ICMPV4, segment, l4_len)?;
+    let transport = if fragment == Fragment::No {
+        Transport::parse(Protocol(ip[9]), Protocol::ICMPV4, segment, l4_len)?
+    } else {
+        Transport::of_part(fragment, Protocol(ip[9]), Protocol::ICMPV4, segment)?
+    };
 
     let parsed = &mut slot.parsed;
     parsed.source = IpAddr::V4(Ipv4Addr::from_bits(source));
@@ -179,6 +186,7 @@ pub(crate) fn try_parse(slot: &mut Slot) -> Result<(), DropReason> {
     parsed.ip_len = total_len;
     parsed.l3 = ethernet::HEADER_LEN as u16;
     parsed.l4 = HEADERS as u16;
+    parsed.fragment = fragment;
     transport.tell(parsed);
     if let Some((field, value)) = transport.checksum
         && may_be_partial(slot.ingress)

@@ -7,7 +7,7 @@ use caracal_wire::{MacAddr, checksum, ethernet, ipv4, ipv6};
 use crate::batch::{Egress, Slot, Verdict};
 use crate::drop_reason::DropReason;
 use crate::stage::arp::GATEWAY_MAC;
-use crate::stage::{Context, icmp_error};
+use crate::stage::{Context, fragmentation, icmp_error};
 use crate::table::{EndpointIndex, FibEntry, NextHop};
 
 /// Takes one from the time to live and mends the header checksum (RFC 1624), or from the hop limit, which nothing
@@ -32,16 +32,23 @@ pub fn decrement_ttl(slot: &mut Slot) {
     slot.parsed.ttl = *ttl;
 }
 
-/// Whether the packet fits. If not, its sender is told when it asked not to fragment, and the packet is dropped.
+/// Makes the packet fit: one that may be is cut, and `exit` takes out the pieces behind the first, which stays here. If it
+/// asked not to be, its sender is told and the packet dropped: false.
 #[inline]
-pub fn fits(context: &mut Context, slot: &mut Slot, mtu: u16) -> bool {
+pub fn fits(
+    context: &mut Context,
+    slot: &mut Slot,
+    mtu: u16,
+    mut exit: impl FnMut(&mut Context, &mut Slot),
+) -> bool {
     // A super-frame is cut to its segment size by the port that cannot carry it whole.
     if slot.parsed.ip_len <= mtu || slot.packet.offload.gso_size != 0 {
         return true;
     }
-    if slot.parsed.dont_fragment {
-        icmp_error::too_big(context, slot, mtu);
+    if !slot.parsed.dont_fragment {
+        return fragmentation::cut(context, slot, mtu, &mut exit);
     }
+    icmp_error::too_big(context, slot, mtu);
     slot.drop(DropReason::PacketTooBig);
     false
 }
@@ -61,7 +68,7 @@ pub fn to_uplink(context: &mut Context, slot: &mut Slot, towards: IpAddr) {
         icmp_error::unreachable(context, slot, icmp_error::Unreachable::Net);
         return slot.drop(DropReason::NoRoute);
     };
-    if !fits(context, slot, mtu) {
+    if !fits(context, slot, mtu, |context, piece| to_uplink(context, piece, towards)) {
         return;
     }
     let (hop, neighbor) = match next_hop {
@@ -100,7 +107,7 @@ fn to_endpoint(context: &mut Context, slot: &mut Slot, endpoint: EndpointIndex) 
     let Some(link) = context.links.endpoint(endpoint).copied() else {
         return slot.drop(DropReason::EndpointNotReady);
     };
-    if !fits(context, slot, link.mtu) {
+    if !fits(context, slot, link.mtu, |context, piece| to_endpoint(context, piece, endpoint)) {
         return;
     }
     let Some(mac) = link.pod_mac else { return slot.drop(DropReason::NeighborUnresolved) };
@@ -116,7 +123,7 @@ fn to_host(context: &mut Context, slot: &mut Slot, link: Option<crate::pipeline:
     if slot.deliver_to.is_some() {
         slot.deliver_to = None;
     }
-    if !fits(context, slot, link.mtu) {
+    if !fits(context, slot, link.mtu, |context, piece| to_host(context, piece, Some(link))) {
         return;
     }
     address(slot, link.mac, GATEWAY_MAC);

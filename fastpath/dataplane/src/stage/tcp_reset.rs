@@ -12,7 +12,7 @@ use caracal_xsk::Frame;
 
 use crate::batch::{Ingress, Slot};
 use crate::stage::icmp_error::{self, HEADROOM, Unreachable};
-use crate::stage::parse::Parsed;
+use crate::stage::parse::{Fragment, Parsed};
 use crate::stage::{Context, source};
 
 /// Time to live of what we send.
@@ -34,6 +34,9 @@ pub fn refuse(context: &mut Context, slot: &Slot) {
 pub fn reset(context: &mut Context, slot: &Slot) {
     // Nobody is told in answer to what we say ourselves, or what somebody claims to have been said by another.
     if slot.ingress == Ingress::Ourselves || source::out_of_place(context, slot).is_some() {
+        return;
+    }
+    if slot.parsed.fragment == Fragment::Later {
         return;
     }
     let segment = slot.packet.head.data().get(usize::from(slot.parsed.l4)..);

@@ -21,7 +21,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use caracal_wire::{EtherType, MacAddr, Malformed, Protocol, ethernet, ipv4};
 
-use crate::batch::{Ingress, Slot, UplinkIndex};
+use crate::batch::{Ingress, Slot, UplinkIndex, Verdict};
 use crate::drop_reason::DropReason;
 use crate::pipeline::Link;
 use crate::stage::parse::Fragment;
@@ -147,16 +147,21 @@ fn no_way<T>(context: &mut Context, slot: &Slot) -> Result<T, DropReason> {
     Err(DropReason::NoRoute)
 }
 
-/// Where a packet with `overhead` bytes in front of it leaves.
+/// Where a packet with `overhead` bytes in front of it leaves. One that is too long and may be cut is, and `exit` takes
+/// out the pieces behind the first.
 #[inline]
 fn way_out(
     context: &mut Context,
     slot: &mut Slot,
     underlay: &Underlay,
     overhead: u16,
+    exit: impl FnMut(&mut Context, &mut Slot),
 ) -> Result<WayOut, DropReason> {
-    if !rewrite::fits(context, slot, underlay.mtu.saturating_sub(overhead)) {
-        return Err(DropReason::PacketTooBig);
+    if !rewrite::fits(context, slot, underlay.mtu.saturating_sub(overhead), exit) {
+        return Err(match slot.verdict {
+            Verdict::Drop(reason) => reason,
+            _ => DropReason::PacketTooBig,
+        });
     }
     let next_hop = context.tables.neighbors.mac(underlay.neighbor).ok_or(DropReason::NeighborUnresolved)?;
     let (uplink, link) = context.links.uplink_on(underlay.ifindex).ok_or(DropReason::PortGone)?;

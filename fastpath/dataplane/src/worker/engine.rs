@@ -136,13 +136,14 @@ impl Engine {
     /// An engine without ports. `peers` has one entry a worker, its own empty.
     #[must_use]
     pub fn new(
-        pipeline: Pipeline,
+        mut pipeline: Pipeline,
         index: WorkerIndex,
         pool: FramePool,
         counters: Arc<WorkerCounters>,
         tables: Subscriber<Tables>,
         peers: Vec<Option<Peer>>,
     ) -> Self {
+        pipeline.limit_fragments(pool.total());
         Engine {
             index,
             pipeline,
@@ -403,6 +404,8 @@ impl Engine {
             self.retry_stalled();
         }
         self.age_flows(now);
+        self.pipeline.fragments.expire(now);
+        self.discard_fragments();
         if now.since(self.last_ask) >= ASK_INTERVAL_MS {
             self.last_ask = now;
             self.ask_the_unknown();
@@ -487,6 +490,15 @@ impl Engine {
             }
         }
         self.batch = batch;
+        self.discard_fragments();
+    }
+
+    /// Parts of datagrams that wait no longer for the first one.
+    #[inline]
+    fn discard_fragments(&mut self) {
+        while let Some((slot, refusal)) = self.pipeline.fragments.discarded() {
+            self.discard(slot.packet, stage::fragment::reason(refusal));
+        }
     }
 
     fn transmit(&mut self, egress: Egress, packet: Packet) {
@@ -551,5 +563,13 @@ impl Engine {
     fn discard(&mut self, packet: Packet, reason: DropReason) {
         self.counters.count_drop(reason);
         packet.release(&mut self.pool, &mut self.boxes);
+    }
+}
+
+/// What is held goes home with the pool.
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.pipeline.fragments.clear();
+        self.discard_fragments();
     }
 }

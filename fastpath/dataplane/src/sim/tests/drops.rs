@@ -10,7 +10,7 @@ use super::super::world::{
 };
 use super::super::{FIRST_UPLINK, POD_MAC, PortName, UPLINK_MAC};
 use super::support::*;
-use super::{encapsulations, flows, host, ipv6, limits, nd, workers};
+use super::{encapsulations, flows, fragments, host, ipv6, limits, nat, nd, workers};
 use crate::drop_reason::DropReason::{self, *};
 use crate::packet::{Offload, Packet};
 use crate::stage::arp::GATEWAY_MAC;
@@ -129,8 +129,6 @@ fn frames() -> Vec<Case> {
         case("a total length shorter than the header", a(), changed(17, 19), Ipv4Malformed),
         case("a wrong header checksum", a(), wrong_sum, Ipv4BadChecksum),
         case("options", a(), mended(options), Ipv4Options),
-        case("a first fragment", a(), changed(20, 0x20), Ipv4Fragment),
-        case("a later fragment", a(), changed(21, 1), Ipv4Fragment),
         case("to a group", a(), from_pod(&Datagram::udp((A, 1), ([224, 0, 0, 251], 2), b"")), AddressInvalid),
         case("to everybody", a(), from_pod(&Datagram::udp((A, 1), ([255; 4], 2), b"")), AddressInvalid),
         case("to nobody", a(), from_pod(&Datagram::udp((A, 1), ([0; 4], 2), b"")), AddressInvalid),
@@ -338,8 +336,6 @@ fn ways() -> Vec<Case> {
         case("not even the last hop", a(), from_pod(&TO_B(b"x").ttl(0)), TtlExceeded)
             .also(answered)
             .answered(),
-        case("too big, and may be fragmented", a(), from_pod(&TO_B(&big)), PacketTooBig)
-            .also(&[("flow_created", 2)]),
         case("too big, and must not be", a(), from_pod(&TO_B(&big).dont_fragment()), PacketTooBig)
             .also(&[("flow_created", 2), ("icmp_errors_sent", 1), ("flow_related", 1), ("flow_hits", 1)])
             .answered(),
@@ -492,7 +488,9 @@ fn every_drop_reason_is_reached_by_a_packet_test() {
         host::closed,
         ipv6::uncarried,
         encapsulations::refused,
+        fragments::dropped,
         nd::forged,
+        nat::dropped,
     ];
     for scene in scenes {
         reached.extend(scene());

@@ -133,17 +133,6 @@ pub fn uncarried() -> BTreeSet<DropReason> {
             from_pod6(&udp().behind(60, &[9, 0, 0, 0, 0, 0, 0])),
             DropReason::Ipv6Extensions,
         ),
-        (
-            "the first fragment",
-            from_pod6(&udp().behind(44, &[0, 0, 1, 0, 0, 0, 9])),
-            DropReason::Ipv6Fragment,
-        ),
-        ("another fragment", from_pod6(&udp().behind(44, &[0, 0, 8, 0, 0, 0, 9])), DropReason::Ipv6Fragment),
-        (
-            "a whole packet with a fragment header",
-            from_pod6(&udp().behind(44, &[0, 0, 0, 0, 0, 0, 9])),
-            DropReason::Ipv6Fragment,
-        ),
         ("half a UDP header", from_pod6(&Datagram6::new(A6, B6, 17, &[0; 7])), DropReason::L4Truncated),
         ("to a group", to("ff0e::1".parse().unwrap()), DropReason::AddressInvalid),
         ("to another link", to("fe80::1".parse().unwrap()), DropReason::AddressInvalid),

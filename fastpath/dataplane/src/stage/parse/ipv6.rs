@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use caracal_wire::checksum::{self, Sum};
 use caracal_wire::{EtherType, Ipv6, Malformed, Protocol, ethernet, ipv6};
 
-use super::{Transport, may_be_partial};
+use super::{Fragment, Transport, may_be_partial};
 use crate::batch::{Ingress, Slot};
 use crate::drop_reason::DropReason;
 use crate::packet::PartialChecksum;
@@ -26,14 +26,21 @@ pub(super) fn parse(slot: &mut Slot) -> Result<(), DropReason> {
         Malformed::Ipv6ExtensionTruncated | Malformed::Ipv6ExtensionChain => DropReason::Ipv6Extensions,
         _ => DropReason::Ipv6Malformed,
     })?;
-    if upper.fragment.is_some() {
-        return Err(DropReason::Ipv6Fragment);
-    }
+    let fragment = match upper.fragment {
+        Some(part) if part.offset != 0 => Fragment::Later,
+        Some(part) if part.more => Fragment::First,
+        // One that is all of its datagram is whole (RFC 6946).
+        _ => Fragment::No,
+    };
     let (source, destination) = (ip.source(), ip.destination());
     let l4_len = ip_len.checked_sub(upper.offset).ok_or(DropReason::Ipv6Extensions)?;
     let segment = bytes.get(upper.offset..).unwrap_or(&[]);
     let segment = segment.get(..l4_len).unwrap_or(segment);
-    let transport = Transport::parse(upper.protocol, Protocol::ICMPV6, segment, l4_len)?;
+    let transport = if fragment == Fragment::No {
+        Transport::parse(upper.protocol, Protocol::ICMPV6, segment, l4_len)?
+    } else {
+        Transport::of_part(fragment, upper.protocol, Protocol::ICMPV6, segment)?
+    };
     let hop_limit = ip.hop_limit();
 
     let parsed = &mut slot.parsed;
@@ -47,6 +54,7 @@ pub(super) fn parse(slot: &mut Slot) -> Result<(), DropReason> {
     parsed.ip_len = u16::try_from(ip_len).map_err(|_| DropReason::Oversized)?;
     parsed.l3 = ethernet::HEADER_LEN as u16;
     parsed.l4 = (ethernet::HEADER_LEN + upper.offset) as u16;
+    parsed.fragment = fragment;
     transport.tell(parsed);
     // Messages of the link are told from packets to forward by whoever has the link.
     let is_of_the_link = matches!(slot.ingress, Ingress::Endpoint(_)) && nd::is_link_message(parsed);

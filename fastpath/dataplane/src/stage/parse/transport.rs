@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use caracal_wire::tcp::Flags;
 use caracal_wire::{Icmpv4, Icmpv6, Ipv4, Ipv6, Protocol, tcp, udp};
 
-use super::{Icmp, Parsed};
+use super::{Fragment, Icmp, Parsed};
 use crate::batch::Slot;
 use crate::drop_reason::DropReason;
 use crate::flow::tcp::flags_are_invalid;
@@ -21,6 +21,14 @@ pub(super) struct Transport {
 }
 
 impl Transport {
+    const NOTHING: Transport = Transport {
+        source_port: 0,
+        destination_port: 0,
+        tcp_flags: Flags(0),
+        checksum: None,
+        icmp: Icmp::No,
+    };
+
     /// Reads the header at the beginning of `segment`, of a packet that has `l4_len` bytes from there on. `own_icmp`:
     /// which ICMP belongs to this version of IP.
     #[inline]
@@ -31,13 +39,7 @@ impl Transport {
         l4_len: usize,
     ) -> Result<Self, DropReason> {
         let truncated = DropReason::L4Truncated;
-        let mut found = Transport {
-            source_port: 0,
-            destination_port: 0,
-            tcp_flags: Flags(0),
-            checksum: None,
-            icmp: Icmp::No,
-        };
+        let mut found = Transport::NOTHING;
         match protocol {
             Protocol::TCP => {
                 let header: &[u8; tcp::HEADER_LEN] = segment.first_chunk().ok_or(truncated)?;
@@ -74,6 +76,30 @@ impl Transport {
             _ => {}
         }
         Ok(found)
+    }
+
+    /// As [`parse`](Self::parse) of a part of a datagram. The first must have what the others are judged by: one that ends
+    /// within the transport header hides something (RFC 1858, RFC 7112), and errors, which quote only what fits, are
+    /// whole. The checksum is over all parts, so nothing follows from it here: whoever fragments has completed it.
+    #[cold]
+    pub fn of_part(
+        fragment: Fragment,
+        protocol: Protocol,
+        own_icmp: Protocol,
+        segment: &[u8],
+    ) -> Result<Self, DropReason> {
+        if fragment == Fragment::Later {
+            return Ok(Transport::NOTHING);
+        }
+        let found = Transport::parse(protocol, own_icmp, segment, usize::from(u16::MAX));
+        let found = found.map_err(|reason| match reason {
+            DropReason::L4Truncated => DropReason::FragmentMalformed,
+            reason => reason,
+        })?;
+        match found.icmp {
+            Icmp::Error(..) => Err(DropReason::FragmentMalformed),
+            _ => Ok(Transport { checksum: None, ..found }),
+        }
     }
 
     #[inline(never)]
@@ -167,7 +193,7 @@ fn quoted_v4(payload: &[u8]) -> Option<Quoted> {
 fn quoted_v6(payload: &[u8]) -> Option<Quoted> {
     let ip = Ipv6::new_quoted(payload).ok()?;
     let upper = ip.upper_layer().ok()?;
-    if upper.fragment.is_some() {
+    if upper.fragment.is_some_and(|part| part.offset != 0) {
         return None;
     }
     let l4 = payload.get(upper.offset..)?.first_chunk()?;

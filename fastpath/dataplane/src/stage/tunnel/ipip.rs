@@ -6,7 +6,7 @@ use super::{OUTER_HOP_LIMIT, ecn, no_way, way_out};
 use crate::batch::{Egress, Slot, Verdict};
 use crate::drop_reason::DropReason;
 use crate::stage::Context;
-use crate::table::TunnelIndex;
+use crate::table::{Encapsulation, TunnelIndex};
 
 const OVERHEAD: u16 = ipv4::HEADER_LEN as u16;
 
@@ -31,7 +31,9 @@ pub fn encapsulate(context: &mut Context, slot: &mut Slot, tunnel: TunnelIndex) 
         return no_way(context, slot);
     };
     let Some(underlay) = &far.underlay else { return no_way(context, slot) };
-    let way = way_out(context, slot, underlay, OVERHEAD)?;
+    let way = way_out(context, slot, underlay, OVERHEAD, |context, piece| {
+        super::send(context, piece, tunnel, Encapsulation::Ipip);
+    })?;
     let inner_len = slot.packet.len() - ethernet::HEADER_LEN;
     let ip_header = ipv4::Repr {
         tos: ecn::of(slot),

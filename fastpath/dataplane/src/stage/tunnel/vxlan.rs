@@ -13,7 +13,7 @@ use super::{OUTER_HOP_LIMIT, Outer, ecn, entropy, no_way, way_out};
 use crate::batch::{Egress, Slot, Verdict};
 use crate::drop_reason::DropReason;
 use crate::stage::{Context, rewrite};
-use crate::table::{NodeConfig, TunnelIndex, Vtep};
+use crate::table::{Encapsulation, NodeConfig, TunnelIndex, Vtep};
 
 /// What goes in front of the inner Ethernet header over IPv4 …
 pub const OUTER_LEN_V4: u16 =
@@ -94,7 +94,9 @@ pub fn over_ipv4(context: &mut Context, slot: &mut Slot, tunnel: TunnelIndex) ->
         return no_way(context, slot);
     };
     let (Some(there), Some(underlay)) = (&far.vtep, &far.underlay) else { return no_way(context, slot) };
-    let way = way_out(context, slot, underlay, OUTER_LEN_V4)?;
+    let way = way_out(context, slot, underlay, OUTER_LEN_V4, |context, piece| {
+        super::send(context, piece, tunnel, Encapsulation::Vxlan);
+    })?;
     let ecn = ecn::of(slot);
     let header = Header::new(slot, node, here, there)?;
     let outer = slot.packet.prepend(OUTER_LEN_V4).ok_or(DropReason::NoHeadroom)?;
@@ -128,7 +130,9 @@ pub fn over_ipv6(context: &mut Context, slot: &mut Slot, tunnel: TunnelIndex) ->
         return no_way(context, slot);
     };
     let (Some(there), Some(underlay)) = (&far.vtep, &far.underlay) else { return no_way(context, slot) };
-    let way = way_out(context, slot, underlay, OUTER_LEN_V6)?;
+    let way = way_out(context, slot, underlay, OUTER_LEN_V6, |context, piece| {
+        super::send(context, piece, tunnel, Encapsulation::VxlanOverIpv6);
+    })?;
     let ecn = ecn::of(slot);
     let header = Header::new(slot, node, here, there)?;
     let outer = slot.packet.prepend(OUTER_LEN_V6).ok_or(DropReason::NoHeadroom)?;
