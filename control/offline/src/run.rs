@@ -105,7 +105,7 @@ mod tests {
     fn what_neither_judge_can_send_is_unsupported_and_does_not_pass() {
         let text = "name: x\nobjects:\n  - {apiVersion: v1, kind: Pod, metadata: {name: p, namespace: n}, \
                     spec: {containers: [{name: c, image: i}]}}\nflows:\n  \
-                    - {from: n/p, to: service/n/web, protocol: TCP, port: 80, expect: allow}\n";
+                    - {from: n/p, to: n/p, protocol: TCP, port: 80, expect: allow}\n";
         for by in [Judge::Production, Judge::Reference] {
             let report = run("x.yaml", text, by);
             assert_eq!(report.result, CaseResult::Fail);

@@ -8,7 +8,7 @@
 //!
 //! The fabric knows what its routers would: each node's address, and which node has which pod.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use caracal_dataplane::clock::Tick;
@@ -19,10 +19,10 @@ use caracal_dataplane::table::{FlowDirection, KernelRoute, Prefix, RuleName};
 use caracal_model::case::report::{Observation, Observed};
 use caracal_model::case::{Place, World, WorldFlow, WorldNode, WorldPod};
 use caracal_plane_api::Op;
-use caracal_wire::{L4Port, MacAddr, Malformed, Protocol, Udp};
+use caracal_wire::{L4Port, MacAddr, Malformed, Protocol};
 
 use super::JudgeError;
-use super::packet::{Datagram, datagram_of, frame, is_same};
+use super::packet::{Talk, datagram_of, frame, is_same};
 
 const UPLINK_MTU: u16 = 1500;
 const POD_MTU: u16 = 1450;
@@ -33,6 +33,8 @@ const FABRIC_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
 /// The router's IPv6 address: link-local, as routers advertise themselves.
 const ROUTER_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 const VXLAN_PORT: L4Port = L4Port(4789);
+/// IP in IP (RFC 2003).
+const IPIP: Protocol = Protocol(4);
 /// Flows and frames of a simulated node: it sees one flow.
 const FLOWS: usize = 256;
 const FRAMES: u32 = 64;
@@ -44,6 +46,9 @@ const NOW: Tick = Tick(1);
 pub(super) struct Fabric<'a> {
     world: &'a World,
     nodes: Vec<Node>,
+    /// What data planes have sent in their nodes' names: the node, the protocol, and the port or identifier. What comes for
+    /// these is an answer to them, not to the host.
+    lent: BTreeSet<(usize, Protocol, u16)>,
 }
 
 /// What became of a datagram.
@@ -72,7 +77,7 @@ impl<'a> Fabric<'a> {
                 .map_err(|source| JudgeError::Tables { node: node.name.clone(), source })
         };
         let nodes = world.nodes.iter().zip(ops).map(start).collect::<Result<_, _>>()?;
-        Ok(Self { world, nodes })
+        Ok(Self { world, nodes, lent: BTreeSet::new() })
     }
 
     /// Sends a datagram from `from` and follows it until it has come out or is gone.
@@ -98,11 +103,18 @@ impl<'a> Fabric<'a> {
             let Some((node, port, frame)) = on_the_way.pop_front() else { break };
             let Some(sim) = self.nodes.get_mut(node) else { continue };
             sim.inject(&port, &frame);
-            for output in sim.run(NOW) {
+            let outputs = sim.run(NOW);
+            for output in outputs {
                 // Whatever is not IP is ARP between a node and its own links.
                 let Some(datagram) = datagram_of(&output.frame) else { continue };
+                let is_out = matches!(output.port, PortName::Uplink | PortName::SecondUplink);
+                if is_out && let Some(lent) = self.lends(node, datagram_of(&frame), datagram)? {
+                    self.lent.insert(lent);
+                }
                 match output.port {
-                    PortName::Uplink | PortName::SecondUplink => self.cross(datagram, &mut on_the_way, &mut arrivals)?,
+                    PortName::Uplink | PortName::SecondUplink => {
+                        self.cross(datagram, &mut on_the_way, &mut arrivals)?
+                    }
                     PortName::Pod(id) => {
                         let pod =
                             self.world.pods.iter().position(|pod| port_of(pod) == PortName::Pod(id.clone()));
@@ -135,16 +147,42 @@ impl<'a> Fabric<'a> {
         Ok(())
     }
 
+    /// What a node has sent in its own name though somebody else had said it.
+    fn lends(
+        &self,
+        node: usize,
+        came: Option<&[u8]>,
+        went: &[u8],
+    ) -> Result<Option<(usize, Protocol, u16)>, Malformed> {
+        let Some(world_node) = self.world.nodes.get(node) else { return Ok(None) };
+        let went = Talk::of(went)?;
+        let came = came.map(Talk::of).transpose()?;
+        let is_its = world_node.has_address(went.source);
+        let is_as_it_came =
+            came.is_some_and(|came| (came.source, came.source_port) == (went.source, went.source_port));
+        Ok((is_its && !is_as_it_came && !is_tunnel(&went)).then_some((node, went.protocol, went.source_port)))
+    }
+
     fn next(&self, datagram: &[u8]) -> Result<Next, Malformed> {
-        let Datagram { destination, protocol, payload, .. } = Datagram::read(datagram)?;
-        if let Some(node) = self.world.nodes.iter().position(|node| IpAddr::V4(node.address) == destination) {
-            let is_vxlan = protocol == Protocol::UDP
-                && Udp::new_checked(payload).is_ok_and(|udp| udp.destination_port() == VXLAN_PORT);
-            return Ok(if is_vxlan { Next::DataPlane(node) } else { Next::Host(node) });
+        let talk = Talk::of(datagram)?;
+        let destination = talk.destination;
+        if let Some(node) = self.world.nodes.iter().position(|node| node.has_address(destination)) {
+            // As the program on a node's uplink takes them.
+            let port = match talk.protocol {
+                Protocol::ICMPV4 | Protocol::ICMPV6 => talk.source_port,
+                _ => talk.destination_port,
+            };
+            let is_node_port = self.world.services.iter().flat_map(|service| &service.ports).any(|known| {
+                known.protocol.0 == talk.protocol.0 && known.node_port == Some(talk.destination_port)
+            });
+            let is_ours =
+                is_tunnel(&talk) || is_node_port || self.lent.contains(&(node, talk.protocol, port));
+            return Ok(if is_ours { Next::DataPlane(node) } else { Next::Host(node) });
         }
         let node = self
             .node_of_pod_address(destination)
-            .or_else(|| self.world.nodes.iter().position(|node| node.pod_cidr.contains(destination)));
+            .or_else(|| self.world.nodes.iter().position(|node| node.has_in_block(destination)))
+            .or_else(|| self.world.entrance(destination));
         Ok(node.map_or(Next::Outside, Next::DataPlane))
     }
 
@@ -197,6 +235,16 @@ impl<'a> Fabric<'a> {
 }
 
 impl Journey {
+    /// Where datagrams came out, and what they were.
+    pub(super) fn arrivals(&self) -> &[(Place, Vec<u8>)] {
+        &self.arrivals
+    }
+
+    /// What is to be said of the flow if a node dropped a packet of it.
+    pub(super) fn denial(&self) -> Option<Observation> {
+        (!self.drops.is_empty()).then(|| Observation::new(Observed::Deny, self.drops.join("; ")))
+    }
+
     /// That the datagram came out at `place` as it was sent; else what is to be said of its flow.
     pub(super) fn arrived_at(&self, place: Place, sent: &[u8], what: &str) -> Result<(), Observation> {
         let error = |why: String| Err(Observation::new(Observed::Error, why));
@@ -206,14 +254,20 @@ impl Journey {
         if let Some((_, arrived)) = self.arrivals.iter().find(|(at, _)| *at == place) {
             return error(format!("{what} was altered on its way: {sent:02x?} became {arrived:02x?}"));
         }
-        if !self.drops.is_empty() {
-            return Err(Observation::new(Observed::Deny, self.drops.join("; ")));
+        if let Some(denial) = self.denial() {
+            return Err(denial);
         }
         match self.arrivals.first() {
             Some((at, _)) => error(format!("{what} came out at {at:?} instead of {place:?}")),
             None => error(format!("{what} vanished, and no drop was counted")),
         }
     }
+}
+
+/// Whether it is between nodes: VXLAN or IPIP.
+fn is_tunnel(talk: &Talk) -> bool {
+    let is_vxlan = talk.protocol == Protocol::UDP && talk.destination_port == VXLAN_PORT.0;
+    is_vxlan || talk.protocol == IPIP
 }
 
 fn is_egress(rule: &RuleName) -> bool {
@@ -231,13 +285,22 @@ fn port_of(pod: &WorldPod) -> PortName {
 
 fn kernel_of(node: &WorldNode) -> Kernel {
     let route = |prefix, gateway| KernelRoute { prefix, ifindex: UPLINK_IFINDEX, gateway, mtu: UPLINK_MTU };
+    let on_link = node.subnet_v6;
     Kernel {
-        routes: vec![
+        routes: [
             route(Prefix::new(node.subnet.address(), node.subnet.length()), None),
             route(Prefix::new(Ipv4Addr::UNSPECIFIED.into(), 0), Some(node.router.into())),
             route(Prefix::new(Ipv6Addr::UNSPECIFIED.into(), 0), Some(ROUTER_V6.into())),
-        ],
-        addresses: vec![node.address.into(), node.tunnel_address.into()],
+        ]
+        .into_iter()
+        .chain(on_link.map(|subnet| route(Prefix::new(subnet.address(), subnet.length()), None)))
+        .collect(),
+        addresses: [Some(IpAddr::V4(node.address)), node.address_v6.map(IpAddr::V6)]
+            .into_iter()
+            .chain([Some(node.tunnel_address.into()), node.tunnel_address_v6.map(IpAddr::V6)])
+            .chain([Some(node.ipip_tunnel_address.into())])
+            .flatten()
+            .collect(),
         neighbor_mac: FABRIC_MAC,
         uplink_mtu: UPLINK_MTU,
         pod_mtu: POD_MTU,

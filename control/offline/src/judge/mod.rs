@@ -2,13 +2,15 @@
 //! tables, and then real frames through the production pipeline of every node, all in memory.
 //!
 //! A flow is allowed when every question of its opener arrives unaltered at the other end and the answer comes back
-//! unaltered. It is denied when a node dropped a packet of it, and then that node's counters say why. Anything else is an
+//! unaltered; where a service or natOutgoing translates, when it arrives at a backend, from an address that may stand for
+//! its sender, and the answer comes back from whom was asked ([`translation`]). It is denied when a node dropped a packet of it, and then that node's counters say why. Anything else is an
 //! error in what is being judged, and is reported as such: a packet that vanishes uncounted, is altered, or arrives
 //! somewhere else.
 
 mod fabric;
 pub(crate) mod host;
 mod packet;
+mod translation;
 
 use caracal_calc::{CalcGraph, Update};
 use caracal_dataplane::table::ApplyError;
@@ -19,6 +21,7 @@ use caracal_wire::{Malformed, Protocol};
 
 use fabric::Fabric;
 use packet::Talk;
+use translation::Heard;
 
 /// Where openers' ports begin when a flow does not name one.
 const EPHEMERAL_PORT: u16 = 40_000;
@@ -88,16 +91,32 @@ pub(crate) fn observe(world: &World, plan: &Plan, flow: &WorldFlow) -> Result<Ob
     };
     let mut fabric = Fabric::new(world, &plan.ops)?;
     let packet = |source| JudgeError::Packet { flow: format!("{} → {}", flow.from, flow.to), source };
-    for question in talk.questions().map_err(packet)? {
+    let mut first: Option<Heard> = None;
+    for (number, question) in talk.questions().map_err(packet)?.into_iter().enumerate() {
         let asked = fabric.carry(flow.source, question.clone()).map_err(packet)?;
-        if let Err(observation) = asked.arrived_at(flow.destination, &question, "the packet") {
-            return Ok(observation);
+        let heard = match translation::heard(world, flow, &talk, number, &question, &asked).map_err(packet)? {
+            Ok(heard) => heard,
+            Err(observation) => return Ok(observation),
+        };
+        if let Some(first) = &first
+            && (first.place, first.talk) != (heard.place, heard.talk)
+        {
+            let why = format!("one connection came out twice: {first}, then {heard}");
+            return Ok(Observation::new(Observed::Error, why));
         }
-        let Some(answer) = packet::answer(&question).map_err(packet)? else { continue };
-        let answered = fabric.carry(flow.destination, answer.clone()).map_err(packet)?;
-        if let Err(observation) = answered.arrived_at(flow.source, &answer, "the answer") {
-            return Ok(observation);
+        let expected = packet::answer(&question).map_err(packet)?;
+        let answer = packet::answer(&heard.datagram).map_err(packet)?;
+        if let (Some(expected), Some(answer)) = (expected, answer) {
+            let answered = fabric.carry(heard.place, answer).map_err(packet)?;
+            if let Err(observation) = answered.arrived_at(flow.source, &expected, "the answer") {
+                return Ok(observation);
+            }
         }
+        first.get_or_insert(heard);
     }
-    Ok(Observation::new(Observed::Allow, fabric.what_decided(flow)))
+    let mut why = fabric.what_decided(flow);
+    if let Some(heard) = first.filter(|heard| heard.talk != talk) {
+        why = format!("{why}; {heard}");
+    }
+    Ok(Observation::new(Observed::Allow, why))
 }

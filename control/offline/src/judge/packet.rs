@@ -16,7 +16,7 @@ const SAID: &[u8] = b"?";
 const SCTP_INIT_LEN: usize = 20;
 
 /// Who talks to whom, about what.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Talk {
     pub(super) source: IpAddr,
     pub(super) destination: IpAddr,
@@ -41,6 +41,45 @@ impl Talk {
             Protocol::ICMPV4 | Protocol::ICMPV6 => Ok(vec![self.icmp(self.icmp.kind, self.icmp.code)?]),
             _ => Ok(vec![self.datagram(SAID)?]),
         }
+    }
+
+    /// Who talks in a datagram; ports are 0, and so is the identifier of an echo, where it has none.
+    pub(super) fn of(datagram: &[u8]) -> Result<Self, Malformed> {
+        let ip = Datagram::read(datagram)?;
+        let mut talk = Self {
+            source: ip.source,
+            destination: ip.destination,
+            protocol: ip.protocol,
+            source_port: 0,
+            destination_port: 0,
+            icmp: Icmp { kind: 0, code: 0 },
+        };
+        match ip.protocol {
+            Protocol::TCP => {
+                let tcp = Tcp::new_checked(ip.payload)?;
+                (talk.source_port, talk.destination_port) = (tcp.source_port().0, tcp.destination_port().0);
+            }
+            Protocol::UDP => {
+                let udp = Udp::new_checked(ip.payload)?;
+                (talk.source_port, talk.destination_port) = (udp.source_port().0, udp.destination_port().0);
+            }
+            Protocol::SCTP => {
+                let sctp = Sctp::new_checked(ip.payload)?;
+                (talk.source_port, talk.destination_port) = (sctp.source_port().0, sctp.destination_port().0);
+            }
+            Protocol::ICMPV4 => {
+                let icmp = Icmpv4::new_checked(ip.payload)?;
+                let (kind, code) = (icmp.kind().0, icmp.code());
+                (talk.source_port, talk.icmp) = (icmp.identifier(), Icmp { kind, code });
+            }
+            Protocol::ICMPV6 => {
+                let icmp = Icmpv6::new_checked(ip.payload)?;
+                let (kind, code) = (icmp.kind().0, icmp.code());
+                (talk.source_port, talk.icmp) = (icmp.identifier(), Icmp { kind, code });
+            }
+            _ => {}
+        }
+        Ok(talk)
     }
 
     fn reversed(&self) -> Self {

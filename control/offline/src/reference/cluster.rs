@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use caracal_model::calico;
 use caracal_model::object::Object;
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod, ServiceAccount};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
@@ -54,7 +54,8 @@ pub(super) struct Cluster<'a> {
     host_endpoints: Vec<(&'a calico::HostEndpoint, Party)>,
     sets: Vec<Party>,
     profiles: Vec<Profile<'a>>,
-    slices: Vec<&'a EndpointSlice>,
+    pub(super) slices: Vec<&'a EndpointSlice>,
+    pub(super) services: Vec<&'a Service>,
     pub(super) nodes: Vec<&'a Node>,
     pub(super) configurations: Vec<&'a calico::FelixConfiguration>,
     /// What is enforced.
@@ -71,6 +72,7 @@ impl<'a> Cluster<'a> {
             host_endpoints: Vec::new(),
             sets: Vec::new(),
             slices: Vec::new(),
+            services: Vec::new(),
             nodes: Vec::new(),
             configurations: Vec::new(),
             policies: Policies::enforced(objects),
@@ -99,6 +101,7 @@ impl<'a> Cluster<'a> {
                     cluster.sets.push(Party::of_networks(object, labels, set.spec.nets.as_deref()));
                 }
                 Object::EndpointSlice(slice) => cluster.slices.push(slice),
+                Object::Service(service) => cluster.services.push(service),
                 Object::Node(node) => cluster.nodes.push(node),
                 Object::FelixConfiguration(configuration) => cluster.configurations.push(configuration),
                 _ => {}

@@ -8,6 +8,7 @@
 //! ```text
 //!   sender is a pod ──► its own address? ─► no tunnel packet? ─► its egress policies ─► to its own host: as configured
 //!                                                                                  │
+//!                                                  (of a service: each backend)   │
 //!   receiver is a pod ◄──────────────────── its ingress policies ◄─────────────────┘
 //!                     └──── the sender is the receiver's own node: always
 //! ```
@@ -21,6 +22,7 @@ mod kubernetes;
 mod policies;
 mod rule;
 mod selector;
+mod service;
 mod walk;
 
 use std::net::IpAddr;
@@ -78,6 +80,14 @@ enum End<'a> {
     /// The index of a node: the host, or a pod on its network.
     Host(usize),
     Outside,
+}
+
+/// The node that translates a packet for a service.
+#[derive(Debug, Clone, Copy)]
+struct Translator {
+    node: usize,
+    /// Whether its own pod, or itself, asks.
+    is_inside: bool,
 }
 
 impl<'a> Judge<'a> {
@@ -166,21 +176,149 @@ impl<'a> Reference<'a> {
     }
 
     fn observe(&self, flow: &WorldFlow, asked: Asked) -> Result<Observation, Observation> {
-        let unsupported = |why: &str| Observation::new(Observed::Unsupported, why);
-        let deny = |why: String| Err(Observation::new(Observed::Deny, why));
         if let Some(why) = &flow.unsupported {
-            return Err(unsupported(why));
+            return Err(Observation::new(Observed::Unsupported, why));
         }
-        let (sender, receiver) = (self.end(flow.source)?, self.end(flow.destination)?);
+        let sender = self.end(flow.source)?;
         let packet = Packet {
-            source: self.source_as_seen(sender, receiver, flow.source_address),
+            source: flow.source_address,
             destination: flow.destination_address,
             protocol: flow.protocol.0,
             source_port: flow.protocol.has_ports().then_some(flow.source_port).flatten(),
             destination_port: flow.protocol.has_ports().then_some(flow.destination_port).flatten(),
             icmp: flow.icmp.map(|icmp| (icmp.kind, icmp.code)),
         };
+        match (self.translator(flow, sender), packet.destination_port) {
+            (Some(translator), Some(port)) if flow.service.is_some() => {
+                self.translated(flow, sender, translator, packet, port, asked)
+            }
+            _ => self.carried(sender, self.end(flow.destination)?, packet, packet.source, asked),
+        }
+    }
 
+    /// The node that translates what is for a service: the sender's own; for whoever is outside, and for addresses of
+    /// other nodes, the node that the packet comes to.
+    fn translator(&self, flow: &WorldFlow, sender: End<'_>) -> Option<Translator> {
+        let own = match sender {
+            End::Pod(pod, _) => self.node_of(pod),
+            End::Host(node) => Some(node),
+            End::Outside => None,
+        };
+        let is_own_or_none = |node: usize| own.is_none_or(|own| own == node);
+        match (flow.destination, own) {
+            (Place::Node(node), own) => {
+                Some(Translator { node, is_inside: own.is_some() && is_own_or_none(node) })
+            }
+            (_, Some(node)) => Some(Translator { node, is_inside: true }),
+            (_, None) => {
+                let node = self.world.entrance(flow.destination_address)?;
+                Some(Translator { node, is_inside: false })
+            }
+        }
+    }
+
+    /// What becomes of a packet for a service: of each packet that it could become.
+    fn translated(
+        &self,
+        flow: &WorldFlow,
+        sender: End<'_>,
+        translator: Translator,
+        packet: Packet,
+        port: u16,
+        asked: Asked,
+    ) -> Result<Observation, Observation> {
+        let Translator { node, is_inside } = translator;
+        let Some(here) = self.world.nodes.get(node) else {
+            return Err(Observation::new(Observed::Error, format!("the world has no node {node}")));
+        };
+        let ask = service::Ask {
+            node: &here.name,
+            is_inside,
+            source: packet.source,
+            destination: packet.destination,
+            is_node_address: here.has_address(packet.destination),
+            protocol: packet.protocol,
+            port,
+        };
+        let Some(served) = service::asked(&self.objects.cluster, &ask) else {
+            return Err(Observation::new(Observed::Error, "the case says a service is asked, and none is"));
+        };
+        // A node of another's pod is a stranger to the node that translates: its pods' policies have looked at the
+        // packet as it was sent.
+        let (first, mut whys) = match sender {
+            End::Pod(..) if !is_inside => {
+                let sent = self.carried(sender, End::Outside, packet, packet.source, asked)?;
+                (End::Outside, vec![sent.why])
+            }
+            _ => (if is_inside { sender } else { End::Outside }, Vec::new()),
+        };
+        if let Some(why) = served.refusal {
+            return Err(Observation::new(Observed::Deny, why));
+        }
+        let mut verdicts: Vec<Result<Observation, Observation>> = Vec::new();
+        for (address, port) in served.backends {
+            let receiver = self.end_of(address);
+            let sent = Packet { destination: address, destination_port: Some(port), ..packet };
+            for source in self.sources_seen(sender, receiver, translator, sent, served.keeps_client) {
+                verdicts.push(self.carried(first, receiver, sent, source, asked));
+            }
+        }
+        let allows = verdicts.iter().filter(|verdict| verdict.is_ok()).count();
+        if allows != 0 && allows != verdicts.len() {
+            let why = format!(
+                "{}: some of the backends that {} may get refuse, and some do not: the case does not say which it gets",
+                served.name, flow.from
+            );
+            return Err(Observation::new(Observed::Error, why));
+        }
+        let Some(verdict) = verdicts.into_iter().next() else {
+            return Err(Observation::new(Observed::Error, "a service without backends is refused before"));
+        };
+        whys.push(served.name);
+        verdict.map(|observation| {
+            whys.push(observation.why);
+            Observation::new(observation.observed, whys.join("; "))
+        })
+    }
+
+    /// The sources that a backend may see.
+    fn sources_seen(
+        &self,
+        sender: End<'_>,
+        receiver: End<'_>,
+        translator: Translator,
+        packet: Packet,
+        keeps_client: bool,
+    ) -> Vec<IpAddr> {
+        let here = match receiver {
+            End::Pod(pod, _) => self.node_of(pod),
+            End::Host(_) | End::Outside => None,
+        };
+        let node = match sender {
+            End::Host(node) if translator.is_inside => node,
+            _ if keeps_client => return vec![packet.source],
+            _ => translator.node,
+        };
+        let towards = here.and_then(|here| self.world.host_source(node, here, packet.destination));
+        let own = self.world.nodes.get(node).and_then(|node| node.address_like(packet.destination));
+        match here {
+            // Which of its addresses a node lends to a stranger on the way to its own pod is its own affair.
+            Some(here) if here == node => towards.into_iter().chain(own).collect(),
+            _ => vec![towards.or(own).unwrap_or(packet.source)],
+        }
+    }
+
+    /// What becomes of `packet`, as its sender's policies see it, on its way to a receiver that sees it from `seen`.
+    fn carried(
+        &self,
+        sender: End<'_>,
+        receiver: End<'_>,
+        packet: Packet,
+        seen: IpAddr,
+        asked: Asked,
+    ) -> Result<Observation, Observation> {
+        let unsupported = |why: &str| Observation::new(Observed::Unsupported, why);
+        let deny = |why: String| Err(Observation::new(Observed::Deny, why));
         let mut whys = Vec::new();
         if let End::Pod(pod, party) = sender {
             let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or_default();
@@ -207,9 +345,10 @@ impl<'a> Reference<'a> {
                 return deny("defaultEndpointToHostAction is Drop".to_owned());
             }
         }
+        let packet = Packet { source: seen, ..packet };
         match (sender, receiver) {
-            (End::Pod(from, _), End::Pod(to, _)) if from.metadata == to.metadata => {
-                return Err(unsupported("a pod's packets to itself never leave it"));
+            (End::Pod(from, _), End::Pod(to, party)) if from.metadata == to.metadata => {
+                whys.push(format!("{} is its own backend, which policy does not judge", party.name));
             }
             (End::Host(from), End::Pod(to, party)) if self.node_of(to) == Some(from) => {
                 whys.push(format!(
@@ -219,8 +358,13 @@ impl<'a> Reference<'a> {
             }
             (_, End::Pod(_, party)) => whys.push(self.police(party, Direction::Ingress, packet, asked)?),
             (End::Pod(..), End::Host(_) | End::Outside) => {}
-            (End::Host(_) | End::Outside, End::Host(_) | End::Outside) => {
+            (End::Host(_) | End::Outside, End::Host(_) | End::Outside)
+                if packet.destination_port.is_none() =>
+            {
                 return Err(unsupported("neither end is a pod: the data plane does not carry it"));
+            }
+            (End::Host(_) | End::Outside, End::Host(_) | End::Outside) => {
+                whys.push("no policy of pods judges it".to_owned());
             }
         }
         Ok(Observation::new(Observed::Allow, whys.join("; ")))
@@ -245,7 +389,9 @@ impl<'a> Reference<'a> {
         let error = |why: String| Observation::new(Observed::Error, why);
         match place {
             Place::External => Ok(End::Outside),
-            Place::Service(_) => Err(Observation::new(Observed::Unsupported, "services are judged by backend")),
+            Place::Service(_) => {
+                Err(Observation::new(Observed::Unsupported, "services are judged by backend"))
+            }
             Place::Node(node) => Ok(End::Host(node)),
             Place::Pod(index) => {
                 let Some(pod) = self.world.pods.get(index) else {
@@ -263,14 +409,17 @@ impl<'a> Reference<'a> {
         }
     }
 
-    /// A node speaks to pods of other nodes from its tunnel address; everybody else from the address they have.
-    fn source_as_seen(&self, sender: End<'_>, receiver: End<'_>, source: IpAddr) -> IpAddr {
-        match (sender, receiver) {
-            (End::Host(from), End::Pod(to, _)) if self.node_of(to) != Some(from) && source.is_ipv4() => {
-                self.world.nodes.get(from).map_or(source, |node| node.tunnel_address.into())
-            }
-            _ => source,
+    /// Who has an address.
+    fn end_of(&self, address: IpAddr) -> End<'_> {
+        let has =
+            |pod: &&caracal_model::case::WorldPod| !pod.host_network && pod.addresses.contains(&address);
+        let pod = self.world.pods.iter().find(has);
+        if let Some((object, party)) = pod.and_then(|pod| self.objects.cluster.pod(&pod.namespace, &pod.name))
+        {
+            return End::Pod(object, party);
         }
+        let node = self.world.nodes.iter().position(|node| node.has_address(address));
+        node.map_or(End::Outside, End::Host)
     }
 
     fn node_of(&self, pod: &Pod) -> Option<usize> {
