@@ -93,6 +93,12 @@ pub fn pod(name: &str, node: &str) -> Value {
     })
 }
 
+/// The same pod with annotations.
+pub fn annotated(mut pod: Value, annotations: Value) -> Value {
+    pod["metadata"]["annotations"] = annotations;
+    pod
+}
+
 /// A policy in `default` that lets nothing in to the pod of that name.
 pub fn isolate(policy: &str, pod: &str) -> Value {
     ingress(policy, pod, json!([]))

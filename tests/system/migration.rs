@@ -2,9 +2,7 @@
 //! at all times. Where one of two nodes has left the tunnels and the other has not, what comes to the latter plain is taken for forged;
 //! what that costs is told, and ends when both have converged.
 
-use std::{
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use caracal_lab::Reader;
 use caracal_model::object::{Kind, ObjectKey};
