@@ -230,3 +230,42 @@ fn a_flood_of_questions_makes_way_among_itself() {
     world.send(&pod("a"), &from_pod(&asked));
     assert_eq!(world.node.counters().pipeline.flow_hits.get(), before + 1, "the answered one is still there");
 }
+
+#[test]
+fn a_flood_of_syns_of_ten_tables_cuts_nobody_off_and_keeps_nobody_out() {
+    let mut world = World::with(world::kernel(), 1024);
+    let capacity = world.node.engine_mut().pipeline.flows.capacity() as u32;
+    let from_peer = |host: u32, port: u16, flags| {
+        let [_, b, c, d] = host.to_be_bytes();
+        from_uplink(&Datagram::tcp(([203, b, c, d], port), (A, 80), flags, b""))
+    };
+    let from_a = |host: u32, port: u16, flags| {
+        let [_, b, c, d] = host.to_be_bytes();
+        from_pod(&Datagram::tcp((A, 80), ([203, b, c, d], port), flags, b""))
+    };
+    let opens = |world: &mut World, host, port| {
+        world.send(&PortName::Uplink, &from_peer(host, port, SYN)).len() == 1
+            && world.send(&pod("a"), &from_a(host, port, SYN | ACK)).len() == 1
+            && world.send(&PortName::Uplink, &from_peer(host, port, ACK)).len() == 1
+    };
+    let friends = capacity / 4;
+    assert!((0..friends).all(|host| opens(&mut world, host, 7)));
+    let created = world.node.counters().pipeline.flow_created.get();
+    let mut kept_out = 0;
+    for n in 0..10 * capacity {
+        world.now += u32::from(n % 16 == 0);
+        world.send(&PortName::Uplink, &from_peer(1 << 20 | n, 9, SYN));
+        // Friends talk all the while, and from time to time there is a new one.
+        assert_eq!(world.send(&PortName::Uplink, &from_peer(n % friends, 7, ACK)).len(), 1);
+        if n % 64 == 0 {
+            kept_out += u32::from(!opens(&mut world, n, 8));
+        }
+    }
+    let counters = &world.node.counters().pipeline;
+    // None of the friends has begun again: a packet in the middle would have.
+    let news = 10 * capacity + 10 * capacity / 64;
+    assert_eq!(counters.flow_created.get() - created, u64::from(news - kept_out));
+    assert!(counters.flow_evicted.get() > u64::from(8 * capacity), "the flood displaces the flood");
+    assert_eq!(kept_out, 0);
+    assert!(world.flows() <= capacity as usize);
+}
