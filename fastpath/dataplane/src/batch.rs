@@ -63,9 +63,23 @@ pub enum Egress {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     /// At the ingress half of an endpoint. `Ingress` is how it came to this node.
-    Deliver(EndpointIndex, Ingress),
+    Deliver(EndpointIndex, Ingress, AtNode),
+    /// At the node's own translations, of which that worker owns the packet's.
+    Node(Ingress),
     /// At a port.
     Transmit(Egress),
+}
+
+/// What has become of a packet at the node's own translations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AtNode {
+    /// Nobody has looked.
+    #[default]
+    NotAsked,
+    /// It is for whom it says.
+    Itself,
+    /// It has been rewritten: a pod's answer goes back to the owner.
+    Translated,
 }
 
 /// A packet with what the stages have found out about it.
@@ -85,6 +99,10 @@ pub struct Slot {
     pub flow_hash: u64,
     /// Where in the table the flow probably is.
     pub flow_guess: Option<u32>,
+    /// What has become of it at the node's own translations.
+    pub at_node: AtNode,
+    /// The pod that has sent it asked a service: it is on its way with another destination.
+    pub translated: bool,
     /// What has been decided.
     pub verdict: Verdict,
 }
@@ -102,6 +120,8 @@ impl Slot {
             flow_key: FlowKey::default(),
             flow_hash: 0,
             flow_guess: None,
+            at_node: AtNode::NotAsked,
+            translated: false,
             verdict: Verdict::Continue,
         }
     }

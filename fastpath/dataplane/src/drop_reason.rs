@@ -87,6 +87,17 @@ drop_reasons! {
     BandwidthLimit, "bandwidth-limit", "The endpoint's bandwidth (qos.projectcalico.org/…Bandwidth) is exceeded.";
     ConnectionLimit, "connection-limit", "The endpoint has as many connections as it may have (qos.projectcalico.org/…MaxConnections); TCP was answered with a reset.";
 
+    // What is translated.
+    ServiceNoBackend, "service-no-backend", "A service without a backend; the sender was refused (TCP reset, ICMP port unreachable).";
+    ServiceNoLocalBackend, "service-no-local-backend", "A service of traffic policy Local, without a backend on this node.";
+    ServiceSourceRange, "service-source-range", "The client is in none of the service's loadBalancerSourceRanges.";
+    ServiceBackendGone, "service-backend-gone", "The connection's backend no longer serves; the next packet is given another.";
+    NatPortsExhausted, "nat-ports-exhausted", "Every port that was tried for node-level translation is taken for this destination.";
+    NatTableFull, "nat-table-full", "No room for another translation, and none that could make way.";
+    NatClash, "nat-clash", "The packet would be taken for one of another connection that is translated to the same addresses and ports.";
+    NatUnknown, "nat-unknown", "An answer, or an ICMP error, whose translation is gone.";
+    NatImpossible, "nat-impossible", "The packet should be translated, and this node has no address for it, or its protocol has no ports to translate.";
+
     // No room.
     TransmitRingFull, "transmit-ring-full", "The port's transmit ring is full: the receiver is slower than the senders.";
     HandoverRefused, "handover-refused", "The worker that owns the rest of the way has lent no more frames: it is slower than this one.";

@@ -24,6 +24,7 @@ pub mod drop_reason;
 pub mod flow;
 pub mod fragment;
 pub mod handover;
+pub mod nat;
 pub mod packet;
 pub mod pipeline;
 pub mod policy_log;

@@ -22,12 +22,13 @@ use crate::clock::Tick;
 use crate::counters::WorkerCounters;
 use crate::flow::{FlowTable, Timeouts};
 use crate::fragment::{self, Tracker};
+use crate::nat::{Affinity, Translations};
 use crate::policy_log::Recorder;
 use crate::rate_limit::RateLimit;
-use crate::stage::limit::{self, Limiter};
 use crate::stage::fragment::Half;
+use crate::stage::limit::{self, Limiter};
 use crate::stage::parse::Fragment;
-use crate::stage::{self, Context, arp, flow, nd, parse, rewrite, route, source, tunnel};
+use crate::stage::{self, Context, arp, flow, nd, node, parse, rewrite, route, source, tunnel};
 use crate::table::{EndpointIndex, Tables};
 use crate::worker::WorkerIndex;
 
@@ -36,6 +37,9 @@ use crate::worker::WorkerIndex;
 pub struct Pipeline {
     /// Connection tracking for this worker's endpoints.
     pub flows: FlowTable,
+    /// What this worker translates.
+    pub translations: Translations,
+    affinity: Affinity,
     /// MAC addresses and MTUs of ports.
     pub links: Links,
     worker: WorkerIndex,
@@ -75,6 +79,8 @@ impl Pipeline {
     pub fn new(worker: WorkerIndex, flows: usize, secret: u64) -> Self {
         Pipeline {
             flows: FlowTable::new(flows, secret),
+            translations: Translations::new(flows / 2, secret),
+            affinity: Affinity::new(secret),
             links: Links::default(),
             worker,
             fragments: Tracker::new(fragment::Limits::default()),
@@ -98,6 +104,7 @@ impl Pipeline {
     pub fn follow(&mut self, tables: &Tables) {
         if let Some(node) = tables.node.config() {
             self.flows.set_timeouts(Timeouts::new(&node.flow_timeouts));
+            self.translations.set_timeouts(Timeouts::new(&node.flow_timeouts));
         }
         self.limits.follow(tables.endpoints.limited(), self.worker);
     }
@@ -156,17 +163,29 @@ impl Pipeline {
         surroundings: Surroundings,
     ) {
         let mut context = self.context(surroundings);
-        let mut has_parts = false;
+        let (mut has_parts, mut at_node) = (false, false);
         for (slot, step) in batch.iter_mut().zip(steps) {
             context.counters.pipeline.taken_over.add(1);
             match step {
                 Step::Transmit(egress) => slot.verdict = Verdict::Transmit(egress),
-                Step::Deliver(endpoint, ingress) => {
+                Step::Node(ingress) => {
                     slot.ingress = ingress;
+                    parse::parse(slot);
+                    at_node = true;
+                }
+                Step::Deliver(endpoint, ingress, at_node) => {
+                    slot.ingress = ingress;
+                    slot.at_node = at_node;
                     slot.deliver_to = Some(endpoint);
                     parse::parse(slot);
                     has_parts |= slot.parsed.fragment != Fragment::No;
                 }
+            }
+        }
+        if at_node {
+            for slot in going_on(batch).filter(|slot| slot.deliver_to.is_none()) {
+                node::at_owner(&mut context, slot);
+                has_parts |= slot.parsed.fragment != Fragment::No;
             }
         }
         to_endpoints(&mut context, batch, has_parts);
@@ -180,6 +199,8 @@ impl Pipeline {
             tables,
             generation: tables.generation.0 as u32,
             flows: &mut self.flows,
+            translations: &mut self.translations,
+            affinity: &mut self.affinity,
             links: &mut self.links,
             counters,
             pool,
@@ -271,6 +292,9 @@ fn answer(context: &mut Context, batch: &mut Batch) {
     let mut answers = std::mem::take(context.answers);
     for slot in going_on(&mut answers) {
         parse::parse(slot);
+        if slot.goes_on() {
+            node::error_of_ours(context, slot);
+        }
     }
     from_route(context, &mut answers);
     batch.append(&mut answers);

@@ -168,6 +168,40 @@ fn packet_crc(packet: &[u8]) -> u32 {
     !crc32c(crc, &packet[field::CHECKSUM.end..])
 }
 
+/// The checksum after the four bytes of the ports went from `old` to `new`, in a packet of `len` bytes of which nothing
+/// else is read: a CRC of the difference alone is the difference of the CRCs. A wrong one stays as wrong as it was.
+#[must_use]
+pub fn update_ports(checksum: u32, old: [u8; 4], new: [u8; 4], len: usize) -> u32 {
+    let difference = (u32::from_le_bytes(old) ^ u32::from_le_bytes(new)).to_le_bytes();
+    checksum ^ multiply(crc32c(0, &difference), zeros(len.saturating_sub(difference.len())))
+}
+
+/// What a CRC is multiplied with, as a polynomial, when so many bytes of zero follow: x^(8·bytes).
+fn zeros(bytes: usize) -> u32 {
+    // Bit-reversed: the highest bit is x^0.
+    let (mut result, mut square, mut left) = (1 << 31, 1 << 23, bytes);
+    while left > 0 {
+        if left & 1 == 1 {
+            result = multiply(result, square);
+        }
+        square = multiply(square, square);
+        left >>= 1;
+    }
+    result
+}
+
+/// The product of two polynomials, modulo Castagnoli's.
+fn multiply(a: u32, mut b: u32) -> u32 {
+    let mut product = 0;
+    for bit in (0..32).rev() {
+        if a >> bit & 1 == 1 {
+            product ^= b;
+        }
+        b = if b & 1 == 1 { b >> 1 ^ 0x82f6_3b78 } else { b >> 1 };
+    }
+    product
+}
+
 /// One more stretch of a CRC with Castagnoli's polynomial, bit-reversed.
 fn crc32c(crc: u32, bytes: &[u8]) -> u32 {
     bytes.iter().fold(crc, |crc, byte| CRC32C[usize::from(crc as u8 ^ byte)] ^ crc >> 8)
@@ -275,6 +309,20 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_change_of_ports_is_the_same_as_a_checksum_made_anew(
+            mut bytes in proptest::collection::vec(any::<u8>(), 12..2000), ports in any::<[u8; 4]>()
+        ) {
+            let mut sctp = Sctp::new_checked(&mut bytes[..]).unwrap();
+            sctp.update_checksum();
+            let before = sctp.checksum();
+            let (old, len) = ([bytes[0], bytes[1], bytes[2], bytes[3]], bytes.len());
+            bytes[..4].copy_from_slice(&ports);
+            let mut sctp = Sctp::new_checked(&mut bytes[..]).unwrap();
+            sctp.update_checksum();
+            prop_assert_eq!(update_ports(before, old, ports, len), sctp.checksum());
+        }
+
         #[test]
         fn no_bytes_make_it_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..60), bit in any::<prop::sample::Index>()) {
             let _ = Repr::parse(&bytes);

@@ -36,6 +36,8 @@ impl FlowFlags {
     const FROM_FORWARD: u8 = 4;
     const ANSWERED: u8 = 8;
     const DENIED: u8 = 16;
+    const TRANSLATED: u8 = 32;
+    const BY_NODE: u8 = 64;
 
     /// A flow whose first packet the endpoint sent (`out`) or received.
     #[must_use]
@@ -48,6 +50,32 @@ impl FlowFlags {
     #[must_use]
     pub fn is_out(self) -> bool {
         self.0 & Self::OUT != 0
+    }
+
+    /// The endpoint knows it by other addresses or ports: on the way to it they are put back.
+    #[must_use]
+    pub fn translated(self) -> Self {
+        FlowFlags(self.0 | Self::TRANSLATED)
+    }
+
+    /// Whether the endpoint knows it by other addresses or ports.
+    #[inline]
+    #[must_use]
+    pub fn is_translated(self) -> bool {
+        self.0 & Self::TRANSLATED != 0
+    }
+
+    /// The node has translated it: its answers go to the worker that did.
+    #[must_use]
+    pub fn by_node(self) -> Self {
+        FlowFlags(self.0 | Self::BY_NODE)
+    }
+
+    /// Whether the node has translated it.
+    #[inline]
+    #[must_use]
+    pub fn is_by_node(self) -> bool {
+        self.0 & Self::BY_NODE != 0
     }
 
     /// The host itself opened it: never judged, and its answers go back by the host port.

@@ -19,11 +19,12 @@ use std::net::IpAddr;
 use caracal_wire::Protocol;
 use caracal_wire::tcp::Flags;
 
-use crate::batch::{Egress, Ingress, Slot, Verdict};
+use crate::batch::{AtNode, Egress, Ingress, Slot, Verdict};
 use crate::drop_reason::DropReason;
 use crate::flow::{FlowEntry, FlowFlags, FlowKey, FlowNote, Inserted, State, Way};
 use crate::stage::parse::{self, Icmp, Parsed, Quoted};
-use crate::stage::{Context, limit, source};
+use crate::stage::service::{self, Asked};
+use crate::stage::{Context, limit, node, source};
 use crate::table::{ClassId, Deciding, EndpointIndex, FlowDirection, FlowTuple, PolicyListId, RuleId};
 
 const TCP: u8 = Protocol::TCP.0;
@@ -63,8 +64,34 @@ pub fn track(context: &mut Context, slot: &mut Slot, endpoint: EndpointIndex, ou
         };
     }
     match context.flows.find(&slot.flow_key, slot.flow_hash, slot.flow_guess) {
+        // On the wire it would be a packet of another connection.
+        Some(index) if out && context.flows.entry(index).flags.is_translated() => {
+            as_translated(context, slot, endpoint, true);
+        }
         Some(index) => known(context, slot, index, out),
+        None if out => as_translated(context, slot, endpoint, false),
         None => unknown(context, slot, out),
+    }
+}
+
+/// A packet that is no flow's as its pod has sent it. `taken`: it would be, but that has been translated to it.
+#[inline(never)]
+fn as_translated(context: &mut Context, slot: &mut Slot, endpoint: EndpointIndex, taken: bool) {
+    let inside = slot.flow_key;
+    let fresh = match service::ask(context, slot, endpoint, taken) {
+        Asked::Itself => return unknown(context, slot, true),
+        Asked::Dropped => return,
+        Asked::Translated { fresh } => fresh,
+    };
+    slot.translated = true;
+    slot.flow_key = key_of(&slot.parsed, endpoint, true);
+    slot.flow_hash = context.flows.hash(&slot.flow_key);
+    match context.flows.find(&slot.flow_key, slot.flow_hash, None) {
+        Some(index) => known(context, slot, index, true),
+        None => unknown(context, slot, true),
+    }
+    if fresh && matches!(slot.verdict, Verdict::Drop(_)) {
+        service::forget(context, &inside);
     }
 }
 
@@ -82,6 +109,12 @@ fn known(context: &mut Context, slot: &mut Slot, index: usize, out: bool) {
     let begins_again = is_tcp && flags.contains(Flags::SYN) && is_over;
     if expired || begins_again {
         return begin_again(context, slot, index, out);
+    }
+    // Two connections that look alike here: one is somebody's with the pod itself, one is with a service of the node's.
+    let flow_flags = entry.flags;
+    let by_node = slot.at_node == AtNode::Translated;
+    if flow_flags.is_by_node() != by_node && !out && !flow_flags.is_out() {
+        return slot.drop(DropReason::NatClash);
     }
     let (is_current, is_denied) = (entry.generation == generation, entry.flags.is_denied());
     if is_current {
@@ -108,12 +141,19 @@ fn known(context: &mut Context, slot: &mut Slot, index: usize, out: bool) {
     }
     context.flows.set_state(index, state);
     context.flows.add_bytes(index, length);
+    if flow_flags.is_translated() && !out {
+        service::for_pod(context, slot);
+    } else if flow_flags.is_by_node() && out {
+        node::answer(context, slot);
+    }
 }
 
 /// Answers go back by the port that the flow came in by.
 #[inline]
 fn answer_by_origin(slot: &mut Slot, flags: FlowFlags) {
-    if flags.is_from_host() {
+    if flags.is_by_node() {
+        // Its owner knows.
+    } else if flags.is_from_host() {
         slot.verdict = Verdict::Transmit(Egress::Host);
     } else if flags.is_from_forward() {
         slot.verdict = Verdict::Transmit(Egress::Forward);
@@ -276,10 +316,13 @@ pub(super) fn tuple_of(key: &FlowKey, icmp: (u8, u8), out: bool) -> FlowTuple {
 #[inline(never)]
 fn unknown(context: &mut Context, slot: &mut Slot, out: bool) {
     // What we say ourselves answers something that need not have become a flow, and is nothing to remember.
+    let key = slot.flow_key;
     if slot.ingress == Ingress::Ourselves {
+        if !out && service::is_translated(context, &key) {
+            service::for_pod(context, slot);
+        }
         return;
     }
-    let key = slot.flow_key;
     if !out && let Some(reason) = source::out_of_place(context, slot) {
         return slot.drop(reason);
     }
@@ -335,9 +378,24 @@ fn unknown(context: &mut Context, slot: &mut Slot, out: bool) {
         TCP => State::first(slot.parsed.tcp_flags),
         _ => State::Opening,
     };
+    let for_pod = !out && service::is_translated(context, &key);
     if state == State::Reset {
         // A reset of something unknown may pass, and is nothing to remember.
+        if for_pod {
+            service::for_pod(context, slot);
+        }
         return;
+    }
+    if !out && slot.at_node == AtNode::Translated {
+        flags = flags.by_node();
+    }
+    let from_itself = slot.ingress == Ingress::Endpoint(key.endpoint());
+    let is_hairpin = !out && !for_pod && slot.translated && from_itself;
+    if is_hairpin && let Err(reason) = service::hairpin(context, slot) {
+        return slot.drop(reason);
+    }
+    if for_pod || is_hairpin || out && slot.translated {
+        flags = flags.translated();
     }
     let entry = FlowEntry {
         key,
@@ -366,7 +424,10 @@ fn unknown(context: &mut Context, slot: &mut Slot, out: bool) {
                 }
             }
         }
-        Err(_) => slot.drop(DropReason::FlowTableFull),
+        Err(_) => return slot.drop(DropReason::FlowTableFull),
+    }
+    if flags.is_translated() && !out {
+        service::for_pod(context, slot);
     }
 }
 
@@ -403,18 +464,32 @@ fn related(context: &mut Context, slot: &mut Slot, endpoint: EndpointIndex, out:
     } else {
         ((about.source, about.source_port), (about.destination, about.destination_port))
     };
-    let key = FlowKey::new(endpoint, about.protocol, local, remote);
-    let hash = context.flows.hash(&key);
-    match context.flows.find(&key, hash, None) {
+    let mut key = FlowKey::new(endpoint, about.protocol, local, remote);
+    let mut found = context.flows.find(&key, context.flows.hash(&key), None);
+    let is_known = found.is_some_and(|index| !context.flows.entry(index).flags.is_translated());
+    if out && !is_known && let Some(wire) = service::error_of_pod(context, slot, about, &key) {
+        key = wire;
+        found = context.flows.find(&key, context.flows.hash(&key), None);
+    }
+    match found {
         Some(index) if still_allowed(context, index) => {
             context.counters.pipeline.flow_related.add(1);
             let flags = context.flows.entry(index).flags;
             if out && !flags.is_out() {
                 answer_by_origin(slot, flags);
             }
+            if out && flags.is_by_node() {
+                node::answer_error(context, slot, about);
+            } else if !out && flags.is_translated() && !service::error_for_pod(context, slot, about, &key) {
+                slot.drop(DropReason::NatUnknown);
+            }
         }
         // We complain about what was no flow yet, too.
-        _ if slot.ingress == Ingress::Ourselves => {}
+        _ if slot.ingress == Ingress::Ourselves => {
+            if !out {
+                service::error_for_pod(context, slot, about, &key);
+            }
+        }
         _ => slot.drop(DropReason::RelatedUnknown),
     }
 }

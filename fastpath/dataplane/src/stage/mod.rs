@@ -3,15 +3,18 @@
 
 pub mod arp;
 pub mod flow;
+pub mod host;
 pub mod fragment;
 pub mod fragmentation;
-pub mod host;
 pub mod icmp_error;
 pub mod limit;
+pub mod masquerade;
 pub mod nd;
+pub mod node;
 pub mod parse;
 pub mod rewrite;
 pub mod route;
+pub mod service;
 pub mod source;
 pub mod tcp_reset;
 pub mod tunnel;
@@ -23,6 +26,7 @@ use caracal_xsk::{Frame, FramePool};
 use crate::batch::{Egress, Ingress, Slot, Verdict};
 use crate::clock::Tick;
 use crate::counters::WorkerCounters;
+use crate::nat::{Affinity, Translations};
 use crate::flow::{Carried, FlowTable, Gone};
 use crate::fragment::Tracker;
 use crate::packet::Packet;
@@ -55,6 +59,10 @@ pub struct Context<'a> {
     pub generation: u32,
     /// This worker's flows.
     pub flows: &'a mut FlowTable,
+    /// What this worker translates.
+    pub translations: &'a mut Translations,
+    /// Which backends it has given to whom.
+    pub affinity: &'a mut Affinity,
     /// MAC addresses and MTUs of what packets can leave by.
     pub links: &'a mut Links,
     /// This worker's counters.

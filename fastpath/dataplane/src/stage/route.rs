@@ -2,7 +2,7 @@
 
 use caracal_plane_api::EndpointToHost;
 
-use crate::batch::{Egress, Ingress, Slot, Step, Verdict};
+use crate::batch::{AtNode, Egress, Ingress, Slot, Step, Verdict};
 use crate::drop_reason::DropReason;
 use crate::stage::{Context, icmp_error, source};
 use crate::table::FibEntry;
@@ -13,6 +13,7 @@ pub fn route(context: &mut Context, slot: &mut Slot) {
     let from_tunnel = matches!(slot.ingress, Ingress::Tunnel(_));
     let from_fabric = from_tunnel || matches!(slot.ingress, Ingress::Uplink(_));
     let entry = context.tables.fib.lookup(slot.parsed.destination).copied();
+    let by_node = slot.at_node == AtNode::Translated;
     match entry {
         Some(FibEntry::Endpoint(endpoint)) => {
             if !hop(context, slot) {
@@ -24,16 +25,17 @@ pub fn route(context: &mut Context, slot: &mut Slot) {
             slot.deliver_to = Some(endpoint);
             if target.worker != context.worker.0 {
                 let worker = crate::worker::WorkerIndex(target.worker);
-                slot.verdict = Verdict::HandOver(worker, Step::Deliver(endpoint, slot.ingress));
+                slot.verdict = Verdict::HandOver(worker, Step::Deliver(endpoint, slot.ingress, slot.at_node));
             }
         }
+        _ if super::node::enter(context, slot) => {}
         Some(FibEntry::LocalHost) => {
             if let Some(reason) = source::out_of_place(context, slot) {
                 return slot.drop(reason);
             }
             // What this host sent to itself never leaves its kernel.
             slot.verdict = match slot.ingress {
-                Ingress::Host | Ingress::Forward => Verdict::Drop(DropReason::NoRoute),
+                Ingress::Host | Ingress::Forward if !by_node => Verdict::Drop(DropReason::NoRoute),
                 Ingress::Endpoint(_) if host_is_closed(context) => Verdict::Drop(DropReason::EndpointToHost),
                 _ => Verdict::Transmit(Egress::Host),
             };
@@ -42,15 +44,21 @@ pub fn route(context: &mut Context, slot: &mut Slot) {
             icmp_error::unreachable(context, slot, icmp_error::Unreachable::Host);
             slot.drop(DropReason::Blackhole);
         }
-        _ if from_tunnel => slot.drop(DropReason::TunnelNotForPods),
-        Some(_) if from_fabric => slot.drop(DropReason::NotForwardedBack),
+        _ if from_tunnel && !by_node => slot.drop(DropReason::TunnelNotForPods),
+        Some(_) if from_fabric && !by_node => slot.drop(DropReason::NotForwardedBack),
         Some(FibEntry::Tunnel { tunnel, encapsulation }) => {
             if hop(context, slot) {
+                super::masquerade::from_host(context, slot, encapsulation);
+            }
+            if slot.goes_on() {
                 super::tunnel::send(context, slot, tunnel, encapsulation);
             }
         }
-        Some(FibEntry::Via { .. }) => {
+        Some(FibEntry::Via { mtu, .. }) => {
             if hop(context, slot) {
+                super::masquerade::outgoing(context, slot, mtu);
+            }
+            if slot.goes_on() {
                 super::rewrite::to_uplink(context, slot, slot.parsed.destination);
             }
         }

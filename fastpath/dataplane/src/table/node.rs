@@ -155,6 +155,12 @@ impl NodeConfig {
         self.address_v4.map(IpAddr::V4).into_iter().chain(self.address_v6.map(IpAddr::V6))
     }
 
+    /// Its address of a family.
+    #[inline]
+    pub fn address(&self, ipv4: bool) -> Option<IpAddr> {
+        if ipv4 { self.address_v4.map(IpAddr::V4) } else { self.address_v6.map(IpAddr::V6) }
+    }
+
     /// Whether `address` is one of them.
     #[inline]
     pub fn owns(&self, address: IpAddr) -> bool {

@@ -132,9 +132,16 @@ impl Service {
     }
 }
 
-/// Backends to choose from, each with about the same share of clients.
+/// Backends to choose from, each with about the same share of its family's clients.
 #[derive(Debug, Clone, Default)]
 pub struct Backends {
+    v4: Choice,
+    v6: Choice,
+}
+
+/// The backends of one family.
+#[derive(Debug, Clone, Default)]
+struct Choice {
     /// Sorted, each once.
     list: Box<[Backend]>,
     /// Places in the list; empty when there is no choice.
@@ -148,45 +155,59 @@ impl Backends {
     /// Of these, of which there are at most [`BACKENDS_MAX`].
     #[must_use]
     pub fn new(mut list: Vec<Backend>) -> Backends {
+        list.truncate(BACKENDS_MAX);
         list.sort_unstable();
         list.dedup();
-        list.truncate(BACKENDS_MAX);
-        let table = maglev::table(&list);
-        Backends { list: list.into(), table }
-    }
-
-    /// Whether there is none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.list.is_empty()
+        let (v4, v6) = list.into_iter().partition(|backend| backend.address.is_ipv4());
+        Backends { v4: Choice::new(v4), v6: Choice::new(v6) }
     }
 
     /// In order.
     pub fn iter(&self) -> impl Iterator<Item = &Backend> {
-        self.list.iter()
+        self.v4.list.iter().chain(&self.v6.list)
     }
 
     /// Whether `backend` is one of them.
     #[must_use]
     pub fn contains(&self, backend: &Backend) -> bool {
-        self.list.binary_search(backend).is_ok()
+        self.of(backend.address.is_ipv4()).list.binary_search(backend).is_ok()
     }
 
-    /// The one that all clients of this hash get.
+    /// The one that all clients of this family and hash get.
     #[inline]
     #[must_use]
-    pub fn choose(&self, hash: u64) -> Option<Backend> {
-        let place = match self.table.len() as u64 {
-            0 => 0,
-            size => usize::from(*self.table.get((hash % size) as usize)?),
-        };
-        self.list.get(place).copied()
+    pub fn choose(&self, hash: u64, ipv4: bool) -> Option<Backend> {
+        self.of(ipv4).choose(hash)
+    }
+
+    #[inline]
+    fn of(&self, ipv4: bool) -> &Choice {
+        if ipv4 { &self.v4 } else { &self.v6 }
     }
 
     /// Bytes that they take.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        size_of_val(&*self.list) + size_of_val(&*self.table)
+        [&self.v4, &self.v6]
+            .map(|choice| size_of_val(&*choice.list) + size_of_val(&*choice.table))
+            .iter()
+            .sum()
+    }
+}
+
+impl Choice {
+    fn new(list: Vec<Backend>) -> Choice {
+        let table = maglev::table(&list);
+        Choice { list: list.into(), table }
+    }
+
+    #[inline]
+    fn choose(&self, hash: u64) -> Option<Backend> {
+        let place = match self.table.len() as u64 {
+            0 => 0,
+            size => usize::from(*self.table.get((hash % size) as usize)?),
+        };
+        self.list.get(place).copied()
     }
 }
 
@@ -239,6 +260,12 @@ impl ServiceTable {
     /// Every way to ask.
     pub fn frontends(&self) -> impl Iterator<Item = &Frontend> {
         self.frontends.iter().filter_map(|(_, bucket)| bucket.as_deref()).flatten()
+    }
+
+    /// Whether no frontend has changed since `other`.
+    #[must_use]
+    pub fn has_frontends_of(&self, other: &ServiceTable) -> bool {
+        self.frontends.is_same(&other.frontends)
     }
 
     /// What answers to an address and port.

@@ -418,6 +418,8 @@ impl Engine {
         let is_somebodys = |flow: &FlowEntry| {
             tables.endpoints.get(flow.key.endpoint()).is_some_and(|e| e.may_send_from(flow.key.local().0))
         };
+        let gone = self.pipeline.translations.age(now, |translation| translation.is_somebodys(tables));
+        self.counters.pipeline.translations_ended.add(gone as u64);
         for _ in 0..AGED_A_TURN {
             let Some(aged) = self.pipeline.flows.age(now, is_somebodys) else { return };
             let carried = match aged {

@@ -10,7 +10,7 @@ use super::super::world::{
 };
 use super::super::{FIRST_UPLINK, POD_MAC, PortName, UPLINK_MAC};
 use super::support::*;
-use super::{encapsulations, flows, fragments, host, ipv6, limits, nd, workers};
+use super::{encapsulations, flows, fragments, host, ipv6, limits, nat, nd, workers};
 use crate::drop_reason::DropReason::{self, *};
 use crate::packet::{Offload, Packet};
 use crate::stage::arp::GATEWAY_MAC;
@@ -490,6 +490,7 @@ fn every_drop_reason_is_reached_by_a_packet_test() {
         encapsulations::refused,
         fragments::dropped,
         nd::forged,
+        nat::dropped,
     ];
     for scene in scenes {
         reached.extend(scene());

@@ -51,20 +51,29 @@ fn reference(list: &[Backend]) -> Vec<u16> {
 fn shares(backends: &Backends, clients: u16) -> Vec<Option<Backend>> {
     let vip = (IpAddr::from([10, 96, 0, 10]), 53);
     (0..clients)
-        .map(|port| backends.choose(client_hash(17, (IpAddr::from([10, 244, 1, 7]), port), vip)))
+        .map(|port| backends.choose(client_hash(17, (IpAddr::from([10, 244, 1, 7]), port), vip), true))
         .collect()
 }
 
 #[test]
 fn nobody_is_chosen_where_there_is_nobody() {
-    assert_eq!(backends([]).choose(7), None);
+    assert_eq!(backends([]).choose(7, true), None);
 }
 
 #[test]
 fn one_backend_gets_everybody_and_needs_no_table() {
     let one = backends([1]);
     assert!(shares(&one, 100).iter().all(|chosen| *chosen == Some(backend(1))));
-    assert!(one.table.is_empty());
+    assert!(one.v4.table.is_empty());
+}
+
+#[test]
+fn a_client_gets_a_backend_of_its_own_family() {
+    let v6 = Backend { address: IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, 7u16]), port: 80 };
+    let both = Backends::new(vec![v6, backend(1), backend(2)]);
+    assert!((0..100).all(|hash| both.choose(hash, false) == Some(v6)));
+    assert!((0..100).all(|hash| both.choose(hash, true).unwrap().address.is_ipv4()));
+    assert!(both.contains(&v6) && both.contains(&backend(2)) && !both.contains(&backend(3)));
 }
 
 #[test]
@@ -74,7 +83,7 @@ fn a_table_has_five_places_a_backend_and_is_a_prime_of_the_ladder() {
 
 #[test]
 fn a_backend_that_is_named_twice_counts_once() {
-    assert_eq!(backends([1, 2, 1]).list, backends([2, 1]).list);
+    assert_eq!(backends([1, 2, 1]).v4.list, backends([2, 1]).v4.list);
 }
 
 #[test]
@@ -97,7 +106,7 @@ proptest! {
     #[test]
     fn the_table_is_the_papers(numbers in proptest::collection::btree_set(0u32..100_000, 2..150)) {
         let fast = backends(numbers);
-        prop_assert_eq!(fast.table.to_vec(), reference(&fast.list));
+        prop_assert_eq!(fast.v4.table.to_vec(), reference(&fast.v4.list));
     }
 
     #[test]
@@ -114,10 +123,10 @@ proptest! {
     ) {
         let chosen = backends(numbers);
         let mut places = BTreeMap::<u16, usize>::new();
-        for place in &chosen.table {
+        for place in &chosen.v4.table {
             *places.entry(*place).or_default() += 1;
         }
-        prop_assert_eq!(places.len(), chosen.list.len());
+        prop_assert_eq!(places.len(), chosen.v4.list.len());
         let (least, most) = (places.values().min().unwrap(), places.values().max().unwrap());
         prop_assert!(most - least <= 1);
     }

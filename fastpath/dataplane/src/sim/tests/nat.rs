@@ -1,0 +1,426 @@
+//! What the node itself translates: services asked from outside and by this host, pods' packets to outside, and what this
+//! host sends to pods of other nodes.
+
+use std::collections::BTreeSet;
+
+use super::super::datagram::{ACK, Datagram, SYN, Socket};
+use super::super::world::{self, A, B, NODE1, NODE2, OUTSIDE, REMOTE, TUNNEL1, op, pod};
+use super::super::{Output, PortName};
+use super::support::*;
+use crate::drop_reason::DropReason;
+use caracal_plane_api::plane::{self, Backend, Frontend, Op, Service, op::Op as Kind};
+
+pub const VIP: [u8; 4] = [10, 96, 0, 10];
+pub const VIP_PORT: u16 = 80;
+pub const NODE_PORT: u16 = 30_080;
+
+pub fn backend((address, port): Socket) -> Backend {
+    Backend { address: address.to_vec(), port: u32::from(port) }
+}
+
+/// A TCP service at VIP and at a node port.
+pub fn service(name: &str, backends: &[Socket]) -> Service {
+    let frontend = |address: &[u8], port, external| Frontend {
+        address: address.to_vec(),
+        port: u32::from(port),
+        external,
+        sources: Vec::new(),
+    };
+    let local = backends.iter().filter(|(address, _)| address[..3] == A[..3]);
+    Service {
+        id: format!("default/{name}:80"),
+        protocol: 6,
+        frontends: vec![frontend(&VIP, VIP_PORT, false), frontend(&[], NODE_PORT, true)],
+        cluster: backends.iter().copied().map(backend).collect(),
+        local: local.copied().map(backend).collect(),
+        ..Service::default()
+    }
+}
+
+/// The world, with natOutgoing for pods, node ports and these services.
+pub fn ops(services: &[Service]) -> Vec<Op> {
+    let mut ops = world::ops();
+    for op in &mut ops {
+        if let Some(Kind::NodeConfig(config)) = &mut op.op {
+            let prefix = plane::Prefix { address: vec![10, 244, 0, 0], length: 16 };
+            let pools = vec![plane::Pool { prefix: Some(prefix), nat_outgoing: true }];
+            config.nat_outgoing = Some(plane::NatOutgoing { pools, ..plane::NatOutgoing::default() });
+            config.node_ports = Some(plane::NodePorts::default());
+        }
+    }
+    ops.extend(services.iter().cloned().map(|service| op(Kind::Service(service))));
+    ops
+}
+
+/// The same without natOutgoing.
+pub fn with_services(services: &[Service]) -> World {
+    let mut world = World::new();
+    let mut ops = ops(services);
+    for op in &mut ops {
+        if let Some(Kind::NodeConfig(config)) = &mut op.op {
+            config.nat_outgoing = None;
+        }
+    }
+    world.apply(&ops);
+    world
+}
+
+fn with_all(services: &[Service]) -> World {
+    let mut world = World::new();
+    world.apply(&ops(services));
+    world
+}
+
+pub fn deny_egress(ops: &mut [Op], name: &str) {
+    for op in ops {
+        match &mut op.op {
+            Some(Kind::Endpoint(endpoint)) if endpoint.id == format!("default/{name}") => {
+                endpoint.profiles.clear();
+            }
+            _ => {}
+        }
+    }
+}
+
+fn ports_of(datagram: &Datagram) -> (u16, u16) {
+    let word = |at| u16::from_be_bytes([datagram.body[at], datagram.body[at + 1]]);
+    (word(0), word(2))
+}
+
+#[track_caller]
+fn only(outputs: &[Output], port: &PortName) -> Datagram {
+    let [output] = outputs else { panic!("{outputs:?}") };
+    assert_eq!(output.port, *port);
+    Datagram::read(&output.frame).expect("a plain packet")
+}
+
+// ---- natOutgoing ----
+
+#[test]
+fn a_pod_speaks_to_the_world_in_the_nodes_name() {
+    let mut world = with_all(&[]);
+    let (client, server) = ((A, 40_000), (OUTSIDE, 443));
+    let out = world.send(&pod("a"), &from_pod(&Datagram::tcp(client, server, SYN, b"")));
+    let sent = only(&out, &PortName::Uplink);
+    let (port, _) = ports_of(&sent);
+    assert!((20_000..30_000).contains(&port));
+    assert_eq!(sent, Datagram::tcp((NODE1, port), server, SYN, b"").ttl(63));
+    let answer = Datagram::tcp(server, (NODE1, port), SYN | ACK, b"");
+    let back = world.send(&PortName::Uplink, &from_uplink(&answer));
+    assert_eq!(back, [to_pod("a", &Datagram::tcp(server, client, SYN | ACK, b"").ttl(63))]);
+    let out = world.send(&pod("a"), &from_pod(&Datagram::tcp(client, server, ACK, b"x")));
+    assert_eq!(out, [to_uplink(&Datagram::tcp((NODE1, port), server, ACK, b"x").ttl(63))]);
+}
+
+#[test]
+fn pods_of_one_port_are_told_apart() {
+    let mut world = with_all(&[]);
+    let server = (OUTSIDE, 53);
+    let ports = [("a", A), ("b", B)].map(|(name, address)| {
+        // The port that they have is one of the node's: only one of them can keep it.
+        let out = world.send(&pod(name), &from_pod(&Datagram::udp((address, 20_500), server, b"?")));
+        ports_of(&only(&out, &PortName::Uplink)).0
+    });
+    assert_eq!(ports[0], 20_500);
+    assert_ne!(ports[1], 20_500);
+    for ((name, address), port) in [("a", A), ("b", B)].into_iter().zip(ports) {
+        let back =
+            world.send(&PortName::Uplink, &from_uplink(&Datagram::udp(server, (NODE1, port), b"!")));
+        assert_eq!(back, [to_pod(name, &Datagram::udp(server, (address, 20_500), b"!").ttl(63))]);
+    }
+}
+
+#[test]
+fn a_ping_is_known_again_by_its_identifier() {
+    let mut world = with_all(&[]);
+    let out = world.send(&pod("a"), &from_pod(&Datagram::echo(A, OUTSIDE, false, 7, 1)));
+    let sent = only(&out, &PortName::Uplink);
+    let identifier = u16::from_be_bytes([sent.body[4], sent.body[5]]);
+    assert_eq!(sent, Datagram::echo(NODE1, OUTSIDE, false, identifier, 1).ttl(63));
+    let reply = Datagram::echo(OUTSIDE, NODE1, true, identifier, 1);
+    let back = world.send(&PortName::Uplink, &from_uplink(&reply));
+    assert_eq!(back, [to_pod("a", &Datagram::echo(OUTSIDE, A, true, 7, 1).ttl(63))]);
+}
+
+#[test]
+fn what_goes_to_pods_of_other_nodes_keeps_its_source() {
+    let mut world = with_all(&[]);
+    let packet = Datagram::udp((A, 1000), (world::PLAIN_REMOTE, 53), b"?");
+    assert_eq!(world.send(&pod("a"), &from_pod(&packet)), [to_uplink(&packet.ttl(63))]);
+}
+
+#[test]
+fn other_nodes_see_the_node_unless_they_are_excluded() {
+    let mut world = with_all(&[]);
+    let packet = Datagram::udp((A, 1000), (NODE2, 53), b"?");
+    assert_eq!(only(&world.send(&pod("a"), &from_pod(&packet)), &PortName::Uplink).source, NODE1);
+    let mut ops = ops(&[]);
+    for op in &mut ops {
+        if let Some(Kind::NodeConfig(config)) = &mut op.op {
+            config.nat_outgoing.as_mut().unwrap().exclude_hosts = true;
+        }
+    }
+    world.apply(&ops);
+    let packet = Datagram::udp((A, 1001), (NODE2, 53), b"?");
+    assert_eq!(world.send(&pod("a"), &from_pod(&packet)), [to_uplink(&packet.ttl(63))]);
+}
+
+#[test]
+fn an_error_about_what_left_in_the_nodes_name_finds_the_pod() {
+    let mut world = with_all(&[]);
+    let sent = Datagram::udp((A, 1000), (OUTSIDE, 53), b"?");
+    let wire = only(&world.send(&pod("a"), &from_pod(&sent)), &PortName::Uplink);
+    let error = Datagram::error([192, 0, 2, 254], NODE1, 3, 1, [0; 4], &wire, 28);
+    let back = world.send(&PortName::Uplink, &from_uplink(&error));
+    let quoted = Datagram::error([192, 0, 2, 254], A, 3, 1, [0; 4], &sent.ttl(63), 28);
+    assert_eq!(back, [to_pod("a", &quoted.ttl(63))]);
+}
+
+#[test]
+fn a_pods_error_about_an_answer_leaves_in_the_nodes_name() {
+    let mut world = with_all(&[]);
+    let sent = Datagram::udp((A, 1000), (OUTSIDE, 53), b"?");
+    let wire = only(&world.send(&pod("a"), &from_pod(&sent)), &PortName::Uplink);
+    let (port, _) = ports_of(&wire);
+    let answer = Datagram::udp((OUTSIDE, 53), (A, 1000), b"!");
+    let out = world.send(&pod("a"), &from_pod(&Datagram::error(A, OUTSIDE, 3, 3, [0; 4], &answer, 28)));
+    let answer = Datagram::udp((OUTSIDE, 53), (NODE1, port), b"!");
+    assert_eq!(out, [to_uplink(&Datagram::error(NODE1, OUTSIDE, 3, 3, [0; 4], &answer, 28).ttl(63))]);
+}
+
+#[test]
+fn our_own_error_about_an_answer_quotes_what_its_sender_sent() {
+    let mut world = with_all(&[]);
+    let sent = Datagram::udp((A, 1000), (OUTSIDE, 53), b"?");
+    let (port, _) = ports_of(&only(&world.send(&pod("a"), &from_pod(&sent)), &PortName::Uplink));
+    let answer = Datagram::udp((OUTSIDE, 53), (NODE1, port), b"!").ttl(1);
+    let out = world.send(&PortName::Uplink, &from_uplink(&answer));
+    let told = only(&out, &PortName::Uplink);
+    let expected = Datagram::error(NODE1, OUTSIDE, 11, 0, [0; 4], &answer, 100);
+    assert_eq!(told, Datagram { tos: told.tos, ..expected });
+}
+
+#[test]
+fn when_all_ports_are_taken_for_a_destination_the_next_is_dropped_and_others_are_not() {
+    let mut world = World::new();
+    let mut ops = ops(&[]);
+    for op in &mut ops {
+        if let Some(Kind::NodeConfig(config)) = &mut op.op {
+            config.nat_outgoing.as_mut().unwrap().ports = Some(plane::PortRange { first: 50_000, last: 50_003 });
+        }
+    }
+    world.apply(&ops);
+    let mut ports: Vec<u16> = (0..4)
+        .map(|i| {
+            let out = world.send(&pod("a"), &from_pod(&Datagram::udp((A, 1000 + i), (OUTSIDE, 53), b"?")));
+            ports_of(&only(&out, &PortName::Uplink)).0
+        })
+        .collect();
+    ports.sort_unstable();
+    assert_eq!(ports, [50_000, 50_001, 50_002, 50_003]);
+    let next = from_pod(&Datagram::udp((A, 2000), (OUTSIDE, 53), b"?"));
+    assert_eq!(world.send(&pod("a"), &next), []);
+    assert_eq!(world.node.drops(), [(DropReason::NatPortsExhausted, 1)]);
+    let other = from_pod(&Datagram::udp((A, 2000), (OUTSIDE, 54), b"?"));
+    assert_eq!(world.send(&pod("a"), &other).len(), 1);
+    // Once they have been silent for as long as their kind lives, their ports are free again.
+    world.now += 60_001;
+    assert_eq!(world.send(&pod("a"), &next).len(), 1);
+}
+
+#[test]
+fn what_comes_for_a_port_that_nobody_has_is_the_hosts() {
+    let mut world = with_all(&[]);
+    let packet = Datagram::udp((OUTSIDE, 53), (NODE1, 25_000), b"!");
+    assert_eq!(world.send(&PortName::Uplink, &from_uplink(&packet)), [to_host(PortName::Host, &packet)]);
+}
+
+// ---- services from outside ----
+
+#[test]
+fn a_node_port_with_a_backend_here_keeps_the_clients_address() {
+    let mut world = with_all(&[service("web", &[(A, 8080)])]);
+    let (client, asked, server) = ((OUTSIDE, 5000), (NODE1, NODE_PORT), (A, 8080));
+    let out = world.send(&PortName::Uplink, &from_uplink(&Datagram::tcp(client, asked, SYN, b"")));
+    assert_eq!(out, [to_pod("a", &Datagram::tcp(client, server, SYN, b"").ttl(63))]);
+    let answer = Datagram::tcp(server, client, SYN | ACK, b"");
+    let back = world.send(&pod("a"), &from_pod(&answer));
+    assert_eq!(back, [to_uplink(&Datagram::tcp(asked, client, SYN | ACK, b"").ttl(63))]);
+    let out = world.send(&PortName::Uplink, &from_uplink(&Datagram::tcp(client, asked, ACK, b"x")));
+    assert_eq!(out, [to_pod("a", &Datagram::tcp(client, server, ACK, b"x").ttl(63))]);
+}
+
+#[test]
+fn a_node_port_with_a_backend_elsewhere_leaves_by_the_tunnel_in_its_name() {
+    let mut world = with_all(&[service("web", &[(REMOTE, 8080)])]);
+    let (client, asked, server) = ((OUTSIDE, 5000), (NODE1, NODE_PORT), (REMOTE, 8080));
+    let out = world.send(&PortName::Uplink, &from_uplink(&Datagram::tcp(client, asked, SYN, b"")));
+    let sent = unwrapped(&out[0]).0;
+    let (port, _) = ports_of(&sent);
+    assert_eq!(sent, Datagram::tcp((TUNNEL1, port), server, SYN, b"").ttl(63));
+    let answer = Datagram::tcp(server, (TUNNEL1, port), SYN | ACK, b"");
+    let back = world.send(&PortName::Uplink, &from_tunnel(&answer));
+    assert_eq!(back, [to_uplink(&Datagram::tcp(asked, client, SYN | ACK, b"").ttl(63))]);
+}
+
+#[test]
+fn policy_local_drops_where_there_is_no_backend_for_who_asks_from_outside_only() {
+    let mut web = service("web", &[(REMOTE, 8080)]);
+    web.external_local = true;
+    let mut world = with_all(&[web]);
+    let asked = (NODE1, NODE_PORT);
+    let out = world.send(&PortName::Uplink, &from_uplink(&Datagram::tcp((OUTSIDE, 5000), asked, SYN, b"")));
+    assert_eq!(out, []);
+    assert_eq!(world.node.drops(), [(DropReason::ServiceNoLocalBackend, 1)]);
+    assert_eq!(world.send(&pod("a"), &from_pod(&Datagram::tcp((A, 5000), asked, SYN, b""))).len(), 1);
+}
+
+#[test]
+fn errors_of_both_sides_of_a_node_port_are_about_what_their_receivers_sent() {
+    let mut world = with_all(&[service("web", &[(REMOTE, 8080)])]);
+    let (client, asked, server) = ((OUTSIDE, 5000), (NODE1, NODE_PORT), (REMOTE, 8080));
+    let syn = Datagram::tcp(client, asked, SYN, b"");
+    let sent = unwrapped(&world.send(&PortName::Uplink, &from_uplink(&syn))[0]).0;
+    let (port, _) = ports_of(&sent);
+    let error = Datagram::error(REMOTE, TUNNEL1, 3, 3, [0; 4], &sent, 28);
+    let back = world.send(&PortName::Uplink, &from_tunnel(&error));
+    let expected = Datagram::error(NODE1, OUTSIDE, 3, 3, [0; 4], &syn.ttl(63), 28);
+    assert_eq!(back, [to_uplink(&expected.ttl(63))]);
+    let answer = Datagram::tcp(asked, client, SYN | ACK, b"");
+    let error = Datagram::error(OUTSIDE, NODE1, 3, 3, [0; 4], &answer, 28);
+    let out = world.send(&PortName::Uplink, &from_uplink(&error));
+    let answer = Datagram::tcp(server, (TUNNEL1, port), SYN | ACK, b"");
+    let expected = Datagram::error(TUNNEL1, REMOTE, 3, 3, [0; 4], &answer, 28);
+    assert_eq!(unwrapped(&out[0]).0, expected.ttl(63));
+}
+
+#[test]
+fn a_pods_error_about_a_clients_packet_reaches_the_client() {
+    let mut world = with_all(&[Service { protocol: 17, ..service("dns", &[(A, 5353)]) }]);
+    let (client, asked) = ((OUTSIDE, 5000), (NODE1, NODE_PORT));
+    let question = Datagram::udp(client, asked, b"?");
+    let seen = only(&world.send(&PortName::Uplink, &from_uplink(&question)), &pod("a"));
+    let error = Datagram::error(A, OUTSIDE, 3, 3, [0; 4], &seen, 28);
+    let back = world.send(&pod("a"), &from_pod(&error));
+    assert_eq!(back, [to_uplink(&Datagram::error(NODE1, OUTSIDE, 3, 3, [0; 4], &question.ttl(63), 28).ttl(63))]);
+}
+
+// ---- this host ----
+
+#[test]
+fn this_host_asks_a_service_with_a_backend_here() {
+    let mut world = with_all(&[service("web", &[(A, 8080)])]);
+    let (client, vip, server) = ((NODE1, 33_000), (VIP, VIP_PORT), (A, 8080));
+    let out = world.send(&PortName::Host, &from_host(&Datagram::tcp(client, vip, SYN, b"")));
+    assert_eq!(out, [to_pod("a", &Datagram::tcp(client, server, SYN, b""))]);
+    let back = world.send(&pod("a"), &from_pod(&Datagram::tcp(server, client, SYN | ACK, b"")));
+    assert_eq!(back, [to_host(PortName::Host, &Datagram::tcp(vip, client, SYN | ACK, b""))]);
+}
+
+#[test]
+fn this_host_asks_a_service_with_a_backend_elsewhere() {
+    let mut world = with_all(&[service("web", &[(REMOTE, 8080)])]);
+    let (client, vip, server) = ((NODE1, 33_000), (VIP, VIP_PORT), (REMOTE, 8080));
+    let out = world.send(&PortName::Host, &from_host(&Datagram::tcp(client, vip, SYN, b"")));
+    let sent = unwrapped(&out[0]).0;
+    let (port, _) = ports_of(&sent);
+    assert_eq!(sent, Datagram::tcp((TUNNEL1, port), server, SYN, b""));
+    let answer = Datagram::tcp(server, (TUNNEL1, port), SYN | ACK, b"");
+    let back = world.send(&PortName::Uplink, &from_tunnel(&answer));
+    assert_eq!(back, [to_host(PortName::Host, &Datagram::tcp(vip, client, SYN | ACK, b""))]);
+}
+
+#[test]
+fn a_backend_on_this_host_is_spoken_to_in_the_name_of_the_service() {
+    let mut world = with_all(&[service("api", &[(NODE1, 6443)])]);
+    for (client, asked, way_in) in [
+        ((NODE1, 33_000), (VIP, VIP_PORT), PortName::Host),
+        ((OUTSIDE, 5000), (NODE1, NODE_PORT), PortName::Uplink),
+    ] {
+        let syn = Datagram::tcp(client, asked, SYN, b"");
+        let frame = if way_in == PortName::Host { from_host(&syn) } else { from_uplink(&syn) };
+        let sent = only(&world.send(&way_in, &frame), &PortName::Host);
+        assert_eq!((sent.source, sent.destination), (VIP, NODE1));
+        let (port, _) = ports_of(&sent);
+        let answer = Datagram::tcp((NODE1, 6443), (VIP, port), SYN | ACK, b"");
+        let back = only(&world.send(&PortName::Host, &from_host(&answer)), &way_in);
+        assert_eq!(back, Datagram::tcp(asked, client, SYN | ACK, b""));
+    }
+}
+
+#[test]
+fn a_pod_asks_a_service_of_this_host() {
+    let mut world = with_all(&[service("api", &[(NODE1, 6443)])]);
+    let (client, vip, server) = ((A, 40_000), (VIP, VIP_PORT), (NODE1, 6443));
+    let out = world.send(&pod("a"), &from_pod(&Datagram::tcp(client, vip, SYN, b"")));
+    assert_eq!(out, [to_host(PortName::Host, &Datagram::tcp(client, server, SYN, b""))]);
+    let back = world.send(&PortName::Host, &from_host(&Datagram::tcp(server, client, SYN | ACK, b"")));
+    assert_eq!(back, [to_pod("a", &Datagram::tcp(vip, client, SYN | ACK, b""))]);
+}
+
+#[test]
+fn this_host_speaks_to_other_nodes_pods_in_the_tunnels_name() {
+    let mut world = with_all(&[]);
+    let (client, server) = ((NODE1, 33_000), (REMOTE, 10_250));
+    let out = world.send(&PortName::Host, &from_host(&Datagram::tcp(client, server, SYN, b"")));
+    let sent = unwrapped(&out[0]).0;
+    let (port, _) = ports_of(&sent);
+    assert_eq!(sent, Datagram::tcp((TUNNEL1, port), server, SYN, b""));
+    let answer = Datagram::tcp(server, (TUNNEL1, port), SYN | ACK, b"");
+    let back = world.send(&PortName::Uplink, &from_tunnel(&answer));
+    assert_eq!(back, [to_host(PortName::Host, &Datagram::tcp(server, client, SYN | ACK, b""))]);
+    // With the tunnel's own address nothing need be done.
+    let own = Datagram::tcp((TUNNEL1, 33_001), server, SYN, b"");
+    assert_eq!(unwrapped(&world.send(&PortName::Host, &from_host(&own))[0]).0, own);
+}
+
+// ---- what goes wrong ----
+
+/// Every reason that translation has to drop a packet.
+pub fn dropped() -> BTreeSet<DropReason> {
+    let mut reasons = BTreeSet::new();
+    let mut note = |world: &mut World| reasons.extend(world.node.drops().into_iter().map(|(reason, _)| reason));
+    let syn = |from, to| Datagram::tcp(from, to, SYN, b"");
+    let ask = |port| from_pod(&syn((A, port), (VIP, VIP_PORT)));
+
+    let mut world = with_all(&[service("web", &[])]);
+    world.send(&pod("a"), &ask(1));
+    let local = Service { internal_local: true, ..service("web", &[(REMOTE, 8080)]) };
+    world.apply(&ops(std::slice::from_ref(&local)));
+    world.send(&pod("a"), &ask(1));
+    let mut closed = service("web", &[(REMOTE, 8080)]);
+    closed.frontends[0].sources = vec![plane::Prefix { address: vec![192, 0, 2, 0], length: 24 }];
+    world.apply(&ops(&[closed]));
+    world.send(&pod("a"), &ask(1));
+    world.apply(&ops(&[service("web", &[(REMOTE, 8080)])]));
+    world.send(&pod("a"), &ask(1));
+    world.apply(&ops(&[service("web", &[(B, 8080)])]));
+    world.send(&pod("a"), &from_pod(&Datagram::tcp((A, 1), (VIP, VIP_PORT), ACK, b"x")));
+    // A client that speaks to the backend itself, and then to the node from the same port.
+    world.send(&PortName::Uplink, &from_uplink(&syn((OUTSIDE, 5000), (B, 8080))));
+    world.send(&PortName::Uplink, &from_uplink(&syn((OUTSIDE, 5000), (NODE1, NODE_PORT))));
+    // A translation that has gone before its flow.
+    world.send(&pod("a"), &ask(2));
+    world.node.engine_mut().pipeline.translations.sweep(10_000, crate::clock::Tick(world.now), |_| false);
+    world.send(&pod("b"), &from_pod(&Datagram::tcp((B, 8080), (A, 2), SYN | ACK, b"")));
+    world.send(&pod("a"), &from_pod(&Datagram::new(A, OUTSIDE, 47, &[0; 8])));
+    note(&mut world);
+
+    let mut world = World::with(world::kernel(), 128);
+    let mut narrow = ops(&[Service { protocol: 17, ..service("dns", &[(REMOTE, 53)]) }]);
+    for op in &mut narrow {
+        if let Some(Kind::NodeConfig(config)) = &mut op.op {
+            config.nat_outgoing.as_mut().unwrap().ports = Some(plane::PortRange { first: 1, last: 1 });
+        }
+    }
+    world.apply(&narrow);
+    for port in 1..=2 {
+        world.send(&pod("a"), &from_pod(&Datagram::udp((A, port), (OUTSIDE, 53), b"?")));
+    }
+    for port in 1..=65 {
+        world.send(&pod("a"), &from_pod(&Datagram::udp((A, port), (VIP, VIP_PORT), b"?")));
+        world.send(&PortName::Uplink, &from_tunnel(&Datagram::udp((REMOTE, 53), (A, port), b"!")));
+    }
+    note(&mut world);
+    reasons
+}
