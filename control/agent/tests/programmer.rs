@@ -306,6 +306,7 @@ fn dual_host() -> (Kernel, Inputs) {
 fn both_families_and_every_encapsulation_lead_to_the_host_ports() {
     in_new_netns(async || {
         let (kernel, inputs) = dual_host();
+        sh("echo 1 > /proc/sys/net/ipv6/conf/default/disable_ipv6");
         done(&kernel, &inputs).await;
         assert_eq!(done(&kernel, &inputs).await, vec![]);
         for (pod, source) in [

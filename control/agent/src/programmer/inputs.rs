@@ -96,7 +96,13 @@ impl Inputs {
                 op::Op::Service(service) => {
                     let addresses =
                         service.frontends.iter().filter_map(|frontend| address(&frontend.address));
-                    self.services.insert(service.id.clone(), addresses.collect());
+                    let addresses: Vec<IpAddr> = addresses.collect();
+                    // Mostly its backends are others, which are not the kernel's business.
+                    if self.services.get(&service.id) == Some(&addresses) {
+                        any = before;
+                    } else {
+                        self.services.insert(service.id.clone(), addresses);
+                    }
                 }
                 op::Op::ServiceRemove(id) => {
                     self.services.remove(id);

@@ -165,9 +165,9 @@ impl KernelState {
             addresses: node.tunnel_addresses().map(on_host_port).collect(),
             rules: families.into_iter().map(rule).collect(),
             routes,
-            sysctls: sysctls(&node.host_port, false)
+            sysctls: [(&node.host_port, false), (&node.forward_port, true)]
                 .into_iter()
-                .chain(sysctls(&node.forward_port, true))
+                .flat_map(|(port, forwards)| sysctls(port, forwards, node.address_of(false).is_some()))
                 .collect(),
             reserved_ports: PortSet::from(&node.nat_ports),
         }
@@ -227,14 +227,14 @@ fn routes(inputs: &Inputs, node: &Node, surroundings: &Surroundings) -> BTreeSet
             routes.insert(Route { table, destination, metric: metric + 1, via: Via::Blackhole });
         }
     }
-    for address in inputs.service_addresses() {
+    let services = inputs.service_addresses().into_iter().map(|address| {
         let destination = Cidr::host(address);
         let via = by(&node.host_port, own(address.is_ipv4()));
-        // Where it is a pod's, too, the pod's stays.
-        if !routes.iter().any(|route| route.table == TABLE && route.destination == destination) {
-            routes.insert(Route { table: TABLE, destination, metric: metric(&destination), via });
-        }
-    }
+        Route { table: TABLE, destination, metric: metric(&destination), via }
+    });
+    // Where one is a pod's, too, the pod's stays.
+    let pods: BTreeSet<Cidr> = routes.iter().map(|route| route.destination).collect();
+    routes.extend(services.filter(|route| !pods.contains(&route.destination)));
     routes
 }
 
@@ -249,16 +249,16 @@ fn difference<'a, T: Ord>(
 /// What a host port needs, as paths under /proc/sys/net. Answers to what the host forwarded come in by the forward port
 /// and go on; what comes in by the host port is for the host itself, and goes no further. Sources are pods, to which the
 /// way back may be another port's route: reverse-path filtering is loose.
-fn sysctls(port: &str, forwards: bool) -> BTreeMap<String, String> {
-    [
+fn sysctls(port: &str, forwards: bool, ipv6: bool) -> BTreeMap<String, String> {
+    let of_both = [
         (format!("ipv4/conf/{port}/rp_filter"), "2"),
         (format!("ipv4/conf/{port}/forwarding"), if forwards { "1" } else { "0" }),
         (format!("ipv6/conf/{port}/accept_ra"), "0"),
         (format!("ipv6/conf/{port}/addr_gen_mode"), "1"),
-    ]
-    .into_iter()
-    .map(|(path, value)| (path, value.to_owned()))
-    .collect()
+    ];
+    // Where new devices are made without IPv6, and the node has it.
+    let with_ipv6 = ipv6.then(|| (format!("ipv6/conf/{port}/disable_ipv6"), "0"));
+    of_both.into_iter().chain(with_ipv6).map(|(path, value)| (path, value.to_owned())).collect()
 }
 
 impl fmt::Display for Route {

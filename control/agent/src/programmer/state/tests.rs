@@ -266,6 +266,8 @@ fn the_host_reaches_services_by_the_host_port_unless_a_kube_proxy_sees_to_them()
     for node in ["192.0.2.11/32", "192.0.2.12/32"] {
         assert_eq!(ways(&state, TABLE, node), Vec::<String>::new(), "a node stays in reach");
     }
+    let same = service("x/dns:53", &["10.96.0.10", "fd00:96::a", ""]);
+    assert!(!inputs.apply(&[same]), "it is told again with every change of its backends");
     inputs.apply(&[Op { op: Some(op::Op::ServiceRemove("x/dns:53".into())) }]);
     assert_eq!(ways(&desired(&inputs, 1500), TABLE, "10.96.0.10/32"), Vec::<String>::new());
     inputs.apply(&[node_of(NodeConfig { node_ports: None, ..config })]);
