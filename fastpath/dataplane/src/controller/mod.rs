@@ -51,6 +51,7 @@ pub struct Controller {
     addresses: Vec<(u32, IpAddr)>,
     /// Devices by which a default route leads.
     default_routes: BTreeSet<u32>,
+    captures: captures::Captures,
     managed: BTreeSet<(u32, IpAddr)>,
     known_neighbors: BTreeMap<(u32, IpAddr), Option<caracal_wire::MacAddr>>,
     events: Receiver<Event>,
@@ -87,6 +88,7 @@ impl Controller {
             links: Vec::new(),
             addresses: Vec::new(),
             default_routes: BTreeSet::new(),
+            captures: captures::Captures::default(),
             managed: BTreeSet::new(),
             known_neighbors: BTreeMap::new(),
             events,
@@ -237,10 +239,16 @@ impl Controller {
         let node = tables.node.config();
         let to_nodes = tables.tunnels.iter().flat_map(|(_, tunnel)| tunnel.underlays());
         let routed = self.default_routes.iter().copied().chain(to_nodes.map(|way| way.ifindex)).collect();
+        let facts = captures::Facts {
+            node: node.cloned(),
+            pods: self.builder.captures(),
+            host: self.host_addresses(),
+            services: tables.services.clone(),
+        };
         let plan = Plan {
             node,
             endpoints: self.builder.endpoints().map(|(index, e)| (index, Arc::clone(e))).collect(),
-            captures: node.map(|node| captures::wanted(node, &self.builder.captures())).unwrap_or_default(),
+            captures: self.captures.follow(facts),
             links: &self.links,
             addresses: &self.addresses,
             routed,
@@ -295,12 +303,7 @@ impl Controller {
         }
         let routes: Vec<KernelRoute> = best.into_values().map(|(_, route)| route).collect();
         self.builder.kernel_routes(&routes);
-        let addresses: Vec<IpAddr> = self
-            .addresses
-            .iter()
-            .map(|(_, address)| *address)
-            .filter(|address| !address.is_loopback() && !is_link_local(*address))
-            .collect();
+        let addresses = self.host_addresses();
         self.builder.local_addresses(&addresses);
         let held =
             |index| self.addresses.iter().filter(move |(of, _)| *of == index).map(|(_, address)| *address);
@@ -313,6 +316,12 @@ impl Controller {
         self.read_neighbors()?;
         self.tables_changed = true;
         Ok(())
+    }
+
+    /// The addresses by which others know this host.
+    fn host_addresses(&self) -> Vec<IpAddr> {
+        let addresses = self.addresses.iter().map(|(_, address)| *address);
+        addresses.filter(|address| !address.is_loopback() && !is_link_local(*address)).collect()
     }
 
     fn read_neighbors(&mut self) -> Result<(), MirrorError> {

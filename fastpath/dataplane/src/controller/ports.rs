@@ -132,7 +132,7 @@ pub struct Plan<'a> {
     /// Its endpoints.
     pub endpoints: Vec<(EndpointIndex, Arc<Endpoint>)>,
     /// What the uplinks' programs must hand to us.
-    pub captures: BTreeSet<Capture>,
+    pub captures: Arc<BTreeSet<Capture>>,
     /// The kernel's devices.
     pub links: &'a [KernelLink],
     /// Which of them has which address.

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use caracal_wire::{MacAddr, checksum, ethernet, ipv4, ipv6};
 
-use crate::batch::{Egress, Slot, Verdict};
+use crate::batch::{Egress, Ingress, Slot, Verdict};
 use crate::drop_reason::DropReason;
 use crate::stage::arp::GATEWAY_MAC;
 use crate::stage::{Context, fragmentation, icmp_error};
@@ -123,7 +123,10 @@ fn to_host(context: &mut Context, slot: &mut Slot, link: Option<crate::pipeline:
     if slot.deliver_to.is_some() {
         slot.deliver_to = None;
     }
-    if !fits(context, slot, link.mtu, |context, piece| to_host(context, piece, Some(link))) {
+    // A tap takes any size: its MTU is for what the host sends by it. What an uplink brought is as large as that allows, and
+    // the host, whose it is, would have got it whole.
+    let is_the_hosts = matches!(slot.ingress, Ingress::Uplink(_));
+    if !is_the_hosts && !fits(context, slot, link.mtu, |context, piece| to_host(context, piece, Some(link))) {
         return;
     }
     address(slot, link.mac, GATEWAY_MAC);

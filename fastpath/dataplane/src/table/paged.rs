@@ -40,6 +40,11 @@ impl<T, const N: usize> Paged<T, N> {
             .flat_map(|(number, page)| page.iter().enumerate().map(move |(i, value)| (number * N + i, value)))
     }
 
+    /// Whether both are one snapshot: nothing has been set between them.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.pages, &other.pages)
+    }
+
     /// Bytes that the pages and their pointers take.
     pub fn bytes(&self) -> usize {
         let pages = self.pages.iter().flatten().count();

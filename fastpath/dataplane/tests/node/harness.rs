@@ -61,8 +61,13 @@ pub fn wire(device: &str, ours: &str, theirs: &str, mtu: u32, peer: &Peer) {
 }
 
 impl Node {
-    /// Starts the fastpath and tells it of the node and its pod. `uplinks`: arguments, such as `--uplink a`.
+    /// Starts the fastpath with these arguments, and tells it of the node and its pod.
     pub fn start(mtu: u32, arguments: &str) -> Node {
+        Node::start_as(config(), mtu, arguments)
+    }
+
+    /// The same for a node of another configuration.
+    pub fn start_as(config: plane::NodeConfig, mtu: u32, arguments: &str) -> Node {
         let (bpf, socket) = (Path::new(bpffs::MOUNT_POINT).join(name()), std::env::temp_dir().join(name()));
         let pod = pod_of(mtu, &bpf);
         let fastpath = Command::new(env!("CARGO_BIN_EXE_caracal-fastpath"))
@@ -93,7 +98,7 @@ impl Node {
             target: Some(plane::route::Target::LocalBlock(plane::LocalBlock {})),
         };
         node.tell(vec![
-            op::Op::NodeConfig(config()),
+            op::Op::NodeConfig(config),
             op::Op::Profile(profile),
             op::Op::Route(block),
             op::Op::Endpoint(endpoint()),
@@ -182,6 +187,12 @@ impl Drop for Node {
         let _ = std::fs::remove_dir(&self.bpf);
         let _ = std::fs::remove_file(&self.socket);
     }
+}
+
+/// The tap by which packets go to the host, as the agent makes it.
+pub fn host_port(name: &str) {
+    ip(&format!("tuntap add {name} mode tap vnet_hdr"));
+    ip(&format!("link set {name} mtu 1450 up"));
 }
 
 /// What the node is told of itself.

@@ -10,7 +10,10 @@
 mod common;
 mod harness;
 
-use caracal_plane_api::plane::op;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+
+use caracal_plane_api::plane::{self, op};
 use common::*;
 use harness::*;
 
@@ -148,6 +151,83 @@ fn a_worker_sleeps_while_the_kernel_takes_nothing_from_a_device_that_is_down() {
     });
 }
 
+/// A node that translates what pods send, and has a service at a node port. Its host port is there.
+fn translating_node() -> Node {
+    host_port("caracal0");
+    let config = plane::NodeConfig {
+        host_port: "caracal0".into(),
+        nat_outgoing: Some(plane::NatOutgoing::default()),
+        node_ports: Some(plane::NodePorts::default()),
+        ..config()
+    };
+    let mut node = Node::start_as(config, 1450, "");
+    let frontend = plane::Frontend { port: 30_080, external: true, ..plane::Frontend::default() };
+    node.tell(vec![op::Op::Service(plane::Service {
+        id: "default/web:http".into(),
+        protocol: 6,
+        frontends: vec![frontend],
+        ..plane::Service::default()
+    })]);
+    node.wait_for("crtup0");
+    node
+}
+
+/// Whether a machine can talk with the host at this port, over TCP and UDP.
+fn converse(near: &Peer, port: u16) {
+    let tcp = TcpListener::bind((NODE, port)).unwrap();
+    let udp = UdpSocket::bind((NODE, port)).unwrap();
+    udp.set_read_timeout(Some(PATIENCE)).unwrap();
+    let asker = near.run(move || {
+        let mut stream = TcpStream::connect((NODE, port)).unwrap();
+        stream.write_all(b"by TCP").unwrap();
+        let socket = UdpSocket::bind((NEAR, 0)).unwrap();
+        // Two packets of 1,500 bytes and a rest.
+        socket.send_to(&[7; 4000], (NODE, port)).unwrap();
+        (stream, socket)
+    });
+    let (mut stream, _) = tcp.accept().unwrap();
+    let mut heard = [0; 6];
+    stream.read_exact(&mut heard).unwrap();
+    assert_eq!(&heard, b"by TCP");
+    let mut heard = [0; 5000];
+    assert_eq!(udp.recv(&mut heard).unwrap(), 4000);
+    drop(asker);
+}
+
+#[test]
+fn the_hosts_own_connections_never_meet_us_while_ports_are_captured() {
+    in_netns(|| {
+        let near = machine("crtup0", NODE, NEAR, 9000);
+        let mut node = translating_node();
+        // As ssh comes, as the kernel's ephemeral ports are used, and beside a node port of another protocol.
+        for port in [22, 32_768, 60_999, 30_081] {
+            converse(&near, port);
+        }
+        assert!(near.run(|| succeeds("ping", &format!("-c 1 -W 2 {NODE}"))));
+        // With an identifier that is not one of translation's: then the answer would come by us.
+        assert!(succeeds("ping", &format!("-e 7 -c 1 -W 2 {NEAR}")));
+        let listener = near.run(|| TcpListener::bind((NEAR, 7)).unwrap());
+        let asker = TcpStream::connect((NEAR, 7)).unwrap();
+        drop((listener.accept().unwrap(), asker));
+        for name in ["prefix", "vxlan", "ipip", "service", "translated", "error", "fragment"] {
+            assert_eq!(node.counter(&format!("uplink_captured_{name}")), 0, "{name}");
+        }
+    });
+}
+
+#[test]
+fn what_is_captured_by_its_port_and_is_the_hosts_goes_back_to_it() {
+    in_netns(|| {
+        let near = machine("crtup0", NODE, NEAR, 9000);
+        let mut node = translating_node();
+        eventually("the host port is up", || node.port("host").filter(|row| row.up));
+        // A port of translation that the host listens on, although it should not.
+        converse(&near, 20_005);
+        assert!(node.counter("uplink_captured_translated") > 0);
+        assert!(node.counter("to_host") > 0);
+    });
+}
+
 #[test]
 fn jumbo_frames_are_carried_whole() {
     in_netns(|| {
@@ -160,15 +240,15 @@ fn jumbo_frames_are_carried_whole() {
         }
         assert!(!node.pod_pings(NEAR, "-M do -s 8973"), "no longer ones");
         // Half-made checksums over several frames, both ways.
-        let listener = near.run(|| std::net::TcpListener::bind((NEAR, 7)).unwrap());
-        let sender = node.pod.run(|| std::net::TcpStream::connect((NEAR, 7)).unwrap());
-        let (receiver, _) = listener.accept().unwrap();
+        let listener = near.run(|| TcpListener::bind((NEAR, 7)).unwrap());
+        let mut sender = node.pod.run(|| TcpStream::connect((NEAR, 7)).unwrap());
+        let (mut receiver, _) = listener.accept().unwrap();
         let sent: Vec<u8> = (0..4_000_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
         let expected = sent.clone();
-        let thread = std::thread::spawn(move || std::io::Write::write_all(&mut &sender, &sent).unwrap());
+        let thread = std::thread::spawn(move || sender.write_all(&sent).unwrap());
         receiver.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut received = Vec::new();
-        std::io::Read::read_to_end(&mut &receiver, &mut received).unwrap();
+        receiver.read_to_end(&mut received).unwrap();
         thread.join().unwrap();
         assert!(received == expected, "the bytes came changed");
     });

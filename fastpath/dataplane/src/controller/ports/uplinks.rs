@@ -4,6 +4,7 @@
 //! may reset a real device's rings.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use caracal_xsk::xdp::uplink::Capture;
 use caracal_xsk::xdp::{self, AttachMode, Preference, Uplink};
@@ -30,6 +31,8 @@ pub(super) struct LiveUplink {
     pub program: Uplink,
     pub queues: Vec<LivePort>,
     pub captured: BTreeSet<Capture>,
+    /// What it has been brought in line with.
+    pub followed: Option<Arc<BTreeSet<Capture>>>,
 }
 
 impl LiveUplink {
@@ -46,15 +49,19 @@ impl LiveUplink {
 
     /// Brings what the program takes in line with `wanted`. What is new first: what is meant all along is not let go in
     /// between.
-    fn capture(&mut self, wanted: &BTreeSet<Capture>) -> Result<(), xdp::XdpError> {
-        for new in wanted.difference(&self.captured.clone()) {
-            self.program.capture(*new)?;
-            self.captured.insert(*new);
+    fn capture(&mut self, wanted: &Arc<BTreeSet<Capture>>) -> Result<(), xdp::XdpError> {
+        if self.followed.as_ref().is_some_and(|followed| Arc::ptr_eq(followed, wanted)) {
+            return Ok(());
         }
-        for old in self.captured.clone().difference(wanted) {
-            self.program.release(*old)?;
-            self.captured.remove(old);
+        for new in wanted.difference(&self.captured).copied().collect::<Vec<_>>() {
+            self.program.capture(new)?;
+            self.captured.insert(new);
         }
+        for old in self.captured.difference(wanted).copied().collect::<Vec<_>>() {
+            self.program.release(old)?;
+            self.captured.remove(&old);
+        }
+        self.followed = Some(Arc::clone(wanted));
         Ok(())
     }
 }
@@ -188,15 +195,15 @@ impl Ports {
             xdp = %program.mode(),
             "uplink attached"
         );
-        let (device, captured) = (link.clone(), BTreeSet::new());
         Ok(LiveUplink {
             index,
-            device,
+            device: link.clone(),
             routed: chosen.routed,
             sends: chosen.sends,
             program,
             queues,
-            captured,
+            captured: BTreeSet::new(),
+            followed: None,
         })
     }
 }

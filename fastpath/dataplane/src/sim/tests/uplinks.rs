@@ -1,9 +1,11 @@
 //! A node with two ways to the fabric: the kernel's routes say which one a packet takes.
 
 use super::super::datagram::Datagram;
-use super::super::world::{self, A, NEIGHBOR_MAC, NODE2, OUTSIDE, REMOTE, pod};
-use super::super::{Output, PortName, SECOND_UPLINK, SECOND_UPLINK_IFINDEX, SECOND_UPLINK_MAC};
+use super::super::world::{self, A, NEIGHBOR_MAC, NODE1, NODE2, OUTSIDE, REMOTE, pod};
+use super::super::{HOST_MAC, Output, PortName, SECOND_UPLINK, SECOND_UPLINK_IFINDEX, SECOND_UPLINK_MAC};
 use super::support::*;
+use crate::batch::Egress;
+use crate::pipeline::Link;
 use crate::table::{KernelRoute, Prefix};
 use caracal_wire::MacAddr;
 
@@ -62,4 +64,14 @@ fn a_route_by_an_interface_that_is_no_uplink_leads_nowhere() {
     world.node.engine_mut().set_uplink(SECOND_UPLINK, None);
     assert_eq!(world.send(&pod("a"), &from_pod(&Datagram::udp((A, 9), (OUTSIDE, 53), b"?"))), []);
     expect_counters!(world, {"flow_created": 1, "drop.port-gone": 1});
+}
+
+#[test]
+fn what_an_uplink_brings_for_the_host_may_be_larger_than_the_host_port_sends() {
+    let mut world = world_with(&[]);
+    let small = Link { mac: HOST_MAC, mtu: 1400 };
+    world.node.engine_mut().set_link(Egress::Host, Some(small));
+    let whole = Datagram::udp((OUTSIDE, 53), (NODE1, 20_000), &[7; 1472]);
+    assert_eq!(world.send(&PortName::Uplink, &from_uplink(&whole)), [to_host(PortName::Host, &whole)]);
+    expect_counters!(world, {"to_host": 1});
 }
