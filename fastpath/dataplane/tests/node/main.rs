@@ -154,9 +154,11 @@ fn a_worker_sleeps_while_the_kernel_takes_nothing_from_a_device_that_is_down() {
 /// A node that translates what pods send, and has a service at a node port. Its host port is there.
 fn translating_node() -> Node {
     host_port("caracal0");
+    let prefix = Some(plane::Prefix { address: bytes("10.244.0.0"), length: 16 });
+    let pool = plane::Pool { prefix, nat_outgoing: true };
     let config = plane::NodeConfig {
         host_port: "caracal0".into(),
-        nat_outgoing: Some(plane::NatOutgoing::default()),
+        nat_outgoing: Some(plane::NatOutgoing { pools: vec![pool], ..plane::NatOutgoing::default() }),
         node_ports: Some(plane::NodePorts::default()),
         ..config()
     };
@@ -166,6 +168,7 @@ fn translating_node() -> Node {
         id: "default/web:http".into(),
         protocol: 6,
         frontends: vec![frontend],
+        cluster: vec![plane::Backend { address: bytes(POD), port: 8080 }],
         ..plane::Service::default()
     })]);
     node.wait_for("crtup0");
@@ -223,8 +226,47 @@ fn what_is_captured_by_its_port_and_is_the_hosts_goes_back_to_it() {
         eventually("the host port is up", || node.port("host").filter(|row| row.up));
         // A port of translation that the host listens on, although it should not.
         converse(&near, 20_005);
+        assert!(near.run(|| succeeds("ping", &format!("-c 1 -W 2 -s 12000 {NODE}"))), "in fragments");
         assert!(node.counter("uplink_captured_translated") > 0);
         assert!(node.counter("to_host") > 0);
+    });
+}
+
+#[test]
+fn answers_to_the_node_and_errors_find_the_pod_and_node_ports_its_service() {
+    in_netns(|| {
+        let near = machine("crtup0", NODE, NEAR, 1500);
+        // Nobody there knows the way to pods.
+        near.run(|| ip("route del 10.244.1.0/24"));
+        let mut node = translating_node();
+        node.wait_for_answer(NEAR);
+
+        let listener = near.run(|| TcpListener::bind((NEAR, 7)).unwrap());
+        let mut asker = node.pod.run(|| TcpStream::connect((NEAR, 7)).unwrap());
+        asker.write_all(b"from the pod").unwrap();
+        let (mut heard, from) = listener.accept().unwrap();
+        let mut said = [0; 12];
+        heard.read_exact(&mut said).unwrap();
+        assert_eq!((&said, from.ip().to_string()), (b"from the pod", NODE.to_owned()));
+        assert!((20_000..30_000).contains(&from.port()), "{from}");
+
+        // Nobody listens there, and the pod is told.
+        let refused = node.pod.run(|| {
+            let socket = UdpSocket::bind((POD, 0)).unwrap();
+            socket.connect((NEAR, 9)).unwrap();
+            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            socket.send(b"?").unwrap();
+            socket.recv(&mut [0; 8]).unwrap_err().kind()
+        });
+        assert_eq!(refused, std::io::ErrorKind::ConnectionRefused);
+
+        let server = node.pod.run(|| TcpListener::bind((POD, 8080)).unwrap());
+        let client = near.run(|| TcpStream::connect((NODE, 30_080)).unwrap());
+        let (_, seen) = server.accept().unwrap();
+        drop((client, seen));
+        for name in ["service", "translated", "error"] {
+            assert!(node.counter(&format!("uplink_captured_{name}")) > 0, "{name}");
+        }
     });
 }
 
