@@ -20,6 +20,8 @@ use std::{
 use caracal_cni::netns;
 use caracal_model::{
     case::{Place, World},
+    convert::service_slice,
+    object::Object,
     protocol::Protocol,
 };
 use nix::{
@@ -358,6 +360,20 @@ fn listeners(world: &World, name: &LabName) -> Vec<Listener> {
                     pod.add(flow.protocol, port);
                 }
             }
+        }
+    }
+    // Services may have backends outside.
+    let slices = world.objects.iter().filter_map(|object| match object {
+        Object::EndpointSlice(slice) => Some(service_slice(slice)),
+        _ => None,
+    });
+    for slice in slices {
+        let is_outside = |address: IpAddr| {
+            let of_pod = world.pods.iter().any(|pod| pod.addresses.contains(&address));
+            !of_pod && !world.nodes.iter().any(|node| node.has_address(address))
+        };
+        if slice.endpoints.iter().any(|endpoint| is_outside(endpoint.address)) {
+            slice.ports.iter().for_each(|(_, protocol, port)| outside.add(*protocol, Some(*port)));
         }
     }
     let versions = |ipv6: bool| if ipv6 { BOTH } else { IPV4 };

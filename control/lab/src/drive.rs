@@ -153,8 +153,12 @@ fn start(
             return Ok(Started { evidence: Evidence::default(), outcome });
         }
     };
-    let nodes: BTreeSet<usize> =
-        [flow.source, flow.destination].iter().filter_map(|p| node_of(world, *p)).collect();
+    let nodes: BTreeSet<usize> = if flow.service.is_some() || matches!(flow.destination, Place::Service(_)) {
+        // The backend that is chosen may be anywhere.
+        (0..world.nodes.len()).collect()
+    } else {
+        [flow.source, flow.destination].iter().filter_map(|p| node_of(world, *p)).collect()
+    };
     let before = watchers.snapshot(&nodes)?;
     let begin = Instant::now();
     let receiver = in_background(probe);
@@ -189,6 +193,9 @@ fn in_background(probe: Probe) -> Receiver<Answer> {
 }
 
 fn probe(name: &LabName, world: &World, flow: &WorldFlow) -> Result<Probe, String> {
+    if let Some(reason) = untried(flow) {
+        return Err(reason.into());
+    }
     let netns = match flow.source {
         Place::External => name.outside(),
         place => {
@@ -215,6 +222,10 @@ fn judge(world: &World, flow: &WorldFlow, started: Started) -> Observation {
     };
     let ours = ours(world, flow);
     match answer {
+        // Refused by us, not by who was asked.
+        Answer::Refused if evidence.refused => {
+            Observation::new(Observed::Deny, format!("{} (the sender was told)", evidence.denied.join("; ")))
+        }
         Answer::Echoed | Answer::Refused => {
             if ours && !evidence.carried {
                 return Observation::new(
@@ -244,8 +255,8 @@ fn judge(world: &World, flow: &WorldFlow, started: Started) -> Observation {
     }
 }
 
-/// Whether packets of a flow must go through a fastpath: an end is a pod, and an end is on a node of ours. A pod that speaks to itself
-/// never leaves its namespace.
+/// Whether packets of a flow must go through a fastpath: an end is a pod, and an end is on a node of ours; or a service is asked, and the
+/// node where that is seen first is ours. A pod that speaks to itself never leaves its namespace, but by a service it does.
 fn ours(world: &World, flow: &WorldFlow) -> bool {
     let is_pod = |place: Place| match place {
         Place::Pod(index) => world.pods.get(index).is_some_and(|pod| !pod.host_network),
@@ -255,7 +266,26 @@ fn ours(world: &World, flow: &WorldFlow) -> bool {
         node_of(world, place).and_then(|index| world.nodes.get(index)).is_some_and(|node| !node.kernel)
     };
     let ends = [flow.source, flow.destination];
-    flow.source != flow.destination && ends.into_iter().any(is_pod) && ends.into_iter().any(is_on_ours)
+    match flow.destination {
+        Place::Service(_) if flow.source == Place::External => {
+            world.entrance(flow.destination_address).is_some_and(|node| is_on_ours(Place::Node(node)))
+        }
+        Place::Service(_) => is_on_ours(flow.source),
+        Place::Node(_) if flow.service.is_some() => is_on_ours(flow.destination),
+        _ => {
+            flow.source != flow.destination
+                && ends.into_iter().any(is_pod)
+                && ends.into_iter().any(is_on_ours)
+        }
+    }
+}
+
+/// Why the lab does not try a flow.
+fn untried(flow: &WorldFlow) -> Option<&'static str> {
+    let is_own_node_port = flow.service.is_some() && flow.source == flow.destination;
+    (is_own_node_port && matches!(flow.source, Place::Node(_))).then_some(
+        "what a node sends to an address of its own stays in its kernel: its own node ports are not ours to serve",
+    )
 }
 
 fn node_of(world: &World, place: Place) -> Option<usize> {

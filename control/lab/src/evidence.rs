@@ -11,20 +11,30 @@ use caracal_plane_api::{Counter, DropRow, PolicyRow, What};
 use crate::{error::LabError, plane::Reader, state::State};
 
 /// Drop reasons that are a decision about a flow. Every other one is an accident, or a fault of somebody's.
-const DECISIONS: [&str; 12] = [
+const DECISIONS: [&str; 20] = [
     POLICY_DENY,
     "address-invalid",
+    "bandwidth-limit",
     "blackhole",
+    "connection-limit",
     "endpoint-to-host",
     "fabric-spoofed-source",
+    "fragment-overlap",
     "no-route",
     "not-forwarded-back",
+    "packet-rate-limit",
     "pod-sent-tunnel",
+    "service-backend-gone",
+    "service-no-backend",
+    "service-no-local-backend",
+    "service-source-range",
     "spoofed-source",
     "tunnel-not-for-pods",
     "tunnel-spoofed-inner",
     "tunnel-unknown-source",
 ];
+/// Those of them that the sender is told of, by a reset or by ICMP: he takes it for the word of whom he asked.
+const REFUSALS: [&str; 2] = ["connection-limit", "service-no-backend"];
 /// The reason that says no more than that a rule said more.
 const POLICY_DENY: &str = "policy-deny";
 /// Counters that move when packets of flows do, and only then.
@@ -56,6 +66,8 @@ pub(crate) struct Snapshot {
 pub(crate) struct Evidence {
     /// What denied, in words.
     pub(crate) denied: Vec<String>,
+    /// Whether the sender was told so, in the name of whom he asked.
+    pub(crate) refused: bool,
     /// What allowed, in words.
     pub(crate) allowed: Vec<String>,
     /// Accidents.
@@ -96,6 +108,7 @@ impl Snapshot {
             if *packets <= self.drops.get(reason).copied().unwrap_or(0) {
                 continue;
             }
+            evidence.refused |= REFUSALS.contains(&reason.as_str());
             if !DECISIONS.contains(&reason.as_str()) {
                 evidence.accidents.push(format!("dropped: {reason}"));
             } else if !(named && reason == POLICY_DENY) {
@@ -207,6 +220,15 @@ mod tests {
         let accident = before.until(&snapshot(&[("transmit-ring-full", 1)], &[], 0));
         assert!(accident.denied.is_empty());
         assert_eq!(accident.accidents, ["dropped: transmit-ring-full"]);
+    }
+
+    #[test]
+    fn what_the_sender_was_told_of_counts_as_refused_by_us() {
+        let before = snapshot(&[], &[], 0);
+        assert!(!before.until(&snapshot(&[("spoofed-source", 1)], &[], 0)).refused);
+        let evidence = before.until(&snapshot(&[("service-no-backend", 1)], &[], 0));
+        assert!(evidence.refused);
+        assert_eq!(evidence.denied, ["dropped: service-no-backend"]);
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod drive;
 mod error;
 mod evidence;
 mod exec;
+mod host_flows;
 mod kernel_node;
 mod mtu;
 mod name;

@@ -26,13 +26,29 @@ use caracal_cni::{
 use caracal_model::{
     case::{World, WorldNode},
     cidr::Cidr,
+    convert::host_endpoint,
+    object::Object,
 };
 use nix::mount::{MsFlags, mount};
 
 use crate::{error::LabError, kernel_node, mtu, name::LabName, state::State, stop::Stop};
 
-/// The nodes' uplink.
+/// The nodes' uplink, where no host endpoint calls it something else.
 pub const UPLINK: &str = "uplink0";
+/// The name of a node's uplink: the one that its host endpoints give to the interface that holds its address, if they give one.
+pub(crate) fn uplink_of(world: &World, node: &WorldNode) -> String {
+    let endpoints = world.objects.iter().filter_map(|object| match object {
+        Object::HostEndpoint(object) => Some(host_endpoint(object)),
+        _ => None,
+    });
+    let addresses: Vec<IpAddr> = legs(node).iter().map(|leg| leg.address).collect();
+    let named = endpoints
+        .filter(|endpoint| endpoint.node == node.name)
+        .filter(|endpoint| endpoint.expected_ips.iter().any(|address| addresses.contains(address)))
+        .filter_map(|endpoint| endpoint.interface.filter(|name| name != "*"));
+    named.min().unwrap_or_else(|| UPLINK.to_owned())
+}
+
 /// MTU of the uplinks when the case does not say.
 pub const DEFAULT_UPLINK_MTU: u32 = 1500;
 
@@ -139,7 +155,7 @@ pub fn build(world: &World, name: &LabName, state: &State, stop: &Stop) -> Resul
     for (index, node) in world.nodes.iter().enumerate() {
         stop.check()?;
         let Some(bridge) = bridges.get(&node.subnet.to_string()) else { continue };
-        node_links(name, index, node, bridge, mtu)?;
+        node_links(name, index, node, &uplink_of(world, node), bridge, mtu)?;
         if node.kernel {
             kernel_node::build(world, name, index, mtu)?;
         }
@@ -301,6 +317,7 @@ fn node_links(
     name: &LabName,
     index: usize,
     node: &WorldNode,
+    uplink: &str,
     bridge: &str,
     mtu: u32,
 ) -> Result<(), LabError> {
@@ -312,7 +329,7 @@ fn node_links(
         netlink
             .add_veth(
                 &VethEnd { name: &near, ..VethEnd::default() },
-                &VethEnd { name: UPLINK, netns: Some(node_netns.as_fd()), mac: None },
+                &VethEnd { name: uplink, netns: Some(node_netns.as_fd()), mac: None },
                 mtu,
             )
             .map_err(&fail)?;
@@ -327,7 +344,7 @@ fn node_links(
         let fail = LabError::netlink(&place);
         let loopback = netlink.link("lo").map_err(&fail)?.index;
         netlink.set_up(loopback).map_err(&fail)?;
-        let uplink = netlink.link(UPLINK).map_err(&fail)?.index;
+        let uplink = netlink.link(uplink).map_err(&fail)?.index;
         netlink.set_up(uplink).map_err(&fail)?;
         for leg in legs {
             netlink.add_address(uplink, leg.address, leg.subnet.length()).map_err(&fail)?;

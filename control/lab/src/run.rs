@@ -7,14 +7,14 @@ use std::{
 
 use caracal_model::case::{
     Case, CaseFlow, World,
-    report::{CaseReport, Observation},
+    report::{CaseReport, Observation, Observations},
 };
 use serde_json::json;
 
 use crate::{
     api,
     cluster::{Cluster, Progress},
-    drive,
+    drive, host_flows,
     error::LabError,
     name::LabName,
     state::State,
@@ -34,13 +34,14 @@ fn try_run(
     world: &World,
     stop: &Stop,
     progress: Progress<'_>,
-) -> Result<(Vec<Observation>, Vec<String>), LabError> {
+) -> Result<(Observations, Vec<String>), LabError> {
     let cluster = Cluster::up(&unique_name()?, file, world, stop, progress)?;
     let mut failures = refusals(&cluster, world, stop)?;
-    let observations = drive::flows(&cluster.state(), world, stop)?;
-    failures.extend(drive::flows_without_us(&cluster.state(), world, &observations, stop)?);
+    let flows = drive::flows(&cluster.state(), world, stop)?;
+    let host_flows = host_flows::host_flows(&cluster.state(), world, stop)?;
+    failures.extend(drive::flows_without_us(&cluster.state(), world, &flows, stop)?);
     cluster.down()?;
-    Ok((observations, failures))
+    Ok((Observations { flows, host_flows }, failures))
 }
 
 /// Sends one flow through a lab that is up, and tells what became of it and why.
