@@ -7,6 +7,7 @@ use crate::expression::Expression;
 use crate::message::{Read, Received};
 use crate::ruleset::{Base, Hook, Ruleset};
 use crate::set::{Element, FieldType, Set};
+use crate::statement::Verdict;
 use crate::transaction::{INTERVAL_END, key_type, stride};
 
 /// A table of ours, as the kernel has it.
@@ -42,6 +43,20 @@ pub struct TableName {
     pub family: &'static str,
     /// The table's name.
     pub name: String,
+}
+
+impl ListedRule {
+    /// Whether it drops what it matches.
+    #[must_use]
+    pub fn drops(&self) -> bool {
+        self.expressions.contains(&Expression::Verdict(Verdict::Drop))
+    }
+
+    /// Whether no connection is tracked for what it matches.
+    #[must_use]
+    pub fn is_untracking(&self) -> bool {
+        self.expressions.contains(&Expression::NoTrack)
+    }
 }
 
 impl TableName {
