@@ -512,9 +512,8 @@ mod tests {
     use super::super::mirror::LinkKind;
     use super::*;
 
-    #[test]
-    fn a_port_is_up_only_while_its_link_is_up_at_both_ends() {
-        let link = KernelLink {
+    fn link() -> KernelLink {
+        KernelLink {
             index: 2,
             name: "uplink0".into(),
             mac: caracal_wire::MacAddr::ZERO,
@@ -524,12 +523,26 @@ mod tests {
             queues: 1,
             kind: LinkKind::Ethernet,
             master: None,
-        };
-        assert_eq!(link_problem(Some(&link)), None);
-        let down = KernelLink { up: false, ..link.clone() };
+        }
+    }
+
+    #[test]
+    fn a_port_is_up_only_while_its_link_is_up_at_both_ends() {
+        assert_eq!(link_problem(Some(&link())), None);
+        let down = KernelLink { up: false, ..link() };
         assert_eq!(link_problem(Some(&down)), Some("its device is down"));
-        let cut = KernelLink { carrier: false, ..link };
+        let cut = KernelLink { carrier: false, ..link() };
         assert!(link_problem(Some(&cut)).unwrap().contains("carrier"));
         assert!(link_problem(None).unwrap().contains("gone"));
+    }
+
+    #[test]
+    fn where_a_packet_is_one_frame_a_device_with_longer_ones_is_refused_in_a_line() {
+        let of_mtu = |mtu| jumbo(&KernelLink { mtu, ..link() }, 1792, "the kernel is old");
+        assert!(of_mtu(1778).is_ok());
+        let refused = of_mtu(1779).unwrap_err().to_string();
+        for word in ["uplink0", "1779", "1792", "the kernel is old", "--chunk-size 4096"] {
+            assert!(refused.contains(word), "{refused}");
+        }
     }
 }
