@@ -6,7 +6,8 @@
 //!   c 10.244.1.4 ┘    host: caracal0, caracal1                       └ gateway 192.0.2.254 ── everything else
 //! ```
 //!
-//! Pods have IPv6 addresses, too: fd00:10:244:1::2 beside 10.244.1.2. The fabric has 2001:db8::/64; tunnels are IPv4.
+//! Pods have IPv6 addresses, too: fd00:10:244:1::2 beside 10.244.1.2. The fabric has 2001:db8::/64; node2 is reached by
+//! IPIP for 10.244.4.0/24, and by VXLAN over IPv6 for 10.244.6.0/24 and fd00:10:244:6::/64.
 //!
 //! Every pod may talk to everybody; tests that are about policy say otherwise by one more transaction.
 
@@ -51,6 +52,10 @@ pub const NOBODY: [u8; 4] = [10, 244, 1, 99];
 pub const REMOTE: [u8; 4] = [10, 244, 2, 7];
 /// A pod on node3, which is reached without a tunnel.
 pub const PLAIN_REMOTE: [u8; 4] = [10, 244, 3, 7];
+/// A pod on node2, behind IPIP.
+pub const IPIP_REMOTE: [u8; 4] = [10, 244, 4, 7];
+/// A pod on node2, behind VXLAN over IPv6.
+pub const VXLAN6_REMOTE: [u8; 4] = [10, 244, 6, 7];
 /// Somebody outside.
 pub const OUTSIDE: [u8; 4] = [198, 51, 100, 9];
 /// This node.
@@ -193,6 +198,13 @@ pub fn ops() -> Vec<Op> {
         forward_port: "caracal1".into(),
         ..plane::NodeConfig::default()
     };
+    let over_ipv6 = || {
+        plane::route::Target::Remote(plane::RemoteNode {
+            node: "node2".into(),
+            encapsulation: plane::Encapsulation::Vxlan.into(),
+            over_ipv6: true,
+        })
+    };
     let allow = rule(plane::Action::Allow);
     let profile =
         plane::Profile { name: "kns.default".into(), ingress: vec![allow.clone()], egress: vec![allow] };
@@ -203,6 +215,9 @@ pub fn ops() -> Vec<Op> {
         tunnel("node3", NODE3, NODE3_6, [10, 244, 3, 0], MacAddr([0x66, 3, 3, 3, 3, 3])),
         route_to_node(TUNNEL2, 24, "node2", plane::Encapsulation::Vxlan),
         route_to_node([10, 244, 3, 0], 24, "node3", plane::Encapsulation::None),
+        route_to_node([10, 244, 4, 0], 24, "node2", plane::Encapsulation::Ipip),
+        route([10, 244, 6, 0], 24, over_ipv6()),
+        route6([10, 244, 6, 0], 64, over_ipv6()),
         route(TUNNEL1, 24, plane::route::Target::LocalBlock(plane::LocalBlock {})),
         route(TUNNEL1, 32, plane::route::Target::LocalHost(plane::LocalHost {})),
         route6(TUNNEL2, 64, to_node("node2", plane::Encapsulation::Vxlan)),
