@@ -7,6 +7,7 @@
 //!                                                        ▼         view            whole, table, metadata
 //!                                                      store ────► watch           the log, followed by cursors
 //!   kinds: the table of what is served                             discovery, openapi
+//!   services: addresses and node ports; slices of endpoints, in the background
 //! ```
 //!
 //! Pods are deleted at once: there is no kubelet here to wait for, so a grace period is taken as zero.
@@ -28,6 +29,7 @@ mod request;
 mod schema;
 mod selector;
 mod server;
+mod services;
 mod shape;
 mod status;
 mod store;
@@ -37,6 +39,7 @@ mod watch;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+pub use caracal_model::services::allocation::Ranges;
 pub use server::{ServeError, Server, serve};
 
 /// What `caracal apiserver` is told.
@@ -48,12 +51,17 @@ pub struct Options {
     pub listen: SocketAddr,
     /// Where to write the kubeconfig that clients use: it holds the token, and is readable by its owner only.
     pub write_kubeconfig: PathBuf,
+    /// From where services get their addresses and node ports.
+    pub ranges: Ranges,
 }
 
 /// What answers requests.
 struct App {
     store: store::Store,
     token: String,
+    ranges: Ranges,
+    /// Held while a service is given its addresses: of two that ask for one, the second is to see the first.
+    allocating: tokio::sync::Mutex<()>,
     /// Becomes true when the server is to stop: watches end.
     stop: tokio::sync::watch::Receiver<bool>,
 }

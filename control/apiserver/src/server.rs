@@ -20,7 +20,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::credentials::{Credentials, CredentialsError};
 use crate::store::{LogLimits, OpenError, Store};
-use crate::{App, Options, handlers, namespaces, neighbours};
+use crate::{App, Options, handlers, namespaces, neighbours, services};
 
 mod stall;
 
@@ -105,9 +105,16 @@ pub async fn serve(options: Options) -> Result<Server, ServeError> {
     let address = listener.local_addr().map_err(listening)?;
 
     let (stop, stopped) = watch::channel(false);
-    let app = Arc::new(App { store: store.clone(), token: credentials.token.clone(), stop: stopped.clone() });
+    let app = Arc::new(App {
+        store: store.clone(),
+        token: credentials.token.clone(),
+        ranges: options.ranges.clone(),
+        allocating: tokio::sync::Mutex::new(()),
+        stop: stopped.clone(),
+    });
     namespaces::start(&app).await.map_err(|error| ServeError::Initial(error.message))?;
     neighbours::start(&app).await.map_err(|error| ServeError::Initial(error.message))?;
+    services::keep_slices(&app);
     let tls = TlsAcceptor::from(Arc::clone(&credentials.tls));
     let accepting = tokio::spawn(accept(listener, tls, app, stopped));
     credentials.write_kubeconfig(&options.write_kubeconfig, address)?;

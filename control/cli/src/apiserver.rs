@@ -2,11 +2,13 @@
 
 use std::io::IsTerminal;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use caracal_apiserver::Options;
+use caracal_apiserver::{Options, Ranges};
+use caracal_model::cidr::Cidr;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -26,6 +28,38 @@ pub struct Args {
     /// The kubeconfig to write for clients. It holds the token, and is there once the server answers.
     #[arg(long, value_name = "FILE")]
     write_kubeconfig: PathBuf,
+
+    /// From where services get their cluster addresses: one CIDR of a family, or one of each, separated by a comma.
+    #[arg(
+        long,
+        value_name = "CIDR[,CIDR]",
+        value_delimiter = ',',
+        default_value = "10.96.0.0/16,fd00:10:96::/112"
+    )]
+    service_cluster_ip_range: Vec<Cidr>,
+
+    /// From where services get their node ports.
+    #[arg(long, value_name = "FIRST-LAST", default_value = "30000-32767", value_parser = port_range)]
+    service_node_port_range: RangeInclusive<u16>,
+}
+
+fn port_range(text: &str) -> Result<RangeInclusive<u16>, String> {
+    let range = text.split_once('-').and_then(|(first, last)| Some(first.parse().ok()?..=last.parse().ok()?));
+    let range = range.filter(|range: &RangeInclusive<u16>| *range.start() != 0 && !range.is_empty());
+    range.ok_or_else(|| format!("{text:?} is no range of ports, like 30000-32767"))
+}
+
+/// The ranges, one of each family at most.
+fn ranges(cidrs: &[Cidr], node_ports: RangeInclusive<u16>) -> anyhow::Result<Ranges> {
+    let mut ranges = Ranges { node_ports, ..Ranges::default() };
+    let of_family = |ipv4: bool| cidrs.iter().filter(move |cidr| cidr.is_ipv4() == ipv4).copied();
+    anyhow::ensure!(
+        of_family(true).count() <= 1 && of_family(false).count() <= 1,
+        "--service-cluster-ip-range: at most one CIDR of each family"
+    );
+    ranges.v4 = of_family(true).next().unwrap_or(ranges.v4);
+    ranges.v6 = of_family(false).next().unwrap_or(ranges.v6);
+    Ok(ranges)
 }
 
 /// The environment variable that sets what is logged: `info`, `debug`, `caracal_apiserver=debug,warn`, …
@@ -39,7 +73,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let ansi = std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(ansi).with_writer(std::io::stderr).init();
-    let Args { data_dir, listen, write_kubeconfig } = args;
+    let Args { data_dir, listen, write_kubeconfig, service_cluster_ip_range, service_node_port_range } = args;
+    let ranges = ranges(&service_cluster_ip_range, service_node_port_range)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -48,7 +83,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
-        let server = caracal_apiserver::serve(Options { data_dir, listen, write_kubeconfig }).await?;
+        let server = caracal_apiserver::serve(Options { data_dir, listen, write_kubeconfig, ranges }).await?;
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}

@@ -17,6 +17,7 @@ use crate::neighbours;
 use crate::patch::Patch;
 use crate::path::Target;
 use crate::request::{self, Query};
+use crate::services;
 use crate::selector::Selection;
 use crate::status::{ApiError, json_response};
 use crate::store::{Change, CommitError, Condition, Key, Stored};
@@ -49,12 +50,14 @@ pub async fn create(
     let name = metadata::field(&object, "name").to_owned();
     let key = key(&target, &name);
 
+    let _turn = services::turn(app, resource).await;
     for _ in 0..ATTEMPTS {
         let mut conditions = vec![Condition::Absent(key.clone())];
         if let Some(namespace) = &target.namespace {
             conditions.push(living_namespace(app, resource, &name, namespace)?);
         }
         neighbours::may_come(app, resource, &name, &object)?;
+        services::complete(app, resource, &name, &mut object, None)?;
         if query.is_dry_run()? {
             if app.store.get(&key).is_some() {
                 return Err(ApiError::already_exists(resource, &name));
@@ -138,6 +141,7 @@ async fn modify(
     let resource = target.resource;
     let name = target.name.as_deref().unwrap_or("");
     let key = key(target, name);
+    let _turn = services::turn(app, resource).await;
     for _ in 0..ATTEMPTS {
         let stored = app.store.get(&key).ok_or_else(|| ApiError::not_found(resource, name))?;
         let sent = desired(&stored)?;
@@ -158,6 +162,9 @@ async fn modify(
         }
         same_uid(resource, name, metadata::field(&object, "uid"), &stored.value)?;
         admission::update(resource, target.subresource, &stored.value, &mut object)?;
+        if target.subresource.is_none() {
+            services::complete(app, resource, name, &mut object, Some(&stored.value))?;
+        }
         let answer = |object: &Value| {
             let shown = view.object(resource, object, true);
             with_warnings(json_response(StatusCode::OK, &shown), &admitted.warnings)

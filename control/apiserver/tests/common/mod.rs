@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use caracal_apiserver::{Options, Server, serve};
+use caracal_apiserver::{Options, Ranges, Server, serve};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 
 /// A server in this process.
@@ -43,7 +43,7 @@ pub fn kubeconfig(dir: &Path) -> PathBuf {
 }
 
 pub fn options(dir: &Path, listen: SocketAddr) -> Options {
-    Options { data_dir: dir.join("data"), listen, write_kubeconfig: kubeconfig(dir) }
+    Options { data_dir: dir.join("data"), listen, write_kubeconfig: kubeconfig(dir), ranges: Ranges::default() }
 }
 
 pub async fn client(kubeconfig: &Path) -> kube::Client {

@@ -11,6 +11,7 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use k8s_openapi::api::core::v1::{Service, ServiceSpec};
+use serde_json::Value;
 
 use crate::cidr::Cidr;
 use crate::convert::cluster_ips;
@@ -46,6 +47,25 @@ pub struct Taken {
 }
 
 impl Taken {
+    /// The same of a service as it is stored, without decoding it whole.
+    pub fn add_stored(&mut self, service: &Value) {
+        let text = |path: &str| service.pointer(path).and_then(Value::as_str).unwrap_or_default();
+        let owner = format!("{}/{}", text("/metadata/namespace"), text("/metadata/name"));
+        let list = |path: &str| service.pointer(path).and_then(Value::as_array).into_iter().flatten();
+        let all = list("/spec/clusterIPs").filter_map(Value::as_str).chain([text("/spec/clusterIP")]);
+        for address in all.filter_map(|text| text.parse().ok()) {
+            self.addresses.insert(address, owner.clone());
+        }
+        for port in list("/spec/ports") {
+            let number =
+                port.get("nodePort").and_then(Value::as_u64).and_then(|number| u16::try_from(number).ok());
+            if let Some(number) = number.filter(|number| *number != 0) {
+                let protocol = port.get("protocol").and_then(Value::as_str).unwrap_or("TCP");
+                self.node_ports.insert((protocol.to_owned(), number), owner.clone());
+            }
+        }
+    }
+
     /// A service has what its object says.
     pub fn add(&mut self, service: &Service) {
         let metadata = &service.metadata;
