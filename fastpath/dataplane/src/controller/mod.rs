@@ -15,6 +15,7 @@ pub mod mirror;
 pub mod ports;
 pub mod report;
 pub mod server;
+mod translations;
 pub mod uplinks;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

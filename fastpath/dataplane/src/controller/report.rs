@@ -11,6 +11,7 @@ use caracal_plane_api::{
 
 use super::Controller;
 use super::server::Client;
+use super::translations;
 use crate::clock::Clock;
 use crate::drop_reason::DropReason;
 use crate::flow::{FlowEntry, FlowNote, Timeouts};
@@ -57,8 +58,20 @@ impl Controller {
             Ok(What::Routes) => self.send_routes(&client, &tables),
             Ok(What::Policy) => self.send_policies(client, tables),
             Ok(What::Flows) => self.send_flows(client, tables),
-            Ok(What::Services | What::Nat) => {
-                client.reply(ReadReply { last: true, ..ReadReply::default() });
+            Ok(What::Services) => {
+                let rows = translations::services(&tables);
+                send(&client, rows, |services, last| ReadReply { last, services, ..ReadReply::default() });
+            }
+            Ok(What::Nat) => {
+                let of = |worker| {
+                    let worker = self.ports.workers().iter().find(|other| other.index == worker);
+                    worker.map_or((0, 0), |worker| {
+                        let exhausted = worker.counters.pipeline.nat_ports_exhausted.get();
+                        (worker.status.translations.load(Relaxed), exhausted)
+                    })
+                };
+                let nat = translations::ports(&tables, of);
+                client.reply(ReadReply { last: true, nat, ..ReadReply::default() });
             }
             Err(_) => client.refuse(0, format!("nothing with number {what} can be read here")),
         }

@@ -49,8 +49,7 @@ impl Affinity {
     pub fn set(&mut self, client: IpAddr, service: ServiceIndex, backend: Backend, now: Tick) {
         let at = self.bucket(client, service);
         let bucket = &mut self.buckets[at];
-        let same =
-            bucket.iter().position(|c| c.is_some_and(|c| c.address == client && c.service == service));
+        let same = bucket.iter().position(|c| c.is_some_and(|c| c.address == client && c.service == service));
         let place = same.or_else(|| bucket.iter().position(Option::is_none)).unwrap_or_else(|| {
             let age = |c: &Option<Client>| c.map_or(u32::MAX, |c| now.since(c.last_asked));
             (0..WAYS).max_by_key(|place| age(&bucket[*place])).unwrap_or(0)
@@ -95,11 +94,8 @@ mod tests {
     #[test]
     fn who_has_not_asked_for_longest_is_forgotten_first() {
         let mut affinity = Affinity::new(5);
-        let crowd: Vec<IpAddr> = (0..)
-            .map(client)
-            .filter(|c| affinity.bucket(*c, SERVICE) == 3)
-            .take(WAYS + 1)
-            .collect();
+        let crowd: Vec<IpAddr> =
+            (0..).map(client).filter(|c| affinity.bucket(*c, SERVICE) == 3).take(WAYS + 1).collect();
         for (i, client) in crowd.iter().enumerate() {
             affinity.set(*client, SERVICE, backend(i as u16), Tick(i as u32));
         }

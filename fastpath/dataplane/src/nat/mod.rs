@@ -36,5 +36,5 @@ pub fn owner(protocol: u8, client: Socket, workers: u16) -> WorkerIndex {
     let [high, low] = words(client.0);
     let rest = u64::from(client.1) << 8 | u64::from(protocol);
     let hash = fold(high.rotate_left(21) ^ low ^ KEY, rest ^ !KEY);
-    WorkerIndex((u128::from(hash) * u128::from(workers.max(1)) >> 64) as u16)
+    WorkerIndex(((u128::from(hash) * u128::from(workers.max(1))) >> 64) as u16)
 }

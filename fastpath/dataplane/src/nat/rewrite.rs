@@ -142,7 +142,8 @@ impl Part {
         let layout = self.layout(ip, is_v4)?;
         for (at, i) in [(layout.source, 0), (layout.destination, 1)] {
             let must_change = before[i].1 != after[i].1;
-            if must_change && self.protocol != NO_PROTOCOL && at.is_none_or(|at| ip.len() < self.l4 + at + 2) {
+            if must_change && self.protocol != NO_PROTOCOL && at.is_none_or(|at| ip.len() < self.l4 + at + 2)
+            {
                 return Err(CannotRewrite);
             }
         }
@@ -201,12 +202,8 @@ impl Part {
     }
 
     fn layout(&self, ip: &[u8], is_v4: bool) -> Result<Layout, CannotRewrite> {
-        let with_ports = |checksum| Layout {
-            source: Some(0),
-            destination: Some(2),
-            checksum,
-            covers_addresses: true,
-        };
+        let with_ports =
+            |checksum| Layout { source: Some(0), destination: Some(2), checksum, covers_addresses: true };
         Ok(match self.protocol {
             Protocol::TCP => with_ports(Some(tcp::field::CHECKSUM.start)),
             Protocol::UDP => with_ports(Some(udp::field::CHECKSUM.start)),

@@ -133,6 +133,8 @@ pub struct Translations {
     free: Vec<u32>,
     secret: u64,
     hand: usize,
+    /// Of those that there are, those of no endpoint.
+    of_node: usize,
     timeouts: Timeouts,
     last_aged: Tick,
 }
@@ -155,6 +157,7 @@ impl Translations {
             free: (0..capacity as u32).rev().collect(),
             secret,
             hand: 0,
+            of_node: 0,
             timeouts: Timeouts::default(),
             last_aged: Tick::default(),
         }
@@ -170,6 +173,12 @@ impl Translations {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// How many of them are the node's own.
+    #[must_use]
+    pub fn of_node(&self) -> usize {
+        self.of_node
     }
 
     /// How many there can be.
@@ -273,6 +282,7 @@ impl Translations {
             self.make_way(translation.last_seen);
         }
         let entry = self.free.pop().ok_or(TranslationsFull)?;
+        self.of_node += usize::from(translation.inside.endpoint() == NODE);
         self.entries[entry as usize] = Translation { is_free: false, ..translation };
         self.enter(entry << 1 | Side::Inside as u32);
         self.enter(entry << 1 | Side::Wire as u32);
@@ -307,6 +317,7 @@ impl Translations {
         }
         self.leave(entry << 1 | Side::Inside as u32);
         self.leave(entry << 1 | Side::Wire as u32);
+        self.of_node -= usize::from(self.entries[entry as usize].inside.endpoint() == NODE);
         self.entries[entry as usize].is_free = true;
         self.free.push(entry);
     }

@@ -467,7 +467,10 @@ fn related(context: &mut Context, slot: &mut Slot, endpoint: EndpointIndex, out:
     let mut key = FlowKey::new(endpoint, about.protocol, local, remote);
     let mut found = context.flows.find(&key, context.flows.hash(&key), None);
     let is_known = found.is_some_and(|index| !context.flows.entry(index).flags.is_translated());
-    if out && !is_known && let Some(wire) = service::error_of_pod(context, slot, about, &key) {
+    if out
+        && !is_known
+        && let Some(wire) = service::error_of_pod(context, slot, about, &key)
+    {
         key = wire;
         found = context.flows.find(&key, context.flows.hash(&key), None);
     }

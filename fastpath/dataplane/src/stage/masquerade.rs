@@ -21,7 +21,10 @@ use crate::table::{Encapsulation, NatOutgoing, Tables};
 #[inline]
 pub fn outgoing(context: &mut Context, slot: &mut Slot, mtu: u16) {
     let Some(config) = context.tables.node.config() else { return };
-    if config.nat_outgoing.is_none() || !matches!(slot.ingress, Ingress::Endpoint(_)) || slot.at_node != AtNode::NotAsked {
+    if config.nat_outgoing.is_none()
+        || !matches!(slot.ingress, Ingress::Endpoint(_))
+        || slot.at_node != AtNode::NotAsked
+    {
         return;
     }
     // Its sender is going to be told about the packet as it was.
@@ -76,8 +79,15 @@ pub fn from_host(context: &mut Context, slot: &mut Slot, encapsulation: Encapsul
     let Some(end) = end.filter(|end| *end != slot.parsed.source && slot.at_node != AtNode::Translated) else {
         return;
     };
-    // Its errors are about packets that are not translated, or nobody could answer.
     if let Icmp::Error(..) = slot.parsed.icmp {
+        let Some(about) = quoted(slot) else { return };
+        let local = (about.destination, about.destination_port);
+        let received = key(NODE, about.protocol, local, (about.source, about.source_port));
+        if let Some(index) = context.translations.by_inside(&received, context.now)
+            && let Err(reason) = node::error_forward(context, slot, &about, index)
+        {
+            slot.drop(reason);
+        }
         return;
     }
     let inside = key(NODE, slot.parsed.protocol, source(&slot.parsed), destination(&slot.parsed));
@@ -107,7 +117,9 @@ fn make(context: &mut Context, slot: &mut Slot, address: IpAddr, origin: Origin)
 /// Whether a packet is an ICMP message with an identifier, by which its answer is known.
 fn is_question(slot: &Slot) -> bool {
     match slot.parsed.icmp {
-        Icmp::Message(kind, _) if slot.parsed.protocol == Protocol::ICMPV4.0 => matches!(kind, 8 | 13 | 15 | 17),
+        Icmp::Message(kind, _) if slot.parsed.protocol == Protocol::ICMPV4.0 => {
+            matches!(kind, 8 | 13 | 15 | 17)
+        }
         Icmp::Message(kind, _) => kind == 128,
         _ => false,
     }

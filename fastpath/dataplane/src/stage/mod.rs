@@ -3,9 +3,9 @@
 
 pub mod arp;
 pub mod flow;
-pub mod host;
 pub mod fragment;
 pub mod fragmentation;
+pub mod host;
 pub mod icmp_error;
 pub mod limit;
 pub mod masquerade;
@@ -26,9 +26,9 @@ use caracal_xsk::{Frame, FramePool};
 use crate::batch::{Egress, Ingress, Slot, Verdict};
 use crate::clock::Tick;
 use crate::counters::WorkerCounters;
-use crate::nat::{Affinity, Translations};
 use crate::flow::{Carried, FlowTable, Gone};
 use crate::fragment::Tracker;
+use crate::nat::{Affinity, Translations};
 use crate::packet::Packet;
 use crate::pipeline::{Links, UNKNOWN_NEIGHBORS_MAX};
 use crate::policy_log::Recorder;

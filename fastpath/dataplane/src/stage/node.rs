@@ -14,7 +14,6 @@
 
 use std::net::IpAddr;
 
-
 use crate::batch::{AtNode, Egress, Ingress, Slot, Step, Verdict};
 use crate::drop_reason::DropReason;
 use crate::flow::FlowKey;
@@ -247,8 +246,7 @@ fn leave_by_origin(slot: &mut Slot, origin: Origin) {
 
 /// An ICMP error about a packet that may have been translated here. False: it has not been.
 fn translate_error(context: &mut Context, slot: &mut Slot, about: &Quoted) -> Result<bool, DropReason> {
-    let (sender, receiver) =
-        ((about.source, about.source_port), (about.destination, about.destination_port));
+    let (sender, receiver) = ((about.source, about.source_port), (about.destination, about.destination_port));
     let sent = key(NODE, about.protocol, sender, receiver);
     if let Some(index) = context.translations.by_wire(&sent, context.now) {
         let Translation { inside, wire, origin, .. } = *context.translations.get(index);

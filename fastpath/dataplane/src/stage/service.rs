@@ -198,7 +198,8 @@ pub fn frontend(tables: &Tables, protocol: u8, asked: Socket) -> Option<&Fronten
     }
     let frontend = tables.services.by_node_port(protocol, port)?;
     let ports = tables.node.config()?.node_ports.as_ref()?;
-    let is_named = ports.addresses.is_empty() || ports.addresses.iter().any(|prefix| prefix.contains(address));
+    let is_named =
+        ports.addresses.is_empty() || ports.addresses.iter().any(|prefix| prefix.contains(address));
     (is_named && matches!(tables.fib.lookup(address), Some(FibEntry::LocalHost))).then_some(frontend)
 }
 
@@ -328,7 +329,12 @@ pub fn hairpin(context: &mut Context, slot: &Slot) -> Result<(), DropReason> {
 
 /// Gives an ICMP error that a pod sends the addresses on the wire, if the packet that it is about was translated; says
 /// what its flow is on the wire.
-pub fn error_of_pod(context: &mut Context, slot: &mut Slot, about: &Quoted, inside: &FlowKey) -> Option<FlowKey> {
+pub fn error_of_pod(
+    context: &mut Context,
+    slot: &mut Slot,
+    about: &Quoted,
+    inside: &FlowKey,
+) -> Option<FlowKey> {
     let index = context.translations.by_inside(inside, context.now)?;
     let Translation { wire, .. } = *context.translations.get(index);
     let swap = |address, from: Socket, to: Socket| if address == from.0 { to.0 } else { address };

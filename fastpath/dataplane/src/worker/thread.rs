@@ -98,6 +98,8 @@ pub struct WorkerStatus {
     pub unresolved: AtomicU64,
     /// Flows in its table.
     pub flows: AtomicU64,
+    /// Translations that it owns for the node.
+    pub translations: AtomicU64,
     /// Free frames in its domain.
     pub free_frames: AtomicU64,
 }
@@ -258,6 +260,7 @@ impl Thread {
     fn publish_status(&self) {
         self.status.unresolved.store(self.engine.unresolved() as u64, Relaxed);
         self.status.flows.store(self.engine.pipeline.flows.len() as u64, Relaxed);
+        self.status.translations.store(self.engine.pipeline.translations.of_node() as u64, Relaxed);
         self.status.free_frames.store(self.engine.pool.free() as u64, Relaxed);
     }
 

@@ -124,8 +124,7 @@ fn pods_of_one_port_are_told_apart() {
     assert_eq!(ports[0], 20_500);
     assert_ne!(ports[1], 20_500);
     for ((name, address), port) in [("a", A), ("b", B)].into_iter().zip(ports) {
-        let back =
-            world.send(&PortName::Uplink, &from_uplink(&Datagram::udp(server, (NODE1, port), b"!")));
+        let back = world.send(&PortName::Uplink, &from_uplink(&Datagram::udp(server, (NODE1, port), b"!")));
         assert_eq!(back, [to_pod(name, &Datagram::udp(server, (address, 20_500), b"!").ttl(63))]);
     }
 }
@@ -206,7 +205,8 @@ fn when_all_ports_are_taken_for_a_destination_the_next_is_dropped_and_others_are
     let mut ops = ops(&[]);
     for op in &mut ops {
         if let Some(Kind::NodeConfig(config)) = &mut op.op {
-            config.nat_outgoing.as_mut().unwrap().ports = Some(plane::PortRange { first: 50_000, last: 50_003 });
+            config.nat_outgoing.as_mut().unwrap().ports =
+                Some(plane::PortRange { first: 50_000, last: 50_003 });
         }
     }
     world.apply(&ops);
@@ -302,7 +302,10 @@ fn a_pods_error_about_a_clients_packet_reaches_the_client() {
     let seen = only(&world.send(&PortName::Uplink, &from_uplink(&question)), &pod("a"));
     let error = Datagram::error(A, OUTSIDE, 3, 3, [0; 4], &seen, 28);
     let back = world.send(&pod("a"), &from_pod(&error));
-    assert_eq!(back, [to_uplink(&Datagram::error(NODE1, OUTSIDE, 3, 3, [0; 4], &question.ttl(63), 28).ttl(63))]);
+    assert_eq!(
+        back,
+        [to_uplink(&Datagram::error(NODE1, OUTSIDE, 3, 3, [0; 4], &question.ttl(63), 28).ttl(63))]
+    );
 }
 
 // ---- this host ----
@@ -379,7 +382,8 @@ fn this_host_speaks_to_other_nodes_pods_in_the_tunnels_name() {
 /// Every reason that translation has to drop a packet.
 pub fn dropped() -> BTreeSet<DropReason> {
     let mut reasons = BTreeSet::new();
-    let mut note = |world: &mut World| reasons.extend(world.node.drops().into_iter().map(|(reason, _)| reason));
+    let mut note =
+        |world: &mut World| reasons.extend(world.node.drops().into_iter().map(|(reason, _)| reason));
     let syn = |from, to| Datagram::tcp(from, to, SYN, b"");
     let ask = |port| from_pod(&syn((A, port), (VIP, VIP_PORT)));
 

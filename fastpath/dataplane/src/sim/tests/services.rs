@@ -68,7 +68,8 @@ fn two_services_with_one_backend_are_two_connections_from_one_port() {
     let third = unwrapped(&world.send(&pod("a"), &from_pod(&syn(client, (REMOTE, 8080))))[0]).0;
     let third_port = u16::from_be_bytes([third.body[0], third.body[1]]);
     assert!(third_port != CLIENT && third_port != port);
-    for (wire, asked) in [(CLIENT, (VIP, VIP_PORT)), (port, (OTHER, VIP_PORT)), (third_port, (REMOTE, 8080))] {
+    for (wire, asked) in [(CLIENT, (VIP, VIP_PORT)), (port, (OTHER, VIP_PORT)), (third_port, (REMOTE, 8080))]
+    {
         let answer = Datagram::tcp((REMOTE, 8080), (A, wire), SYN | ACK, b"");
         let back = world.send(&PortName::Uplink, &from_tunnel(&answer));
         assert_eq!(back, [to_pod("a", &Datagram::tcp(asked, client, SYN | ACK, b"").ttl(63))]);

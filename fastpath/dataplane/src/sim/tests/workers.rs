@@ -24,15 +24,15 @@ use crate::port::{HEADROOM, MemoryPort, Port};
 use crate::snapshot::Publisher;
 use crate::table::{EndpointIndex, TableBuilder, Tables};
 use crate::worker::{Engine, Owners, PortSlot, Role, WorkerIndex};
-use caracal_plane_api::plane::Transaction;
+use caracal_plane_api::plane::{Op, Transaction};
 use caracal_xsk::FramePool;
 
-struct Pair {
+pub(super) struct Pair {
     engines: [Engine; 2],
     counters: [Arc<WorkerCounters>; 2],
     doorbells: [Arc<Doorbell>; 2],
     ports: BTreeMap<PortName, (usize, PortSlot)>,
-    now: u32,
+    pub now: u32,
     /// Frames in each pool when nothing is on its way: the others are lent.
     at_home: [usize; 2],
     _publisher: Publisher<Tables>,
@@ -45,10 +45,15 @@ impl Pair {
 
     /// `frames` a worker, `ring` of which it lends the other.
     fn with(frames: u32, ring: usize) -> Pair {
+        Pair::told(&world::ops(), frames, ring)
+    }
+
+    /// A pair that its control plane has told this.
+    pub fn told(ops: &[Op], frames: u32, ring: usize) -> Pair {
         let mut builder = TableBuilder::new(2, Box::new(|id, _| u16::from(id != "default/a")));
         builder.kernel_routes(&world::kernel().routes);
         builder.local_addresses(&world::kernel().addresses);
-        builder.apply(&Transaction { seq: 1, ops: world::ops(), in_sync: true }).unwrap();
+        builder.apply(&Transaction { seq: 1, ops: ops.to_vec(), in_sync: true }).unwrap();
         builder.build();
         for (ifindex, address) in builder.wanted_neighbors() {
             builder.set_neighbor(ifindex, address, Some(world::NEIGHBOR_MAC));
@@ -174,7 +179,7 @@ impl Pair {
         }
     }
 
-    fn send(&mut self, port: &PortName, frame: &[u8]) -> Vec<Output> {
+    pub fn send(&mut self, port: &PortName, frame: &[u8]) -> Vec<Output> {
         assert!(self.inject(port, frame));
         self.run()
     }
@@ -186,7 +191,7 @@ impl Pair {
         })
     }
 
-    fn dropped(&self) -> BTreeSet<DropReason> {
+    pub fn dropped(&self) -> BTreeSet<DropReason> {
         DropReason::ALL.iter().filter(|r| self.counters.iter().any(|c| c.dropped(**r) > 0)).copied().collect()
     }
 
