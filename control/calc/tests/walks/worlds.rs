@@ -36,9 +36,14 @@ fn from_db() -> serde_json::Value {
     json!({"from": [{"podSelector": {"matchLabels": {"app": "db"}}}], "ports": [{"port": "http"}, {"port": 80}]})
 }
 
+/// Those of policy, and those of services and the ways to them, which have little to do with each other.
+pub fn families() -> [Vec<(&'static str, World)>; 2] {
+    [[kubernetes(), calicos()].concat(), [crate::services::worlds(), crate::ways::worlds()].concat()]
+}
+
 /// All of them.
 pub fn all() -> Vec<(&'static str, World)> {
-    [kubernetes(), calicos(), crate::services::worlds(), crate::ways::worlds()].concat()
+    families().concat()
 }
 
 /// A rule that lets in who a selector selects.
