@@ -35,6 +35,7 @@ use crate::{
     children::{Children, Program, lock},
     door,
     error::LabError,
+    host_flows,
     name::LabName,
     network,
     process::Process,
@@ -341,6 +342,18 @@ fn listeners(world: &World, name: &LabName) -> Vec<Listener> {
         }
         // Whoever has no SCTP port refuses SCTP, as other protocols' ports are refused.
         listening.add(Protocol::SCTP, None);
+    }
+    for (place, flow) in host_flows::asked(world) {
+        match place {
+            Place::External => outside.add(flow.protocol, flow.destination_port),
+            Place::Node(index) => {
+                if let Some(node) = nodes.get_mut(index) {
+                    node.add(flow.protocol, flow.destination_port);
+                }
+            }
+            // Pods listen on their container ports only.
+            Place::Pod(_) | Place::Service(_) => {}
+        }
     }
     for flow in &world.flows {
         let portless = (!flow.protocol.has_ports()).then_some(None);

@@ -35,18 +35,18 @@ use crate::{error::LabError, kernel_node, mtu, name::LabName, state::State, stop
 
 /// The nodes' uplink, where no host endpoint calls it something else.
 pub const UPLINK: &str = "uplink0";
-/// The name of a node's uplink: the one that its host endpoints give to the interface that holds its address, if they give one.
+/// The name of a node's uplink: the one that its host endpoints give to an interface, first of all to the one that holds its address.
 pub(crate) fn uplink_of(world: &World, node: &WorldNode) -> String {
+    let addresses: Vec<IpAddr> = legs(node).iter().map(|leg| leg.address).collect();
     let endpoints = world.objects.iter().filter_map(|object| match object {
         Object::HostEndpoint(object) => Some(host_endpoint(object)),
         _ => None,
     });
-    let addresses: Vec<IpAddr> = legs(node).iter().map(|leg| leg.address).collect();
-    let named = endpoints
-        .filter(|endpoint| endpoint.node == node.name)
-        .filter(|endpoint| endpoint.expected_ips.iter().any(|address| addresses.contains(address)))
-        .filter_map(|endpoint| endpoint.interface.filter(|name| name != "*"));
-    named.min().unwrap_or_else(|| UPLINK.to_owned())
+    let named = endpoints.filter(|endpoint| endpoint.node == node.name).filter_map(|endpoint| {
+        let holds_another = !endpoint.expected_ips.iter().any(|address| addresses.contains(address));
+        Some((holds_another, endpoint.interface.filter(|name| name != "*")?))
+    });
+    named.min().map_or_else(|| UPLINK.to_owned(), |(_, name)| name)
 }
 
 /// MTU of the uplinks when the case does not say.

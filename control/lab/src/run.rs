@@ -14,8 +14,9 @@ use serde_json::json;
 use crate::{
     api,
     cluster::{Cluster, Progress},
-    drive, host_flows,
+    drive,
     error::LabError,
+    host_flows,
     name::LabName,
     state::State,
     stop::Stop,
