@@ -383,6 +383,61 @@ fn traffic() -> impl Strategy<Value = (PortName, Vec<u8>)> {
     )
 }
 
+/// What may happen to a node whose pods and devices come and go.
+#[derive(Clone, Debug)]
+enum Step {
+    Inject(PortName, Vec<u8>),
+    Turn(usize),
+    Unplug(PortName),
+    Plug(PortName),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let link = || {
+        let links =
+            ["a", "b", "c"].map(pod).into_iter().chain([PortName::Uplink, PortName::Host, PortName::Forward]);
+        prop::sample::select(links.collect::<Vec<_>>())
+    };
+    prop_oneof![
+        12 => traffic().prop_map(|(link, frame)| Step::Inject(link, frame)),
+        4 => (0usize..2).prop_map(Step::Turn),
+        1 => link().prop_map(Step::Unplug),
+        1 => link().prop_map(Step::Plug),
+    ]
+}
+
+impl Pair {
+    /// Every port that there is: whose, and what for.
+    fn roles(&mut self) -> BTreeMap<PortName, (usize, Role)> {
+        let mut roles = BTreeMap::new();
+        for (name, (worker, slot)) in &self.ports {
+            let role =
+                self.engines[*worker].ports_mut().find_map(|(s, role, _)| (s == *slot).then_some(role));
+            roles.insert(name.clone(), (*worker, role.unwrap()));
+        }
+        roles
+    }
+
+    /// Takes a port away, as when its device goes, and its frames home. Returns how many packets in it had not been received,
+    /// and how many had been sent.
+    fn detach(&mut self, name: &PortName) -> (u64, u64) {
+        let Some((worker, slot)) = self.ports.remove(name) else { return (0, 0) };
+        let engine = &mut self.engines[worker];
+        let Some(Port::Memory(mut port)) = engine.remove_port(slot) else { unreachable!("it was there") };
+        let mut boxes = Vec::new();
+        let mut counts = [0, 0];
+        let mut release = |packet: Option<Packet>, at: usize| {
+            let is_one = packet.is_some();
+            packet.into_iter().for_each(|packet| packet.release(&mut engine.pool, &mut boxes));
+            counts[at] += u64::from(is_one);
+            is_one
+        };
+        while release(port.take_unreceived(), 0) {}
+        while release(port.sent(), 1) {}
+        (counts[0], counts[1])
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
 
@@ -410,5 +465,41 @@ proptest! {
         let (cut, pieces) = (sum(&|c| c.pipeline.fragmented.get()), sum(&|c| c.pipeline.fragments_made.get()));
         prop_assert_eq!(injected + answers + pieces, outputs + dropped + cut);
         prop_assert_eq!(sum(&|c| c.pipeline.handed_over.get()), sum(&|c| c.pipeline.taken_over.get()));
+    }
+
+    #[test]
+    fn frames_come_home_from_ports_that_come_and_go_in_the_middle_of_traffic(
+        steps in prop::collection::vec(step(), 1..300),
+    ) {
+        let mut pair = Pair::with(96, 16);
+        let roles: BTreeMap<PortName, (usize, Role)> = pair.roles();
+        let (mut injected, mut came_out, mut taken_along) = (0, 0, 0);
+        for step in steps {
+            match step {
+                Step::Inject(link, frame) if pair.ports.contains_key(&link) => {
+                    injected += u64::from(pair.inject(&link, &frame));
+                }
+                Step::Turn(worker) => drop(pair.turn(worker)),
+                Step::Unplug(link) => {
+                    let (unreceived, sent) = pair.detach(&link);
+                    (taken_along, came_out) = (taken_along + unreceived, came_out + sent);
+                }
+                Step::Plug(link) if !pair.ports.contains_key(&link) => {
+                    let (worker, role) = roles[&link];
+                    pair.attach(worker, link, role);
+                    if let Role::Endpoint(index) = role {
+                        let link = EndpointLink { pod_mac: Some(POD_MAC), mtu: world::POD_MTU };
+                        pair.engines[worker].set_endpoint_link(index, link);
+                    }
+                }
+                Step::Inject(..) | Step::Plug(_) => {}
+            }
+        }
+        came_out += pair.run().len() as u64;
+        let sum = |of: &dyn Fn(&WorkerCounters) -> u64| pair.counters.iter().map(|c| of(c)).sum::<u64>();
+        let dropped = sum(&|c| DropReason::ALL.iter().map(|r| c.dropped(*r)).sum());
+        let made = sum(&|c| c.pipeline.icmp_errors_sent.get() + c.pipeline.fragments_made.get());
+        let cut = sum(&|c| c.pipeline.fragmented.get());
+        prop_assert_eq!(injected + made, came_out + dropped + cut + taken_along);
     }
 }
