@@ -80,6 +80,8 @@ pub struct Route {
     pub onlink: bool,
     /// Whether destinations are this host's own.
     pub local: bool,
+    /// Whether packets to there are dropped; then there is neither gateway nor device.
+    pub blackhole: bool,
     /// The source address that the host uses for packets of its own.
     pub source: Option<IpAddr>,
     /// Routing table.
@@ -99,6 +101,12 @@ impl Route {
         Self { device: Some(device), ..Self::to(destination, length) }
     }
 
+    /// What is for `destination/length` goes nowhere, by the main table.
+    #[must_use]
+    pub fn nowhere(destination: IpAddr, length: u8) -> Self {
+        Self { blackhole: true, ..Self::to(destination, length) }
+    }
+
     fn to(destination: IpAddr, length: u8) -> Self {
         Self {
             destination,
@@ -107,6 +115,7 @@ impl Route {
             device: None,
             onlink: false,
             local: false,
+            blackhole: false,
             source: None,
             table: TABLE_MAIN,
         }
@@ -335,11 +344,11 @@ impl Netlink {
         header.address_family = family(route.destination);
         header.destination_prefix_length = route.length;
         header.protocol = RouteProtocol::Static;
-        header.kind = if route.local { RouteType::Local } else { RouteType::Unicast };
-        header.scope = match (route.local, route.gateway) {
-            (true, _) => RouteScope::Host,
-            (false, None) => RouteScope::Link,
-            (false, Some(_)) => RouteScope::Universe,
+        (header.kind, header.scope) = match (route.local, route.blackhole, route.gateway) {
+            (true, _, _) => (RouteType::Local, RouteScope::Host),
+            (_, true, _) => (RouteType::BlackHole, RouteScope::Universe),
+            (_, _, None) => (RouteType::Unicast, RouteScope::Link),
+            (_, _, Some(_)) => (RouteType::Unicast, RouteScope::Universe),
         };
         if route.onlink {
             header.flags = RouteFlags::Onlink;

@@ -108,6 +108,7 @@ const FOLLOWED: &[Kind] = &[
     Kind::ServiceAccount,
     Kind::Node,
     Kind::Pod,
+    Kind::Service,
     Kind::EndpointSlice,
     Kind::NetworkPolicy,
     Kind::ClusterNetworkPolicy,
