@@ -79,6 +79,7 @@ drop_reasons! {
     // What may.
     PolicyDeny, "policy-deny", "Network policy denies it; the policy counters say which rule.";
     EndpointToHost, "endpoint-to-host", "A pod sent to its own host, which defaultEndpointToHostAction drops.";
+    TcpOutOfWindow, "tcp-out-of-window", "A TCP segment outside of its connection's windows (--tcp-window-checks).";
     RelatedUnknown, "related-unknown", "An ICMP error about a flow that is not ours.";
     FlowTableFull, "flow-table-full", "No room for another flow, and none that could make way.";
 

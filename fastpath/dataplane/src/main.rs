@@ -71,6 +71,9 @@ struct Arguments {
     /// Flows that each worker can track
     #[arg(long, default_value_t = 131_072, value_parser = clap::value_parser!(u32).range(64..=FLOWS_MAX))]
     flows: u32,
+    /// Drop TCP segments that lie outside of their connection's windows
+    #[arg(long)]
+    tcp_window_checks: bool,
     /// Kernel memory that all sockets together may take, MiB
     #[arg(long, default_value_t = 1536)]
     kernel_memory_mib: u64,
@@ -287,6 +290,9 @@ fn make_workers(
         let worker = WorkerIndex(index);
         let mut pipeline = Pipeline::new(worker, arguments.flows as usize, random());
         pipeline.recorder = recorder;
+        if arguments.tcp_window_checks {
+            pipeline.flows.check_windows();
+        }
         let engine = Engine::new(pipeline, worker, pool, Arc::clone(&counters), publisher.subscribe(), peers);
         let (commands, inbox) = channel();
         let thread = Thread::new(

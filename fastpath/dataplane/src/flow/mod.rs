@@ -29,6 +29,7 @@ pub mod table;
 pub mod tcp;
 pub mod timeout;
 pub mod wheel;
+pub mod window;
 
 pub use key::FlowKey;
 pub use note::{Carried, FlowNote};

@@ -5,6 +5,7 @@
 //!   entries: [slot 0: 64 bytes][slot 1: …]             hot: key, what the verdict rests on, state
 //!   notes:   [slot 0: 32 bytes][slot 1: …]             counts and attribution
 //!   wheel:   [slot 0: 8 bytes][slot 1: …]              when it is looked at next; not touched by packets
+//!   windows: [slot 0: 40 bytes][slot 1: …]             of TCP, where they are checked
 //! ```
 //!
 //! A lookup reads one line of tags and, on a match, one line of entry; both are prefetched a stage ahead. Nothing moves
@@ -21,6 +22,7 @@ use crate::flow::note::{Carried, FlowNote};
 use crate::flow::tcp::State;
 use crate::flow::timeout::Timeouts;
 use crate::flow::wheel::Wheel;
+use crate::flow::window::Window;
 use crate::table::{ClassId, EndpointIndex, PolicyListId};
 
 const SLOTS: usize = 8;
@@ -213,6 +215,8 @@ pub struct FlowTable {
     entries: Vec<FlowEntry>,
     notes: Vec<FlowNote>,
     wheel: Wheel,
+    /// By slot; none where windows are not checked.
+    windows: Vec<Window>,
     timeouts: Timeouts,
     /// By endpoint: connections that others have opened to it, and that it has opened.
     connections: Vec<[u32; 2]>,
@@ -230,11 +234,29 @@ impl FlowTable {
             entries: vec![FlowEntry::default(); slots],
             notes: vec![FlowNote::default(); slots],
             wheel: Wheel::new(slots),
+            windows: Vec::new(),
             timeouts: Timeouts::default(),
             connections: Vec::new(),
             secret,
             used: 0,
         }
+    }
+
+    /// From now on TCP segments are held to their windows: takes memory for every slot.
+    pub fn check_windows(&mut self) {
+        self.windows.resize(self.entries.len(), Window::default());
+    }
+
+    /// Whether they are.
+    #[inline]
+    #[must_use]
+    pub fn checks_windows(&self) -> bool {
+        !self.windows.is_empty()
+    }
+
+    /// The windows of the connection at an index; None where they are not checked.
+    pub fn window_mut(&mut self, index: usize) -> Option<&mut Window> {
+        self.windows.get_mut(index)
     }
 
     /// Says how long flows live. Those that are there are held to it when they are next looked at.
@@ -265,6 +287,7 @@ impl FlowTable {
     pub fn memory_bytes(&self) -> usize {
         self.entries.len() * (size_of::<FlowEntry>() + size_of::<FlowNote>() + size_of::<u16>())
             + self.wheel.memory_bytes()
+            + size_of_val(self.windows.as_slice())
     }
 
     /// The hash that the other methods take.

@@ -16,13 +16,14 @@
 
 use std::net::IpAddr;
 
-use caracal_wire::Protocol;
 use caracal_wire::tcp::Flags;
+use caracal_wire::{Protocol, Tcp};
 
 use crate::batch::{AtNode, Egress, Ingress, Slot, Verdict};
 use crate::drop_reason::DropReason;
+use crate::flow::window::{Segment, Window};
 use crate::flow::{FlowEntry, FlowFlags, FlowKey, FlowNote, Inserted, State, Way};
-use crate::stage::parse::{self, Icmp, Parsed, Quoted};
+use crate::stage::parse::{self, Fragment, Icmp, Parsed, Quoted};
 use crate::stage::service::{self, Asked};
 use crate::stage::{Context, limit, node, source};
 use crate::table::{ClassId, Deciding, EndpointIndex, FlowDirection, FlowTuple, PolicyListId, RuleId};
@@ -116,6 +117,11 @@ fn known(context: &mut Context, slot: &mut Slot, index: usize, out: bool) {
     if flow_flags.is_by_node() != by_node && !out && !flow_flags.is_out() {
         return slot.drop(DropReason::NatClash);
     }
+    let way = if entry.flags.is_out() == out { Way::Original } else { Way::Reply };
+    if is_tcp && context.flows.checks_windows() && !is_within_windows(context, slot, index, way) {
+        return slot.drop(DropReason::TcpOutOfWindow);
+    }
+    let entry = context.flows.entry(index);
     let (is_current, is_denied) = (entry.generation == generation, entry.flags.is_denied());
     if is_current {
         context.counters.pipeline.flow_hits.add(1);
@@ -125,7 +131,6 @@ fn known(context: &mut Context, slot: &mut Slot, index: usize, out: bool) {
         return deny(context, slot, index);
     }
     let entry = context.flows.entry_mut(index);
-    let way = if entry.flags.is_out() == out { Way::Original } else { Way::Reply };
     entry.last_seen = now;
     entry.packets = entry.packets.wrapping_add(1);
     let state = match way {
@@ -146,6 +151,30 @@ fn known(context: &mut Context, slot: &mut Slot, index: usize, out: bool) {
     } else if flow_flags.is_by_node() && out {
         node::answer(context, slot);
     }
+}
+
+/// Whether a TCP segment is within its connection's windows, where these are checked.
+#[cold]
+fn is_within_windows(context: &mut Context, slot: &Slot, index: usize, way: Way) -> bool {
+    let Some(window) = context.flows.window_mut(index) else { return true };
+    match segment_of(slot) {
+        Some(segment) => window.admits(way, &segment),
+        None => {
+            // What its parts say of the numbers is not put together: nothing is known of them from now on.
+            *window = Window::default();
+            true
+        }
+    }
+}
+
+/// None for part of a segment.
+fn segment_of(slot: &Slot) -> Option<Segment> {
+    if slot.parsed.fragment != Fragment::No {
+        return None;
+    }
+    let tcp = Tcp::new_checked(slot.packet.head.data().get(usize::from(slot.parsed.l4)..)?).ok()?;
+    let ip_header = slot.parsed.l4 - slot.parsed.l3;
+    Some(Segment::read(&tcp, usize::from(slot.parsed.ip_len.saturating_sub(ip_header))))
 }
 
 /// Answers go back by the port that the flow came in by.
@@ -410,8 +439,11 @@ fn unknown(context: &mut Context, slot: &mut Slot, out: bool) {
     };
     let note = FlowNote::new(rule, staged, context.now, length);
     match context.flows.insert(slot.flow_hash, entry, note) {
-        Ok((_, inserted)) => {
+        Ok((index, inserted)) => {
             context.counters.pipeline.flow_created.add(1);
+            if let Some(window) = context.flows.window_mut(index) {
+                *window = segment_of(slot).map_or_else(Window::default, |first| Window::new(&first));
+            }
             match inserted {
                 Inserted::Free => {}
                 Inserted::Expired(gone) => {

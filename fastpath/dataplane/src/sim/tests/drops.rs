@@ -483,6 +483,7 @@ fn every_drop_reason_is_reached_by_a_packet_test() {
         oversized,
         denied,
         flows::table_full,
+        flows::out_of_window,
         limits::exceeded,
         workers::lent_frames_used_up,
         host::closed,

@@ -269,3 +269,58 @@ fn a_flood_of_syns_of_ten_tables_cuts_nobody_off_and_keeps_nobody_out() {
     assert_eq!(kept_out, 0);
     assert!(world.flows() <= capacity as usize);
 }
+
+/// A world that checks windows, in which pod a has opened a connection to somebody outside: both have sent their SYN
+/// with the number 0, and take 1,000 bytes.
+fn with_windows() -> World {
+    let mut world = World::new();
+    world.node.engine_mut().pipeline.flows.check_windows();
+    for (is_pods, flags, numbers) in [(true, SYN, (0, 0)), (false, SYN | ACK, (0, 1)), (true, ACK, (1, 1))] {
+        assert_eq!(numbered(&mut world, is_pods, flags, numbers), 1);
+    }
+    world
+}
+
+fn numbered(world: &mut World, is_pods: bool, flags: u8, (sequence, acknowledgement): (u32, u32)) -> usize {
+    let (pods, peers) = ((A, 1000), (OUTSIDE, 80));
+    let of = |from, to| Datagram::tcp(from, to, flags, b"").numbered(sequence, acknowledgement, 1000);
+    match is_pods {
+        true => world.send(&pod("a"), &from_pod(&of(pods, peers))).len(),
+        false => world.send(&PortName::Uplink, &from_uplink(&of(peers, pods))).len(),
+    }
+}
+
+/// A blind reset, and a segment of somebody who does not know the connection's numbers.
+pub fn out_of_window() -> BTreeSet<DropReason> {
+    let mut world = with_windows();
+    assert_eq!(numbered(&mut world, false, RST, (77_000, 0)), 0);
+    assert_eq!(numbered(&mut world, false, ACK, (77_000, 1)), 0);
+    world.node.drops().into_iter().map(|(reason, _)| reason).collect()
+}
+
+#[test]
+fn a_segment_outside_of_the_windows_neither_passes_nor_ends_the_connection() {
+    out_of_window();
+    let mut world = with_windows();
+    assert_eq!(numbered(&mut world, false, RST, (77_000, 0)), 0);
+    // Still established: a SYN begins nothing.
+    world.expect_moved(&[
+        ("flow_created", 1),
+        ("flow_hits", 2),
+        ("to_uplink_plain", 2),
+        ("drop.tcp-out-of-window", 1),
+    ]);
+    assert_eq!(numbered(&mut world, false, ACK, (1, 1)), 1);
+    assert_eq!(numbered(&mut world, true, RST, (1, 1)), 1, "an honest reset");
+    // The ports used again, with other numbers.
+    assert_eq!(numbered(&mut world, true, SYN, (1 << 30, 0)), 1);
+    assert_eq!(numbered(&mut world, false, SYN | ACK, (1 << 31, (1 << 30) + 1)), 1);
+    assert_eq!(numbered(&mut world, true, ACK, ((1 << 30) + 1, (1 << 31) + 1)), 1);
+    assert_eq!(numbered(&mut world, true, ACK, (1, 1)), 0);
+    // Somebody who was there before is not judged.
+    let middle = Datagram::tcp((B, 5), (OUTSIDE, 80), ACK, b"");
+    for sequence in [5, 1 << 30] {
+        let middle = middle.clone().numbered(sequence, 7, 10);
+        assert_eq!(world.send(&pod("b"), &from_pod(&middle)).len(), 1);
+    }
+}
