@@ -79,6 +79,14 @@ pub fn track(context: &mut Context, slot: &mut Slot, endpoint: EndpointIndex, ou
 #[inline(never)]
 fn as_translated(context: &mut Context, slot: &mut Slot, endpoint: EndpointIndex, taken: bool) {
     let inside = slot.flow_key;
+    // A connection too many is refused in the name of whom it asked.
+    let is_limited = !context.limits.is_idle();
+    if is_limited
+        && context.translations.by_inside(&inside, context.now).is_none()
+        && limit::refuses_connection(context, slot, endpoint, true)
+    {
+        return;
+    }
     let fresh = match service::ask(context, slot, endpoint, taken) {
         Asked::Itself => return unknown(context, slot, true),
         Asked::Dropped => return,

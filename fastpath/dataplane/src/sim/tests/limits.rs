@@ -305,3 +305,16 @@ pub fn exceeded() -> BTreeSet<DropReason> {
     world.send(&pod("a"), &from_pod(&Datagram::udp((A, 9), (TUNNEL1, 2), b"")));
     world.node.drops().into_iter().map(|(reason, _)| reason).collect()
 }
+
+#[test]
+fn a_connection_to_a_service_too_many_is_refused_in_the_services_name() {
+    use super::nat::{VIP, VIP_PORT, service, with_services};
+    let mut world = with_services(&[service("web", &[(REMOTE, 8080)])]);
+    limit(&mut world, Limits::default(), connections(1));
+    let asks = |port| Datagram::tcp((A, port), (VIP, VIP_PORT), SYN, b"");
+    assert_eq!(world.send(&pod("a"), &from_pod(&asks(1))).len(), 1);
+    for _ in 0..2 {
+        assert_eq!(world.send(&pod("a"), &from_pod(&asks(2))), [to_pod("a", &reset(&asks(2)))]);
+    }
+    assert_eq!(world.send(&pod("a"), &from_pod(&asks(1))).len(), 1, "the first goes on");
+}
