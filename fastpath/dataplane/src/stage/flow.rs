@@ -253,6 +253,7 @@ fn bring_up_to_date(context: &mut Context, index: usize) -> bool {
         let mut judgement = context.tables.policy.judge(list, peer_class, &tuple);
         if judgement.allow
             && !entry.flags.is_from_forward()
+            && !entry.flags.is_by_node()
             && let Some(of_host) = super::host::again(context, &entry.key, &tuple)
             && !of_host.allow
         {
@@ -386,7 +387,8 @@ fn unknown(context: &mut Context, slot: &mut Slot, out: bool) {
                 flags = flags.from_forward();
             }
             let tuple = tuple_of(&key, icmp, out);
-            if !out {
+            // What the node has translated it has had judged, by what it was for.
+            if !out && slot.at_node != AtNode::Translated {
                 let judgement = super::host::forward_in(context, slot, &tuple, None);
                 if !super::host::note(context, slot, &tuple, judgement) {
                     return slot.drop(DropReason::PolicyDeny);

@@ -68,6 +68,35 @@ pub fn forward_in(
     judge(context.tables, host, HostPath::ForwardIn, flow, original)
 }
 
+/// Whether host endpoints let the first packet of a connection in that was for `asked`, a service of the node's, and is
+/// on its way to `backend`. To be asked again when [they have changed](crate::table::HostEndpoints::have_changed_since).
+#[inline]
+#[must_use]
+pub fn admit_translated(
+    context: &Context,
+    slot: &Slot,
+    (local_address, local_port): (IpAddr, u16),
+    asked: (IpAddr, u16),
+) -> bool {
+    if context.tables.host_endpoints.is_idle() {
+        return true;
+    }
+    let flow = FlowTuple {
+        protocol: slot.parsed.protocol,
+        peer_address: slot.parsed.source,
+        peer_port: slot.parsed.source_port,
+        local_address,
+        local_port,
+        icmp: None,
+        direction: FlowDirection::Ingress,
+    };
+    let judgement = forward_in(context, slot, &flow, Some(asked));
+    if let Some(judgement) = judgement {
+        context.count_first(judgement.rule, Deciding::Enforced, slot.packet.len());
+    }
+    judgement.is_none_or(|judgement| judgement.allow)
+}
+
 /// What host endpoints say of the first packet of a flow that goes out to the fabric, if they say anything.
 #[inline]
 #[must_use]

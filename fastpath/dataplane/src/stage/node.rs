@@ -22,7 +22,7 @@ use crate::nat::table::{NODE, key};
 use crate::nat::{Origin, Ports, Socket, Translation, TranslationIndex, owner};
 use crate::stage::parse::{Icmp, Quoted, quoted};
 use crate::stage::service::{back, cannot, choose, destination, forward, frontend, given, insert, recall};
-use crate::stage::{Context, route, service, source};
+use crate::stage::{Context, host, route, service, source};
 use crate::table::service::client_hash;
 use crate::table::{Asker, Encapsulation, FibEntry, NodeConfig};
 use crate::worker::WorkerIndex;
@@ -113,11 +113,18 @@ fn translate(context: &mut Context, slot: &mut Slot) -> Result<bool, DropReason>
     let protocol = slot.parsed.protocol;
     let (from, to) = (service::source(&slot.parsed), destination(&slot.parsed));
     let inside = key(NODE, protocol, from, to);
-    if let Some(index) = context.translations.by_inside(&inside, context.now)
-        && recall(context, &slot.parsed, index)?
-    {
-        forward(context, slot, index)?;
-        return Ok(true);
+    if let Some(index) = context.translations.by_inside(&inside, context.now) {
+        let translation = context.translations.get(index);
+        if context.tables.host_endpoints.have_changed_since(translation.generation)
+            && !host::admit_translated(context, slot, translation.wire.remote(), to)
+        {
+            context.translations.remove(index);
+            return Err(DropReason::PolicyDeny);
+        }
+        if recall(context, &slot.parsed, index)? {
+            forward(context, slot, index)?;
+            return Ok(true);
+        }
     }
     if let Some(index) = context.translations.by_wire(&key(NODE, protocol, to, from), context.now) {
         leave_by_origin(slot, context.translations.get(index).origin);
@@ -135,6 +142,9 @@ fn translate(context: &mut Context, slot: &mut Slot) -> Result<bool, DropReason>
     }
     let (index, backend) = choose(context, slot, frontend, asker)?;
     let remote = (backend.address, backend.port);
+    if !host::admit_translated(context, slot, remote, to) {
+        return Err(DropReason::PolicyDeny);
+    }
     let wire = match source_towards(context, index, backend.address)? {
         None => with_own_address(context, protocol, from, remote)?,
         Some(address) => with_node_port(context, protocol, (address, from.1), remote)?,

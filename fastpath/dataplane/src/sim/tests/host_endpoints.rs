@@ -248,3 +248,43 @@ fn an_established_flow_follows_the_sets_that_its_addresses_are_in() {
         assert!(into_passes(&mut world, 80));
     }
 }
+
+#[test]
+fn a_node_port_is_judged_by_what_was_asked_and_by_who_serves() {
+    use super::super::world::NODE1;
+    use super::nat::{NODE_PORT, service, with_services};
+    // The backend's own port is 8080.
+    let node_port = u32::from(NODE_PORT);
+    let asks = |world: &mut World, port: u16, flags| {
+        let datagram = Datagram::tcp((OUTSIDE, port), (NODE1, NODE_PORT), flags, b"");
+        passes(world, &PortName::Uplink, &from_uplink(&datagram))
+    };
+    for server in [(A, 8080), (REMOTE, 8080)] {
+        let mut world = with_services(&[service("web", &[server])]);
+        let pre_dnat = |rules| {
+            let (policy, tier) = policy("early", rules);
+            let hooks = HostEndpoint { pre_dnat: ingress(&tier), ..HostEndpoint::default() };
+            [policy, host("h", "uplink0", hooks)]
+        };
+        world.apply(&pre_dnat(vec![rule_for(8080, Action::Deny)]));
+        assert!(asks(&mut world, 1, SYN), "pre-DNAT policy sees what was asked");
+        // It comes to forbid the port: those that are there end, too.
+        world.apply(&pre_dnat(vec![rule_for(node_port, Action::Deny)]));
+        assert!(!asks(&mut world, 2, SYN));
+        assert!(!asks(&mut world, 1, ACK) && !asks(&mut world, 1, ACK));
+        world.apply(&pre_dnat(vec![]));
+        assert!(asks(&mut world, 2, SYN));
+        // Forward policy sees who serves.
+        let (web, tier) = policy("web", vec![allow_port(6, 8080)]);
+        world.apply(&[web, host("h", "uplink0", forward_in(&tier))]);
+        assert!(asks(&mut world, 2, ACK) && asks(&mut world, 3, SYN));
+        let (web, tier) = policy("web", vec![allow_port(6, node_port)]);
+        world.apply(&[web, host("h", "uplink0", forward_in(&tier))]);
+        assert!(!asks(&mut world, 4, SYN) && !asks(&mut world, 3, ACK));
+        // What pre-DNAT policy allows skips it.
+        let (early, early_tier) = policy("early", vec![allow_port(6, node_port)]);
+        let both = HostEndpoint { pre_dnat: ingress(&early_tier), ..forward_in(&tier) };
+        world.apply(&[early, host("h", "uplink0", both)]);
+        assert!(asks(&mut world, 5, SYN));
+    }
+}
