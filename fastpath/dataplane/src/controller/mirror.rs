@@ -251,8 +251,9 @@ impl Mirror {
 /// The kernel's messages are no longer than this.
 const ANSWER_MAX: usize = 64 << 10;
 
-/// Links, neighbors, IPv4 addresses and IPv4 routes: bits of RTNLGRP_LINK, _NEIGH, _IPV4_IFADDR, _IPV4_ROUTE.
-const GROUPS: u32 = 1 << 0 | 1 << 2 | 1 << 4 | 1 << 6;
+/// Links, neighbors, addresses and routes of both families: bits of RTNLGRP_LINK, _NEIGH, _IPV4_IFADDR, _IPV4_ROUTE,
+/// _IPV6_IFADDR, _IPV6_ROUTE.
+const GROUPS: u32 = 1 << 0 | 1 << 2 | 1 << 4 | 1 << 6 | 1 << 8 | 1 << 10;
 
 fn open(groups: u32) -> io::Result<OwnedFd> {
     let socket = socket::socket(

@@ -45,6 +45,51 @@ fn packets_go_by_the_uplink_that_their_route_names_and_status_shows_each() {
 }
 
 #[test]
+fn routes_addresses_and_neighbors_of_ipv6_are_followed_too() {
+    const NODE6: &str = "2001:db8::11";
+    const NEAR6: &str = "2001:db8::1";
+    const FAR6: &str = "2001:db8:f::9";
+    const POD6: &str = "fd00:10:244:1::2";
+    let with_ipv6 = |device: &str| {
+        std::fs::write(format!("/proc/sys/net/ipv6/conf/{device}/disable_ipv6"), "0").unwrap();
+    };
+    in_netns(move || {
+        let near = machine("crtup0", NODE, NEAR, 1500);
+        with_ipv6("crtup0");
+        ip(&format!("addr add {NODE6}/64 dev crtup0 nodad"));
+        near.run(move || {
+            with_ipv6("far-crtup0");
+            std::fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1").unwrap();
+            ip(&format!("addr add {NEAR6}/64 dev far-crtup0 nodad"));
+            ip(&format!("addr add {FAR6}/128 dev lo nodad"));
+            ip(&format!("route add fd00:10:244:1::/64 via {NODE6}"));
+        });
+        let config = plane::NodeConfig { address_v6: bytes(NODE6), ..config() };
+        let mut node = Node::start_as(config, 1450, "");
+        let block = plane::Route {
+            prefix: Some(plane::Prefix { address: bytes("fd00:10:244:1::"), length: 64 }),
+            target: Some(plane::route::Target::LocalBlock(plane::LocalBlock {})),
+        };
+        let both = plane::Endpoint { addresses: vec![bytes(POD), bytes(POD6)], ..endpoint() };
+        node.tell(vec![op::Op::Route(block), op::Op::Endpoint(both)]);
+        node.pod.run(move || {
+            with_ipv6("crtpod0");
+            ip(&format!("addr add {POD6}/128 dev crtpod0 nodad"));
+            ip("route add fe80::ecee:eeff:feee:eeee dev crtpod0");
+            ip("route add default via fe80::ecee:eeff:feee:eeee dev crtpod0");
+        });
+        node.wait_for_answer(NEAR);
+        node.wait_for_answer(NEAR6);
+        assert!(!node.pod_pings(FAR6, ""), "no route leads there");
+        ip(&format!("route add {FAR6}/128 via {NEAR6}"));
+        node.wait_for_answer(FAR6);
+        ip(&format!("route del {FAR6}/128"));
+        eventually("the route is forgotten", || (!node.pod_pings(FAR6, "")).then_some(()));
+        assert!(succeeds("ping", &format!("-c 1 -W 2 {NEAR6}")), "the host has its network");
+    });
+}
+
+#[test]
 fn an_uplink_that_the_operator_names_is_the_only_one() {
     in_netns(|| {
         let _near = machine("crtup0", NODE, NEAR, 1500);
