@@ -137,6 +137,7 @@ impl Pipeline {
         }
         if has_parts {
             parts_from_endpoints(&mut context, batch);
+            stage::fragment::track_at_node(&mut context, batch);
         }
         limit::packets(&mut context, batch, true);
         for slot in going_on(batch) {
@@ -172,6 +173,7 @@ impl Pipeline {
                     slot.ingress = ingress;
                     parse::parse(slot);
                     at_node = true;
+                    has_parts |= slot.parsed.fragment != Fragment::No;
                 }
                 Step::Deliver(endpoint, ingress, at_node) => {
                     slot.ingress = ingress;
@@ -183,6 +185,11 @@ impl Pipeline {
             }
         }
         if at_node {
+            if has_parts {
+                stage::fragment::track(&mut context, batch, |slot| {
+                    slot.deliver_to.is_none().then_some(fragment::Scope::Node)
+                });
+            }
             for slot in going_on(batch).filter(|slot| slot.deliver_to.is_none()) {
                 node::at_owner(&mut context, slot);
                 has_parts |= slot.parsed.fragment != Fragment::No;

@@ -2,10 +2,9 @@
 //! What that takes is in [`crate::fragment`]; parts are never put together.
 //!
 //! Runs wherever flows are looked up next, by the worker that has them: after the source check for what an endpoint
-//! sends, and before ingress policy for what it receives. A part whose first one has not come yet leaves the batch; when
+//! sends, before ingress policy for what it receives, and before the route for what the node may translate. A part whose first one has not come yet leaves the batch; when
 //! that comes, it goes on behind it.
 
-use std::hash::BuildHasher;
 use std::net::IpAddr;
 
 use caracal_wire::{Ipv6, ipv4};
@@ -15,6 +14,7 @@ use crate::drop_reason::DropReason;
 use crate::fragment::{DatagramKey, Fate, Part, Refusal, Scope, Upper};
 use crate::stage::Context;
 use crate::stage::parse::Fragment;
+use crate::table::FibEntry;
 
 /// The half of the pipeline that a batch is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +32,19 @@ pub fn track_half(context: &mut Context, batch: &mut Batch, half: Half) {
         (Half::Out, Ingress::Endpoint(endpoint), _) => Some(Scope::From(endpoint)),
         (Half::In, _, Some(endpoint)) => Some(Scope::To(endpoint)),
         _ => None,
+    });
+}
+
+/// As [`track`], for what comes to the node itself or passes it: services are asked for, and answers to what the node has
+/// translated known, by ports. All parts of a datagram come in by one queue, since devices spread them by addresses
+/// alone, and so to one worker; the worker to which that one hands them over sees them in its order.
+#[cold]
+pub fn track_at_node(context: &mut Context, batch: &mut Batch) {
+    let tables = context.tables;
+    track(context, batch, |slot| {
+        let is_from_here = matches!(slot.ingress, Ingress::Endpoint(_) | Ingress::Ourselves);
+        let is_for_pod = matches!(tables.fib.lookup(slot.parsed.destination), Some(FibEntry::Endpoint(_)));
+        (!is_from_here && !is_for_pod).then_some(Scope::Node)
     });
 }
 
@@ -82,13 +95,6 @@ pub fn reason(refusal: Refusal) -> DropReason {
         Refusal::Full => DropReason::FragmentTableFull,
         Refusal::Expired => DropReason::FragmentExpired,
     }
-}
-
-/// A number that is the same for all parts of a datagram: where ports would choose a worker, it does.
-#[must_use]
-pub fn spread(slot: &Slot) -> Option<u64> {
-    let (key, _) = read(slot, Scope::Node)?;
-    Some(rustc_hash::FxBuildHasher.hash_one(key))
 }
 
 /// Which part of which datagram a packet is, if it is one.

@@ -8,7 +8,7 @@ use super::super::datagram::{Datagram, SYN, ipip, vxlan};
 use super::super::datagram6::Datagram6;
 use super::super::world::{
     self, A, B, NODE1, NODE2, OUTSIDE, POD_MTU, REMOTE, TUNNEL1_MAC, TUNNEL2_MAC, UPLINK_MTU, VNI,
-    VXLAN_PORT, pod,
+    VXLAN_PORT, op, pod,
 };
 use super::super::{HOST_MAC, Output, PortName};
 use super::ipv6::{A6, B6, REMOTE6, from_pod6, hop, to_pod6};
@@ -17,6 +17,7 @@ use super::support::*;
 use crate::drop_reason::DropReason;
 use crate::fragment::{Limits, Tracker};
 use crate::packet::{Offload, PartialChecksum};
+use caracal_plane_api::plane::{self, op::Op as Kind};
 
 /// A datagram cut before these bytes of its body, all multiples of 8.
 pub fn cut(whole: &Datagram, at: &[usize]) -> Vec<Datagram> {
@@ -196,9 +197,77 @@ fn parts_from_two_pods_are_never_taken_for_one_datagram() {
 fn a_part_for_the_host_goes_to_the_host_which_puts_it_together() {
     let mut world = World::new();
     let parts = cut(&Datagram::udp((OUTSIDE, 53), (NODE1, 1000), &[1; 64]).identified(3), &[16]);
-    for part in parts.iter().rev() {
-        assert_eq!(world.send(&PortName::Uplink, &from_uplink(part)), [to_host(PortName::Host, part)]);
+    assert_eq!(world.send(&PortName::Uplink, &from_uplink(&parts[1])), []);
+    let outputs = world.send(&PortName::Uplink, &from_uplink(&parts[0]));
+    assert_eq!(outputs, [to_host(PortName::Host, &parts[0]), to_host(PortName::Host, &parts[1])]);
+}
+
+/// Cut apart and sent in the other order.
+fn backwards(whole: &Datagram, at: &[usize]) -> Vec<Datagram> {
+    cut(whole, at).into_iter().rev().collect()
+}
+
+#[test]
+fn parts_leave_with_the_nodes_address_and_those_of_the_answer_find_their_way_back() {
+    let mut world = World::new();
+    let mut ops = world::ops();
+    if let Some(Kind::NodeConfig(node)) = &mut ops[0].op {
+        let prefix = plane::Prefix { address: vec![10, 244, 0, 0], length: 16 };
+        let pool = plane::Pool { prefix: Some(prefix), nat_outgoing: true };
+        node.nat_outgoing = Some(plane::NatOutgoing { pools: vec![pool], ..Default::default() });
     }
+    world.apply(&ops);
+    let whole = udp((OUTSIDE, 53), 100);
+    let mut outputs = Vec::new();
+    for part in backwards(&whole, &[16, 48]) {
+        outputs.extend(world.send(&pod("a"), &from_pod(&part)));
+    }
+    let asked = put_together(read(&outputs));
+    assert_eq!((asked.source, asked.destination), (NODE1, OUTSIDE));
+    assert!(asked.checksum_is_right());
+    assert_eq!(asked.body[8..], whole.body[8..]);
+    let port = u16::from_be_bytes([asked.body[0], asked.body[1]]);
+    let answer = Datagram::udp((OUTSIDE, 53), (NODE1, port), &[9; 200]).identified(4711);
+    let mut outputs = Vec::new();
+    for part in backwards(&answer, &[8, 64]) {
+        outputs.extend(world.send(&PortName::Uplink, &from_uplink(&part)));
+    }
+    assert!(outputs.iter().all(|output| output.port == pod("a")));
+    let expected = Datagram::udp((OUTSIDE, 53), (A, 1000), &[9; 200]).identified(4711);
+    assert_eq!(put_together(read(&outputs)), expected.ttl(63));
+    assert_eq!((world.node.drops(), world.held()), (vec![], 0));
+}
+
+#[test]
+fn a_service_is_asked_in_parts_by_pods_and_by_the_host() {
+    let mut world = World::new();
+    let backend = |address: [u8; 4]| plane::Backend { address: address.to_vec(), port: 53 };
+    let frontend = plane::Frontend { address: vec![10, 96, 0, 10], port: 53, ..Default::default() };
+    let service = plane::Service {
+        id: "default/dns:53".into(),
+        protocol: 17,
+        frontends: vec![frontend],
+        cluster: vec![backend(B)],
+        ..Default::default()
+    };
+    world.apply(&[world::ops(), vec![op(Kind::Service(service))]].concat());
+    let expected = Datagram::udp((A, 1000), (B, 53), &[5; 100]).identified(77);
+    let mut outputs = Vec::new();
+    for part in backwards(&Datagram::udp((A, 1000), ([10, 96, 0, 10], 53), &[5; 100]).identified(77), &[16]) {
+        outputs.extend(world.send(&pod("a"), &from_pod(&part)));
+    }
+    assert!(outputs.iter().all(|output| output.port == pod("b")));
+    assert_eq!(put_together(read(&outputs)), expected.ttl(63));
+    let mut outputs = Vec::new();
+    for part in backwards(&Datagram::udp((NODE1, 7), ([10, 96, 0, 10], 53), &[5; 100]).identified(78), &[16])
+    {
+        outputs.extend(world.send(&PortName::Host, &from_host(&part)));
+    }
+    assert!(outputs.iter().all(|output| output.port == pod("b")), "{outputs:?}");
+    let asked = put_together(read(&outputs));
+    assert_eq!((asked.source, asked.destination), (NODE1, B));
+    assert!(asked.checksum_is_right());
+    assert_eq!((world.node.drops(), world.held()), (vec![], 0));
 }
 
 /// What parts are dropped for.
