@@ -61,6 +61,22 @@ impl Place {
         })
     }
 
+    /// Listens to TCP at its address, even if nobody has been given that.
+    pub fn listen(&self, port: u16) -> TcpListener {
+        self.run(|| {
+            let domain = if self.address.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
+            let socket = Socket::new(domain, Type::STREAM, None).unwrap();
+            match self.address {
+                IpAddr::V4(_) => socket.set_freebind_v4(true).unwrap(),
+                IpAddr::V6(_) => socket.set_freebind_v6(true).unwrap(),
+            }
+            socket.set_reuse_address(true).unwrap();
+            socket.bind(&self.at(port).into()).unwrap();
+            socket.listen(128).unwrap();
+            socket.into()
+        })
+    }
+
     pub fn at(&self, port: u16) -> SocketAddr {
         SocketAddr::new(self.address, port)
     }
@@ -353,8 +369,12 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Sends bytes that can be told from any others over TCP, checks each, and returns Mbit/s.
 pub fn transfer(from: &Place, to: &Place, port: u16, bytes: usize) -> f64 {
-    let listener = to.run(|| TcpListener::bind(to.at(port)).unwrap());
-    let address = to.at(port);
+    transfer_by(from, to.at(port), to, port, bytes)
+}
+
+/// As [`transfer`], by an address that is another one's than the receiver's.
+pub fn transfer_by(from: &Place, address: SocketAddr, to: &Place, port: u16, bytes: usize) -> f64 {
+    let listener = to.listen(port);
     let start = Instant::now();
     let receiver = thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();

@@ -4,6 +4,7 @@
 //! With `CARACAL_LONG=1` each is a gigabyte, else 64 MiB.
 
 use std::{
+    net::{Ipv4Addr, SocketAddr},
     process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
@@ -16,7 +17,7 @@ use crate::{
     api::pool,
     lab::{Lab, Plan},
     machine::{rounds, stderr, stdout},
-    traffic::{Place, transfer},
+    traffic::{Place, transfer, transfer_by},
     wire::{BAD, Impaired},
 };
 
@@ -27,36 +28,57 @@ fn plan() -> Plan {
     Plan::pods(&[("a", "node1"), ("b", "node1"), ("c", "node2")])
 }
 
+/// A way from somebody to somebody.
+struct Way<'a> {
+    what: &'a str,
+    from: &'a Place,
+    to: &'a Place,
+    /// What the sender connects to for a port of the receiver's.
+    asked: &'a dyn Fn(u16) -> SocketAddr,
+    /// The node whose wire becomes a bad one, counted from 0.
+    wire: usize,
+}
+
 /// Bytes both ways, then iperf3 both ways, over a good wire and over a bad one.
 fn assert_indistinguishable(what: &str, lab: &Lab, a: &Place, c: &Place) {
+    let (there, back) = (|port| c.at(port), |port| a.at(port));
+    assert_carries(lab, &Way { what, from: a, to: c, asked: &there, wire: 1 });
+    assert_carries(lab, &Way { what, from: c, to: a, asked: &back, wire: 1 });
+}
+
+/// The first ports that receivers listen on; iperf3's follows.
+const PORTS: [u16; 2] = [7001, 7002];
+
+fn assert_carries(lab: &Lab, way: &Way<'_>) {
+    let Way { what, from, to, asked, wire } = way;
     let mib = rounds(64, 1024);
-    for (number, wire) in ["a good wire", "a bad wire"].into_iter().enumerate() {
-        let _impaired = (number == 1).then(|| Impaired::new(lab, 1, &BAD));
-        for (direction, (from, to)) in (0..).zip([(a, c), (c, a)]) {
-            let port = 7001 + 2 * number as u16 + direction;
-            let rate = transfer(from, to, port, mib * MIB);
-            println!("{what}, {wire}: {mib} MiB over TCP at {rate:.0} Mbit/s");
-        }
-        iperf(what, wire, lab, a, c);
+    for (port, wires) in PORTS.into_iter().zip(["good wires", "a bad wire"]) {
+        let _impaired = (port == PORTS[1]).then(|| Impaired::new(lab, *wire, &BAD));
+        let rate = transfer_by(from, asked(port), to, port, mib * MIB);
+        println!("{what}, {wires}: {mib} MiB over TCP at {rate:.0} Mbit/s");
+        iperf(&format!("{what}, {wires}"), lab, from, asked(IPERF_PORT), to);
     }
-    checksums_are_right(&[a, c]);
+    checksums_are_right(&[from, to]);
 }
 
 /// A few seconds of iperf3 both ways, which must get through.
-fn iperf(what: &str, wire: &str, lab: &Lab, from: &Place, to: &Place) {
+fn iperf(what: &str, lab: &Lab, from: &Place, asked: SocketAddr, to: &Place) {
     let seconds = rounds(1, 10).to_string();
-    let address = to.address.to_string();
+    let (address, port) = (asked.ip().to_string(), asked.port().to_string());
     let mark = &lab.state().run;
     let mut server = to.run(|| {
-        let bind = ["-s", "-1", "-B", &address, "-p", &IPERF_PORT.to_string()].map(str::to_owned);
-        let server = Command::new("iperf3").args(bind).env(MARK, mark).stdout(Stdio::null()).spawn();
+        let server = Command::new("iperf3")
+            .args(["-s", "-1", "-p", &IPERF_PORT.to_string()])
+            .env(MARK, mark)
+            .stdout(Stdio::null())
+            .spawn();
         server.expect("iperf3 is not there: scripts/test installs it")
     });
     let client = from.run(|| {
         let start = Instant::now();
         loop {
             let output = Command::new("iperf3")
-                .args(["-c", &address, "-p", &IPERF_PORT.to_string(), "-t", &seconds, "--bidir", "-J"])
+                .args(["-c", &address, "-p", &port, "-t", &seconds, "--bidir", "-J"])
                 .env(MARK, mark)
                 .output()
                 .unwrap();
@@ -69,15 +91,12 @@ fn iperf(what: &str, wire: &str, lab: &Lab, from: &Place, to: &Place) {
     });
     let _ = server.kill();
     let _ = server.wait();
-    assert!(client.status.success(), "{what}, {wire}: iperf3: {}{}", stdout(&client), stderr(&client));
+    assert!(client.status.success(), "{what}: iperf3: {}{}", stdout(&client), stderr(&client));
     let report: Value = serde_json::from_slice(&client.stdout).unwrap();
     let rate = |sum: &str| report["end"][sum]["bits_per_second"].as_f64().unwrap() / 1e6;
     let (there, back) = (rate("sum_received"), rate("sum_received_bidir_reverse"));
-    println!("{what}, {wire}: iperf3 {there:.0} Mbit/s there, {back:.0} Mbit/s back");
-    assert!(
-        there > 1.0 && back > 1.0,
-        "{what}, {wire}: as good as nothing got through: {there}, {back} Mbit/s"
-    );
+    println!("{what}: iperf3 {there:.0} Mbit/s there, {back:.0} Mbit/s back");
+    assert!(there > 1.0 && back > 1.0, "{what}: as good as nothing got through: {there}, {back} Mbit/s");
 }
 
 /// No segment came with a wrong checksum: pods' kernels leave them to the device, and none may arrive half made.
@@ -99,7 +118,7 @@ fn nobody_can_tell_on_one_node() {
     for (port, (from, to)) in (7001..).zip([(&a, &b), (&b, &a)]) {
         println!("one node: {mib} MiB over TCP at {:.0} Mbit/s", transfer(from, to, port, mib * MIB));
     }
-    iperf("one node", "no wire", &lab, &a, &b);
+    iperf("one node", &lab, &a, b.at(IPERF_PORT), &b);
     checksums_are_right(&[&a, &b]);
 }
 
@@ -137,4 +156,49 @@ fn nobody_can_tell_without_a_tunnel() {
     assert_indistinguishable("no tunnel", &lab, &lab.pod("a"), &lab.pod("c"));
     assert_indistinguishable("no tunnel, IPv6", &lab, &lab.pod_v6("a"), &lab.pod_v6("c"));
     assert_eq!(lab.counter("node1", "tunnel_encapsulated", ""), 0, "something went through a tunnel");
+}
+
+/// A service whose backend is the pod `c`, with a node port 30000 above each 7000th port, and 30201 for iperf3's.
+fn service() -> Value {
+    let port = |port: u16| json!({"name": format!("p{port}"), "port": port, "nodePort": node_port(port)});
+    let ports: Vec<_> = PORTS.into_iter().chain([IPERF_PORT]).map(port).collect();
+    json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": "c", "namespace": "default"},
+        "spec": {"type": "NodePort", "clusterIP": "10.96.0.99", "selector": {"app": "c"}, "ports": ports},
+    })
+}
+
+fn node_port(port: u16) -> u16 {
+    if port == IPERF_PORT { 30_201 } else { port + 23_000 }
+}
+
+#[test]
+fn nobody_can_tell_through_a_service() {
+    let lab = Lab::up_alone("service", &plan().object(service()));
+    let (a, c) = (lab.pod("a"), lab.pod("c"));
+    let cluster_ip = |port| SocketAddr::from(([10, 96, 0, 99], port));
+    assert_carries(&lab, &Way { what: "a service", from: &a, to: &c, asked: &cluster_ip, wire: 1 });
+    let node1 = lab.node("node1");
+    let from_the_host =
+        Way { what: "a service, from the host", from: &node1, to: &c, asked: &cluster_ip, wire: 1 };
+    assert_carries(&lab, &from_the_host);
+}
+
+#[test]
+fn nobody_can_tell_through_a_node_port() {
+    let lab = Lab::up_alone("node-port", &plan().object(service()));
+    let (outside, c) = (lab.outside(Ipv4Addr::new(203, 0, 113, 7)), lab.pod("c"));
+    for (node, what) in [("node1", "a node port of another node"), ("node2", "a node port of its own node")] {
+        let node = lab.node(node);
+        let asked = |port| node.at(node_port(port));
+        assert_carries(&lab, &Way { what, from: &outside, to: &c, asked: &asked, wire: 1 });
+    }
+}
+
+#[test]
+fn nobody_can_tell_through_the_nodes_address() {
+    let lab = Lab::up_alone("nat-outgoing", &plan());
+    let (a, outside) = (lab.pod("a"), lab.outside(Ipv4Addr::new(203, 0, 113, 7)));
+    let asked = |port| outside.at(port);
+    assert_carries(&lab, &Way { what: "natOutgoing", from: &a, to: &outside, asked: &asked, wire: 0 });
 }
