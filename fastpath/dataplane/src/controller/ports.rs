@@ -98,6 +98,15 @@ enum PortError {
     WorkerGone,
 }
 
+/// A port that is not there.
+#[derive(Debug, PartialEq, Eq)]
+struct Missing {
+    /// What it would be.
+    kind: &'static str,
+    /// Why it is not.
+    problem: String,
+}
+
 struct LivePort {
     worker: usize,
     slot: PortSlot,
@@ -119,8 +128,8 @@ pub struct Ports {
     forward: Option<LivePort>,
     pods: BTreeMap<EndpointIndex, (Arc<Endpoint>, LivePort)>,
     /// By name, and tried again.
-    missing: BTreeMap<String, String>,
-    /// By name, and not to be had however often one tries.
+    missing: BTreeMap<String, Missing>,
+    /// Uplinks by name, not to be had however often one tries.
     refused: BTreeMap<String, String>,
     sockets: u64,
 }
@@ -212,9 +221,9 @@ impl Ports {
         self.follow_host(plan);
         self.follow_uplinks(plan);
         self.follow_pods(plan);
-        for (name, problem) in &self.missing {
-            if before.get(name) != Some(problem) {
-                warn!(port = name, "port is missing: {problem}");
+        for (name, missing) in &self.missing {
+            if before.get(name) != Some(missing) {
+                warn!(port = name, "port is missing: {}", missing.problem);
             }
         }
     }
@@ -241,7 +250,8 @@ impl Ports {
                     *(if role == Role::Host { &mut self.host } else { &mut self.forward }) = Some(port);
                 }
                 Err(error) => {
-                    self.missing.insert(name, error.to_string());
+                    let kind = if role == Role::Host { "host" } else { "forward" };
+                    self.missing.insert(name, Missing { kind, problem: error.to_string() });
                 }
             }
         }
@@ -294,7 +304,8 @@ impl Ports {
                     self.pods.insert(index, (Arc::clone(endpoint), port));
                 }
                 Err(error) => {
-                    self.missing.insert(endpoint.interface.to_string(), error.to_string());
+                    let missing = Missing { kind: "pod", problem: error.to_string() };
+                    self.missing.insert(endpoint.interface.to_string(), missing);
                 }
             }
         }
@@ -463,7 +474,7 @@ impl Ports {
             for port in &uplink.queues {
                 row(
                     &uplink.device.name,
-                    "uplink",
+                    uplinks::KIND,
                     port,
                     format!("{}, xdp {}", port.io, uplink.program.mode()),
                 );
@@ -477,9 +488,11 @@ impl Ports {
         for (endpoint, port) in self.pods.values() {
             row(&endpoint.interface, "pod", port, port.io.into());
         }
-        rows.extend(self.refused.iter().chain(&self.missing).map(|(name, problem)| PortRow {
+        let refused = self.refused.iter().map(|(name, problem)| (name, uplinks::KIND, problem));
+        let missing = self.missing.iter().map(|(name, missing)| (name, missing.kind, &missing.problem));
+        rows.extend(refused.chain(missing).map(|(name, kind, problem)| PortRow {
             name: name.clone(),
-            kind: String::new(),
+            kind: kind.into(),
             io: String::new(),
             worker: 0,
             up: false,

@@ -98,7 +98,8 @@ fn an_uplink_that_the_operator_names_is_the_only_one() {
         node.wait_for("crtup1");
         node.wait_for_answer(FAR);
         assert_eq!(node.port("crtup0"), None);
-        assert_eq!(node.port("crtup9").unwrap().detail, "no device crtup9 yet");
+        let missing = node.port("crtup9").unwrap();
+        assert_eq!((&*missing.kind, &*missing.detail), ("uplink", "no device crtup9 yet"));
         eventually("what would go by another is dropped", || {
             assert!(!node.pod_pings(NEAR, ""));
             (node.drops("port-gone") > 0).then_some(())

@@ -10,13 +10,16 @@ use caracal_xsk::xdp::uplink::Capture;
 use caracal_xsk::xdp::{self, AttachMode, Preference, Uplink};
 use tracing::{info, warn};
 
-use super::{LivePort, Plan, PortError, Ports};
+use super::{LivePort, Missing, Plan, PortError, Ports};
 use crate::batch::UplinkIndex;
 use crate::controller::uplinks::{self, Chosen, Facts};
 use crate::pipeline::{self, Link};
 use crate::port::Port;
 use crate::worker::thread::Command;
 use crate::worker::{Owners, Role};
+
+/// What rows of uplinks say they are.
+pub const KIND: &str = "uplink";
 
 /// Uplinks of a node, at most: what an [`UplinkIndex`] can tell apart.
 pub const UPLINKS_MAX: usize = 256;
@@ -83,7 +86,9 @@ impl Ports {
             }
         }
         self.refused = choice.refused;
-        self.missing.append(&mut choice.missing);
+        for (name, problem) in std::mem::take(&mut choice.missing) {
+            self.lacks(&name, problem);
+        }
 
         let is_there = |uplink: &LiveUplink| {
             let device = plan.links.iter().find(|link| link.index == uplink.device.index);
@@ -116,7 +121,7 @@ impl Ports {
                     self.uplinks.insert(*device, uplink);
                 }
                 Err(error) => {
-                    self.missing.insert(chosen.device.name.clone(), error.to_string());
+                    self.lacks(&chosen.device.name, error.to_string());
                 }
             }
         }
@@ -142,13 +147,17 @@ impl Ports {
             }
             let fits = self.check_size(&uplink.device);
             if let Err(problem) = fits {
-                self.missing.insert(uplink.device.name.clone(), problem.to_string());
+                self.lacks(&uplink.device.name, problem.to_string());
             }
             if let Err(error) = uplink.capture(&plan.captures) {
-                self.missing.insert(uplink.device.name.clone(), error.to_string());
+                self.lacks(&uplink.device.name, error.to_string());
             }
         }
         self.uplinks = live;
+    }
+
+    fn lacks(&mut self, name: &str, problem: String) {
+        self.missing.insert(name.into(), Missing { kind: KIND, problem });
     }
 
     /// How many queues of uplinks each worker has.
