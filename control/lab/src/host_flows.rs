@@ -41,8 +41,6 @@ const TIMEOUT_MS: u64 = 700;
 /// How long rules may take to come into force, and how long they must have been the same.
 const IN_FORCE_LIMIT: Duration = Duration::from_secs(5);
 const STILL: Duration = Duration::from_millis(150);
-/// What the fastpath says of packets for an address of its block that nobody has.
-const NOBODY: &str = "dropped: blackhole";
 /// What the rule for packets of known connections says of itself.
 const KNOWN_CONNECTION: &str = "of a connection that was allowed";
 
@@ -63,9 +61,7 @@ pub(crate) fn host_flows(state: &State, world: &World, stop: &Stop) -> Result<Ve
             Err(reason) => Observation::new(Observed::Unsupported, reason),
             Ok(probe) => match flow.path {
                 HostPath::ToHost | HostPath::FromHost => at_the_kernel(&name, world, flow, &probe),
-                HostPath::ForwardIn | HostPath::ForwardOut => {
-                    at_the_fastpath(flow, &probe, is_vacant(world, flow), &mut watchers)?
-                }
+                HostPath::ForwardIn | HostPath::ForwardOut => at_the_fastpath(flow, &probe, &mut watchers)?,
             },
         };
         observations.push(observation);
@@ -114,17 +110,21 @@ fn probe(name: &LabName, world: &World, flow: &WorldHostFlow) -> Result<Probe, S
     let is_ours = match flow.path {
         HostPath::ToHost => destination == own_node,
         HostPath::FromHost => source == own_node,
-        HostPath::ForwardIn => own_pod(destination) || is_vacant(world, flow),
+        HostPath::ForwardIn => own_pod(destination),
         HostPath::ForwardOut => own_pod(source),
     };
     if !is_ours {
         let whom = match flow.path {
             HostPath::ToHost => "its destination is no address of",
             HostPath::FromHost => "its source is no address of",
-            HostPath::ForwardIn => "its destination is no pod of",
-            HostPath::ForwardOut => "its source is no pod of",
+            HostPath::ForwardIn => {
+                "the lab's nodes forward what is for their pods, and its destination is no pod of"
+            }
+            HostPath::ForwardOut => {
+                "the lab's nodes forward what their pods send, and its source is no pod of"
+            }
         };
-        return Err(format!("{whom} {}: the lab's nodes forward what is their pods' only", node.name));
+        return Err(format!("{whom} {}", node.name));
     }
     let other = if is_from_node(flow.path) { destination } else { source };
     if other == own_node || own_pod(other) {
@@ -147,13 +147,6 @@ fn probe(name: &LabName, world: &World, flow: &WorldHostFlow) -> Result<Probe, S
     };
     let netns = netns.ok_or("the case names no such source")?;
     Probe::of(&as_flow(flow, source, destination), netns, true)
-}
-
-/// Whether a packet is for an address of the node's block that nobody has: the host endpoint judges it, and then it is dropped.
-fn is_vacant(world: &World, flow: &WorldHostFlow) -> bool {
-    let address = flow.destination_address;
-    let blocks = world.nodes.get(flow.node).into_iter().flat_map(legs).map(|leg| leg.block);
-    who(world, address) == Place::External && blocks.into_iter().any(|block| block.contains(address))
 }
 
 fn is_from_node(path: HostPath) -> bool {
@@ -277,7 +270,6 @@ fn judge(answer: &Answer, moved: &[&ListedRule]) -> Observation {
 fn at_the_fastpath(
     flow: &WorldHostFlow,
     probe: &Probe,
-    is_vacant: bool,
     watchers: &mut Watchers,
 ) -> Result<Observation, LabError> {
     let nodes = [flow.node].into_iter().collect();
@@ -291,9 +283,6 @@ fn at_the_fastpath(
             "answered, but none of our counters moved: something else carried it",
         ),
         Answer::Echoed | Answer::Refused => Observation::new(Observed::Allow, evidence.allowed.join("; ")),
-        Answer::Silence(_) if is_vacant && evidence.denied == [NOBODY] => {
-            Observation::new(Observed::Allow, "let through; nobody has the address")
-        }
         Answer::Silence(_) if !evidence.denied.is_empty() => {
             Observation::new(Observed::Deny, evidence.denied.join("; "))
         }
