@@ -14,7 +14,7 @@ use caracal_dataplane::sim::datagram6::{Datagram6, vxlan6};
 use caracal_dataplane::sim::world::{
     self, NODE1, NODE1_6, NODE2, NODE2_6, TUNNEL1_MAC, TUNNEL2_MAC, VNI, VXLAN_PORT, pod,
 };
-use caracal_dataplane::sim::{Node, Output, PortName, UPLINK_MAC};
+use caracal_dataplane::sim::{Node, Output, PortName, UPLINK_MAC, services};
 
 /// Bytes of a record before its frame.
 pub const RECORD_LEN: usize = 5;
@@ -25,7 +25,8 @@ pub const WAYS: u8 = 10;
 
 /// Sends what `bytes` say.
 pub fn any_traffic(bytes: &[u8]) {
-    let mut node = world::node(64, 96).expect("the world that tests start from");
+    let mut node =
+        Node::new(&services_of(0), world::kernel(), 64, 96).expect("the world that tests start from");
     let mut now = Tick(0);
     let mut rest = bytes;
     while let Some((record, after)) = rest.split_first_chunk::<RECORD_LEN>() {
@@ -171,10 +172,31 @@ fn inject(node: &mut Node, link: &PortName, frame: &[u8], how: u8) -> bool {
     true
 }
 
-/// Pod b goes, or comes back; or node2 is reached otherwise.
+/// TCP and UDP services with backends of every kind: more or less of them, by `number`. Their ports, and those that the
+/// node takes for itself, are what the seeds' packets are for.
+fn services_of(number: u8) -> Vec<caracal_plane_api::plane::Op> {
+    let backends = [(world::A, 53), (world::REMOTE, 53), (NODE1, 53), (world::OUTSIDE, 53), (world::B, 53)];
+    let serving = &backends[usize::from(number % 5)..];
+    let service = |name, protocol| {
+        let mut service = services::service(name, serving);
+        service.protocol = protocol;
+        service.internal_local = number & 0x20 != 0;
+        service.affinity_seconds = u32::from(number & 0x40);
+        for frontend in &mut service.frontends {
+            frontend.port = 53;
+        }
+        service
+    };
+    services::ops(&[service("tcp", 6), service("udp", 17)], Some((50, 57)))
+}
+
+/// Pod b goes, or comes back; or node2 is reached otherwise; or services change.
 fn change_tables(node: &mut Node, time: u8) {
     use caracal_plane_api::plane::op::Op;
     use caracal_plane_api::{Encapsulation, RemoteNode, route::Target};
+    if time & 0x80 != 0 {
+        return node.apply(&services_of(time)).expect("services that may be");
+    }
     if time & 4 != 0 {
         let (encapsulation, over_ipv6) = [
             (Encapsulation::None, false),

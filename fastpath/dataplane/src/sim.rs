@@ -3,6 +3,7 @@
 
 pub mod datagram;
 pub mod datagram6;
+pub mod services;
 pub mod world;
 
 use std::collections::BTreeMap;

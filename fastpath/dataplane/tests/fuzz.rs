@@ -10,13 +10,14 @@ use std::net::Ipv6Addr;
 use caracal_dataplane::sim::POD_MAC;
 use caracal_dataplane::sim::datagram::{ACK, Datagram, SYN};
 use caracal_dataplane::sim::datagram6::Datagram6;
+use caracal_dataplane::sim::services::{VIP, VIP6};
 use caracal_dataplane::sim::world::{A, B, NODE1, NODE1_6, OUTSIDE, OUTSIDE6, REMOTE, TUNNEL1, v6};
 use caracal_dataplane::stage::nd;
 use proptest::prelude::*;
 
 fn address() -> impl Strategy<Value = [u8; 4]> {
     prop_oneof![
-        8 => prop::sample::select(vec![A, B, REMOTE, OUTSIDE, NODE1, TUNNEL1]),
+        8 => prop::sample::select(vec![A, B, REMOTE, OUTSIDE, NODE1, TUNNEL1, VIP]),
         1 => any::<[u8; 4]>(),
     ]
 }
@@ -53,7 +54,7 @@ fn datagram() -> impl Strategy<Value = Datagram> {
 
 fn address6() -> impl Strategy<Value = Ipv6Addr> {
     prop_oneof![
-        8 => prop::sample::select(vec![v6(A), v6(B), v6(REMOTE), OUTSIDE6, NODE1_6, nd::GATEWAY]),
+        8 => prop::sample::select(vec![v6(A), v6(B), v6(REMOTE), OUTSIDE6, NODE1_6, VIP6, nd::GATEWAY]),
         1 => any::<[u8; 16]>().prop_map(Ipv6Addr::from),
     ]
 }

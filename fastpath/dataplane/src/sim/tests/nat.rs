@@ -2,54 +2,22 @@
 //! host sends to pods of other nodes.
 
 use std::collections::BTreeSet;
+use std::net::Ipv6Addr;
 
-use super::super::datagram::{ACK, Datagram, SYN, Socket};
-use super::super::world::{self, A, B, NODE1, NODE2, OUTSIDE, REMOTE, TUNNEL1, op, pod};
+use super::super::datagram::{ACK, Datagram, SYN};
+use super::super::datagram6::Datagram6;
+use super::super::world::{self, A, B, NODE1, NODE1_6, NODE2, OUTSIDE, OUTSIDE6, REMOTE, TUNNEL1, pod};
 use super::super::{Output, PortName};
+use super::ipv6::{A6, B6, from_pod6, from_uplink6, hop, to_pod6};
 use super::support::*;
 use crate::drop_reason::DropReason;
-use caracal_plane_api::plane::{self, Backend, Frontend, Op, Service, op::Op as Kind};
+use caracal_plane_api::plane::{self, Op, Service, op::Op as Kind};
 
-pub const VIP: [u8; 4] = [10, 96, 0, 10];
-pub const VIP_PORT: u16 = 80;
-pub const NODE_PORT: u16 = 30_080;
-
-pub fn backend((address, port): Socket) -> Backend {
-    Backend { address: address.to_vec(), port: u32::from(port) }
-}
-
-/// A TCP service at VIP and at a node port.
-pub fn service(name: &str, backends: &[Socket]) -> Service {
-    let frontend = |address: &[u8], port, external| Frontend {
-        address: address.to_vec(),
-        port: u32::from(port),
-        external,
-        sources: Vec::new(),
-    };
-    let local = backends.iter().filter(|(address, _)| address[..3] == A[..3]);
-    Service {
-        id: format!("default/{name}:80"),
-        protocol: 6,
-        frontends: vec![frontend(&VIP, VIP_PORT, false), frontend(&[], NODE_PORT, true)],
-        cluster: backends.iter().copied().map(backend).collect(),
-        local: local.copied().map(backend).collect(),
-        ..Service::default()
-    }
-}
+pub use super::super::services::{NODE_PORT, VIP, VIP_PORT, VIP6, backend, service};
 
 /// The world, with natOutgoing for pods, node ports and these services.
 pub fn ops(services: &[Service]) -> Vec<Op> {
-    let mut ops = world::ops();
-    for op in &mut ops {
-        if let Some(Kind::NodeConfig(config)) = &mut op.op {
-            let prefix = plane::Prefix { address: vec![10, 244, 0, 0], length: 16 };
-            let pools = vec![plane::Pool { prefix: Some(prefix), nat_outgoing: true }];
-            config.nat_outgoing = Some(plane::NatOutgoing { pools, ..plane::NatOutgoing::default() });
-            config.node_ports = Some(plane::NodePorts::default());
-        }
-    }
-    ops.extend(services.iter().cloned().map(|service| op(Kind::Service(service))));
-    ops
+    super::super::services::ops(services, None)
 }
 
 /// The same without natOutgoing.
@@ -427,4 +395,65 @@ pub fn dropped() -> BTreeSet<DropReason> {
     }
     note(&mut world);
     reasons
+}
+
+// ---- IPv6 ----
+
+const ROUTER6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0xfe);
+
+#[track_caller]
+fn only6(outputs: &[Output], port: &PortName) -> Datagram6 {
+    let [output] = outputs else { panic!("{outputs:?}") };
+    assert_eq!(output.port, *port);
+    Datagram6::read(&output.frame).expect("a plain IPv6 packet")
+}
+
+fn source_port6(datagram: &Datagram6) -> u16 {
+    u16::from_be_bytes([datagram.body[0], datagram.body[1]])
+}
+
+#[test]
+fn a_pod_asks_a_service_over_ipv6() {
+    let mut world = with_all(&[service("web", &[(B, 8080)])]);
+    let (client, vip, server) = ((A6, 40_000), (VIP6, VIP_PORT), (B6, 8080));
+    let out = world.send(&pod("a"), &from_pod6(&Datagram6::tcp(client, vip, SYN, b"")));
+    assert_eq!(out, [to_pod6("b", &hop(&Datagram6::tcp(client, server, SYN, b"")))]);
+    let out = world.send(&pod("b"), &from_pod6(&Datagram6::tcp(server, client, SYN | ACK, b"")));
+    assert_eq!(out, [to_pod6("a", &hop(&Datagram6::tcp(vip, client, SYN | ACK, b"")))]);
+}
+
+#[test]
+fn a_pod_speaks_to_the_world_over_ipv6_in_the_nodes_name() {
+    let mut world = with_all(&[]);
+    let (client, server) = ((A6, 40_000), (OUTSIDE6, 443));
+    let sent = Datagram6::udp(client, server, b"?");
+    let wire = only6(&world.send(&pod("a"), &from_pod6(&sent)), &PortName::Uplink);
+    let port = source_port6(&wire);
+    assert_eq!(wire, hop(&Datagram6::udp((NODE1_6, port), server, b"?")));
+    let answer = Datagram6::udp(server, (NODE1_6, port), b"!");
+    let back = world.send(&PortName::Uplink, &from_uplink6(&answer));
+    assert_eq!(back, [to_pod6("a", &hop(&Datagram6::udp(server, client, b"!")))]);
+    // Somebody on the way says that it was too big.
+    let error = Datagram6::error(ROUTER6, NODE1_6, (2, 0), 1280, &wire, 1000);
+    let back = world.send(&PortName::Uplink, &from_uplink6(&error));
+    let expected = Datagram6::error(ROUTER6, A6, (2, 0), 1280, &hop(&sent), 1000);
+    assert_eq!(back, [to_pod6("a", &hop(&expected))]);
+    // And a ping.
+    let ping = Datagram6::echo(A6, OUTSIDE6, false, 7, 1);
+    let wire = only6(&world.send(&pod("a"), &from_pod6(&ping)), &PortName::Uplink);
+    let identifier = u16::from_be_bytes([wire.body[4], wire.body[5]]);
+    assert_eq!(wire, hop(&Datagram6::echo(NODE1_6, OUTSIDE6, false, identifier, 1)));
+    let reply = Datagram6::echo(OUTSIDE6, NODE1_6, true, identifier, 1);
+    let back = world.send(&PortName::Uplink, &from_uplink6(&reply));
+    assert_eq!(back, [to_pod6("a", &hop(&Datagram6::echo(OUTSIDE6, A6, true, 7, 1)))]);
+}
+
+#[test]
+fn a_node_port_is_asked_over_ipv6() {
+    let mut world = with_all(&[service("web", &[(A, 8080)])]);
+    let (client, asked, server) = ((OUTSIDE6, 5000), (NODE1_6, NODE_PORT), (A6, 8080));
+    let out = world.send(&PortName::Uplink, &from_uplink6(&Datagram6::tcp(client, asked, SYN, b"")));
+    assert_eq!(out, [to_pod6("a", &hop(&Datagram6::tcp(client, server, SYN, b"")))]);
+    let back = world.send(&pod("a"), &from_pod6(&Datagram6::tcp(server, client, SYN | ACK, b"")));
+    assert_eq!(only6(&back, &PortName::Uplink), hop(&Datagram6::tcp(asked, client, SYN | ACK, b"")));
 }
