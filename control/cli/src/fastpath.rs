@@ -223,6 +223,7 @@ fn status_text(status: &StatusReport) -> String {
             mib(status.umem_bytes),
             yes(status.huge_pages)
         ),
+        format!("flow tables              {}, for {} flows", mib(status.flow_bytes), status.flow_capacity),
         format!("kernel's ring memory     {} (computed)\n", mib(status.kernel_ring_bytes)),
     ];
     let rows: Vec<_> = status
@@ -293,7 +294,7 @@ fn status_json(status: &StatusReport) -> Value {
         "node": status.node, "software": status.software, "instance": status.instance.to_string(),
         "generation": status.generation, "adopted": status.adopted, "inSync": status.in_sync,
         "controllerConnected": status.controller_connected, "unresolvedNeighbors": status.unresolved_neighbors,
-        "umemBytes": status.umem_bytes, "kernelRingBytes": status.kernel_ring_bytes, "hugePages": status.huge_pages,
+        "flowBytes": status.flow_bytes, "flowCapacity": status.flow_capacity, "umemBytes": status.umem_bytes, "kernelRingBytes": status.kernel_ring_bytes, "hugePages": status.huge_pages,
         "ports": ports,
     })
 }

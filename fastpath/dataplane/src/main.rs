@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{SyncSender, channel, sync_channel};
 
 use anyhow::{Context, Result, bail};
@@ -160,6 +161,8 @@ fn run(arguments: &Arguments) -> Result<()> {
     let identity = Identity {
         instance: random(),
         clock,
+        flow_bytes: workers.iter().map(|(_, handle)| handle.status.flow_bytes.load(Relaxed)).sum(),
+        flow_capacity: workers.iter().map(|(_, handle)| handle.status.flow_capacity.load(Relaxed)).sum(),
         umem_bytes: u64::from(count) * u64::from(arguments.chunks) * u64::from(arguments.chunk_size),
         huge_pages: workers.iter().all(|(_, handle)| *handle.domain.pages() == Pages::Huge),
     };
@@ -293,6 +296,8 @@ fn make_workers(
         if arguments.tcp_window_checks {
             pipeline.flows.check_windows();
         }
+        status.flow_capacity.store(pipeline.flows.capacity() as u64, Relaxed);
+        status.flow_bytes.store(pipeline.flows.memory_bytes() as u64, Relaxed);
         let engine = Engine::new(pipeline, worker, pool, Arc::clone(&counters), publisher.subscribe(), peers);
         let (commands, inbox) = channel();
         let thread = Thread::new(

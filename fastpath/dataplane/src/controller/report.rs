@@ -28,6 +28,10 @@ pub struct Identity {
     pub clock: Clock,
     /// Bytes of UMEM, all domains.
     pub umem_bytes: u64,
+    /// Bytes of all workers' flow tables.
+    pub flow_bytes: u64,
+    /// Flows that they have room for.
+    pub flow_capacity: u64,
     /// Whether all of it is in huge pages.
     pub huge_pages: bool,
 }
@@ -99,6 +103,8 @@ impl Controller {
             ports: self.ports.rows(&self.links),
             umem_bytes: self.identity.umem_bytes,
             kernel_ring_bytes: self.ports.kernel_ring_bytes(),
+            flow_bytes: self.identity.flow_bytes,
+            flow_capacity: self.identity.flow_capacity,
             huge_pages: self.identity.huge_pages,
             unresolved_neighbors: u32::try_from(unresolved_pods).unwrap_or(u32::MAX)
                 + u32::try_from(unresolved_hops).unwrap_or(u32::MAX),

@@ -5,7 +5,7 @@
 //!   entries: [slot 0: 64 bytes][slot 1: …]             hot: key, what the verdict rests on, state
 //!   notes:   [slot 0: 32 bytes][slot 1: …]             counts and attribution
 //!   wheel:   [slot 0: 8 bytes][slot 1: …]              when it is looked at next; not touched by packets
-//!   windows: [slot 0: 40 bytes][slot 1: …]             of TCP, where they are checked
+//!   windows: [slot 0: 32 bytes][slot 1: …]             of TCP, where they are checked
 //! ```
 //!
 //! A lookup reads one line of tags and, on a match, one line of entry; both are prefetched a stage ahead. Nothing moves

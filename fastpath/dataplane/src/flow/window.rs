@@ -38,6 +38,8 @@ pub struct Window {
     sides: [Side; 2],
 }
 
+const _: () = assert!(size_of::<Window>() == 32);
+
 /// A segment, as windows see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segment {

@@ -100,6 +100,10 @@ pub struct WorkerStatus {
     pub flows: AtomicU64,
     /// Translations that it owns for the node.
     pub translations: AtomicU64,
+    /// Flows that the table has room for.
+    pub flow_capacity: AtomicU64,
+    /// Bytes that the table takes.
+    pub flow_bytes: AtomicU64,
     /// Free frames in its domain.
     pub free_frames: AtomicU64,
 }
