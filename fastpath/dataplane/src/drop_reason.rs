@@ -39,7 +39,7 @@ drop_reasons! {
     Ipv4BadChecksum, "ipv4-bad-checksum", "The IPv4 header checksum is wrong.";
     Ipv4Options, "ipv4-options", "IPv4 options are not carried.";
     Ipv6Malformed, "ipv6-malformed", "The IPv6 header is truncated, has a wrong version or payload length.";
-    Ipv6Extensions, "ipv6-extensions", "IPv6 extension headers that run beyond the packet, or more than eight of them.";
+    Ipv6Extensions, "ipv6-extensions", "IPv6 extension headers that run beyond the packet, more than eight of them, two of fragments, or a route of the sender's own (RFC 5095).";
     FragmentMalformed, "fragment-malformed", "A fragment that is empty, ends within eight bytes though more follow or beyond what a datagram can have, or a first one without its whole transport header.";
     FragmentOverlap, "fragment-overlap", "A fragment that overlaps another of its datagram, or that one of its datagram's others has done so (RFC 5722, RFC 1858).";
     FragmentDuplicate, "fragment-duplicate", "A fragment that has been seen already.";

@@ -162,7 +162,8 @@ impl<T: AsRef<[u8]>> Ipv6<T> {
         clamp(self.bytes.as_ref(), HEADER_LEN..HEADER_LEN + usize::from(self.payload_len()))
     }
 
-    /// Walks the extension headers, at most [`EXTENSION_HEADERS_MAX`] of them and one fragment header (RFC 8200 §4.1). Behind the header of a fragment but the
+    /// Walks the extension headers, at most [`EXTENSION_HEADERS_MAX`] of them and one fragment header (RFC 8200 §4.1), and
+    /// refuses a route of the sender's own (RFC 5095). Behind the header of a fragment but the
     /// first there is nothing to walk, so the walk ends there; at a header that it does not know, or that is
     /// encrypted, it ends too, and that is the protocol it answers.
     #[inline]
@@ -193,6 +194,9 @@ impl<T: AsRef<[u8]>> Ipv6<T> {
                 _ => return Ok(upper),
             };
             let header = bytes.get(at..at + len).ok_or(Malformed::Ipv6ExtensionTruncated)?;
+            if upper.protocol.0 == ROUTING && header[2] == 0 && header[3] != 0 {
+                return Err(Malformed::Ipv6SourceRoute);
+            }
             if upper.protocol.0 == FRAGMENT && upper.fragment.is_some() {
                 return Err(Malformed::Ipv6ExtensionChain);
             } else if upper.protocol.0 == FRAGMENT {
@@ -415,6 +419,14 @@ mod tests {
             walk(&packet(44, &payload)),
             Ok(UpperLayer { protocol: Protocol(60), offset: 48, fragment: fragment(8, false) })
         );
+    }
+
+    #[test]
+    fn walk_refuses_a_route_of_the_senders_own_that_does_not_end_here() {
+        let routing = |kind, left| walk(&packet(43, &[17, 0, kind, left, 0, 0, 0, 0]));
+        assert_eq!(routing(0, 1), Err(Malformed::Ipv6SourceRoute));
+        assert_eq!(routing(0, 0).map(|upper| upper.protocol), Ok(Protocol::UDP));
+        assert_eq!(routing(2, 1).map(|upper| upper.protocol), Ok(Protocol::UDP));
     }
 
     #[test]

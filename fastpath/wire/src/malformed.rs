@@ -44,6 +44,9 @@ pub enum Malformed {
     /// More extension headers than anyone needs.
     #[error("IPv6: too many extension headers")]
     Ipv6ExtensionChain,
+    /// A routing header of type 0 with somewhere left to go.
+    #[error("IPv6: routed by its source (RFC 5095)")]
+    Ipv6SourceRoute,
     /// Fewer than 20 bytes.
     #[error("TCP: shorter than its 20-byte header")]
     TcpTooShort,

@@ -6,7 +6,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use caracal_wire::checksum::Sum;
+use caracal_wire::checksum::{self, Sum};
 use caracal_wire::icmpv6::{OVERRIDE, ROUTER, Repr, SOLICITED};
 use caracal_wire::{EtherType, Ethernet, Icmpv6, MacAddr, Protocol, ethernet, ipv6};
 use caracal_xsk::Frame;
@@ -25,13 +25,22 @@ pub const GATEWAY: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0xecee, 0xeeff, 0xf
 const HOP_LIMIT: u8 = 255;
 
 /// Whether the packet is of the kinds that are about the link that it is on: multicast listener query, report and done,
-/// router solicitation, neighbour solicitation and advertisement, and the second version's report (RFC 3810).
+/// router solicitation, neighbour solicitation and advertisement, the second version's report (RFC 3810); and echo
+/// requests to the gateway.
 #[inline]
 #[must_use]
 pub fn is_link_message(parsed: &Parsed) -> bool {
-    matches!(parsed.icmp, Icmp::Message(130..=133 | 135 | 136 | 143, _))
-        && parsed.protocol == Protocol::ICMPV6.0
+    let is_about_link = matches!(parsed.icmp, Icmp::Message(130..=133 | 135 | 136 | 143, _));
+    (is_about_link || is_echo_to_gateway(parsed)) && parsed.protocol == Protocol::ICMPV6.0
 }
+
+fn is_echo_to_gateway(parsed: &Parsed) -> bool {
+    matches!(parsed.icmp, Icmp::Message(ECHO_REQUEST, _)) && parsed.destination == IpAddr::V6(GATEWAY)
+}
+
+/// RFC 4443, 4.
+const ECHO_REQUEST: u8 = 128;
+const ECHO_REPLY: u8 = 129;
 
 /// Answers, learns from, or ends a message of the link; what is addressed to others goes on as any packet.
 pub fn handle(context: &mut Context, slot: &mut Slot, endpoint: EndpointIndex) {
@@ -62,6 +71,14 @@ pub fn handle(context: &mut Context, slot: &mut Slot, endpoint: EndpointIndex) {
         return slot.drop(DropReason::SpoofedSource);
     }
     slot.verdict = Verdict::Consumed;
+    if is_echo_to_gateway(&slot.parsed) && slot.parsed.fragment == Fragment::No && !source.is_unspecified() {
+        if echo(slot, source).is_none() {
+            return slot.drop(DropReason::NdMalformed);
+        }
+        context.counters.pipeline.nd_answered.add(1);
+        slot.verdict = Verdict::Transmit(Egress::Endpoint(endpoint));
+        return;
+    }
     if !matches!(slot.parsed.icmp, Icmp::Message(135 | 136, _)) {
         return;
     }
@@ -102,6 +119,31 @@ pub fn handle(context: &mut Context, slot: &mut Slot, endpoint: EndpointIndex) {
         _ => {}
     }
 }
+
+/// Makes an echo request to the gateway its reply, in place: exchanged addresses leave the checksum as it is.
+fn echo(slot: &mut Slot, source: Ipv6Addr) -> Option<()> {
+    let to = sender(slot)?;
+    let (l3, l4) = (usize::from(slot.parsed.l3), usize::from(slot.parsed.l4));
+    let is_whole = slot.packet.offload.checksum.is_none();
+    let frame = slot.packet.head.data_mut();
+    let message: &mut [u8; 4] = frame.get_mut(l4..)?.first_chunk_mut()?;
+    let before = u16::from_be_bytes([message[0], message[1]]);
+    message[0] = ECHO_REPLY;
+    if is_whole {
+        let [_, _, high, low] = *message;
+        let after = u16::from_be_bytes([message[0], message[1]]);
+        let sum = checksum::update_u16(u16::from_be_bytes([high, low]), before, after);
+        message[2..].copy_from_slice(&sum.to_be_bytes());
+    }
+    let ip = frame.get_mut(l3..)?;
+    ip.get_mut(ipv6::field::SOURCE)?.copy_from_slice(&GATEWAY.octets());
+    ip.get_mut(ipv6::field::DESTINATION)?.copy_from_slice(&source.octets());
+    *ip.get_mut(ipv6::field::HOP_LIMIT)? = ECHO_HOP_LIMIT;
+    let link = ethernet::Repr { destination: to, source: GATEWAY_MAC, ether_type: EtherType::IPV6 };
+    link.emit(frame).ok()
+}
+
+const ECHO_HOP_LIMIT: u8 = 64;
 
 /// The message, if it is one that RFC 4861 (7.1) lets count: from this link, whole, with a right checksum.
 fn message(slot: &Slot, source: Ipv6Addr, destination: Ipv6Addr) -> Option<Repr> {

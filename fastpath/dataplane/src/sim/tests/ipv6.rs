@@ -133,6 +133,11 @@ pub fn uncarried() -> BTreeSet<DropReason> {
             from_pod6(&udp().behind(60, &[9, 0, 0, 0, 0, 0, 0])),
             DropReason::Ipv6Extensions,
         ),
+        (
+            "a route of the sender's own",
+            from_pod6(&udp().behind(43, &[0, 0, 1, 0, 0, 0, 0])),
+            DropReason::Ipv6Extensions,
+        ),
         ("half a UDP header", from_pod6(&Datagram6::new(A6, B6, 17, &[0; 7])), DropReason::L4Truncated),
         ("to a group", to("ff0e::1".parse().unwrap()), DropReason::AddressInvalid),
         ("to another link", to("fe80::1".parse().unwrap()), DropReason::AddressInvalid),

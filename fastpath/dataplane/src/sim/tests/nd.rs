@@ -161,6 +161,33 @@ fn listener_reports_and_router_solicitations_end_here_in_silence() {
 }
 
 #[test]
+fn a_listener_report_comes_with_a_router_alert_and_ends_here_too() {
+    // RFC 3810, 5: a hop-by-hop header with the router alert of RFC 2711, hop limit 1.
+    let mut world = World::new();
+    let records = [&[0, 0, 0, 1, 4, 0, 0, 0][..], &GATEWAY.octets()].concat();
+    let report = Datagram6::icmp(OWN_LINK, "ff02::16".parse().unwrap(), 143, 0, &records).hop_limit(1);
+    let alert = report.behind(0, &[0, 5, 2, 0, 0, 1, 0]);
+    assert_eq!(world.send(&pod("a"), &alert.frame(MacAddr([0x33, 0x33, 0, 0, 0, 0x16]), POD_MAC)), []);
+    expect_counters!(world, {});
+}
+
+#[test]
+fn the_gateway_answers_when_it_is_asked_whether_it_is_there() {
+    for source in [A6, OWN_LINK] {
+        let mut world = World::new();
+        let asked = Datagram6::echo(source, GATEWAY, false, 7, 1);
+        let reply = Datagram6::echo(GATEWAY, source, true, 7, 1);
+        let expected = Output { port: pod("a"), frame: reply.frame(POD_MAC, GATEWAY_MAC) };
+        assert_eq!(world.send(&pod("a"), &asked.frame(GATEWAY_MAC, POD_MAC)), [expected]);
+        expect_counters!(world, {"nd_answered": 1});
+    }
+    let mut world = World::new();
+    let forged = Datagram6::echo(v6(B), GATEWAY, false, 7, 1);
+    assert_eq!(world.send(&pod("a"), &forged.frame(GATEWAY_MAC, POD_MAC)), []);
+    assert_eq!(world.node.drops(), [(DropReason::SpoofedSource, 1)]);
+}
+
+#[test]
 fn such_messages_to_this_host_pass_before_policy_and_others_do_not() {
     for (kind, passes) in [
         (130, true),

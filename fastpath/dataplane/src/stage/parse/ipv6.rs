@@ -23,7 +23,9 @@ pub(super) fn parse(slot: &mut Slot) -> Result<(), DropReason> {
         return Err(DropReason::Ipv6Malformed);
     }
     let upper = ip.upper_layer().map_err(|malformed| match malformed {
-        Malformed::Ipv6ExtensionTruncated | Malformed::Ipv6ExtensionChain => DropReason::Ipv6Extensions,
+        Malformed::Ipv6ExtensionTruncated | Malformed::Ipv6ExtensionChain | Malformed::Ipv6SourceRoute => {
+            DropReason::Ipv6Extensions
+        }
         _ => DropReason::Ipv6Malformed,
     })?;
     let fragment = match upper.fragment {
