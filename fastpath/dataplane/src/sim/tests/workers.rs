@@ -12,6 +12,7 @@ use std::os::fd::AsFd;
 use super::super::datagram::{ACK, Datagram, SYN};
 use super::super::world::{self, A, B, C, OUTSIDE, REMOTE, TUNNEL1, pod};
 use super::super::{FIRST_UPLINK, HOST_MAC, Output, POD_MAC, PortName, UPLINK_IFINDEX, UPLINK_MAC};
+use super::fragments::{cut, put_together};
 use super::support::*;
 use crate::batch::Egress;
 use crate::clock::Tick;
@@ -343,6 +344,31 @@ fn a_chain_is_handed_over_segment_by_segment() {
         memory.inject(chain);
     }
     assert_eq!(pair.run(), [to_pod("b", &packet.ttl(63))]);
+}
+
+#[test]
+fn parts_are_handed_over_behind_their_first_one_and_pieces_of_a_packet_too() {
+    let payload: Vec<u8> = (0..2000u16).map(|i| i as u8).collect();
+    let to_b = Datagram::udp((A, 1), (B, 2), &payload[..200]).identified(7);
+    let from_outside = Datagram::udp((OUTSIDE, 1), (B, 2), &payload[..200]).identified(7);
+    for (link, whole) in [(pod("a"), to_b), (PortName::Uplink, from_outside)] {
+        let mut pair = Pair::new();
+        for part in cut(&whole, &[16, 104]).iter().rev() {
+            let frame = if link == PortName::Uplink { from_uplink(part) } else { from_pod(part) };
+            assert!(pair.inject(&link, &frame));
+        }
+        let parts: Vec<Datagram> =
+            pair.run().iter().map(|output| Datagram::read(&output.frame).unwrap()).collect();
+        assert_eq!(parts[0].fragment_word, 0x2000, "the first part is the first");
+        assert_eq!(put_together(parts), whole.ttl(63));
+    }
+    let mut pair = Pair::new();
+    let long = Datagram::udp((B, 1), (OUTSIDE, 2), &payload[..1600]).identified(7);
+    assert!(pair.inject(&pod("b"), &from_pod(&long)));
+    let outputs = pair.run();
+    assert!(outputs.len() == 2 && outputs.iter().all(|output| output.port == PortName::Uplink));
+    let pieces = outputs.iter().map(|output| Datagram::read(&output.frame).unwrap()).collect();
+    assert_eq!(put_together(pieces), long.ttl(63));
 }
 
 /// Any packet that a link of the node could see, well-formed or nearly so.
