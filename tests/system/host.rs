@@ -65,26 +65,26 @@ fn what_deny_all_denies_stays_denied_when_fastpath_and_agent_are_killed_and_ssh_
     let lab = Lab::up("host-deny-all", &plan);
     let (node1, node2) = (lab.node("node1"), lab.node("node2"));
     let stranger = lab.outside(Ipv4Addr::new(203, 0, 113, 7));
-    for port in [22, 80] {
+    for port in [22, 8085] {
         [&node1, &node2].into_iter().for_each(|place| echo(place, port));
     }
-    echo(&stranger, 80);
-    assert!(connects(&stranger, &node1, 80) && connects(&node1, &stranger, 80), "the profile allows all");
+    echo(&stranger, 8085);
+    assert!(connects(&stranger, &node1, 8085) && connects(&node1, &stranger, 8085), "the profile allows all");
     let former = Connection::start(&stranger, &node1, 7001);
 
     lab.kubernetes().create(deny_all()).unwrap();
-    eventually("the host is closed", || !connects(&stranger, &node1, 80));
+    eventually("the host is closed", || !connects(&stranger, &node1, 8085));
     let assert_closed = |when: &str| {
-        assert!(!connects(&stranger, &node1, 80), "TCP to the host, {when}");
-        assert!(!connects(&node2, &node1, 80), "TCP from another node, {when}");
+        assert!(!connects(&stranger, &node1, 8085), "TCP to the host, {when}");
+        assert!(!connects(&node2, &node1, 8085), "TCP from another node, {when}");
         assert!(!answers(&stranger, &node1, 7100), "UDP to the host, {when}");
         assert!(
-            !connects(&node1, &stranger, 80) && !connects(&node1, &node2, 80),
+            !connects(&node1, &stranger, 8085) && !connects(&node1, &node2, 8085),
             "TCP from the host, {when}"
         );
         assert!(!answers(&node1, &node2, 7101), "UDP from the host, {when}");
         assert!(connects(&stranger, &node1, 22) && connects(&node2, &node1, 22), "ssh, {when}");
-        assert!(connects(&node2, &stranger, 80), "the other node, {when}");
+        assert!(connects(&node2, &stranger, 8085), "the other node, {when}");
     };
     assert_closed("with all alive");
 
@@ -102,13 +102,16 @@ fn what_deny_all_denies_stays_denied_when_fastpath_and_agent_are_killed_and_ssh_
 
     let caracal = program("caracal");
     lab.must("node/node1", &[caracal.to_str().unwrap(), "agent", "--cleanup"]);
-    assert!(connects(&stranger, &node1, 80) && connects(&node1, &node2, 80), "nothing is left of the policy");
+    assert!(
+        connects(&stranger, &node1, 8085) && connects(&node1, &node2, 8085),
+        "nothing is left of the policy"
+    );
 
     // Whoever comes back puts it in force again.
     lab.supervisor().signal(Signal::SIGCONT);
-    eventually("the host is closed again", || !connects(&stranger, &node1, 80));
+    eventually("the host is closed again", || !connects(&stranger, &node1, 8085));
     assert_closed("with all back");
     let key = ObjectKey { kind: Kind::GlobalNetworkPolicy, namespace: None, name: "deny-all".into() };
     lab.kubernetes().delete(&key).unwrap();
-    eventually("the host is open", || connects(&stranger, &node1, 80) && connects(&node1, &node2, 80));
+    eventually("the host is open", || connects(&stranger, &node1, 8085) && connects(&node1, &node2, 8085));
 }
