@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use caracal_agent::syncer;
-use caracal_apiserver::{Options, Server, serve};
+use caracal_apiserver::{Options, Ranges, Server, serve};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::api::{DeleteParams, PostParams};
@@ -34,6 +34,7 @@ impl World {
             data_dir: self.directory.path().join("api"),
             listen: self.address,
             write_kubeconfig: self.kubeconfig(),
+            ranges: Ranges::default(),
         };
         // What the former one still has under way holds the store for a moment.
         let end = tokio::time::Instant::now() + std::time::Duration::from_secs(20);
