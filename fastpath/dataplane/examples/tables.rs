@@ -100,7 +100,7 @@ fn lookups(routes: usize) {
     }
     let via = |prefix: Prefix, i: u32| {
         let gateway = Some(v4(0xC000_0201 + i % 16));
-        KernelRoute { prefix, ifindex: 2, gateway, mtu: 1500 }
+        KernelRoute { prefix, ifindex: 2, gateway, mtu: 1500, source: None }
     };
     let list: Vec<KernelRoute> = prefixes.iter().zip(0..).map(|(prefix, i)| via(*prefix, i)).collect();
     once(&format!("{routes} routes: all at once"), || builder.kernel_routes(&list));

@@ -284,7 +284,7 @@ fn port_of(pod: &WorldPod) -> PortName {
 }
 
 fn kernel_of(node: &WorldNode) -> Kernel {
-    let route = |prefix, gateway| KernelRoute { prefix, ifindex: UPLINK_IFINDEX, gateway, mtu: UPLINK_MTU };
+    let route = |prefix, gateway| KernelRoute { prefix, ifindex: UPLINK_IFINDEX, gateway, mtu: UPLINK_MTU, source: None };
     let on_link = node.subnet_v6;
     Kernel {
         routes: [

@@ -149,5 +149,6 @@ fn route(prefix: &str, gateway: Option<&str>) -> anyhow::Result<KernelRoute> {
         ifindex: UPLINK_IFINDEX,
         gateway: gateway.map(str::parse).transpose()?,
         mtu: 1500,
+        source: None,
     })
 }

@@ -86,6 +86,8 @@ pub struct MainRoute {
     pub gateway: Option<IpAddr>,
     /// The route's own MTU, if it has one.
     pub mtu: Option<u16>,
+    /// The source that the host takes, if the route says.
+    pub source: Option<IpAddr>,
     /// Lower wins among equal prefixes.
     pub metric: u32,
 }
@@ -371,7 +373,7 @@ fn route(message: RouteNetlinkMessage) -> Option<MainRoute> {
         AddressFamily::Inet6 => IpAddr::from([0; 16]),
         _ => return None,
     };
-    let (mut gateway, mut ifindex, mut mtu, mut metric) = (None, None, None, 0);
+    let (mut gateway, mut ifindex, mut mtu, mut source, mut metric) = (None, None, None, None, 0);
     for attribute in message.attributes {
         match attribute {
             RouteAttribute::Table(number) => table = number,
@@ -391,6 +393,8 @@ fn route(message: RouteNetlinkMessage) -> Option<MainRoute> {
                     });
                 }
             }
+            RouteAttribute::PrefSource(RouteAddress::Inet(v4)) => source = Some(v4.into()),
+            RouteAttribute::PrefSource(RouteAddress::Inet6(v6)) => source = Some(v6.into()),
             RouteAttribute::Priority(priority) => metric = priority,
             RouteAttribute::Metrics(metrics) => {
                 mtu = metrics.into_iter().find_map(|metric| match metric {
@@ -406,7 +410,7 @@ fn route(message: RouteNetlinkMessage) -> Option<MainRoute> {
     if matches!(destination, IpAddr::V6(v6) if v6.is_unicast_link_local()) {
         return None;
     }
-    (table == TABLE_MAIN).then_some(MainRoute { prefix, ifindex: ifindex?, gateway, mtu, metric })
+    (table == TABLE_MAIN).then_some(MainRoute { prefix, ifindex: ifindex?, gateway, mtu, source, metric })
 }
 
 fn neighbor(message: RouteNetlinkMessage) -> Option<Neighbor> {

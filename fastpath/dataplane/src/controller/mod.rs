@@ -296,6 +296,7 @@ impl Controller {
                 ifindex: route.ifindex,
                 gateway: route.gateway,
                 mtu: route.mtu.unwrap_or(*mtu).min(*mtu),
+                source: route.source.or_else(|| self.address_on(route.ifindex, route.prefix)),
             };
             let entry = best.entry(route.prefix).or_insert((route.metric, kernel));
             if route.metric < entry.0 {
@@ -317,6 +318,14 @@ impl Controller {
         self.read_neighbors()?;
         self.tables_changed = true;
         Ok(())
+    }
+
+    /// The interface's first address of a route's family: what the host takes where the route does not say.
+    fn address_on(&self, ifindex: u32, route: crate::table::Prefix) -> Option<IpAddr> {
+        let is_fit = |address: &IpAddr| {
+            address.is_ipv4() == route.address().is_ipv4() && !address.is_loopback() && !is_link_local(*address)
+        };
+        self.addresses.iter().filter(|(of, _)| *of == ifindex).map(|(_, address)| *address).find(is_fit)
     }
 
     /// The addresses by which others know this host.

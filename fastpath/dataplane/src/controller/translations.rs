@@ -62,7 +62,7 @@ pub fn ports(tables: &Tables, of: impl Fn(WorkerIndex) -> (u64, u64)) -> Vec<Nat
     let Some(config) = tables.node.config() else { return Vec::new() };
     let ports = Ports::of(Some(config), tables.workers);
     let addresses: Vec<IpAddr> =
-        [true, false].into_iter().filter_map(|ipv4| node::outgoing_address(config, ipv4)).collect();
+        [true, false].into_iter().filter_map(|ipv4| node::outgoing_address(config, ipv4, None)).collect();
     let addresses = addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
     let row = |index| {
         let slice = ports.slice(WorkerIndex(index))?;

@@ -237,6 +237,7 @@ pub fn kernel() -> Kernel {
         ifindex: UPLINK_IFINDEX,
         gateway,
         mtu: UPLINK_MTU,
+        source: None,
     };
     let everywhere = Ipv6Addr::UNSPECIFIED;
     Kernel {

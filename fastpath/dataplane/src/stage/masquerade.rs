@@ -17,9 +17,9 @@ use crate::stage::service::{destination, forward, has_ports, insert, recall, sou
 use crate::stage::{Context, node};
 use crate::table::{Encapsulation, NatOutgoing, Tables};
 
-/// A packet of a pod's is about to leave by an uplink that carries so many bytes.
+/// A packet of a pod's is about to leave by an uplink that carries so many bytes, where the host would take `address`.
 #[inline]
-pub fn outgoing(context: &mut Context, slot: &mut Slot, mtu: u16) {
+pub fn outgoing(context: &mut Context, slot: &mut Slot, mtu: u16, address: Option<IpAddr>) {
     let Some(config) = context.tables.node.config() else { return };
     if config.nat_outgoing.is_none()
         || !matches!(slot.ingress, Ingress::Endpoint(_))
@@ -32,13 +32,13 @@ pub fn outgoing(context: &mut Context, slot: &mut Slot, mtu: u16) {
     if is_too_big && slot.parsed.dont_fragment {
         return;
     }
-    if let Err(reason) = translate(context, slot) {
+    if let Err(reason) = translate(context, slot, address) {
         slot.drop(reason);
     }
 }
 
 #[inline(never)]
-fn translate(context: &mut Context, slot: &mut Slot) -> Result<(), DropReason> {
+fn translate(context: &mut Context, slot: &mut Slot, address: Option<IpAddr>) -> Result<(), DropReason> {
     let tables = context.tables;
     let Some(config) = tables.node.config() else { return Ok(()) };
     let Some(nat) = &config.nat_outgoing else { return Ok(()) };
@@ -63,7 +63,8 @@ fn translate(context: &mut Context, slot: &mut Slot) -> Result<(), DropReason> {
     if !is_wanted(from.0, to.0) {
         return Ok(());
     }
-    let address = node::outgoing_address(config, from.0.is_ipv4()).ok_or(DropReason::NatImpossible)?;
+    let address = node::outgoing_address(config, from.0.is_ipv4(), address);
+    let address = address.ok_or(DropReason::NatImpossible)?;
     make(context, slot, address, Origin::Route)
 }
 

@@ -175,7 +175,7 @@ fn source_towards(
             tables.services.get(service).and_then(|service| service.internal_address(ipv4))
         }
         Some(FibEntry::Tunnel { encapsulation, .. }) => end_of(node, *encapsulation, ipv4),
-        Some(FibEntry::Via { .. }) => outgoing_address(node, ipv4),
+        Some(FibEntry::Via { source, .. }) => outgoing_address(node, ipv4, *source),
         // There is no way, or it needs no other source.
         Some(FibEntry::Endpoint(_) | FibEntry::Blackhole) | None => return Ok(None),
     };
@@ -197,11 +197,13 @@ pub fn end_of(node: &NodeConfig, encapsulation: Encapsulation, ipv4: bool) -> Op
     behind.or(node.address(ipv4))
 }
 
-/// The address that stands for pods' outside.
+/// The address that stands for pods' outside: the configured one, else that which the host takes for a route, else the
+/// node's.
 #[must_use]
-pub fn outgoing_address(node: &NodeConfig, ipv4: bool) -> Option<IpAddr> {
+pub fn outgoing_address(node: &NodeConfig, ipv4: bool, of_route: Option<IpAddr>) -> Option<IpAddr> {
     let configured = node.nat_outgoing.as_ref().and_then(|nat| nat.address).filter(|_| ipv4);
-    configured.map(IpAddr::V4).or(node.address(ipv4))
+    let of_route = of_route.filter(|address| address.is_ipv4() == ipv4);
+    configured.map(IpAddr::V4).or(of_route).or(node.address(ipv4))
 }
 
 /// A key on the wire with a client's own address, and its own port if that is not another connection's; another that

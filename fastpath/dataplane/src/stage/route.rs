@@ -54,9 +54,9 @@ pub fn route(context: &mut Context, slot: &mut Slot) {
                 super::tunnel::send(context, slot, tunnel, encapsulation);
             }
         }
-        Some(FibEntry::Via { mtu, .. }) => {
+        Some(FibEntry::Via { mtu, source, .. }) => {
             if hop(context, slot) {
-                super::masquerade::outgoing(context, slot, mtu);
+                super::masquerade::outgoing(context, slot, mtu, source);
             }
             if slot.goes_on() {
                 super::rewrite::to_uplink(context, slot, slot.parsed.destination);

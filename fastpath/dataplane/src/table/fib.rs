@@ -30,6 +30,8 @@ pub enum FibEntry {
         next_hop: NextHop,
         /// Largest IP packet that fits.
         mtu: u16,
+        /// The address that this host takes when it sends there; None: not known.
+        source: Option<IpAddr>,
     },
     /// The host itself.
     LocalHost,

@@ -133,6 +133,7 @@ fn the_interface_by_which_a_packet_comes_decides_which_host_endpoint_judges() {
         ifindex: SECOND_UPLINK_IFINDEX,
         gateway: Some(IpAddr::from([203, 0, 113, 1])),
         mtu: 1500,
+        source: None,
     });
     let mut world = World::with(kernel, 64);
     let (web, tier) = policy("web", vec![allow_port(6, 80)]);

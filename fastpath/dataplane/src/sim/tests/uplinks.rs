@@ -9,6 +9,9 @@ use crate::pipeline::Link;
 use crate::table::{KernelRoute, Prefix};
 use caracal_wire::MacAddr;
 
+/// The host's address on the second uplink.
+const SECOND_ADDRESS: [u8; 4] = [203, 0, 113, 11];
+
 /// Routes to these go by the second uplink and a gateway there.
 fn world_with(second: &[([u8; 4], u8)]) -> World {
     let mut kernel = world::kernel();
@@ -17,6 +20,7 @@ fn world_with(second: &[([u8; 4], u8)]) -> World {
         ifindex: SECOND_UPLINK_IFINDEX,
         gateway: Some([203, 0, 113, 1].into()),
         mtu: 1400,
+        source: Some(SECOND_ADDRESS.into()),
     }));
     World::with(kernel, 1024)
 }
@@ -74,4 +78,18 @@ fn what_an_uplink_brings_for_the_host_may_be_larger_than_the_host_port_sends() {
     let whole = Datagram::udp((OUTSIDE, 53), (NODE1, 20_000), &[7; 1472]);
     assert_eq!(world.send(&PortName::Uplink, &from_uplink(&whole)), [to_host(PortName::Host, &whole)]);
     expect_counters!(world, {"to_host": 1});
+}
+
+#[test]
+fn what_leaves_in_the_nodes_name_has_the_address_of_its_route() {
+    let mut world = world_with(&[(OUTSIDE, 32)]);
+    world.apply(&super::nat::ops(&[]));
+    let there = Datagram::udp((A, 20_009), (OUTSIDE, 53), b"?");
+    let wire = Datagram::udp((SECOND_ADDRESS, 20_009), (OUTSIDE, 53), b"?").ttl(63);
+    let expected =
+        Output { port: PortName::SecondUplink, frame: wire.frame(NEIGHBOR_MAC, SECOND_UPLINK_MAC) };
+    assert_eq!(world.send(&pod("a"), &from_pod(&there)), [expected]);
+    let answer = Datagram::udp((OUTSIDE, 53), (SECOND_ADDRESS, 20_009), b"!");
+    let back = world.send(&PortName::SecondUplink, &answer.frame(SECOND_UPLINK_MAC, NEIGHBOR_MAC));
+    assert_eq!(back, [to_pod("a", &Datagram::udp((OUTSIDE, 53), (A, 20_009), b"!").ttl(63))]);
 }

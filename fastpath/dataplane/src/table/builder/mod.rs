@@ -54,6 +54,8 @@ pub struct KernelRoute {
     pub gateway: Option<IpAddr>,
     /// Largest IP packet that fits.
     pub mtu: u16,
+    /// The address that the host takes when it sends there: the route's own, or the interface's; None: not known.
+    pub source: Option<IpAddr>,
 }
 
 /// Chooses the worker that owns a new endpoint, by its id and interface.
@@ -181,7 +183,7 @@ impl TableBuilder {
             }
             None => NextHop::OnLink,
         };
-        let entry = FibEntry::Via { ifindex: route.ifindex, next_hop, mtu: route.mtu };
+        let entry = FibEntry::Via { ifindex: route.ifindex, next_hop, mtu: route.mtu, source: route.source };
         self.state_route(route.prefix, Origin::Kernel, Some(entry));
     }
 
@@ -563,7 +565,7 @@ impl TableBuilder {
         let fib = self.routes.snapshot();
         for (node, (index, spec)) in &self.tunnels.by_node {
             let mut find = |address: IpAddr| match fib.lookup(address)? {
-                FibEntry::Via { ifindex, next_hop, mtu } => {
+                FibEntry::Via { ifindex, next_hop, mtu, .. } => {
                     let (next_hop, neighbor) = match next_hop {
                         NextHop::Gateway { address, neighbor } => (*address, *neighbor),
                         NextHop::OnLink => (address, self.neighbors.index(*ifindex, address)),

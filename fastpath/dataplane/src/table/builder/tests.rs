@@ -86,7 +86,7 @@ fn local_block(block: &str) -> Op {
 }
 
 fn kernel(prefix: &str, gateway: Option<&str>) -> KernelRoute {
-    KernelRoute { prefix: p(prefix), ifindex: 2, gateway: gateway.map(ip), mtu: 1500 }
+    KernelRoute { prefix: p(prefix), ifindex: 2, gateway: gateway.map(ip), mtu: 1500, source: None }
 }
 
 fn ids(tables: &Tables) -> Vec<String> {
