@@ -185,7 +185,7 @@ fn segment_of(slot: &Slot) -> Option<Segment> {
     Some(Segment::read(&tcp, usize::from(slot.parsed.ip_len.saturating_sub(ip_header))))
 }
 
-/// Answers go back by the port that the flow came in by.
+/// Answers go back by the port that the flow came in by, and from whom was asked.
 #[inline]
 fn answer_by_origin(slot: &mut Slot, flags: FlowFlags) {
     if flags.is_by_node() {
@@ -194,6 +194,9 @@ fn answer_by_origin(slot: &mut Slot, flags: FlowFlags) {
         slot.verdict = Verdict::Transmit(Egress::Host);
     } else if flags.is_from_forward() {
         slot.verdict = Verdict::Transmit(Egress::Forward);
+    } else {
+        // Who asked knows the pod by its own address: natOutgoing is for what pods begin.
+        slot.at_node = AtNode::Itself;
     }
 }
 
