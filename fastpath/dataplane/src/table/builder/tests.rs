@@ -1,3 +1,4 @@
+mod services;
 mod wild;
 
 use std::net::IpAddr;
