@@ -27,6 +27,7 @@ pub const WAYS: u8 = 10;
 pub fn any_traffic(bytes: &[u8]) {
     let mut node =
         Node::new(&services_of(0), world::kernel(), 64, 96).expect("the world that tests start from");
+    node.engine_mut().pipeline.flows.check_windows();
     let mut now = Tick(0);
     let mut rest = bytes;
     while let Some((record, after)) = rest.split_first_chunk::<RECORD_LEN>() {
@@ -197,6 +198,9 @@ fn change_tables(node: &mut Node, time: u8) {
     if time & 0x80 != 0 {
         return node.apply(&services_of(time)).expect("services that may be");
     }
+    if time & 0x40 != 0 {
+        return node.apply(&held_back(time)).expect("policies and limits that may be");
+    }
     if time & 4 != 0 {
         let (encapsulation, over_ipv6) = [
             (Encapsulation::None, false),
@@ -222,6 +226,46 @@ fn change_tables(node: &mut Node, time: u8) {
         })
     };
     node.apply(&[world::op(op)]).expect("operations that fit together");
+}
+
+/// Limits of pod a, and a host endpoint's hooks, each there or not.
+fn held_back(bits: u8) -> Vec<caracal_plane_api::plane::Op> {
+    use caracal_plane_api::plane::op::Op;
+    use caracal_plane_api::plane::{
+        Action, Endpoint, Hook, HostEndpoint, Limits, Policy, PolicyId, TierBinding,
+    };
+    let has = |bit: u8| u64::from(bits >> bit & 1);
+    let limits = Limits {
+        packets_per_second: has(0) * 20,
+        bits_per_second: has(1) * 8000,
+        burst_bits: has(1) * 16_000,
+        connections: has(2) * 2,
+        ..Limits::default()
+    };
+    let id = PolicyId { kind: "GlobalNetworkPolicy".into(), name: "p".into(), ..PolicyId::default() };
+    let rule = world::rule(if bits & 8 == 0 { Action::Allow } else { Action::Deny });
+    let policy = Policy {
+        id: Some(id.clone()),
+        tier: "default".into(),
+        ingress: vec![rule.clone()],
+        egress: vec![rule],
+    };
+    let tier =
+        TierBinding { tier: "default".into(), default_action: Action::Deny.into(), policies: vec![id] };
+    let hook = Hook { ingress: vec![tier.clone()], egress: vec![tier] };
+    let mut host = HostEndpoint { id: "h".into(), interface: "*".into(), ..HostEndpoint::default() };
+    match bits & 3 {
+        0 => host.untracked = Some(hook),
+        1 => host.pre_dnat = Some(hook),
+        2 => host.forward = Some(hook),
+        _ => {}
+    }
+    let pod = Endpoint {
+        ingress_limits: Some(limits),
+        egress_limits: (bits & 16 != 0).then_some(limits),
+        ..world::endpoint("a", world::A)
+    };
+    [Op::Policy(policy), Op::HostEndpoint(host), Op::Endpoint(pod)].map(world::op).into()
 }
 
 /// ARP, an IPv6 packet whose length is right, or an IPv4 packet whose lengths and header checksum are.

@@ -2,6 +2,7 @@
 //! that are dropped or answered, and not when newer tables are adopted. (Tables are built by the controller.)
 
 use caracal_dataplane::clock::Tick;
+use caracal_dataplane::drop_reason::DropReason;
 use caracal_dataplane::sim::datagram::{Datagram, SYN, arp, ethernet, vxlan};
 use caracal_dataplane::sim::datagram6::Datagram6;
 use caracal_dataplane::sim::world::{
@@ -123,5 +124,72 @@ fn packets_cost_no_allocation_once_a_worker_is_warm() {
         ("half-made checksums", counters.checksums_completed.get()),
     ] {
         assert!(count > 20, "{count} {what}: the traffic is not what this test is about");
+    }
+}
+
+#[test]
+fn limits_windows_and_host_endpoints_cost_no_allocation_either() {
+    use caracal_plane_api::plane::op::Op;
+    use caracal_plane_api::plane::{self, Action};
+    let mut node = world::node(1024, 512).unwrap();
+    node.engine_mut().pipeline.flows.check_windows();
+    let limits = plane::Limits {
+        packets_per_second: 2000,
+        bits_per_second: 100_000,
+        burst_bits: 10_000,
+        connections: 200,
+        ..plane::Limits::default()
+    };
+    let limited = plane::Endpoint {
+        ingress_limits: Some(limits),
+        egress_limits: Some(limits),
+        ..world::endpoint("a", A)
+    };
+    let policy = |name: &str, rule: plane::Rule| {
+        let id =
+            plane::PolicyId { kind: "GlobalNetworkPolicy".into(), name: name.into(), ..Default::default() };
+        let tier = plane::TierBinding {
+            tier: "default".into(),
+            default_action: Action::Deny.into(),
+            policies: vec![id.clone()],
+        };
+        let rules = vec![rule];
+        let stated =
+            plane::Policy { id: Some(id), tier: "default".into(), ingress: rules.clone(), egress: rules };
+        (Op::Policy(stated), Some(plane::Hook { ingress: vec![tier.clone()], egress: vec![tier] }))
+    };
+    let (some, forward) = policy("some", plane::Rule { protocol: 1, ..world::rule(Action::Allow) });
+    let (raw, untracked) = policy("raw", plane::Rule { protocol: 6, ..world::rule(Action::Allow) });
+    let host = plane::HostEndpoint {
+        id: "h".into(),
+        interface: "*".into(),
+        forward,
+        untracked,
+        ..plane::HostEndpoint::default()
+    };
+    let ops = [Op::Endpoint(limited), some, raw, Op::HostEndpoint(host)].map(world::op);
+    node.apply(&ops).unwrap();
+    let mut traffic = Traffic::new();
+    let mut now = 0;
+    let mut run = |node: &mut Node, rounds: u16, flow_of: &dyn Fn(u16) -> u16| {
+        for round in 0..rounds {
+            now += 10;
+            traffic.run(node, flow_of(round), now);
+        }
+    };
+    run(&mut node, 50, &|round| round);
+    let spent = allocation_counter::measure(|| {
+        run(&mut node, 500, &|_| 7);
+        run(&mut node, 500, &|round| 1000 + round);
+    });
+    assert_eq!(spent.count_total, 0);
+    let counters = node.counters();
+    for reason in [
+        DropReason::PacketRateLimit,
+        DropReason::BandwidthLimit,
+        DropReason::ConnectionLimit,
+        DropReason::PolicyDeny,
+    ] {
+        assert!(counters.dropped(reason) > 20, "{}: {}", reason.label(), counters.dropped(reason));
     }
 }
