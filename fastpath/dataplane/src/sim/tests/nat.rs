@@ -98,6 +98,20 @@ fn pods_of_one_port_are_told_apart() {
 }
 
 #[test]
+fn a_pod_that_is_asked_from_outside_answers_in_its_own_name() {
+    let mut world = with_all(&[]);
+    let (client, server) = ((OUTSIDE, 40_000), (A, 80));
+    world.send(&PortName::Uplink, &from_uplink(&Datagram::tcp(client, server, SYN, b"")));
+    let answer = Datagram::tcp(server, client, SYN | ACK, b"");
+    assert_eq!(world.send(&pod("a"), &from_pod(&answer)), [to_uplink(&answer.ttl(63))]);
+    // And complains in its own.
+    let question = Datagram::udp((OUTSIDE, 40_001), (A, 81), b"?");
+    world.send(&PortName::Uplink, &from_uplink(&question));
+    let error = Datagram::error(A, OUTSIDE, 3, 3, [0; 4], &question, 28);
+    assert_eq!(world.send(&pod("a"), &from_pod(&error)), [to_uplink(&error.ttl(63))]);
+}
+
+#[test]
 fn a_ping_is_known_again_by_its_identifier() {
     let mut world = with_all(&[]);
     let out = world.send(&pod("a"), &from_pod(&Datagram::echo(A, OUTSIDE, false, 7, 1)));
