@@ -310,7 +310,9 @@ fn answers_to_the_node_and_errors_find_the_pod_and_node_ports_its_service() {
         let client = near.run(|| TcpStream::connect((NODE, 30_080)).unwrap());
         let (_, seen) = server.accept().unwrap();
         drop((client, seen));
-        for name in ["service", "translated", "error"] {
+        // In fragments, there and back.
+        assert!(node.pod_pings(NEAR, "-s 4000"));
+        for name in ["service", "translated", "error", "fragment"] {
             assert!(node.counter(&format!("uplink_captured_{name}")) > 0, "{name}");
         }
     });
