@@ -160,7 +160,10 @@ impl<'a> Fabric<'a> {
         let is_its = world_node.has_address(went.source);
         let is_as_it_came =
             came.is_some_and(|came| (came.source, came.source_port) == (went.source, went.source_port));
-        Ok((is_its && !is_as_it_came && !is_tunnel(&went)).then_some((node, went.protocol, went.source_port)))
+        let is_between_nodes =
+            is_tunnel(&went) && self.world.nodes.iter().any(|node| node.has_address(went.destination));
+        let lends = is_its && !is_as_it_came && !is_between_nodes;
+        Ok(lends.then_some((node, went.protocol, went.source_port)))
     }
 
     fn next(&self, datagram: &[u8]) -> Result<Next, Malformed> {
@@ -284,7 +287,13 @@ fn port_of(pod: &WorldPod) -> PortName {
 }
 
 fn kernel_of(node: &WorldNode) -> Kernel {
-    let route = |prefix, gateway| KernelRoute { prefix, ifindex: UPLINK_IFINDEX, gateway, mtu: UPLINK_MTU, source: None };
+    let route = |prefix, gateway| KernelRoute {
+        prefix,
+        ifindex: UPLINK_IFINDEX,
+        gateway,
+        mtu: UPLINK_MTU,
+        source: None,
+    };
     let on_link = node.subnet_v6;
     Kernel {
         routes: [

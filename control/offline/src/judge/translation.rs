@@ -110,8 +110,14 @@ fn objection(world: &World, flow: &WorldFlow, talk: &Talk, heard: &Heard) -> Opt
             .nodes
             .iter()
             .any(|node| node.has_address(arrived.source) || node.has_tunnel_address(arrived.source));
+    // To a process of its own host a node speaks in the service's name.
+    let is_the_services = matches!(heard.place, Place::Node(_))
+        && flow
+            .service
+            .and_then(|service| world.services.get(service))
+            .is_some_and(|service| service.cluster_ips.contains(&arrived.source));
     let must_be_a_nodes = is_masqueraded(world, flow);
-    match (is_kept, is_a_nodes) {
+    match (is_kept, is_a_nodes || is_the_services) {
         (_, true) => None,
         (true, false) if !must_be_a_nodes => None,
         (true, false) => Some("natOutgoing should have given it its node's address".to_owned()),

@@ -259,9 +259,8 @@ impl<'a> Reference<'a> {
         for (address, port) in served.backends {
             let receiver = self.end_of(address);
             let sent = Packet { destination: address, destination_port: Some(port), ..packet };
-            for source in self.sources_seen(sender, receiver, translator, sent, served.keeps_client) {
-                verdicts.push(self.carried(first, receiver, sent, source, asked));
-            }
+            let seen = self.source_seen(sender, receiver, translator, sent, served.keeps_client);
+            verdicts.push(self.carried(first, receiver, sent, seen, asked));
         }
         let allows = verdicts.iter().filter(|verdict| verdict.is_ok()).count();
         if allows != 0 && allows != verdicts.len() {
@@ -281,30 +280,26 @@ impl<'a> Reference<'a> {
         })
     }
 
-    /// The sources that a backend may see.
-    fn sources_seen(
+    /// The source that a backend sees: its client's own, where its answer passes this node anyhow; else an address that
+    /// leads back to the node that translates.
+    fn source_seen(
         &self,
         sender: End<'_>,
         receiver: End<'_>,
         translator: Translator,
         packet: Packet,
         keeps_client: bool,
-    ) -> Vec<IpAddr> {
+    ) -> IpAddr {
         let here = match receiver {
             End::Pod(pod, _) => self.node_of(pod),
             End::Host(_) | End::Outside => None,
         };
-        let node = match sender {
-            End::Host(node) if translator.is_inside => node,
-            _ if keeps_client => return vec![packet.source],
-            _ => translator.node,
-        };
-        let towards = here.and_then(|here| self.world.host_source(node, here, packet.destination));
-        let own = self.world.nodes.get(node).and_then(|node| node.address_like(packet.destination));
+        let is_own_host_asking = matches!(sender, End::Host(_)) && translator.is_inside;
         match here {
-            // Which of its addresses a node lends to a stranger on the way to its own pod is its own affair.
-            Some(here) if here == node => towards.into_iter().chain(own).collect(),
-            _ => vec![towards.or(own).unwrap_or(packet.source)],
+            Some(here) if here != translator.node && (is_own_host_asking || !keeps_client) => {
+                self.world.host_source(translator.node, here, packet.destination).unwrap_or(packet.source)
+            }
+            _ => packet.source,
         }
     }
 
