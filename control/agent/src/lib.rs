@@ -22,7 +22,7 @@ pub mod syncer;
 use std::path::PathBuf;
 
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::info;
+use tracing::{error, info};
 
 pub use agent::Agent;
 pub use caracal_calc::HostServices;
@@ -80,7 +80,6 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(AgentError::Signals)?;
     let client = syncer::client(config.kubeconfig.as_deref()).await?;
     let programmer = Programmer::start(config.bpf_dir, config.mtu_file)?;
-    let host_rules = HostRules::start()?;
     info!(node = config.node, fastpath = %config.fastpath.display(), "starting");
     let stop = async move {
         tokio::select! {
@@ -89,7 +88,17 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
         }
     };
     let agent = Agent::new(config.node, config.services, &client, config.fastpath, Some(programmer));
-    agent.with_host_rules(host_rules).run(stop).await;
+    let agent = match HostRules::start() {
+        Ok(host_rules) => agent.with_host_rules(host_rules),
+        // Pods are not to wait for that.
+        Err(failure) => {
+            error!(
+                "{failure}; policy of host endpoints is not in force for what ends or starts on this host"
+            );
+            agent
+        }
+    };
+    agent.run(stop).await;
     Ok(())
 }
 

@@ -221,9 +221,12 @@ async fn run(keeper: Keeper, mut policy: watch::Receiver<Option<HostPolicy>>, at
         // The kernel may take its time over a large table.
         let Some(mut at_work) = keeper.take() else { return };
         let worked = spawn_blocking(move || {
-            let looked = if is_change { Ok(()) } else { at_work.check() };
-            let done =
-                looked.and_then(|()| at_work.put(&current)).and_then(|()| at_work.look_for_kube_proxy());
+            let checked = if is_change { Ok(()) } else { at_work.check() };
+            let mut done = checked.and_then(|()| at_work.put(&current));
+            // There may be tens of thousands of others' chains to list.
+            if done.is_ok() && !(is_change && at_work.kube_proxy.is_some()) {
+                done = at_work.look_for_kube_proxy();
+            }
             (at_work, done)
         });
         // The runtime is going away.
@@ -250,3 +253,6 @@ async fn run(keeper: Keeper, mut policy: watch::Receiver<Option<HostPolicy>>, at
         attempts.send_modify(|count| *count += 1);
     }
 }
+
+#[cfg(test)]
+mod tests;

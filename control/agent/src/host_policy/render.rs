@@ -42,8 +42,9 @@ const ANY_INTERFACE: &str = "*";
 const UDP: u8 = 17;
 const IPIP: u8 = 4;
 const ICMPV6: u8 = 58;
-/// Router and neighbour discovery (RFC 4861, section 4).
-const NEIGHBOR_DISCOVERY: [u8; 5] = [133, 134, 135, 136, 137];
+/// What keeps a host on its link, by hop limit: router and neighbor discovery (RFC 4861, section 4), and who listens to which group
+/// (RFC 3810, section 5), without which switches do not deliver the former.
+const LINK_MESSAGES: [(u8, &[u8]); 2] = [(255, &[133, 134, 135, 136, 137]), (1, &[130, 131, 132, 143])];
 /// The kernel takes prefixes of 127 bytes.
 const LOG_PREFIX_BYTES: usize = 120;
 /// Longer names of chains are cut, and told apart by number anyway.
@@ -347,15 +348,17 @@ impl Renderer<'_> {
             rules.push(accept(vec![established], "of a connection that was allowed"));
         }
         if !matches!(place, Place::ForwardIn | Place::ForwardOut) {
-            rules.extend(NEIGHBOR_DISCOVERY.map(|kind| {
-                let conditions = [
-                    Match::Family(Family::V6),
-                    Match::HopLimit(255),
-                    Match::Protocol { protocol: ICMPV6, is: true },
-                    Match::Icmp { kind, code: None, is: true },
-                ];
-                accept(conditions.map(Statement::from).to_vec(), "neighbor discovery, as ARP is for IPv4")
-            }));
+            for (hop_limit, kinds) in LINK_MESSAGES {
+                rules.extend(kinds.iter().map(|kind| {
+                    let conditions = [
+                        Match::Family(Family::V6),
+                        Match::HopLimit(hop_limit),
+                        Match::Protocol { protocol: ICMPV6, is: true },
+                        Match::Icmp { kind: *kind, code: None, is: true },
+                    ];
+                    accept(conditions.map(Statement::from).to_vec(), "neighbor discovery, as ARP is for IPv4")
+                }));
+            }
             rules.extend(
                 self.failsafes(place)
                     .into_iter()
