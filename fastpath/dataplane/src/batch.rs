@@ -76,7 +76,7 @@ pub enum AtNode {
     /// Nobody has looked.
     #[default]
     NotAsked,
-    /// It is for whom it says.
+    /// It is for whom it says, or an answer of whom it says.
     Itself,
     /// It has been rewritten: a pod's answer goes back to the owner.
     Translated,

@@ -5,9 +5,13 @@
 //!  from uplink:  parse ─► tunnel check, decapsulate, parse ─────┼─► route ─┬─► local pod: flow + ingress policy ─► its veth
 //!  from host:    parse ─────────────────────────────────────────┘          │     (its worker, if that is another)
 //!                                                                          ├─► remote: encapsulate, neighbor ─► uplink
-//!  answers of ours (ICMP errors) start at the route                        ├─► outside: neighbor ─► uplink
+//!  answers of ours (ICMP errors) start at the route                        ├─► outside: natOutgoing, neighbor ─► uplink
 //!                                                                          └─► this host: host port
 //! ```
+//!
+//! A pod that asks a service is answered in the flow stage: a packet that is no flow's gets its backend there, and then
+//! is one's. What the node itself translates leaves the picture at the route, for the worker that owns the translation,
+//! and comes back to the route ([`crate::stage::node`]).
 //!
 //! Stages run over a whole batch before the next begins, so that the memory one packet waits for arrives while others
 //! are worked on.

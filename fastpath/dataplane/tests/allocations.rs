@@ -5,6 +5,7 @@ use caracal_dataplane::clock::Tick;
 use caracal_dataplane::drop_reason::DropReason;
 use caracal_dataplane::sim::datagram::{Datagram, SYN, arp, ethernet, vxlan};
 use caracal_dataplane::sim::datagram6::Datagram6;
+use caracal_dataplane::sim::services::{self, NODE_PORT, VIP, VIP_PORT};
 use caracal_dataplane::sim::world::{
     self, A, B, NEIGHBOR_MAC, NOBODY, NODE1, NODE2, OUTSIDE, OUTSIDE6, REMOTE, TUNNEL1, TUNNEL1_MAC,
     TUNNEL2_MAC, VNI, VXLAN_PORT, pod, v6,
@@ -124,6 +125,46 @@ fn packets_cost_no_allocation_once_a_worker_is_warm() {
         ("half-made checksums", counters.checksums_completed.get()),
     ] {
         assert!(count > 20, "{count} {what}: the traffic is not what this test is about");
+    }
+}
+
+#[test]
+fn translation_costs_no_allocation_either() {
+    use caracal_plane_api::plane::Service;
+    let udp =
+        |name, backends: &[([u8; 4], u16)]| Service { protocol: 17, ..services::service(name, backends) };
+    let mut sticky = udp("sticky", &[(B, 53), (REMOTE, 53), (NODE1, 53)]);
+    sticky.affinity_seconds = 1;
+    let mut empty = udp("empty", &[]);
+    empty.frontends.truncate(1);
+    empty.frontends[0].port += 1;
+    let mut node = Node::new(&services::ops(&[sticky, empty], None), world::kernel(), 1024, 512).unwrap();
+    let packet = |from, to: ([u8; 4], u16)| Datagram::udp((from, 1000), to, &[0; 100]);
+    let pod_asks = |to| (pod("a"), packet(A, to).frame(GATEWAY_MAC, POD_MAC), PLAIN_PORT);
+    let (vip, node_port) = ((VIP, VIP_PORT), (NODE1, NODE_PORT));
+    let mut traffic = Traffic(vec![
+        pod_asks(vip),
+        pod_asks((VIP, VIP_PORT + 1)),
+        pod_asks((OUTSIDE, 53)),
+        pod_asks((NODE1, NODE_PORT)),
+        (pod("b"), packet(B, (OUTSIDE, 53)).frame(GATEWAY_MAC, POD_MAC), PLAIN_PORT),
+        (PortName::Uplink, packet(OUTSIDE, node_port).frame(UPLINK_MAC, NEIGHBOR_MAC), PLAIN_PORT),
+        (PortName::Host, packet(NODE1, vip).frame(GATEWAY_MAC, HOST_MAC), PLAIN_PORT),
+        (PortName::Host, packet(NODE1, (REMOTE, 53)).frame(GATEWAY_MAC, HOST_MAC), PLAIN_PORT),
+    ]);
+    let mut now = 0;
+    let mut rounds = |node: &mut Node, rounds: u16| {
+        for round in 0..rounds {
+            now += 10;
+            traffic.run(node, round % 700, now);
+        }
+    };
+    rounds(&mut node, 100);
+    let spent = allocation_counter::measure(|| rounds(&mut node, 2000));
+    assert_eq!(spent.count_total, 0);
+    let counters = &node.counters().pipeline;
+    for count in [counters.translated.get(), counters.translations_made.get()] {
+        assert!(count > 500, "{count}: the traffic is not what this test is about");
     }
 }
 
