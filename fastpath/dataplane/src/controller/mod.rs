@@ -323,7 +323,9 @@ impl Controller {
     /// The interface's first address of a route's family: what the host takes where the route does not say.
     fn address_on(&self, ifindex: u32, route: crate::table::Prefix) -> Option<IpAddr> {
         let is_fit = |address: &IpAddr| {
-            address.is_ipv4() == route.address().is_ipv4() && !address.is_loopback() && !is_link_local(*address)
+            address.is_ipv4() == route.address().is_ipv4()
+                && !address.is_loopback()
+                && !is_link_local(*address)
         };
         self.addresses.iter().filter(|(of, _)| *of == ifindex).map(|(_, address)| *address).find(is_fit)
     }

@@ -89,7 +89,7 @@ enum PortError {
     )]
     OverBudget { needed: u64, budget: u64 },
     #[error(
-        "device {name} has an MTU of {mtu}, and packets of more than {carried} bytes are not carried: {reason}; lower its MTU, or use --chunk-size 4096"
+        "device {name} has an MTU of {mtu}, and frames of more than {carried} bytes are not carried: {reason}; lower its MTU (with --chunk-size 4096 it may be 3826)"
     )]
     Jumbo { name: String, mtu: u16, carried: usize, reason: &'static str },
     #[error("a node has at most {} uplinks", uplinks::UPLINKS_MAX)]

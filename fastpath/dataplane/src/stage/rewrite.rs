@@ -64,7 +64,8 @@ pub fn address(slot: &mut Slot, to: MacAddr, from: MacAddr) {
 
 /// Sends a plain packet to an uplink, towards `towards`: the destination itself, or the node that it is behind.
 pub fn to_uplink(context: &mut Context, slot: &mut Slot, towards: IpAddr) {
-    let Some(FibEntry::Via { ifindex, next_hop, mtu, .. }) = context.tables.fib.lookup(towards).copied() else {
+    let Some(FibEntry::Via { ifindex, next_hop, mtu, .. }) = context.tables.fib.lookup(towards).copied()
+    else {
         icmp_error::unreachable(context, slot, icmp_error::Unreachable::Net);
         return slot.drop(DropReason::NoRoute);
     };
