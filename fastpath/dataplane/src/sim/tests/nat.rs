@@ -8,6 +8,7 @@ use super::super::datagram::{ACK, Datagram, SYN};
 use super::super::datagram6::Datagram6;
 use super::super::world::{self, A, B, NODE1, NODE1_6, NODE2, OUTSIDE, OUTSIDE6, REMOTE, TUNNEL1, pod};
 use super::super::{Output, PortName};
+use super::fragments::{cut, put_together};
 use super::ipv6::{A6, B6, from_pod6, from_uplink6, hop, to_pod6};
 use super::support::*;
 use crate::drop_reason::DropReason;
@@ -357,6 +358,58 @@ fn this_host_speaks_to_other_nodes_pods_in_the_tunnels_name() {
     // With the tunnel's own address nothing need be done.
     let own = Datagram::tcp((TUNNEL1, 33_001), server, SYN, b"");
     assert_eq!(unwrapped(&world.send(&PortName::Host, &from_host(&own))[0]).0, own);
+}
+
+// ---- datagrams in parts ----
+
+/// Sends all parts, in this order, and returns what came out at one place, put together.
+fn through(
+    world: &mut World,
+    way_in: &PortName,
+    parts: &[Vec<u8>],
+    order: [usize; 3],
+) -> (PortName, Datagram) {
+    let outputs: Vec<Output> =
+        order.into_iter().flat_map(|which| world.send(way_in, &parts[which])).collect();
+    assert_eq!(outputs.len(), 3);
+    let port = outputs[0].port.clone();
+    assert!(outputs.iter().all(|output| output.port == port));
+    let parts = outputs.iter().map(|output| Datagram::read(&output.frame).unwrap()).collect();
+    (port, put_together(parts))
+}
+
+#[test]
+fn datagrams_in_parts_are_translated_as_whole_ones_are() {
+    for order in [[0, 1, 2], [2, 0, 1], [1, 2, 0]] {
+        let mut world = with_all(&[Service { protocol: 17, ..service("dns", &[(A, 5353)]) }]);
+        let payload: Vec<u8> = (0..100).collect();
+        let in_parts = |whole: &Datagram, frame: fn(&Datagram) -> Vec<u8>| -> Vec<Vec<u8>> {
+            cut(whole, &[16, 48]).iter().map(frame).collect()
+        };
+        // Out of a pool, and back.
+        let there = Datagram::udp((B, 1000), (OUTSIDE, 53), &payload).identified(7);
+        let (port, wire) = through(&mut world, &pod("b"), &in_parts(&there, from_pod), order);
+        let node = ports_of(&wire).0;
+        let expected = Datagram::udp((NODE1, node), (OUTSIDE, 53), &payload).identified(7).ttl(63);
+        assert_eq!((port, wire), (PortName::Uplink, expected));
+        let back = Datagram::udp((OUTSIDE, 53), (NODE1, node), &payload).identified(8);
+        let got = through(&mut world, &PortName::Uplink, &in_parts(&back, from_uplink), order);
+        let expected = Datagram::udp((OUTSIDE, 53), (B, 1000), &payload).identified(8).ttl(63);
+        assert_eq!(got, (pod("b"), expected));
+        // From a pod to a service, and from outside.
+        let asked = Datagram::udp((B, 1001), (VIP, VIP_PORT), &payload).identified(9);
+        let got = through(&mut world, &pod("b"), &in_parts(&asked, from_pod), order);
+        let expected = Datagram::udp((B, 1001), (A, 5353), &payload).identified(9).ttl(63);
+        assert_eq!(got, (pod("a"), expected));
+        let asked = Datagram::udp((OUTSIDE, 1001), (NODE1, NODE_PORT), &payload).identified(10);
+        let got = through(&mut world, &PortName::Uplink, &in_parts(&asked, from_uplink), order);
+        let expected = Datagram::udp((OUTSIDE, 1001), (A, 5353), &payload).identified(10).ttl(63);
+        assert_eq!(got, (pod("a"), expected));
+        let answer = Datagram::udp((A, 5353), (OUTSIDE, 1001), &payload).identified(11);
+        let got = through(&mut world, &pod("a"), &in_parts(&answer, from_pod), order);
+        let expected = Datagram::udp((NODE1, NODE_PORT), (OUTSIDE, 1001), &payload).identified(11).ttl(63);
+        assert_eq!(got, (PortName::Uplink, expected));
+    }
 }
 
 // ---- what goes wrong ----
