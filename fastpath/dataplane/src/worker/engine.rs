@@ -144,6 +144,7 @@ impl Engine {
         peers: Vec<Option<Peer>>,
     ) -> Self {
         pipeline.limit_fragments(pool.total());
+        pipeline.follow(tables.get());
         Engine {
             index,
             pipeline,

@@ -6,6 +6,7 @@ use super::super::datagram::{ACK, Datagram, FIN, RST, SYN};
 use super::super::world::{self, A, B, NODE1, OUTSIDE, REMOTE, TUNNEL1, endpoint, op, pod};
 use super::super::{Output, PortName};
 use super::support::*;
+use super::workers::Pair;
 use crate::drop_reason::DropReason;
 use crate::packet::Offload;
 use caracal_plane_api::plane::op::Op as Kind;
@@ -317,4 +318,26 @@ fn a_connection_to_a_service_too_many_is_refused_in_the_services_name() {
         assert_eq!(world.send(&pod("a"), &from_pod(&asks(2))), [to_pod("a", &reset(&asks(2)))]);
     }
     assert_eq!(world.send(&pod("a"), &from_pod(&asks(1))).len(), 1, "the first goes on");
+}
+
+#[test]
+fn who_opens_is_told_by_way_of_his_own_worker() {
+    // a is worker 0's, b worker 1's: the reset that refuses crosses back, and ends a's own flow, which counts no more.
+    let mut ops = world::ops();
+    for (name, address, into, out) in
+        [("b", B, connections(1), Limits::default()), ("a", A, Limits::default(), connections(2))]
+    {
+        ops.push(op(Kind::Endpoint(plane::Endpoint {
+            ingress_limits: Some(into),
+            egress_limits: Some(out),
+            ..endpoint(name, address)
+        })));
+    }
+    let mut pair = Pair::told(&ops, 256, 64);
+    let asks = |port| Datagram::tcp((A, port), (B, 80), SYN, b"");
+    assert_eq!(pair.send(&pod("a"), &from_pod(&asks(1))), [to_pod("b", &asks(1).ttl(63))]);
+    for port in 2..9 {
+        assert_eq!(pair.send(&pod("a"), &from_pod(&asks(port))), [to_pod("a", &reset(&asks(port)))]);
+    }
+    assert_eq!(pair.dropped(), [DropReason::ConnectionLimit].into());
 }
