@@ -35,7 +35,7 @@ pub struct Args {
     /// Who sees to services for this host, NodePorts included: the fastpath, or a kube-proxy beside it
     #[arg(long, value_enum, default_value_t = Services::Replace)]
     services: Services,
-    /// Remove the host ports, routes and rules that agents have made in this network namespace, and end
+    /// Remove the host ports, routes, rules and host endpoints' policy that agents have made in this network namespace, and end
     #[arg(long)]
     cleanup: bool,
 }

@@ -98,8 +98,10 @@ fn probe(name: &LabName, world: &World, flow: &WorldHostFlow) -> Result<Probe, S
     let Some(node) = world.nodes.get(flow.node).filter(|node| !node.kernel) else {
         return Err("the node is Linux's own here: nobody puts policy in force on it".into());
     };
-    if flow.original.is_some() {
-        return Err("the lab translates no destinations of packets for a host".into());
+    if flow.original.is_some_and(|original| !is_node_port(world, flow, original)) {
+        return Err(
+            "the lab sends to an original destination only where that is a node port of the node".into()
+        );
     }
     let (source, destination) = (who(world, flow.source_address), who(world, flow.destination_address));
     let own_pod = |who: Place| match who {
@@ -146,7 +148,18 @@ fn probe(name: &LabName, world: &World, flow: &WorldHostFlow) -> Result<Probe, S
         _ => Some(name.outside()),
     };
     let netns = netns.ok_or("the case names no such source")?;
-    Probe::of(&as_flow(flow, source, destination), netns, true)
+    let mut probe = Probe::of(&as_flow(flow, source, destination), netns, true)?;
+    if let Some((address, port)) = flow.original {
+        (probe.destination, probe.port) = (address, port);
+    }
+    Ok(probe)
+}
+
+/// Whether the node's fastpath translates what is for this address and port.
+fn is_node_port(world: &World, flow: &WorldHostFlow, (address, port): (IpAddr, u16)) -> bool {
+    let ports = world.services.iter().flat_map(|service| &service.ports);
+    let is_served = ports.into_iter().any(|of| of.protocol == flow.protocol && of.node_port == Some(port));
+    is_served && flow.path == HostPath::ForwardIn && who(world, address) == Place::Node(flow.node)
 }
 
 fn is_from_node(path: HostPath) -> bool {
