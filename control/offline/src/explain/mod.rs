@@ -20,9 +20,12 @@ mod tests;
 mod words;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
-use caracal_model::case::{Case, World, WorldError};
+use caracal_model::case::{Case, Place, World, WorldError, WorldFlow};
+use caracal_model::convert::{Locality, ServedPort, ServiceInfo, SliceInfo, served_ports, service_slice};
 use caracal_model::manifest;
+use caracal_model::object::Object;
 use serde_json::{Value, json};
 
 use crate::judge::{self, JudgeError};
@@ -164,11 +167,67 @@ fn with_expectation(flow: &Value) -> Value {
 /// When it cannot be: something that is named is not there, or an object is not valid.
 pub fn explain(objects: &Objects, question: &Question) -> Result<Explained, ExplainError> {
     let world = objects.world(question)?;
-    let mut cluster = Cluster::new(&world)?;
-    let walks = cluster.walks(&world)?;
+    let led = led_to_backend(&world)?;
+    let mut cluster = Cluster::new(&led)?;
+    let walks = cluster.walks(&led)?;
     let (verdict, decided_by) = verdict(&world, &walks)?;
-    let found = change::find(&world, &mut cluster, &walks, &verdict)?;
-    Ok(document::document(&world, &cluster, &walks, (verdict, decided_by), found))
+    let found = change::find(&led, &mut cluster, &walks, &verdict)?;
+    Ok(document::document(&led, &cluster, &walks, (verdict, decided_by), found))
+}
+
+/// The world with its flow led to the backend that answers for the service that it asks: policy sees that one. Where none
+/// is reached, to one that could have been.
+fn led_to_backend(world: &World) -> Result<World, ExplainError> {
+    let mut led = world.clone();
+    let Some(flow) = led.flows.first_mut() else { return Ok(led) };
+    let service = flow.service.and_then(|index| world.services.get(index));
+    let Some(service) = service.filter(|_| flow.unsupported.is_none()) else { return Ok(led) };
+    let reached = match judge::backend(world, flow)? {
+        Some(reached) => Some(reached),
+        None => could_reach(world, flow, service)
+            .map(|(place, address, port)| (place, flow.source_address, address, port)),
+    };
+    if let Some((place, client, address, port)) = reached {
+        flow.to = format!("{} ({address} port {port})", flow.to);
+        flow.destination = place;
+        flow.destination_address = address;
+        flow.destination_port = Some(port);
+        if !matches!(flow.source, Place::Pod(_)) {
+            flow.source_address = client;
+        }
+    }
+    Ok(led)
+}
+
+/// A pod that a service could lead to.
+fn could_reach(world: &World, flow: &WorldFlow, service: &ServiceInfo) -> Option<(Place, IpAddr, u16)> {
+    let node = match (flow.source, flow.destination) {
+        (_, Place::Node(node)) | (Place::Node(node), _) => Some(node),
+        (Place::Pod(pod), _) => world.pods.get(pod).map(|pod| pod.node),
+        (Place::External | Place::Service(_), _) => world.entrance(flow.destination_address),
+    };
+    let slices: Vec<SliceInfo> = world
+        .objects
+        .iter()
+        .filter_map(|object| match object {
+            Object::EndpointSlice(slice) => Some(service_slice(slice)),
+            _ => None,
+        })
+        .filter(|slice| slice.service.as_ref() == Some(&service.key))
+        .collect();
+    let here = node.and_then(|node| world.nodes.get(node));
+    let here = Locality { node: here.map(|node| node.name.clone()).unwrap_or_default(), zone: None };
+    let asked = |port: &ServedPort| {
+        port.protocol == flow.protocol
+            && port.frontends.iter().any(|front| Some(front.port) == flow.destination_port)
+    };
+    let port = served_ports(service, slices.iter(), &here).into_iter().find(asked)?;
+    let (address, number) = port
+        .cluster
+        .into_iter()
+        .find(|(address, _)| address.is_ipv4() == flow.destination_address.is_ipv4())?;
+    let pod = world.pods.iter().position(|pod| !pod.host_network && pod.addresses.contains(&address))?;
+    Some((Place::Pod(pod), address, number))
 }
 
 /// What the production pipeline does with the flow; at a host endpoint, what the tables say.

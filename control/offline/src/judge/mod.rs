@@ -12,10 +12,12 @@ pub(crate) mod host;
 mod packet;
 mod translation;
 
+use std::net::IpAddr;
+
 use caracal_calc::{CalcGraph, Update};
 use caracal_dataplane::table::ApplyError;
 use caracal_model::case::report::{Observation, Observations, Observed};
-use caracal_model::case::{Icmp, World, WorldFlow};
+use caracal_model::case::{Icmp, Place, World, WorldFlow};
 use caracal_plane_api::Op;
 use caracal_wire::{Malformed, Protocol};
 
@@ -76,19 +78,39 @@ pub fn judge(world: &World) -> Result<Observations, JudgeError> {
     })
 }
 
-/// Every flow meets nodes that have seen no packet before it.
-pub(crate) fn observe(world: &World, plan: &Plan, flow: &WorldFlow) -> Result<Observation, JudgeError> {
-    if let Some(why) = &flow.unsupported {
-        return Ok(Observation::new(Observed::Unsupported, why));
-    }
-    let talk = Talk {
+/// Where a flow to a service comes out: the place, the client that is seen there, and the address and port.
+pub(crate) fn backend(
+    world: &World,
+    flow: &WorldFlow,
+) -> Result<Option<(Place, IpAddr, IpAddr, u16)>, JudgeError> {
+    let talk = talk_of(flow);
+    let packet = |source| JudgeError::Packet { flow: format!("{} → {}", flow.from, flow.to), source };
+    let mut fabric = Fabric::new(world, &Plan::new(world).ops)?;
+    let Some(question) = talk.questions().map_err(packet)?.into_iter().next() else { return Ok(None) };
+    let asked = fabric.carry(flow.source, question.clone()).map_err(packet)?;
+    let heard = translation::heard(world, flow, &talk, 0, &question, &asked).map_err(packet)?;
+    Ok(heard
+        .ok()
+        .map(|Heard { place, talk, .. }| (place, talk.source, talk.destination, talk.destination_port)))
+}
+
+fn talk_of(flow: &WorldFlow) -> Talk {
+    Talk {
         source: flow.source_address,
         destination: flow.destination_address,
         protocol: Protocol(flow.protocol.0),
         source_port: flow.source_port.unwrap_or(EPHEMERAL_PORT),
         destination_port: flow.destination_port.unwrap_or_default(),
         icmp: flow.icmp.unwrap_or(Icmp { kind: 8, code: 0 }),
-    };
+    }
+}
+
+/// Every flow meets nodes that have seen no packet before it.
+pub(crate) fn observe(world: &World, plan: &Plan, flow: &WorldFlow) -> Result<Observation, JudgeError> {
+    if let Some(why) = &flow.unsupported {
+        return Ok(Observation::new(Observed::Unsupported, why));
+    }
+    let talk = talk_of(flow);
     let mut fabric = Fabric::new(world, &plan.ops)?;
     let packet = |source| JudgeError::Packet { flow: format!("{} → {}", flow.from, flow.to), source };
     let mut first: Option<Heard> = None;
