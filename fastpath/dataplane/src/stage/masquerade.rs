@@ -69,12 +69,17 @@ fn translate(context: &mut Context, slot: &mut Slot, address: Option<IpAddr>) ->
 }
 
 /// This host sends to a pod of another node.
+#[inline]
 pub fn from_host(context: &mut Context, slot: &mut Slot, encapsulation: Encapsulation) {
-    let origin = match slot.ingress {
-        Ingress::Host => Origin::Host,
-        Ingress::Forward => Origin::Forward,
-        _ => return,
-    };
+    match slot.ingress {
+        Ingress::Host => as_tunnel(context, slot, encapsulation, Origin::Host),
+        Ingress::Forward => as_tunnel(context, slot, encapsulation, Origin::Forward),
+        _ => {}
+    }
+}
+
+#[inline(never)]
+fn as_tunnel(context: &mut Context, slot: &mut Slot, encapsulation: Encapsulation, origin: Origin) {
     let Some(config) = context.tables.node.config() else { return };
     let end = node::end_of(config, encapsulation, slot.parsed.is_ipv4());
     let Some(end) = end.filter(|end| *end != slot.parsed.source && slot.at_node != AtNode::Translated) else {

@@ -28,10 +28,14 @@ use crate::table::{Asker, Encapsulation, FibEntry, NodeConfig};
 use crate::worker::WorkerIndex;
 
 /// Takes a packet that is for no endpoint to whoever may have translated it. False: nobody, it goes on as it is.
+#[inline]
 pub fn enter(context: &mut Context, slot: &mut Slot) -> bool {
-    if slot.at_node != AtNode::NotAsked || matches!(slot.ingress, Ingress::Endpoint(_) | Ingress::Ourselves) {
-        return false;
-    }
+    let is_from_here = matches!(slot.ingress, Ingress::Endpoint(_) | Ingress::Ourselves);
+    slot.at_node == AtNode::NotAsked && !is_from_here && to_owner(context, slot)
+}
+
+#[inline(never)]
+fn to_owner(context: &mut Context, slot: &mut Slot) -> bool {
     let Some(owner) = owner_of(context, slot) else { return false };
     if owner == context.worker {
         at_owner(context, slot);
@@ -127,6 +131,7 @@ fn translate(context: &mut Context, slot: &mut Slot) -> Result<bool, DropReason>
         }
     }
     if let Some(index) = context.translations.by_wire(&key(NODE, protocol, to, from), context.now) {
+        in_place(context, slot)?;
         leave_by_origin(slot, context.translations.get(index).origin);
         back(context, slot, index)?;
         return Ok(true);
@@ -137,9 +142,7 @@ fn translate(context: &mut Context, slot: &mut Slot) -> Result<bool, DropReason>
         _ => return Ok(false),
     };
     let Some(frontend) = frontend(context.tables, protocol, to) else { return Ok(false) };
-    if let Some(reason) = source::out_of_place(context, slot) {
-        return Err(reason);
-    }
+    in_place(context, slot)?;
     let (index, backend) = choose(context, slot, frontend, asker)?;
     let remote = (backend.address, backend.port);
     if !host::admit_translated(context, slot, remote, to) {
@@ -160,6 +163,11 @@ fn translate(context: &mut Context, slot: &mut Slot) -> Result<bool, DropReason>
     forward(context, slot, made)?;
     given(context, index, from.0, backend);
     Ok(true)
+}
+
+/// Nobody answers, asks or complains in another's name: see [`source::out_of_place`].
+fn in_place(context: &Context, slot: &Slot) -> Result<(), DropReason> {
+    source::out_of_place(context, slot).map_or(Ok(()), Err)
 }
 
 /// With which source a packet goes to a backend; none: with its own.
@@ -261,6 +269,7 @@ fn translate_error(context: &mut Context, slot: &mut Slot, about: &Quoted) -> Re
     let (sender, receiver) = ((about.source, about.source_port), (about.destination, about.destination_port));
     let sent = key(NODE, about.protocol, sender, receiver);
     if let Some(index) = context.translations.by_wire(&sent, context.now) {
+        in_place(context, slot)?;
         let Translation { inside, wire, origin, .. } = *context.translations.get(index);
         leave_by_origin(slot, origin);
         error_back(slot, about, &inside, &wire)?;
@@ -268,6 +277,7 @@ fn translate_error(context: &mut Context, slot: &mut Slot, about: &Quoted) -> Re
     }
     let received = key(NODE, about.protocol, receiver, sender);
     if let Some(index) = context.translations.by_inside(&received, context.now) {
+        in_place(context, slot)?;
         error_forward(context, slot, about, index)?;
         return Ok(true);
     }

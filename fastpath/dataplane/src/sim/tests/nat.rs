@@ -291,6 +291,16 @@ fn a_pods_error_about_a_clients_packet_reaches_the_client() {
     );
 }
 
+#[test]
+fn nobody_on_the_fabric_answers_for_a_backend_behind_a_tunnel() {
+    let mut world = with_all(&[service("web", &[(REMOTE, 8080)])]);
+    let syn = Datagram::tcp((OUTSIDE, 5000), (NODE1, NODE_PORT), SYN, b"");
+    let sent = unwrapped(&world.send(&PortName::Uplink, &from_uplink(&syn))[0]).0;
+    let forged = Datagram::tcp((REMOTE, 8080), (TUNNEL1, ports_of(&sent).0), SYN | ACK, b"");
+    assert_eq!(world.send(&PortName::Uplink, &from_uplink(&forged)), []);
+    assert_eq!(world.node.drops(), [(DropReason::FabricSpoofedSource, 1)]);
+}
+
 // ---- this host ----
 
 #[test]
