@@ -155,6 +155,8 @@ struct Datagram {
     /// Those seen; first byte and the one behind.
     parts: Vec<(u32, u32)>,
     is_refused: bool,
+    /// It is in the list of those, not of those that wait.
+    is_known: bool,
     /// The first of what is held of it.
     held: Option<usize>,
     /// Its neighbors in age.
@@ -349,6 +351,7 @@ impl<T> Tracker<T> {
             seen: 0,
             parts: Vec::new(),
             is_refused: false,
+            is_known: false,
             held: None,
             older: None,
             newer: None,
@@ -381,9 +384,7 @@ impl<T> Tracker<T> {
 
     /// Nothing of the datagram passes any more, until it is forgotten.
     fn refuse(&mut self, at: usize, refusal: Refusal, now: Tick) {
-        if self.datagrams[at].upper.is_none() {
-            self.to_known(at, now);
-        }
+        self.to_known(at, now);
         self.datagrams[at].is_refused = true;
         while let Some(thing) = self.take_held(at) {
             self.discarded.push_back((thing, refusal));
@@ -391,8 +392,12 @@ impl<T> Tracker<T> {
     }
 
     fn to_known(&mut self, at: usize, now: Tick) {
+        let datagram = &mut self.datagrams[at];
+        if std::mem::replace(&mut datagram.is_known, true) {
+            return;
+        }
+        datagram.since = now;
         self.waiting.remove(&mut self.datagrams, at);
-        self.datagrams[at].since = now;
         self.known.push(&mut self.datagrams, at);
     }
 
@@ -402,8 +407,7 @@ impl<T> Tracker<T> {
         }
         let datagram = &self.datagrams[at];
         self.by_key.remove(&datagram.key);
-        let is_known = datagram.upper.is_some() || datagram.is_refused;
-        let ages = if is_known { &mut self.known } else { &mut self.waiting };
+        let ages = if datagram.is_known { &mut self.known } else { &mut self.waiting };
         ages.remove(&mut self.datagrams, at);
         self.free.push(at);
     }
