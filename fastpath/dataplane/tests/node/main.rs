@@ -130,9 +130,11 @@ fn an_uplink_may_go_down_change_its_size_and_its_name_and_be_made_anew() {
         });
         node.wait_for_answer(NEAR);
         ip("link set crtup0 mtu 1500");
-        // The pod's kernel remembers the path's MTU that it was told.
-        node.pod.run(|| ip("route flush cache"));
-        eventually("they are not any more", || node.pod_pings(NEAR, "-M do -s 1400").then_some(()));
+        eventually("they are not any more", || {
+            // The pod's kernel remembers the path's MTU that it was told, for minutes.
+            node.pod.run(|| ip("route flush cache"));
+            node.pod_pings(NEAR, "-M do -s 1400").then_some(())
+        });
 
         ip("link set crtup0 name crtup7");
         node.wait_for("crtup7");
