@@ -376,7 +376,7 @@ impl<T> Tracker<T> {
 
     /// The first part has come.
     fn release(&mut self, at: usize, now: Tick) {
-        self.to_known(at, now);
+        self.make_known(at, now);
         while let Some(thing) = self.take_held(at) {
             self.released.push_back(thing);
         }
@@ -384,14 +384,14 @@ impl<T> Tracker<T> {
 
     /// Nothing of the datagram passes any more, until it is forgotten.
     fn refuse(&mut self, at: usize, refusal: Refusal, now: Tick) {
-        self.to_known(at, now);
+        self.make_known(at, now);
         self.datagrams[at].is_refused = true;
         while let Some(thing) = self.take_held(at) {
             self.discarded.push_back((thing, refusal));
         }
     }
 
-    fn to_known(&mut self, at: usize, now: Tick) {
+    fn make_known(&mut self, at: usize, now: Tick) {
         let datagram = &mut self.datagrams[at];
         if std::mem::replace(&mut datagram.is_known, true) {
             return;

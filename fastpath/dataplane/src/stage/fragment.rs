@@ -5,8 +5,6 @@
 //! sends, before ingress policy for what it receives, and before the route for what the node may translate. A part whose first one has not come yet leaves the batch; when
 //! that comes, it goes on behind it.
 
-use std::net::IpAddr;
-
 use caracal_wire::{Ipv6, ipv4};
 
 use crate::batch::{Batch, Ingress, Slot};
@@ -108,7 +106,7 @@ fn read(slot: &Slot, scope: Scope) -> Option<(DatagramKey, Part)> {
         protocol,
         identification,
     };
-    if let IpAddr::V4(_) = parsed.source {
+    if parsed.source.is_ipv4() {
         let header: &[u8; ipv4::HEADER_LEN] = header.first_chunk()?;
         let word = u16::from_be_bytes([header[6], header[7]]);
         let identification = u16::from_be_bytes([header[4], header[5]]);
