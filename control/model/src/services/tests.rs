@@ -58,7 +58,7 @@ fn a_service_gets_the_lowest_free_address_behind_those_for_asking() {
     let first = given(service("a", json!({})), &[]);
     assert_eq!(addresses(&first), "10.96.1.0 | IPv4 | SingleStack");
     assert_eq!(first.spec.as_ref().unwrap().cluster_ip.as_deref(), Some("10.96.1.0"));
-    let asked = given(service("b", json!({ "clusterIP": "10.96.0.10" })), &[first.clone()]);
+    let asked = given(service("b", json!({ "clusterIP": "10.96.0.10" })), std::slice::from_ref(&first));
     let next = given(service("c", json!({})), &[first.clone(), asked.clone()]);
     assert_eq!(
         (addresses(&asked).as_str(), addresses(&next).as_str()),
@@ -135,7 +135,7 @@ fn node_ports_are_given_kept_and_taken_back() {
         [Some(30001), Some(30000), Some(30000)],
         "a number serves once for each protocol"
     );
-    let other = given(service("b", json!({ "type": "LoadBalancer" })), &[former.clone()]);
+    let other = given(service("b", json!({ "type": "LoadBalancer" })), std::slice::from_ref(&former));
     assert_eq!(node_ports(&other), [Some(30002)]);
     let none = json!({ "type": "LoadBalancer", "allocateLoadBalancerNodePorts": false });
     assert_eq!(node_ports(&given(service("b", none), &[])), [None]);
