@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use crate::{
     api::pool,
     lab::{Lab, Plan},
-    machine::{rounds, stderr, stdout},
+    machine::rounds,
     traffic::{Place, transfer, transfer_by},
     wire::{BAD, Impaired},
 };
@@ -74,7 +74,7 @@ fn iperf(what: &str, lab: &Lab, from: &Place, asked: SocketAddr, to: &Place) {
             .spawn();
         server.expect("iperf3 is not there: scripts/test installs it")
     });
-    let client = from.run(|| {
+    let report: Value = from.run(|| {
         let start = Instant::now();
         loop {
             let output = Command::new("iperf3")
@@ -82,17 +82,18 @@ fn iperf(what: &str, lab: &Lab, from: &Place, asked: SocketAddr, to: &Place) {
                 .env(MARK, mark)
                 .output()
                 .unwrap();
+            let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+            let why = report["error"].as_str().unwrap_or_default();
             // The server may not listen yet.
-            if output.status.success() || start.elapsed() > Duration::from_secs(20) {
-                return output;
+            if !why.contains("refused") || start.elapsed() > Duration::from_secs(20) {
+                return report;
             }
-            thread::sleep(Duration::from_millis(100));
+            thread::sleep(Duration::from_millis(50));
         }
     });
     let _ = server.kill();
     let _ = server.wait();
-    assert!(client.status.success(), "{what}: iperf3: {}{}", stdout(&client), stderr(&client));
-    let report: Value = serde_json::from_slice(&client.stdout).unwrap();
+    assert!(report["error"].is_null(), "{what}: iperf3: {}", report["error"]);
     let rate = |sum: &str| report["end"][sum]["bits_per_second"].as_f64().unwrap() / 1e6;
     let (there, back) = (rate("sum_received"), rate("sum_received_bidir_reverse"));
     println!("{what}: iperf3 {there:.0} Mbit/s there, {back:.0} Mbit/s back");
