@@ -2,8 +2,8 @@
 //! What that takes is in [`crate::fragment`]; parts are never put together.
 //!
 //! Runs wherever flows are looked up next, by the worker that has them: after the source check for what an endpoint
-//! sends, before ingress policy for what it receives, and before the route for what the node may translate. A part whose first one has not come yet leaves the batch; when
-//! that comes, it goes on behind it.
+//! sends, before ingress policy for what it receives, and before the route for what the node may translate. A part whose
+//! first one has not come yet leaves the batch; when that comes, it goes on behind it.
 
 use caracal_wire::{Ipv6, ipv4};
 

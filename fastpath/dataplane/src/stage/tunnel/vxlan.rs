@@ -70,17 +70,18 @@ pub fn outer_v6(slot: &Slot, node: &NodeConfig) -> Result<Option<Outer>, DropRea
 /// Takes the outer headers off. What is inside must be Ethernet, and no ARP: every tunnel endpoint is known beforehand.
 #[inline]
 pub fn open(slot: &mut Slot, outer_len: u16, vni: u32) -> Result<(), DropReason> {
-    slot.packet.trim_front(outer_len - vxlan::HEADER_LEN as u16);
-    let header = Vxlan::new_checked(slot.packet.head.data()).map_err(|_| DropReason::TunnelMalformed)?;
+    let bytes = slot.packet.head.data();
+    let (outer, inner) = bytes.split_at_checked(usize::from(outer_len)).ok_or(DropReason::TunnelMalformed)?;
+    let header: &[u8; vxlan::HEADER_LEN] = outer.last_chunk().ok_or(DropReason::TunnelMalformed)?;
+    let header = Vxlan::new_checked(header).map_err(|_| DropReason::TunnelMalformed)?;
     if header.vni().get() != vni {
         return Err(DropReason::TunnelUnknownVni);
     }
-    slot.packet.trim_front(vxlan::HEADER_LEN as u16);
-    let inner =
-        slot.packet.head.data().get(ethernet::field::ETHER_TYPE).ok_or(DropReason::TunnelMalformed)?;
-    if inner == EtherType::ARP.0.to_be_bytes() {
+    let ether_type = inner.get(ethernet::field::ETHER_TYPE).ok_or(DropReason::TunnelMalformed)?;
+    if ether_type == EtherType::ARP.0.to_be_bytes() {
         return Err(DropReason::TunnelMalformed);
     }
+    slot.packet.trim_front(outer_len);
     Ok(())
 }
 
