@@ -12,6 +12,7 @@ mod packets;
 mod pipeline;
 mod random;
 mod rules;
+mod services;
 mod shrink;
 mod tables;
 mod words;
@@ -361,4 +362,11 @@ fn the_pipeline_agrees_with_the_reference() {
     let found = search(effort(5), pipeline::try_world);
     let (worlds, packets) = found.unwrap_or_else(|mismatch| panic!("{mismatch}"));
     assert!(worlds > 0 && packets > 0, "nothing was tried");
+}
+
+#[test]
+fn both_agree_on_services_over_pools_of_every_mode() {
+    let found = search(effort(3), services::try_world);
+    let (worlds, questions) = found.unwrap_or_else(|mismatch| panic!("{mismatch}"));
+    assert!(worlds > 0 && questions > 0, "nothing was tried");
 }
