@@ -80,7 +80,8 @@ impl Apis {
             told = slices
                 .iter()
                 .flat_map(|slice| {
-                    let port = slice.ports.iter().flatten().next().and_then(|port| port.port).unwrap_or_default();
+                    let port =
+                        slice.ports.iter().flatten().next().and_then(|port| port.port).unwrap_or_default();
                     slice.endpoints.iter().map(move |endpoint| format!("{}:{port}", endpoint.addresses[0]))
                 })
                 .collect();
@@ -167,7 +168,8 @@ async fn pods_of_the_selector_become_endpoints_and_go() {
     let other = Patch::Merge(json!({ "metadata": { "labels": { "app": "db" } } }));
     apis.pods.patch("p", &PatchParams::default(), &other).await.expect("a pod");
     apis.endpoints("a", &["10.244.1.3:8080"]).await;
-    let numbered = Patch::Merge(json!({ "spec": { "ports": [{ "port": 80, "targetPort": 9090, "protocol": "TCP" }] } }));
+    let numbered =
+        Patch::Merge(json!({ "spec": { "ports": [{ "port": 80, "targetPort": 9090, "protocol": "TCP" }] } }));
     apis.services.patch("a", &PatchParams::default(), &numbered).await.expect("a service");
     apis.endpoints("a", &["10.244.1.3:9090"]).await;
     apis.services.delete("a", &DeleteParams::default()).await.expect("a deletion");

@@ -17,8 +17,8 @@ use crate::neighbours;
 use crate::patch::Patch;
 use crate::path::Target;
 use crate::request::{self, Query};
-use crate::services;
 use crate::selector::Selection;
+use crate::services;
 use crate::status::{ApiError, json_response};
 use crate::store::{Change, CommitError, Condition, Key, Stored};
 

@@ -43,7 +43,12 @@ pub fn kubeconfig(dir: &Path) -> PathBuf {
 }
 
 pub fn options(dir: &Path, listen: SocketAddr) -> Options {
-    Options { data_dir: dir.join("data"), listen, write_kubeconfig: kubeconfig(dir), ranges: Ranges::default() }
+    Options {
+        data_dir: dir.join("data"),
+        listen,
+        write_kubeconfig: kubeconfig(dir),
+        ranges: Ranges::default(),
+    }
 }
 
 pub async fn client(kubeconfig: &Path) -> kube::Client {
