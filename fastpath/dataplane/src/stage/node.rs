@@ -71,7 +71,7 @@ fn owner_of(context: &Context, slot: &Slot) -> Option<WorkerIndex> {
 pub fn at_owner(context: &mut Context, slot: &mut Slot) {
     translate_here(context, slot);
     if slot.goes_on() {
-        route::route(context, slot);
+        route::again(context, slot);
     }
 }
 

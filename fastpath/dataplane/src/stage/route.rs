@@ -8,7 +8,8 @@ use crate::stage::{Context, icmp_error, source};
 use crate::table::FibEntry;
 
 /// Finds the way and prepares the packet for it; what goes to a local endpoint continues to its ingress half.
-#[inline]
+// Into the one place that every packet comes by.
+#[inline(always)]
 pub fn route(context: &mut Context, slot: &mut Slot) {
     let from_tunnel = matches!(slot.ingress, Ingress::Tunnel(_));
     let from_fabric = from_tunnel || matches!(slot.ingress, Ingress::Uplink(_));
@@ -67,6 +68,12 @@ pub fn route(context: &mut Context, slot: &mut Slot) {
             slot.drop(DropReason::NoRoute);
         }
     }
+}
+
+/// The same for a packet whose destination has become another.
+#[inline(never)]
+pub fn again(context: &mut Context, slot: &mut Slot) {
+    route(context, slot);
 }
 
 /// Whether pods may not send to this host whatever their policy says. (Return leaves it to the host's own rules, and
