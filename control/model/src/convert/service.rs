@@ -10,6 +10,7 @@
 //! are none, those that terminate and still serve. Hints of topology narrow `cluster`, and only if every ready endpoint has
 //! them and some are for us: else somebody would be served by nobody.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{Node, Service, ServiceSpec};
@@ -180,6 +181,14 @@ pub fn service(service: &Service) -> Option<ServiceInfo> {
         balancers.filter(|ingress| kind == "LoadBalancer" && ingress.ip_mode.as_deref() != Some("Proxy"));
     let external =
         spec.external_ips.iter().flatten().chain(balancers.filter_map(|ingress| ingress.ip.as_ref()));
+    let external = external.filter_map(|text| text.parse().ok());
+    let mut external_ips = once(external.filter(|address| of_family(spec, *address)));
+    let written = spec.load_balancer_source_ranges.as_deref().unwrap_or_default();
+    let source_ranges: Vec<Cidr> = written.iter().filter_map(|text| text.trim().parse().ok()).collect();
+    if source_ranges.is_empty() && !written.is_empty() {
+        // Ranges that nobody can read hold nobody. No range at all would let everybody in.
+        external_ips.clear();
+    }
     let has_node_ports = matches!(kind, "NodePort" | "LoadBalancer");
     let is = |value: &Option<String>, wanted: &str| value.as_deref() == Some(wanted);
     Some(ServiceInfo {
@@ -188,15 +197,8 @@ pub fn service(service: &Service) -> Option<ServiceInfo> {
             name: service.metadata.name.clone().unwrap_or_default(),
         },
         cluster_ips: once(cluster_ips(spec).filter_map(|text| text.parse().ok())),
-        external_ips: once(
-            external.filter_map(|text| text.parse().ok()).filter(|address| of_family(spec, *address)),
-        ),
-        source_ranges: spec
-            .load_balancer_source_ranges
-            .iter()
-            .flatten()
-            .filter_map(|text| text.trim().parse().ok())
-            .collect(),
+        external_ips,
+        source_ranges,
         ports: spec
             .ports
             .iter()
@@ -280,19 +282,21 @@ fn slice_endpoint(endpoint: &Endpoint) -> Option<SliceEndpoint> {
 /// How a node serves a service; one for each port that can be asked anywhere.
 pub fn served_ports<'a>(
     service: &ServiceInfo,
-    slices: impl Iterator<Item = &'a SliceInfo> + Clone,
+    slices: impl Iterator<Item = &'a SliceInfo>,
     here: &Locality,
 ) -> Vec<ServedPort> {
-    let served = service.ports.iter().map(|port| {
-        let mut candidates = Vec::new();
-        for slice in slices.clone() {
-            let is_port = |(name, protocol, _): &&(String, Protocol, u16)| {
-                *name == port.name && *protocol == port.protocol
-            };
-            for (_, _, number) in slice.ports.iter().filter(is_port) {
-                candidates.extend(slice.endpoints.iter().map(|endpoint| (endpoint, *number)));
-            }
+    // Looked up by port: a service may have as many as its author likes, and so may each of its slices.
+    let mut by_port: BTreeMap<(&str, Protocol), Vec<(&SliceInfo, u16)>> = BTreeMap::new();
+    for slice in slices {
+        for (name, protocol, number) in &slice.ports {
+            by_port.entry((name, *protocol)).or_default().push((slice, *number));
         }
+    }
+    let served = service.ports.iter().map(|port| {
+        let of_port = by_port.get(&(port.name.as_str(), port.protocol)).into_iter().flatten();
+        let candidates: Vec<Candidate<'_>> = of_port
+            .flat_map(|(slice, number)| slice.endpoints.iter().map(|endpoint| (endpoint, *number)))
+            .collect();
         let mut served = ServedPort {
             id: format!("{}/{}:{}", service.key.namespace, service.key.name, port.label()),
             protocol: port.protocol,

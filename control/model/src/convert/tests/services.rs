@@ -121,6 +121,15 @@ fn a_service_is_asked_at_all_its_addresses_and_ranges_bind_those_outside() {
 }
 
 #[test]
+fn ranges_that_nobody_can_read_let_nobody_in_from_outside() {
+    let with =
+        |ranges: Value| web(json!({ "externalIPs": ["198.51.100.1"], "loadBalancerSourceRanges": ranges }));
+    assert_eq!(fronts(&served(&with(json!(["203.0.113.0/33"])), &[])[0]), ["10.96.0.7#80"]);
+    let some = with(json!(["203.0.113.0/33", " 192.0.2.0/24"]));
+    assert_eq!(fronts(&served(&some, &[])[0]), ["10.96.0.7#80", "198.51.100.1#80 outside from 192.0.2.0/24"]);
+}
+
+#[test]
 fn nothing_is_translated_for_names_headless_services_and_those_that_ask_not_to_be() {
     let none = |object: Service| assert_eq!(served(&object, &[slice(("http", 1), &["10.0.0.1@node1"])]), []);
     none(web(json!({ "clusterIP": "None" })));
