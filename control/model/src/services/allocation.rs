@@ -278,17 +278,16 @@ fn give_node_ports(
     let may_have = kind == "NodePort" || is_balanced;
     let must_have =
         kind == "NodePort" || (is_balanced && spec.allocate_load_balancer_node_ports != Some(false));
-    let before = |own: &str, port: i32| {
-        let mut ports = former.into_iter().flat_map(|former| former.ports.iter().flatten());
-        let found = ports.find(|known| known.port == port && protocol(known.protocol.as_ref()) == own);
-        found.and_then(|known| number(known.node_port))
-    };
+    let known = former.into_iter().flat_map(|former| former.ports.iter().flatten());
+    let before: BTreeMap<(String, i32), u16> = known
+        .filter_map(|known| Some(((protocol(known.protocol.as_ref()), known.port), number(known.node_port)?)))
+        .collect();
     let mut own = taken.node_ports.clone();
     let mut wanting = Vec::new();
     for (index, port) in spec.ports.iter_mut().flatten().enumerate() {
         let field = format!("spec.ports[{index}].nodePort");
         let protocol = protocol(port.protocol.as_ref());
-        let before = before(&protocol, port.port);
+        let before = before.get(&(protocol.clone(), port.port)).copied();
         if !may_have {
             if number(port.node_port).is_some_and(|port| Some(port) != before) {
                 let why = format!("Forbidden: may not be used when `type` is '{kind}'");
@@ -323,12 +322,14 @@ fn give_node_ports(
             ));
         }
     }
-    // Whoever asked by number has been served: now those who take any.
+    // Whoever asked by number has been served: now those who take any. Nothing becomes free meanwhile, so that the search
+    // goes on where it ended.
+    let mut searches: BTreeMap<String, RangeInclusive<u16>> = BTreeMap::new();
     for index in wanting {
         let Some(port) = spec.ports.as_mut().and_then(|ports| ports.get_mut(index)) else { continue };
         let protocol = protocol(port.protocol.as_ref());
-        let free = ranges.node_ports.clone().find(|number| !own.contains_key(&(protocol.clone(), *number)));
-        match free {
+        let search = searches.entry(protocol.clone()).or_insert_with(|| ranges.node_ports.clone());
+        match search.find(|number| !own.contains_key(&(protocol.clone(), *number))) {
             Some(number) => {
                 own.insert((protocol, number), String::new());
                 port.node_port = Some(number.into());
