@@ -26,6 +26,7 @@ mod limits;
 mod machine;
 mod migration;
 mod operator;
+mod parts;
 mod paths;
 mod policy;
 mod restarts;

@@ -43,7 +43,7 @@ impl Place {
     /// A UDP socket with room for what comes while its reader sleeps.
     pub fn udp(&self, port: u16) -> UdpSocket {
         self.run(|| {
-            let socket = UdpSocket::bind((self.address, port)).unwrap();
+            let socket = UdpSocket::from(self.bound(Type::DGRAM, port));
             setsockopt(&socket, sockopt::RcvBufForce, &(64 << 20)).unwrap();
             setsockopt(&socket, sockopt::SndBufForce, &(8 << 20)).unwrap();
             socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
@@ -61,20 +61,25 @@ impl Place {
         })
     }
 
-    /// Listens to TCP at its address, even if nobody has been given that.
+    /// Listens to TCP.
     pub fn listen(&self, port: u16) -> TcpListener {
         self.run(|| {
-            let domain = if self.address.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
-            let socket = Socket::new(domain, Type::STREAM, None).unwrap();
-            match self.address {
-                IpAddr::V4(_) => socket.set_freebind_v4(true).unwrap(),
-                IpAddr::V6(_) => socket.set_freebind_v6(true).unwrap(),
-            }
-            socket.set_reuse_address(true).unwrap();
-            socket.bind(&self.at(port).into()).unwrap();
+            let socket = self.bound(Type::STREAM, port);
             socket.listen(128).unwrap();
             socket.into()
         })
+    }
+
+    /// A socket at its address, even if nobody has been given that. The thread is inside.
+    fn bound(&self, kind: Type, port: u16) -> Socket {
+        let socket = Socket::new(Domain::for_address(self.at(port)), kind, None).unwrap();
+        match self.address {
+            IpAddr::V4(_) => socket.set_freebind_v4(true).unwrap(),
+            IpAddr::V6(_) => socket.set_freebind_v6(true).unwrap(),
+        }
+        socket.set_reuse_address(kind == Type::STREAM).unwrap();
+        socket.bind(&self.at(port).into()).unwrap();
+        socket
     }
 
     pub fn at(&self, port: u16) -> SocketAddr {

@@ -4,14 +4,13 @@
 use std::{
     collections::BTreeSet,
     io::{ErrorKind, Read, Write},
-    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
     thread,
     time::Duration,
 };
 
 use caracal_model::object::{Kind, ObjectKey};
 use serde_json::{Value, json};
-use socket2::{Domain, Socket, Type};
 
 use crate::{
     api::{pod_key, pool},
@@ -30,15 +29,7 @@ fn seen_from(from: &Place, to: &Place) -> (IpAddr, IpAddr) {
     let (_, by_tcp) = listener.accept().unwrap();
     drop(client);
     let asker = from.udp(0);
-    let asked = to.run(|| {
-        let socket = Socket::new(Domain::for_address(to.at(PORT)), Type::DGRAM, None).unwrap();
-        match to.address {
-            IpAddr::V4(_) => socket.set_freebind_v4(true).unwrap(),
-            IpAddr::V6(_) => socket.set_freebind_v6(true).unwrap(),
-        }
-        socket.bind(&to.at(PORT).into()).unwrap();
-        UdpSocket::from(socket)
-    });
+    let asked = to.udp(PORT);
     asked.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
     let mut by_udp = None;
     eventually("a datagram arrives", || {
