@@ -31,7 +31,8 @@ pub fn route(context: &mut Context, slot: &mut Slot) {
         }
         _ if super::node::enter(context, slot) => {}
         Some(FibEntry::LocalHost) => {
-            if let Some(reason) = source::out_of_place(context, slot) {
+            // What the node has translated has been looked at, and is in the service's name.
+            if !by_node && let Some(reason) = source::out_of_place(context, slot) {
                 return slot.drop(reason);
             }
             // What this host sent to itself never leaves its kernel.
