@@ -11,7 +11,7 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use caracal_model::convert::Locality;
+use caracal_model::convert::{Locality, SERVICE_NAME};
 use caracal_model::services::allocation::{Taken, allocate};
 use caracal_model::services::slices::{MANAGED_BY, MANAGER, endpoint_slices, selects};
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
@@ -31,8 +31,6 @@ const SERVICES: &str = "services";
 const PODS: &str = "pods";
 const NODES: &str = "nodes";
 const SLICES: &str = "endpointslices.discovery.k8s.io";
-/// The label that names a slice's service.
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// Events that are looked at in one go.
 const EVENTS: usize = 4096;
 
@@ -119,6 +117,9 @@ async fn look(app: &App, seen: Option<u64>) -> Result<u64, ApiError> {
         Some(seen) => concerned(app, seen)?,
         None => None,
     };
+    if concerned.as_ref().is_some_and(BTreeSet::is_empty) {
+        return Ok(now);
+    }
     let mut look = Look { app, zones: zones(app)?, namespaces: BTreeMap::new() };
     for (key, stored) in app.store.list(&all(SERVICES), None, None)?.items {
         let name = (key.namespace, key.name);
@@ -275,12 +276,23 @@ async fn write(
     slice: Value,
     stored: Option<&Stored>,
 ) -> Result<(), ApiError> {
-    let Some(resource) = kinds::find("discovery.k8s.io", "v1", "endpointslices") else { return Ok(()) };
-    let mut object = admission::decode(resource, Some(namespace), slice, FieldValidation::Ignore)?.object;
+    let object = match admitted(namespace, slice, stored) {
+        Ok(Some(object)) => object,
+        Ok(None) => return Ok(()),
+        Err(refusal) => {
+            // The fault of one service, whose endpoints stay what they were; the others must not wait for it.
+            let slice = format!("{namespace}/{name}");
+            tracing::warn!(
+                slice,
+                reason = refusal.message,
+                "a service's endpoints make no slice: mend the service"
+            );
+            return Ok(());
+        }
+    };
     let key = Key::new(SLICES, namespace, name);
     let condition = match stored {
         Some(stored) => {
-            admission::update(resource, None, &stored.value, &mut object)?;
             let said =
                 |object: &Value| ["endpoints", "ports", "addressType"].map(|part| object.get(part).cloned());
             if said(&stored.value) == said(&object) {
@@ -288,10 +300,7 @@ async fn write(
             }
             Condition::Unchanged(key.clone(), stored.revision)
         }
-        None => {
-            admission::create(resource, &mut object)?;
-            Condition::Absent(key.clone())
-        }
+        None => Condition::Absent(key.clone()),
     };
     let mut conditions = vec![condition];
     let living = crate::namespaces::key(namespace);
@@ -302,6 +311,17 @@ async fn write(
         _ => return Ok(()),
     }
     settle(app.store.commit(Change { key, conditions, value: Some(object) }).await)
+}
+
+/// A slice as it is stored, if it is one that may be; nothing, if the server knows no slices.
+fn admitted(namespace: &str, slice: Value, stored: Option<&Stored>) -> Result<Option<Value>, ApiError> {
+    let Some(resource) = kinds::find("discovery.k8s.io", "v1", "endpointslices") else { return Ok(None) };
+    let mut object = admission::decode(resource, Some(namespace), slice, FieldValidation::Ignore)?.object;
+    match stored {
+        Some(stored) => admission::update(resource, None, &stored.value, &mut object)?,
+        None => admission::create(resource, &mut object)?,
+    }
+    Ok(Some(object))
 }
 
 /// A race that was lost is another change, and so another look.

@@ -198,3 +198,18 @@ async fn slices_of_others_are_left_alone() {
     apis.slices.delete("mine", &DeleteParams::default()).await.expect("a deletion");
     apis.endpoints("a", &["10.244.1.2:8080"]).await;
 }
+
+#[tokio::test]
+async fn a_service_that_makes_no_slice_does_not_keep_others_from_theirs() {
+    let here = Here::start().await;
+    let apis = Apis::new(&here.client().await);
+    apis.add_pod("p", "10.244.1.2").await;
+    // A slice has at most 100 ports; services are looked at by name.
+    let ports: Vec<Value> =
+        (1..=101).map(|number| json!({ "name": format!("p{number}"), "port": number })).collect();
+    apis.make("a", json!({ "ports": ports })).await;
+    apis.make("b", json!({})).await;
+    apis.endpoints("b", &["10.244.1.2:8080"]).await;
+    apis.add_pod("q", "10.244.1.3").await;
+    apis.endpoints("b", &["10.244.1.2:8080", "10.244.1.3:8080"]).await;
+}

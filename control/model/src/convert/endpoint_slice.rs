@@ -12,7 +12,7 @@ use crate::policy::ServiceKey;
 use crate::protocol::Protocol;
 
 /// The label that names a slice's service.
-pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
+pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 /// Endpoints of a service: as many pairs of address and port as there are of both. What cannot be read is left out.
 #[derive(Debug, Clone, PartialEq, Eq)]

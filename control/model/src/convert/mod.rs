@@ -31,8 +31,7 @@ pub use calico_policy::{
 };
 pub use cluster_network_policy::cluster_network_policy;
 pub use converted::{ConvertedPolicy, DroppedRule};
-pub(crate) use endpoint_slice::SERVICE_NAME;
-pub use endpoint_slice::{ServiceEndpoints, ServicePort, endpoint_slice};
+pub use endpoint_slice::{SERVICE_NAME, ServiceEndpoints, ServicePort, endpoint_slice};
 pub use felix::{
     EndpointToHost, EstablishedFlows, FailsafePort, FelixSettings, FlowTimeouts, MtuSettings,
     NetworkSettings, felix_settings,
