@@ -11,7 +11,7 @@ use caracal_plane_api::{Counter, DropRow, PolicyRow, What};
 use crate::{error::LabError, plane::Reader, state::State};
 
 /// Drop reasons that are a decision about a flow. Every other one is an accident, or a fault of somebody's.
-const DECISIONS: [&str; 20] = [
+const DECISIONS: [&str; 21] = [
     POLICY_DENY,
     "address-invalid",
     "bandwidth-limit",
@@ -27,6 +27,7 @@ const DECISIONS: [&str; 20] = [
     "service-backend-gone",
     "service-no-backend",
     "service-no-local-backend",
+    "service-no-port",
     "service-source-range",
     "spoofed-source",
     "tunnel-not-for-pods",
@@ -34,7 +35,7 @@ const DECISIONS: [&str; 20] = [
     "tunnel-unknown-source",
 ];
 /// Those of them that the sender is told of, by a reset or by ICMP: he takes it for the word of whom he asked.
-const REFUSALS: [&str; 2] = ["connection-limit", "service-no-backend"];
+const REFUSALS: [&str; 3] = ["connection-limit", "service-no-backend", "service-no-port"];
 /// The reason that says no more than that a rule said more.
 const POLICY_DENY: &str = "policy-deny";
 /// Counters that move when packets of flows do, and only then.

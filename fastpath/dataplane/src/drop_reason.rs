@@ -89,6 +89,7 @@ drop_reasons! {
     ConnectionLimit, "connection-limit", "The endpoint has as many connections as it may have (qos.projectcalico.org/…MaxConnections); TCP was answered with a reset.";
 
     // What is translated.
+    ServiceNoPort, "service-no-port", "A cluster address of a service, and none of its ports; the sender was refused (TCP reset, ICMP port unreachable).";
     ServiceNoBackend, "service-no-backend", "A service without a backend; the sender was refused (TCP reset, ICMP port unreachable).";
     ServiceNoLocalBackend, "service-no-local-backend", "A service of traffic policy Local, without a backend on this node.";
     ServiceSourceRange, "service-source-range", "The client is in none of the service's loadBalancerSourceRanges.";

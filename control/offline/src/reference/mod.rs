@@ -384,9 +384,7 @@ impl<'a> Reference<'a> {
         let error = |why: String| Observation::new(Observed::Error, why);
         match place {
             Place::External => Ok(End::Outside),
-            Place::Service(_) => {
-                Err(Observation::new(Observed::Unsupported, "services are judged by backend"))
-            }
+            Place::Service(_) => Err(Observation::new(Observed::Deny, "the service has no such port")),
             Place::Node(node) => Ok(End::Host(node)),
             Place::Pod(index) => {
                 let Some(pod) = self.world.pods.get(index) else {

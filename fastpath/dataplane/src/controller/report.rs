@@ -206,6 +206,7 @@ impl Controller {
                 }
             }
             FibEntry::LocalHost => "host".into(),
+            FibEntry::Service => "service".into(),
             FibEntry::Blackhole => "blackhole".into(),
         }
     }

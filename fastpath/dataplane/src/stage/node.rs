@@ -185,7 +185,7 @@ fn source_towards(
         Some(FibEntry::Tunnel { encapsulation, .. }) => end_of(node, *encapsulation, ipv4),
         Some(FibEntry::Via { source, .. }) => outgoing_address(node, ipv4, *source),
         // There is no way, or it needs no other source.
-        Some(FibEntry::Endpoint(_) | FibEntry::Blackhole) | None => return Ok(None),
+        Some(FibEntry::Endpoint(_) | FibEntry::Service | FibEntry::Blackhole) | None => return Ok(None),
     };
     address.ok_or(DropReason::NatImpossible).map(Some)
 }

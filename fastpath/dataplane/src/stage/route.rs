@@ -4,7 +4,7 @@ use caracal_plane_api::EndpointToHost;
 
 use crate::batch::{AtNode, Egress, Ingress, Slot, Step, Verdict};
 use crate::drop_reason::DropReason;
-use crate::stage::{Context, icmp_error, source};
+use crate::stage::{Context, icmp_error, source, tcp_reset};
 use crate::table::FibEntry;
 
 /// Finds the way and prepares the packet for it; what goes to a local endpoint continues to its ingress half.
@@ -41,6 +41,10 @@ pub fn route(context: &mut Context, slot: &mut Slot) {
                 Ingress::Endpoint(_) if host_is_closed(context) => Verdict::Drop(DropReason::EndpointToHost),
                 _ => Verdict::Transmit(Egress::Host),
             };
+        }
+        Some(FibEntry::Service) => {
+            tcp_reset::refuse(context, slot);
+            slot.drop(DropReason::ServiceNoPort);
         }
         Some(FibEntry::Blackhole) => {
             icmp_error::unreachable(context, slot, icmp_error::Unreachable::Host);

@@ -92,6 +92,10 @@ fn try_ask(
                 // Of a flow whose translation has gone.
                 forget_flow(context, &inside);
             }
+            if context.tables.fib.lookup(asked.0) == Some(&FibEntry::Service) {
+                tcp_reset::refuse(context, slot);
+                return Err(DropReason::ServiceNoPort);
+            }
             return Ok(Asked::Itself);
         }
     };

@@ -35,6 +35,8 @@ pub enum FibEntry {
     },
     /// The host itself.
     LocalHost,
+    /// A service: what is still to one of its cluster addresses, and to none of its ports, is for nobody.
+    Service,
     /// Nobody: an address of ours that no endpoint has.
     Blackhole,
 }
@@ -75,6 +77,8 @@ pub enum Origin {
     Plane,
     /// An address of the host.
     KernelLocal,
+    /// A service's cluster address.
+    Service,
     /// A kernel route.
     Kernel,
 }
@@ -94,7 +98,7 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Origin::Endpoint => "endpoint",
-            Origin::Plane => "plane",
+            Origin::Plane | Origin::Service => "plane",
             Origin::KernelLocal | Origin::Kernel => "kernel",
         })
     }

@@ -453,6 +453,7 @@ pub fn dropped() -> BTreeSet<DropReason> {
     world.node.engine_mut().pipeline.translations.sweep(10_000, crate::clock::Tick(world.now), |_| false);
     world.send(&pod("b"), &from_pod(&Datagram::tcp((B, 8080), (A, 2), SYN | ACK, b"")));
     world.send(&pod("a"), &from_pod(&Datagram::new(A, OUTSIDE, 47, &[0; 8])));
+    world.send(&pod("a"), &from_pod(&syn((A, 3), (VIP, VIP_PORT + 1))));
     note(&mut world);
 
     let mut world = World::with(world::kernel(), 128);

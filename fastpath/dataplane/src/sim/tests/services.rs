@@ -1,11 +1,12 @@
 //! Services that pods ask: by an address that nobody has, to a backend here or elsewhere, and back.
 
 use super::super::datagram::{ACK, Datagram, RST, SYN, Socket};
-use super::super::world::{A, B, NODE1, OUTSIDE, REMOTE, pod};
+use super::super::world::{A, B, NODE1, OUTSIDE, REMOTE, op, pod};
 use super::super::{Output, PortName};
 use super::nat::{VIP, VIP_PORT, backend, service, with_services};
 use super::support::*;
 use crate::drop_reason::DropReason;
+use caracal_plane_api::plane::op::Op as Kind;
 use caracal_plane_api::plane::{Backend, Service};
 
 const CLIENT: u16 = 40_000;
@@ -129,6 +130,25 @@ fn a_udp_service_without_backends_is_said_to_be_unreachable() {
 }
 
 #[test]
+fn a_port_that_a_service_does_not_have_is_refused_and_never_sent_to_the_fabric() {
+    let mut world = with_services(&[service("web", &[(REMOTE, 8080)])]);
+    let out = world.send(&pod("a"), &from_pod(&syn((A, CLIENT), (VIP, VIP_PORT + 1))));
+    let refusal = Datagram::read(&out[0].frame).unwrap();
+    assert_eq!((refusal.source, refusal.destination, refusal.body[13]), (VIP, A, RST | ACK));
+    // Neither does it have another protocol, nor an echo.
+    world.send(&pod("a"), &from_pod(&Datagram::udp((A, CLIENT), (VIP, VIP_PORT), b"?")));
+    world.send(&pod("a"), &from_pod(&Datagram::echo(A, VIP, false, 1, 1)));
+    // Nor does this host get further.
+    let out = world.send(&PortName::Host, &from_host(&syn((NODE1, CLIENT), (VIP, VIP_PORT + 1))));
+    assert!(out.iter().all(|output| output.port == PortName::Host), "{out:?}");
+    expect_counters!(world, { "drop.service-no-port": 4, "tcp_resets_sent": 2, "icmp_errors_sent": 2, "to_host": 1 });
+    // As soon as the service has gone, its address is like any other.
+    world.apply(&[op(Kind::ServiceRemove(service("web", &[]).id))]);
+    let out = world.send(&pod("a"), &from_pod(&syn((A, CLIENT), (VIP, VIP_PORT + 1))));
+    assert_eq!(out.iter().map(|output| &output.port).collect::<Vec<_>>(), [&PortName::Uplink]);
+}
+
+#[test]
 fn policy_local_without_a_backend_here_drops() {
     let mut web = service("web", &[(REMOTE, 8080)]);
     web.internal_local = true;
@@ -145,13 +165,6 @@ fn a_client_outside_the_source_ranges_is_dropped() {
     let mut world = with_services(&[web]);
     assert_eq!(world.send(&pod("a"), &from_pod(&syn((A, CLIENT), (VIP, VIP_PORT)))), []);
     assert_eq!(world.node.drops(), [(DropReason::ServiceSourceRange, 1)]);
-}
-
-#[test]
-fn another_port_of_the_address_is_no_service() {
-    let mut world = with_services(&[service("web", &[(REMOTE, 8080)])]);
-    let out = world.send(&pod("a"), &from_pod(&syn((A, CLIENT), (VIP, 81))));
-    assert_eq!(out, [to_uplink(&syn((A, CLIENT), (VIP, 81)).ttl(63))]);
 }
 
 #[test]

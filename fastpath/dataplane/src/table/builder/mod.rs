@@ -368,7 +368,10 @@ impl TableBuilder {
                     Some(Thing::Service(spec)) => Some(spec),
                     _ => None,
                 };
-                self.services.set(id, spec);
+                for (address, has_services) in self.services.set(id, spec) {
+                    let entry = has_services.then_some(FibEntry::Service);
+                    self.state_route(Prefix::host(address), Origin::Service, entry);
+                }
             }
             (Key::HostEndpoint(id), _) => {
                 self.hosts.dirty.insert(Arc::clone(id));

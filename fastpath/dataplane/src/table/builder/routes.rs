@@ -8,7 +8,8 @@ use crate::table::paged::PagedBuilder;
 use crate::table::prefix::Prefix;
 
 /// Origins, best first.
-const ORIGINS: [Origin; 4] = [Origin::Endpoint, Origin::Plane, Origin::KernelLocal, Origin::Kernel];
+const ORIGINS: [Origin; 5] =
+    [Origin::Endpoint, Origin::Plane, Origin::KernelLocal, Origin::Service, Origin::Kernel];
 
 /// What is stated, and the table of what is in force.
 #[derive(Debug, Default)]

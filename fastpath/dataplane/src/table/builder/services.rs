@@ -18,6 +18,8 @@ pub(super) struct Services {
     frontends: PagedBuilder<Option<Arc<[Frontend]>>, PAGE>,
     /// Who wants a frontend. The first by name has it, on every node.
     claims: BTreeMap<FrontendKey, BTreeSet<Arc<str>>>,
+    /// How many services have a cluster address.
+    of_address: BTreeMap<IpAddr, usize>,
     ever: u32,
 }
 
@@ -29,6 +31,7 @@ impl Services {
             table: PagedBuilder::default(),
             frontends: PagedBuilder::default(),
             claims: BTreeMap::new(),
+            of_address: BTreeMap::new(),
             ever: 0,
         }
     }
@@ -37,8 +40,9 @@ impl Services {
         ServiceTable { services: self.table.snapshot(), frontends: self.frontends.snapshot() }
     }
 
-    /// Makes the service what is stated of it: there, changed or gone.
-    pub fn set(&mut self, id: &Arc<str>, spec: Option<Arc<ServiceSpec>>) {
+    /// Makes the service what is stated of it: there, changed or gone. Returns the cluster addresses that it has or had, and
+    /// whether any service has them now.
+    pub fn set(&mut self, id: &Arc<str>, spec: Option<Arc<ServiceSpec>>) -> Vec<(IpAddr, bool)> {
         let former = self.by_id.remove(id);
         let index = match (&former, &spec) {
             (Some((index, _)), _) => *index,
@@ -46,8 +50,12 @@ impl Services {
                 self.ever += 1;
                 ServiceIndex(self.ever - 1)
             }
-            (None, None) => return,
+            (None, None) => return Vec::new(),
         };
+        let internal = |spec: &Arc<ServiceSpec>| internal_addresses(spec);
+        let had = former.as_ref().map(|(_, spec)| internal(spec)).unwrap_or_default();
+        let has = spec.as_ref().map(internal).unwrap_or_default();
+        let touched = self.count_addresses(&had, &has);
         if let Some(spec) = &spec {
             let service = self.service(index, id, spec);
             self.table.set(index.0 as usize, Some(Arc::new(service)));
@@ -62,7 +70,7 @@ impl Services {
         if let (Some(before), Some(after)) = (&before, &spec)
             && (before.protocol, &before.frontends) == (after.protocol, &after.frontends)
         {
-            return;
+            return touched;
         }
         let (before, after) = (of(before.as_ref()), of(spec.as_ref()));
         for key in before.difference(&after) {
@@ -79,6 +87,22 @@ impl Services {
         for key in before.union(&after) {
             self.settle(*key);
         }
+        touched
+    }
+
+    fn count_addresses(&mut self, had: &BTreeSet<IpAddr>, has: &BTreeSet<IpAddr>) -> Vec<(IpAddr, bool)> {
+        for address in has.difference(had) {
+            *self.of_address.entry(*address).or_default() += 1;
+        }
+        for address in had.difference(has) {
+            if let Some(count) = self.of_address.get_mut(address) {
+                *count -= 1;
+                if *count == 0 {
+                    self.of_address.remove(address);
+                }
+            }
+        }
+        had.symmetric_difference(has).map(|a| (*a, self.of_address.contains_key(a))).collect()
     }
 
     fn service(&self, index: ServiceIndex, id: &Arc<str>, spec: &ServiceSpec) -> Service {
@@ -94,8 +118,6 @@ impl Services {
         } else {
             backends(&spec.local, former.map(|service| &service.local))
         };
-        let internal: BTreeSet<IpAddr> =
-            spec.frontends.iter().filter(|f| !f.external).filter_map(|f| f.address).collect();
         Service {
             id: Arc::clone(id),
             protocol: spec.protocol,
@@ -105,7 +127,7 @@ impl Services {
             internal_local: spec.internal_local,
             external_local: spec.external_local,
             affinity_ms: spec.affinity_ms,
-            internal_addresses: internal.into_iter().collect(),
+            internal_addresses: internal_addresses(spec).into_iter().collect(),
             counts: match former {
                 Some(former) => Arc::clone(&former.counts),
                 None => (0..self.workers).map(|_| ServiceCounters::default()).collect(),
@@ -139,4 +161,13 @@ impl Services {
             self.frontends.set(at, Some(bucket));
         }
     }
+}
+
+/// The addresses by which a service is asked from inside the cluster.
+fn internal_addresses(spec: &ServiceSpec) -> BTreeSet<IpAddr> {
+    spec.frontends
+        .iter()
+        .filter(|frontend| !frontend.external)
+        .filter_map(|frontend| frontend.address)
+        .collect()
 }
