@@ -7,6 +7,8 @@ use std::sync::Arc;
 use caracal_plane_api as plane;
 use caracal_plane_api::{Op, op};
 
+use crate::plane::address;
+
 /// A prefix: its address and its length.
 pub(super) type Net = (IpAddr, u8);
 
@@ -144,13 +146,6 @@ fn members(listed: &[plane::Member], hosts: Option<&plane::Hosts>) -> impl Itera
     let v6 = hosts.into_iter().flat_map(|hosts| hosts.v6.chunks(16));
     let hosts = v4.chain(v6).filter_map(address);
     listed.chain(hosts.map(|address| Member { net: host(address), protocol: 0, port: 0 }))
-}
-
-pub(super) fn address(bytes: &[u8]) -> Option<IpAddr> {
-    if let Ok(v4) = <[u8; 4]>::try_from(bytes) {
-        return Some(v4.into());
-    }
-    <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from)
 }
 
 pub(super) fn host(address: IpAddr) -> Net {

@@ -9,6 +9,8 @@ use caracal_model::cidr::Cidr;
 use caracal_plane_api::{Encapsulation, NAT_PORTS, NodeConfig, Op, Prefix, op, route};
 use tracing::warn;
 
+use crate::plane::address;
+
 /// Kept up to date from the same operations that the fastpath gets.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Inputs {
@@ -215,13 +217,6 @@ fn target(target: &route::Target) -> Option<Target> {
         route::Target::LocalBlock(_) => Target::Pods(Destination::Local),
         route::Target::LocalHost(_) => Target::LocalHost,
     })
-}
-
-fn address(bytes: &[u8]) -> Option<IpAddr> {
-    if let Ok(v4) = <[u8; 4]>::try_from(bytes) {
-        return Some(v4.into());
-    }
-    <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from)
 }
 
 fn cidr(prefix: &Prefix) -> Option<Cidr> {
