@@ -11,11 +11,17 @@ use tracing_subscriber::EnvFilter;
 /// The environment variable that sets what is logged: `info`, `debug`, `caracal_agent=debug,warn`, …
 const LOG: &str = "CARACAL_LOG";
 
+const EXAMPLES: &str = "Examples:
+  caracal agent --node node1                                     in a pod of the cluster, beside caracal-fastpath
+  caracal agent --node node1 --kubeconfig ./kubeconfig --services coexist
+  caracal agent --cleanup                                        nothing of Caracal's stays in this network namespace";
+
 /// Run a node's agent: follow the Kubernetes API, feed the fastpath, keep the kernel's routes to the host ports.
 ///
 /// Runs in the network namespace it is started in, as root, until SIGTERM or SIGINT. What it has made stays when it ends.
 /// Logs to stderr; CARACAL_LOG sets the level.
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub struct Args {
     /// The name of this node's Node object
     #[arg(long, value_name = "NAME", required_unless_present = "cleanup", value_parser = clap::builder::NonEmptyStringValueParser::new())]

@@ -12,10 +12,16 @@ use caracal_model::cidr::Cidr;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
+const EXAMPLES: &str = "Examples:
+  caracal apiserver --data-dir ./data --write-kubeconfig ./kubeconfig
+  caracal apiserver --data-dir ./data --write-kubeconfig ./kubeconfig --listen 198.18.0.1:0 --service-cluster-ip-range 10.96.0.0/16
+  kubectl --kubeconfig ./kubeconfig get nodes";
+
 /// Serve the Kubernetes API from an embedded store, for kubectl, the agents and the lab.
 ///
 /// Runs until SIGTERM or SIGINT. Logs to stderr; CARACAL_LOG sets the level.
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub struct Args {
     /// Where everything is kept; made if it is not there.
     #[arg(long, value_name = "DIR")]

@@ -16,9 +16,10 @@ use crate::table::{emit, table};
 
 const EXAMPLES: &str = "Examples:
   caracal fastpath drops --lab lab/node1
+  caracal fastpath services --lab lab/node1 --all
   caracal fastpath policy --socket /var/run/caracal/fastpath.sock -o json";
 
-/// Read a running fastpath: counters, drops, flows, routes, policy.
+/// Read a running fastpath: counters, drops, flows, routes, policy, services, translation.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -40,9 +41,9 @@ enum Table {
     Routes(ReadArgs),
     /// What policy decided, rule by rule
     Policy(ReadArgs),
-    /// Services: what leads to them, who serves them, how often they were asked.
+    /// Services: what leads to them, who serves them, how often they were asked
     Services(ReadArgs),
-    /// Translation to this node's addresses: the ports there are, and how many are taken.
+    /// Translation to this node's addresses: the ports there are, and how many are taken
     Nat(ReadArgs),
 }
 

@@ -27,11 +27,17 @@ enum Command {
     Selector(selector::Args),
 }
 
+const EXAMPLES: &str = "Examples:
+  caracal policy test tests/cases/three-tiers.yaml
+  caracal policy test --reference tests/cases tests/cases/offline
+  caracal policy test tests/cases -o json";
+
 /// Judge the flows of case files offline: no root, no network.
 ///
 /// By default the production control plane, tables and pipeline judge, in memory. Exit status: 0 when everything was as the
 /// cases expect, 1 when something was not, 2 when a case could not be read.
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 struct TestArgs {
     /// Let the slow reference evaluator judge: a plain reading of the rules.
     #[arg(long)]
