@@ -171,11 +171,13 @@ impl Pool {
             IpAddr::V6(v6) => (128, v6.to_bits()),
         };
         let (is_ipv4, length) = (self.cidr.is_ipv4(), self.block_length);
+        // Blocks larger than the pool would hold addresses that are not its; smaller than an address there are none.
+        let is_possible = (self.cidr.length()..=bits).contains(&length);
         let shift = u32::from(length.saturating_sub(self.cidr.length()));
         // As many as there are; 2^128 of them nobody walks.
-        let count = 1u128.checked_shl(shift).unwrap_or(u128::MAX);
-        let step = 1u128.checked_shl(u32::from(bits - length.min(bits))).unwrap_or(0);
-        let start = start % count;
+        let count = if is_possible { 1u128.checked_shl(shift).unwrap_or(u128::MAX) } else { 0 };
+        let step = 1u128.checked_shl(u32::from(bits.saturating_sub(length))).unwrap_or(0);
+        let start = start.checked_rem(count).unwrap_or(0);
         (0..count).filter_map(move |i| {
             let number = start.checked_add(i).map_or(i, |at| at % count);
             let address = first.checked_add(number.checked_mul(step)?)?;

@@ -302,3 +302,11 @@ fn ipv6_pools_of_any_size_are_walked() {
     let (_, v6) = run(auto_assign(&store, &world, &both, at(0))).unwrap();
     assert_eq!(v6.addresses.len(), 2);
 }
+
+#[test]
+fn a_pool_whose_block_size_is_impossible_has_no_blocks() {
+    for (range, block_length) in [("10.0.0.0/28", 26), ("10.0.0.0/28", 33), ("fd00::/48", 200)] {
+        assert_eq!(pool("a", range, block_length).blocks_from(7).next(), None, "{range}, /{block_length}");
+    }
+    assert_eq!(pool("a", "10.0.0.0/28", 28).blocks_from(7).next(), Some(cidr("10.0.0.0/28")));
+}
