@@ -23,6 +23,9 @@ pub(super) fn complete(
     pods: &[Object],
 ) -> Result<(), WorldError> {
     for index in 0..others.len() {
+        if others.get(index).and_then(as_service).is_none() {
+            continue;
+        }
         let mut taken = Taken::default();
         let is_other = |(at, _): &(usize, &Object)| *at != index;
         let completed = others.iter().enumerate().filter(is_other).filter_map(|(_, other)| as_service(other));
