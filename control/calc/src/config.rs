@@ -151,6 +151,7 @@ impl Config {
             nat_outgoing,
             flow_timeouts: has_timeouts.then(|| flow_timeouts(&network.timeouts)),
             node_ports: (self.services == HostServices::Replace).then(node_ports),
+            plain_pools: pools.plain(),
         })
     }
 

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use caracal_model::cidr::Cidr;
-use caracal_model::convert::{Pool, PoolMode};
+use caracal_model::convert::{Between, Pool, PoolMode};
 use caracal_plane_api as plane;
 
 use crate::plane::prefix;
@@ -43,6 +43,17 @@ impl Pools {
     /// Whether any pool of this family is of such a mode.
     pub fn any(&self, ipv4: bool, is_mode: impl Fn(PoolMode) -> bool) -> bool {
         self.by_name.values().any(|pool| pool.cidr.is_ipv4() == ipv4 && is_mode(pool.mode))
+    }
+
+    /// Those to whose addresses nodes send outside of any tunnel, if only to nodes of their own subnet.
+    pub fn plain(&self) -> Vec<plane::Prefix> {
+        let is_plain =
+            |mode| !matches!(mode, PoolMode::Vxlan(Between::AllNodes) | PoolMode::Ipip(Between::AllNodes));
+        let mut cidrs: Vec<Cidr> =
+            self.by_name.values().filter(|pool| is_plain(pool.mode)).map(|pool| pool.cidr).collect();
+        cidrs.sort();
+        cidrs.dedup();
+        cidrs.into_iter().map(prefix).collect()
     }
 
     /// All of them, if packets from any get another source on their way out.

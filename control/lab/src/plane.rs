@@ -93,13 +93,7 @@ impl Reader {
             let from_fastpath::Message::ReadReply(part) = self.receive()? else {
                 return Err(PlaneError::Unexpected { path: self.path.clone() });
             };
-            whole.last = part.last;
-            whole.status = part.status.or(whole.status);
-            whole.counters.extend(part.counters);
-            whole.drops.extend(part.drops);
-            whole.flows.extend(part.flows);
-            whole.routes.extend(part.routes);
-            whole.policies.extend(part.policies);
+            add(&mut whole, part);
         }
         Ok(whole)
     }
@@ -122,5 +116,41 @@ impl Reader {
 
     fn broken(&self, source: FrameError) -> PlaneError {
         PlaneError::Conversation { path: self.path.clone(), source }
+    }
+}
+
+/// One more part of an answer.
+fn add(whole: &mut ReadReply, part: ReadReply) {
+    // By name, so that a new kind of rows is not forgotten here.
+    let ReadReply { last, status, counters, drops, flows, routes, policies, services, nat } = part;
+    whole.last = last;
+    whole.status = status.or(whole.status.take());
+    whole.counters.extend(counters);
+    whole.drops.extend(drops);
+    whole.flows.extend(flows);
+    whole.routes.extend(routes);
+    whole.policies.extend(policies);
+    whole.services.extend(services);
+    whole.nat.extend(nat);
+}
+
+#[cfg(test)]
+mod tests {
+    use caracal_plane_api::{NatRow, ServiceRow};
+
+    use super::*;
+
+    #[test]
+    fn rows_of_every_part_are_in_the_answer() {
+        let mut whole = ReadReply::default();
+        let part = |last| ReadReply {
+            last,
+            services: vec![ServiceRow::default()],
+            nat: vec![NatRow::default()],
+            ..ReadReply::default()
+        };
+        add(&mut whole, part(false));
+        add(&mut whole, part(true));
+        assert_eq!((whole.last, whole.services.len(), whole.nat.len()), (true, 2, 2));
     }
 }

@@ -1,5 +1,6 @@
 //! Packets that leave with an address of this node's (natOutgoing): from a pod of a pool that says so, to no pool. And
-//! what this host sends to pods of other nodes with another address than the tunnel's, which they could not answer.
+//! what this host sends to pods of other nodes with another address than the tunnel's, which they could not answer; but
+//! pods that nodes see as they are see nodes as they are.
 //!
 //! The translation is owned by the worker that the packet is at, the pod's or the host port's; its port is of that
 //! worker's slice, by which [`super::node`] finds it again.
@@ -100,6 +101,8 @@ fn as_tunnel(context: &mut Context, slot: &mut Slot, encapsulation: Encapsulatio
     let known = context.translations.by_inside(&inside, context.now);
     let result = match known {
         Some(index) if recall(context, &slot.parsed, index) == Ok(true) => forward(context, slot, index),
+        // It may be an answer: a question of that pod's has come to the host as it was.
+        _ if config.owns(slot.parsed.source) && config.nodes_see(slot.parsed.destination) => Ok(()),
         _ => make(context, slot, end, origin),
     };
     if let Err(reason) = result {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use caracal_wire::{Ethernet, Protocol};
 
-use crate::batch::{Ingress, Slot, UplinkIndex};
+use crate::batch::{AtNode, Ingress, Slot, UplinkIndex};
 use crate::drop_reason::DropReason;
 use crate::stage::Context;
 use crate::table::{Encapsulation, EndpointIndex, FibEntry, TunnelIndex};
@@ -40,7 +40,11 @@ pub fn check_uplink(context: &Context, slot: &mut Slot, uplink: UplinkIndex) {
 }
 
 /// A packet that comes in from the fabric must have a source that belongs there. For an endpoint, checked for the first
-/// packet of a flow (a later one has the same source by its key); for this host, for each.
+/// packet of a flow (a later one has the same source by its key); for this host, for each; for a service of this node's,
+/// before it is translated.
+///
+/// How a packet of a pod's comes is told by its destination: it is in the tunnel of *that* pool, or in none, wherever its
+/// own pod's address is from.
 pub fn out_of_place(context: &Context, slot: &Slot) -> Option<DropReason> {
     let source = slot.parsed.source;
     match slot.ingress {
@@ -49,6 +53,7 @@ pub fn out_of_place(context: &Context, slot: &Slot) -> Option<DropReason> {
             | Some(FibEntry::Via { .. } | FibEntry::Tunnel { encapsulation: Encapsulation::None, .. }) => {
                 None
             }
+            Some(FibEntry::Tunnel { .. }) if may_come_plain(context, slot) => None,
             Some(_) => Some(DropReason::FabricSpoofedSource),
         },
         Ingress::Tunnel(tunnel) => match context.tables.fib.lookup(source) {
@@ -61,6 +66,12 @@ pub fn out_of_place(context: &Context, slot: &Slot) -> Option<DropReason> {
         },
         _ => None,
     }
+}
+
+fn may_come_plain(context: &Context, slot: &Slot) -> bool {
+    let node = context.tables.node.config();
+    slot.at_node == AtNode::Translated
+        || node.is_some_and(|node| node.may_come_plain(slot.parsed.source, slot.parsed.destination))
 }
 
 fn is_the_nodes_own(context: &Context, tunnel: TunnelIndex, source: IpAddr) -> bool {

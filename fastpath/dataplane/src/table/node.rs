@@ -60,6 +60,8 @@ pub struct NodeConfig {
     pub flow_timeouts: FlowTimeouts,
     /// How services are reached by addresses of this node; None: not at all.
     pub node_ports: Option<NodePorts>,
+    /// Addresses of pods to which other nodes may send outside of any tunnel.
+    pub plain_pools: Box<[Prefix]>,
 }
 
 /// Which packets leave this node with an address of its own.
@@ -168,6 +170,20 @@ impl NodeConfig {
             IpAddr::V4(v4) => self.address_v4 == Some(v4),
             IpAddr::V6(v6) => self.address_v6 == Some(v6),
         }
+    }
+}
+
+impl NodeConfig {
+    /// Whether a pod's packets to nodes keep its source.
+    pub fn nodes_see(&self, pod: IpAddr) -> bool {
+        let is_hidden = |pool: &Pool| pool.nat_outgoing && pool.prefix.contains(pod);
+        self.nat_outgoing.as_ref().is_none_or(|nat| nat.exclude_hosts || !nat.pools.iter().any(is_hidden))
+    }
+
+    /// Whether another node sends its pod's packet to `destination`, of a pod of ours or our own, outside of any tunnel.
+    pub fn may_come_plain(&self, pod: IpAddr, destination: IpAddr) -> bool {
+        self.plain_pools.iter().any(|pool| pool.contains(destination))
+            || self.owns(destination) && self.nodes_see(pod)
     }
 }
 
