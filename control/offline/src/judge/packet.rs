@@ -261,23 +261,13 @@ impl<'a> Datagram<'a> {
 /// What a host that listens everywhere answers; nothing to what needs no answer.
 pub(super) fn answer(datagram: &[u8]) -> Result<Option<Vec<u8>>, Malformed> {
     let ip = Datagram::read(datagram)?;
-    let asked = Talk {
-        source: ip.source,
-        destination: ip.destination,
-        protocol: ip.protocol,
-        source_port: 0,
-        destination_port: 0,
-        icmp: Icmp { kind: 0, code: 0 },
-    };
-    let with_ports = |source: L4Port, destination: L4Port| Talk {
-        source_port: source.0,
-        destination_port: destination.0,
-        ..asked
-    };
+    let asked = Talk::of(datagram)?;
+    let talk = asked.reversed();
+    // An echo's answer has the identifier of the question, wherever ports are swapped.
+    let echo = Talk { source_port: asked.source_port, ..talk };
     match ip.protocol {
         Protocol::TCP => {
             let tcp = Tcp::new_checked(ip.payload)?;
-            let talk = with_ports(tcp.source_port(), tcp.destination_port()).reversed();
             if tcp.flags().contains(Flags::SYN) {
                 let flags = Flags(Flags::SYN.0 | Flags::ACK.0);
                 return talk.tcp(flags, ANSWER_SEQUENCE, tcp.sequence().wrapping_add(1), &[]).map(Some);
@@ -286,34 +276,23 @@ pub(super) fn answer(datagram: &[u8]) -> Result<Option<Vec<u8>>, Malformed> {
             let acknowledgement = tcp.sequence().wrapping_add(tcp.payload().len() as u32);
             talk.tcp(flags, tcp.acknowledgement(), acknowledgement, tcp.payload()).map(Some)
         }
-        Protocol::UDP => {
-            let udp = Udp::new_checked(ip.payload)?;
-            with_ports(udp.source_port(), udp.destination_port()).reversed().udp(udp.payload()).map(Some)
-        }
-        Protocol::SCTP => {
-            let sctp = Sctp::new_checked(ip.payload)?;
-            let talk = with_ports(sctp.source_port(), sctp.destination_port()).reversed();
-            talk.sctp(sctp::ChunkKind::INIT_ACK, 1).map(Some)
-        }
+        Protocol::UDP => talk.udp(Udp::new_checked(ip.payload)?.payload()).map(Some),
+        Protocol::SCTP => talk.sctp(sctp::ChunkKind::INIT_ACK, 1).map(Some),
         Protocol::ICMPV4 => {
             let icmp = Icmpv4::new_checked(ip.payload)?;
             if icmp.kind() != icmpv4::Kind::ECHO_REQUEST {
                 return Ok(None);
             }
-            let talk = Talk { source_port: icmp.identifier(), ..asked }.reversed();
-            let talk = Talk { source_port: talk.destination_port, ..talk };
-            talk.icmp(icmpv4::Kind::ECHO_REPLY.0, 0).map(Some)
+            echo.icmp(icmpv4::Kind::ECHO_REPLY.0, 0).map(Some)
         }
         Protocol::ICMPV6 => {
             let icmp = Icmpv6::new_checked(ip.payload)?;
             if icmp.kind() != icmpv6::Kind::ECHO_REQUEST {
                 return Ok(None);
             }
-            let talk = Talk { source_port: icmp.identifier(), ..asked }.reversed();
-            let talk = Talk { source_port: talk.destination_port, ..talk };
-            talk.icmp(icmpv6::Kind::ECHO_REPLY.0, 0).map(Some)
+            echo.icmp(icmpv6::Kind::ECHO_REPLY.0, 0).map(Some)
         }
-        _ => asked.reversed().datagram(ip.payload).map(Some),
+        _ => talk.datagram(ip.payload).map(Some),
     }
 }
 

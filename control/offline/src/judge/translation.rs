@@ -100,17 +100,12 @@ fn objection(world: &World, flow: &WorldFlow, talk: &Talk, heard: &Heard) -> Opt
         _ => {}
     }
     let is_kept = (arrived.source, arrived.source_port) == (talk.source, talk.source_port);
-    // A backend on the host that was asked answers to the service's own address, which the host's routes lead to its fastpath.
-    let is_the_services = flow
-        .service
-        .and_then(|service| world.services.get(service))
-        .is_some_and(|service| service.cluster_ips.contains(&arrived.source));
-    let is_a_nodes = is_the_services
-        || world
-            .nodes
-            .iter()
-            .any(|node| node.has_address(arrived.source) || node.has_tunnel_address(arrived.source));
-    // To a process of its own host a node speaks in the service's name.
+    let is_a_nodes = world
+        .nodes
+        .iter()
+        .any(|node| node.has_address(arrived.source) || node.has_tunnel_address(arrived.source));
+    // To a process of its own host a node speaks in the service's name, whose address the host's routes lead back to its
+    // fastpath.
     let is_the_services = matches!(heard.place, Place::Node(_))
         && flow
             .service
