@@ -56,14 +56,14 @@ pub(super) fn alternatives(rule: &plane::Rule, policy: &HostPolicy, sets: &mut i
             let mut lists = vec![conditions];
             if protocols.has_ports {
                 for (side, entity) in &sides {
-                    let wanted = wanted_ports(*side, entity, family, policy, sets);
+                    let wanted = ports(*side, entity, true, family, policy, sets);
                     if !wanted.is_empty() {
                         let extended = lists.iter().flat_map(|list| {
                             wanted.iter().map(|port| list.iter().chain([port]).cloned().collect())
                         });
                         lists = extended.collect();
                     }
-                    let refused = refused_ports(*side, entity, family, policy, sets);
+                    let refused = ports(*side, entity, false, family, policy, sets);
                     lists.iter_mut().for_each(|list| list.extend(refused.iter().cloned()));
                 }
             }
@@ -148,28 +148,22 @@ fn families(rule: &plane::Rule, sides: &Sides<'_>) -> Vec<Option<Family>> {
     }
 }
 
-fn wanted_ports(
+/// The ports of a side that a rule asks for, or (`is` false) refuses.
+fn ports(
     side: Side,
     entity: &plane::Entity,
+    is: bool,
     family: Option<Family>,
     policy: &HostPolicy,
     sets: &mut impl Sets,
 ) -> Vec<Match> {
-    let mut wanted: Vec<Match> = numbered(side, &entity.ports, true, sets).into_iter().collect();
-    wanted.extend(named(side, &entity.named_ports, family, true, policy, sets));
-    wanted
-}
-
-fn refused_ports(
-    side: Side,
-    entity: &plane::Entity,
-    family: Option<Family>,
-    policy: &HostPolicy,
-    sets: &mut impl Sets,
-) -> Vec<Match> {
-    let mut refused: Vec<Match> = numbered(side, &entity.not_ports, false, sets).into_iter().collect();
-    refused.extend(named(side, &entity.not_named_ports, family, false, policy, sets));
-    refused
+    let (numbers, names) = match is {
+        true => (&entity.ports, &entity.named_ports),
+        false => (&entity.not_ports, &entity.not_named_ports),
+    };
+    let mut ports: Vec<Match> = numbered(side, numbers, is, sets).into_iter().collect();
+    ports.extend(named(side, names, family, is, policy, sets));
+    ports
 }
 
 fn numbered(side: Side, ranges: &[plane::PortRange], is: bool, sets: &mut impl Sets) -> Option<Match> {
