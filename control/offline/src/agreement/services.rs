@@ -3,9 +3,8 @@
 //! Where backends differ in what they allow, the reference says that nobody knows what must happen; such a question
 //! compares nothing.
 
+use caracal_model::case::Case;
 use caracal_model::case::report::Observed;
-use caracal_model::case::{Case, Place};
-use caracal_model::object::Object;
 use serde_json::{Value, json};
 
 use super::random::Random;
@@ -133,19 +132,6 @@ fn case(world: &[Value], question: &Value) -> String {
 fn compare(world: &[Value], question: &Value) -> Option<Result<(), String>> {
     let world = Case::parse(&case(world, question)).ok()?.world().ok()?;
     let flow = world.flows.first().filter(|flow| flow.unsupported.is_none() && flow.service.is_some())?;
-    // Whether ingress policy is asked about what a pod says to itself is not settled: Kubernetes says that a pod cannot
-    // block itself, the pipeline asks.
-    let own = if let Place::Pod(pod) = flow.source { world.pods.get(pod) } else { None };
-    let may_be_its_own_backend = world.objects.iter().any(|object| match object {
-        Object::EndpointSlice(slice) => {
-            let mut texts = slice.endpoints.iter().flat_map(|endpoint| &endpoint.addresses);
-            own.is_some_and(|own| texts.any(|text| own.addresses.iter().any(|ip| ip.to_string() == *text)))
-        }
-        _ => false,
-    });
-    if may_be_its_own_backend {
-        return None;
-    }
     let reference = Reference::new(&world).judge(flow);
     if matches!(reference.observed, Observed::Error | Observed::Unsupported) {
         return None;

@@ -100,7 +100,7 @@ impl Cluster {
         Ok(walks)
     }
 
-    /// The walk at one end; none where policy does not look: outside, at a host, and at a pod whose own host calls.
+    /// The walk at one end; none where policy does not look: outside, at a host, and at a pod whose own host calls, or that calls itself.
     fn pod_walk(
         &self,
         world: &World,
@@ -113,7 +113,7 @@ impl Cluster {
         };
         let Place::Pod(index) = here else { return Ok(None) };
         let Some(pod) = world.pods.get(index) else { return Ok(None) };
-        if direction == FlowDirection::Ingress && there == Place::Node(pod.node) {
+        if direction == FlowDirection::Ingress && (there == Place::Node(pod.node) || there == here) {
             return Ok(None);
         }
         let Some(node) = self.nodes.get(&pod.node) else { return Ok(None) };

@@ -67,6 +67,8 @@ enum Next {
     /// Past its data plane, to the host itself.
     Host(usize),
     Outside,
+    /// To nobody: what the fabric knows of cluster addresses is nothing.
+    Nowhere,
 }
 
 impl<'a> Fabric<'a> {
@@ -83,6 +85,7 @@ impl<'a> Fabric<'a> {
     /// Sends a datagram from `from` and follows it until it has come out or is gone.
     pub(super) fn carry(&mut self, from: Place, datagram: Vec<u8>) -> Result<Journey, Malformed> {
         let denials_before = self.denials();
+        let mut lost = false;
         let mut arrivals = Vec::new();
         let mut on_the_way = VecDeque::new();
         match from {
@@ -97,7 +100,7 @@ impl<'a> Fabric<'a> {
             }
             // A service's address sends nothing.
             Place::Service(_) => {}
-            Place::External => self.cross(&datagram, &mut on_the_way, &mut arrivals)?,
+            Place::External => lost |= !self.cross(&datagram, &mut on_the_way, &mut arrivals)?,
         }
         for _ in 0..HOPS_MAX {
             let Some((node, port, frame)) = on_the_way.pop_front() else { break };
@@ -113,7 +116,7 @@ impl<'a> Fabric<'a> {
                 }
                 match output.port {
                     PortName::Uplink | PortName::SecondUplink => {
-                        self.cross(datagram, &mut on_the_way, &mut arrivals)?
+                        lost |= !self.cross(datagram, &mut on_the_way, &mut arrivals)?;
                     }
                     PortName::Pod(id) => {
                         let pod =
@@ -126,25 +129,27 @@ impl<'a> Fabric<'a> {
                 }
             }
         }
-        let drops = self.drops(&denials_before);
+        let mut drops = self.drops(&denials_before);
+        drops.extend(lost.then(|| "the fabric knows no way to cluster addresses of services".to_owned()));
         Ok(Journey { arrivals, drops })
     }
 
-    /// Takes a datagram from an uplink, or from outside, over the fabric.
+    /// Takes a datagram from an uplink, or from outside, over the fabric. False: it leads nowhere.
     fn cross(
         &self,
         datagram: &[u8],
         on_the_way: &mut VecDeque<(usize, PortName, Vec<u8>)>,
         arrivals: &mut Vec<(Place, Vec<u8>)>,
-    ) -> Result<(), Malformed> {
+    ) -> Result<bool, Malformed> {
         match self.next(datagram)? {
             Next::DataPlane(node) => {
                 on_the_way.push_back((node, PortName::Uplink, frame(FABRIC_MAC, UPLINK_MAC, datagram)?));
             }
             Next::Host(node) => arrivals.push((Place::Node(node), datagram.to_vec())),
             Next::Outside => arrivals.push((Place::External, datagram.to_vec())),
+            Next::Nowhere => return Ok(false),
         }
-        Ok(())
+        Ok(true)
     }
 
     /// What a node has sent in its own name though somebody else had said it.
@@ -186,7 +191,9 @@ impl<'a> Fabric<'a> {
             .node_of_pod_address(destination)
             .or_else(|| self.world.nodes.iter().position(|node| node.has_in_block(destination)))
             .or_else(|| self.world.entrance(destination));
-        Ok(node.map_or(Next::Outside, Next::DataPlane))
+        let is_of_a_service = self.world.services.iter().any(|s| s.cluster_ips.contains(&destination));
+        let beyond = if is_of_a_service { Next::Nowhere } else { Next::Outside };
+        Ok(node.map_or(beyond, Next::DataPlane))
     }
 
     fn node_of_pod_address(&self, address: IpAddr) -> Option<usize> {

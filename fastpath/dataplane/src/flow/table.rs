@@ -40,6 +40,7 @@ impl FlowFlags {
     const DENIED: u8 = 16;
     const TRANSLATED: u8 = 32;
     const BY_NODE: u8 = 64;
+    const OF_ITSELF: u8 = 128;
 
     /// A flow whose first packet the endpoint sent (`out`) or received.
     #[must_use]
@@ -91,6 +92,19 @@ impl FlowFlags {
     #[must_use]
     pub fn is_from_host(self) -> bool {
         self.0 & Self::FROM_HOST != 0
+    }
+
+    /// The endpoint itself opened it, by way of a service: what it says to itself no policy judges as it comes in.
+    #[must_use]
+    pub fn of_itself(self) -> Self {
+        FlowFlags(self.0 | Self::OF_ITSELF)
+    }
+
+    /// Whether no policy judges it, whatever changes.
+    #[inline]
+    #[must_use]
+    pub fn is_never_judged(self) -> bool {
+        self.0 & (Self::FROM_HOST | Self::OF_ITSELF) != 0
     }
 
     /// The host forwarded it to us: its answers go back by the forward port.

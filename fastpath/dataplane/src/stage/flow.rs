@@ -253,7 +253,7 @@ fn bring_up_to_date(context: &mut Context, index: usize) -> bool {
     }
     context.counters.pipeline.flow_rejudged.add(1);
     let mut allow = true;
-    if !entry.flags.is_from_host() {
+    if !entry.flags.is_never_judged() {
         let mut judgement = context.tables.policy.judge(list, peer_class, &tuple);
         if judgement.allow
             && !entry.flags.is_from_forward()
@@ -296,8 +296,8 @@ fn decided_by(context: &mut Context, index: usize, rule: RuleId) {
 /// What staged policies would say now, where the endpoint has any.
 fn stage_again(context: &mut Context, index: usize, grounds: &Grounds, tuple: &FlowTuple) {
     let former = context.flows.note(index).staged();
-    let is_from_host = context.flows.entry(index).flags.is_from_host();
-    if grounds.staged.is_none() && former.is_none() || is_from_host {
+    let is_never_judged = context.flows.entry(index).flags.is_never_judged();
+    if grounds.staged.is_none() && former.is_none() || is_never_judged {
         return;
     }
     let rule = would_be_decided_by(context, grounds, tuple);
@@ -386,6 +386,8 @@ fn unknown(context: &mut Context, slot: &mut Slot, out: bool) {
             flags = flags.from_host();
             context.counters.pipeline.host_to_pod.add(1);
         }
+        // Nor can a pod be kept from itself.
+        Ingress::Endpoint(sender) if !out && sender == key.endpoint() => flags = flags.of_itself(),
         ingress => {
             if ingress == Ingress::Forward {
                 flags = flags.from_forward();
