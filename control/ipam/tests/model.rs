@@ -1,6 +1,6 @@
 //! Many nodes on one store, in random order, dying between any two writes: no address is given twice, none is lost for good.
 
-#![allow(clippy::unwrap_used, reason = "the helpers of tests fail by panicking")]
+#![allow(clippy::panic, clippy::unwrap_used, reason = "the helpers of tests fail by panicking")]
 
 mod common;
 
