@@ -35,6 +35,21 @@ pub struct Offload {
     pub checksum: Option<PartialChecksum>,
 }
 
+/// Bytes in further segments. Few packets have any, and a loop in every stage that asks for a length costs all of them.
+#[cold]
+fn len_of(rest: &[Frame]) -> usize {
+    rest.iter().map(Frame::len).sum()
+}
+
+/// As [`Packet::truncate`], of a chain.
+#[cold]
+fn truncate_last(head: &Frame, rest: &mut [Frame], len: usize) -> bool {
+    let Some((last, before)) = rest.split_last_mut() else { return true };
+    let before = head.len() + before.iter().map(Frame::len).sum::<usize>();
+    last.truncate(len.saturating_sub(before));
+    !last.is_empty()
+}
+
 /// A packet on its way. Not dropped but put back: see [`Packet::release`].
 #[derive(Debug)]
 pub struct Packet {
@@ -58,7 +73,10 @@ impl Packet {
     #[inline]
     #[must_use]
     pub fn len(&self) -> usize {
-        self.head.len() + self.rest.as_ref().map_or(0, |rest| rest.iter().map(Frame::len).sum())
+        match &self.rest {
+            None => self.head.len(),
+            Some(rest) => self.head.len() + len_of(rest),
+        }
     }
 
     /// Whether there is not a single byte.
@@ -98,14 +116,13 @@ impl Packet {
     #[inline]
     #[must_use]
     pub fn truncate(&mut self, len: usize) -> bool {
-        let Some(rest) = &mut self.rest else {
-            self.head.truncate(len);
-            return true;
-        };
-        let Some((last, before)) = rest.split_last_mut() else { return true };
-        let before = self.head.len() + before.iter().map(Frame::len).sum::<usize>();
-        last.truncate(len.saturating_sub(before));
-        !last.is_empty()
+        match &mut self.rest {
+            None => {
+                self.head.truncate(len);
+                true
+            }
+            Some(rest) => truncate_last(&self.head, rest, len),
+        }
     }
 
     /// Completes a partial checksum by reading the whole packet once (RFC 1071).

@@ -19,7 +19,7 @@
 use crate::clock::Tick;
 use crate::flow::key::FlowKey;
 use crate::flow::note::{Carried, FlowNote};
-use crate::flow::tcp::State;
+use crate::flow::tcp::{State, Way};
 use crate::flow::timeout::Timeouts;
 use crate::flow::wheel::Wheel;
 use crate::flow::window::Window;
@@ -389,6 +389,18 @@ impl FlowTable {
         &mut self.notes[index]
     }
 
+    /// Notes a packet of a flow that may pass.
+    #[inline]
+    pub fn carry(&mut self, index: usize, bytes: usize, way: Way, now: Tick) {
+        let entry = &mut self.entries[index];
+        entry.last_seen = now;
+        entry.packets = entry.packets.wrapping_add(1);
+        if way == Way::Reply {
+            entry.mark_answered();
+        }
+        self.notes[index].bytes += bytes as u64;
+    }
+
     /// Counts bytes of a flow.
     #[inline]
     pub fn add_bytes(&mut self, index: usize, bytes: usize) {
@@ -398,8 +410,7 @@ impl FlowTable {
     /// Whether so much time has gone by since the flow's last packet that a packet of it begins another.
     #[inline]
     #[must_use]
-    pub fn has_expired(&self, index: usize, now: Tick) -> bool {
-        let entry = &self.entries[index];
+    pub fn has_expired(&self, entry: &FlowEntry, now: Tick) -> bool {
         let idle_ms = now.since(entry.last_seen);
         idle_ms > self.timeouts.shortest() && idle_ms > self.lives_ms(entry)
     }

@@ -75,6 +75,10 @@ impl State {
     #[inline]
     #[must_use]
     pub fn next(self, way: Way, flags: Flags) -> State {
+        // What nearly all segments are.
+        if self == State::Established && flags.0 & (Flags::FIN.0 | Flags::RST.0) == 0 {
+            return self;
+        }
         if flags.contains(Flags::RST) {
             return State::Reset;
         }

@@ -179,9 +179,14 @@ fn a_flow_that_comes_to_live_shorter_is_forgotten_when_that_is_over() {
 fn timeouts_are_those_of_the_node() {
     let mut table = FlowTable::new(64, 9);
     let (index, _) = insert(&mut table, entry(1, 0, State::Established, true)).unwrap();
-    assert!(!table.has_expired(index, Tick(3_600_000)) && table.has_expired(index, Tick(3_600_001)));
+    assert!(
+        !table.has_expired(table.entry(index), Tick(3_600_000))
+            && table.has_expired(table.entry(index), Tick(3_600_001))
+    );
     table.set_timeouts(Timeouts::new(&FlowTimeouts { tcp_established: 100, ..FlowTimeouts::default() }));
-    assert!(!table.has_expired(index, Tick(100)) && table.has_expired(index, Tick(101)));
+    assert!(
+        !table.has_expired(table.entry(index), Tick(100)) && table.has_expired(table.entry(index), Tick(101))
+    );
     assert_eq!(went(&age(&mut table, 66_000, |_| true)), 1, "at the latest when the wheel comes by");
 }
 

@@ -59,10 +59,7 @@ pub fn fetch(context: &Context, slot: &mut Slot) {
 #[inline]
 pub fn track(context: &mut Context, slot: &mut Slot, endpoint: EndpointIndex, out: bool) {
     if let Icmp::Error(..) = slot.parsed.icmp {
-        return match parse::quoted(slot) {
-            Some(about) => related(context, slot, endpoint, out, &about),
-            None => slot.drop(DropReason::L4Truncated),
-        };
+        return error(context, slot, endpoint, out);
     }
     match context.flows.find(&slot.flow_key, slot.flow_hash, slot.flow_guess) {
         // On the wire it would be a packet of another connection.
@@ -72,6 +69,15 @@ pub fn track(context: &mut Context, slot: &mut Slot, endpoint: EndpointIndex, ou
         Some(index) => known(context, slot, index, out),
         None if out => as_translated(context, slot, endpoint, false),
         None => unknown(context, slot, out),
+    }
+}
+
+/// An ICMP error follows the flow that it is about.
+#[cold]
+fn error(context: &mut Context, slot: &mut Slot, endpoint: EndpointIndex, out: bool) {
+    match parse::quoted(slot) {
+        Some(about) => related(context, slot, endpoint, out, &about),
+        None => slot.drop(DropReason::L4Truncated),
     }
 }
 
@@ -109,56 +115,55 @@ fn as_translated(context: &mut Context, slot: &mut Slot, endpoint: EndpointIndex
 fn known(context: &mut Context, slot: &mut Slot, index: usize, out: bool) {
     let (now, generation) = (context.now, context.generation);
     let length = slot.packet.len();
-    let flags = slot.parsed.tcp_flags;
-    let expired = context.flows.has_expired(index, now);
+    let tcp_flags = slot.parsed.tcp_flags;
     let entry = context.flows.entry(index);
+    let (flags, state) = (entry.flags, entry.state);
+    let is_current = entry.generation == generation;
     let is_tcp = slot.flow_key.protocol() == TCP;
+    let way = if flags.is_out() == out { Way::Original } else { Way::Reply };
     // A SYN on a connection that is over; or from the other side of one that policy has come to deny.
-    let is_over = entry.state.may_be_reused()
-        || entry.flags.is_denied() && entry.flags.is_out() != out && !flags.contains(Flags::ACK);
-    let begins_again = is_tcp && flags.contains(Flags::SYN) && is_over;
-    if expired || begins_again {
+    let begins_again = is_tcp
+        && tcp_flags.contains(Flags::SYN)
+        && (state.may_be_reused()
+            || flags.is_denied() && way == Way::Reply && !tcp_flags.contains(Flags::ACK));
+    if begins_again || context.flows.has_expired(entry, now) {
         return begin_again(context, slot, index, out);
     }
     // Two connections that look alike here: one is somebody's with the pod itself, one is with a service of the node's.
-    let flow_flags = entry.flags;
     let by_node = slot.at_node == AtNode::Translated;
-    if flow_flags.is_by_node() != by_node && !out && !flow_flags.is_out() {
+    if flags.is_by_node() != by_node && !out && !flags.is_out() {
         return slot.drop(DropReason::NatClash);
     }
-    let way = if entry.flags.is_out() == out { Way::Original } else { Way::Reply };
     if is_tcp && context.flows.checks_windows() && !is_within_windows(context, slot, index, way) {
         return slot.drop(DropReason::TcpOutOfWindow);
     }
-    let entry = context.flows.entry(index);
-    let (is_current, is_denied) = (entry.generation == generation, entry.flags.is_denied());
-    if is_current {
+    let allowed = if is_current {
         context.counters.pipeline.flow_hits.add(1);
-    }
-    let allowed = if is_current { !is_denied } else { bring_up_to_date(context, index) };
+        !flags.is_denied()
+    } else {
+        bring_up_to_date(context, index)
+    };
     if !allowed {
         return deny(context, slot, index);
     }
-    let entry = context.flows.entry_mut(index);
-    entry.last_seen = now;
-    entry.packets = entry.packets.wrapping_add(1);
-    let state = match way {
-        _ if is_tcp => entry.state.next(way, flags),
+    context.flows.carry(index, length, way, now);
+    let next = match way {
+        _ if is_tcp => state.next(way, tcp_flags),
         Way::Reply => State::Established,
-        Way::Original => entry.state,
+        Way::Original => state,
     };
-    if way == Way::Reply {
-        entry.mark_answered();
-        if out {
-            answer_by_origin(slot, entry.flags);
-        }
+    if next != state {
+        context.flows.set_state(index, next);
     }
-    context.flows.set_state(index, state);
-    context.flows.add_bytes(index, length);
-    if flow_flags.is_translated() && !out {
+    if out {
+        if way == Way::Reply {
+            answer_by_origin(slot, flags);
+        }
+        if flags.is_by_node() {
+            node::answer(context, slot);
+        }
+    } else if flags.is_translated() {
         service::for_pod(context, slot);
-    } else if flow_flags.is_by_node() && out {
-        node::answer(context, slot);
     }
 }
 

@@ -11,16 +11,17 @@ use crate::table::FibEntry;
 // Into the one place that every packet comes by.
 #[inline(always)]
 pub fn route(context: &mut Context, slot: &mut Slot) {
+    // Entries are looked at where they are: they are large, and most of one is for few packets.
+    let tables = context.tables;
     let from_tunnel = matches!(slot.ingress, Ingress::Tunnel(_));
     let from_fabric = from_tunnel || matches!(slot.ingress, Ingress::Uplink(_));
-    let entry = context.tables.fib.lookup(slot.parsed.destination).copied();
     let by_node = slot.at_node == AtNode::Translated;
-    match entry {
-        Some(FibEntry::Endpoint(endpoint)) => {
+    match tables.fib.lookup(slot.parsed.destination) {
+        Some(&FibEntry::Endpoint(endpoint)) => {
             if !hop(context, slot) {
                 return;
             }
-            let Some(target) = context.tables.endpoints.get(endpoint) else {
+            let Some(target) = tables.endpoints.get(endpoint) else {
                 return slot.drop(DropReason::EndpointNotReady);
             };
             slot.deliver_to = Some(endpoint);
@@ -52,7 +53,7 @@ pub fn route(context: &mut Context, slot: &mut Slot) {
         }
         _ if from_tunnel && !by_node => slot.drop(DropReason::TunnelNotForPods),
         Some(_) if from_fabric && !by_node => slot.drop(DropReason::NotForwardedBack),
-        Some(FibEntry::Tunnel { tunnel, encapsulation }) => {
+        Some(&FibEntry::Tunnel { tunnel, encapsulation }) => {
             if hop(context, slot) {
                 super::masquerade::from_host(context, slot, encapsulation);
             }
@@ -60,7 +61,7 @@ pub fn route(context: &mut Context, slot: &mut Slot) {
                 super::tunnel::send(context, slot, tunnel, encapsulation);
             }
         }
-        Some(FibEntry::Via { mtu, source, .. }) => {
+        Some(&FibEntry::Via { mtu, source, .. }) => {
             if hop(context, slot) {
                 super::masquerade::outgoing(context, slot, mtu, source);
             }

@@ -141,7 +141,8 @@ fn is_free(context: &mut Context, wire: &FlowKey) -> bool {
     match context.flows.find(wire, hash, None) {
         // A flow that was translated is no longer, or the translation would have been found.
         Some(index) => {
-            context.flows.entry(index).flags.is_translated() || context.flows.has_expired(index, context.now)
+            let entry = context.flows.entry(index);
+            entry.flags.is_translated() || context.flows.has_expired(entry, context.now)
         }
         None => true,
     }

@@ -65,7 +65,7 @@ fn try_receive(context: &mut Context, slot: &mut Slot) -> Result<(), DropReason>
     parse::try_parse(slot)?;
     let parsed = &slot.parsed;
     let is_vxlan = parsed.protocol == Protocol::UDP.0 && parsed.destination_port == node.vxlan_port;
-    if node.owns(parsed.destination) && (is_vxlan || parsed.protocol == Protocol::IPIP.0) {
+    if (is_vxlan || parsed.protocol == Protocol::IPIP.0) && node.owns(parsed.destination) {
         return Err(DropReason::TunnelNested);
     }
     if outer.ecn != ecn::NOT_ECT {

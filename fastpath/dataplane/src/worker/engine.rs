@@ -504,6 +504,7 @@ impl Engine {
         }
     }
 
+    #[inline]
     fn transmit(&mut self, egress: Egress, packet: Packet) {
         let (here, owner) = match egress {
             Egress::Endpoint(endpoint) => {
@@ -551,6 +552,7 @@ impl Engine {
         }
     }
 
+    #[inline(never)]
     fn hand_over(&mut self, worker: WorkerIndex, step: Step, packet: Packet) {
         let peer = self.peers.get_mut(usize::from(worker.0)).and_then(Option::as_mut);
         match peer.map(|peer| peer.send(&packet, step, &mut self.boxes)) {
@@ -563,6 +565,7 @@ impl Engine {
         }
     }
 
+    #[inline(never)]
     fn discard(&mut self, packet: Packet, reason: DropReason) {
         self.counters.count_drop(reason);
         packet.release(&mut self.pool, &mut self.boxes);

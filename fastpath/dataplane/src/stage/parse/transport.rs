@@ -31,7 +31,8 @@ impl Transport {
 
     /// Reads the header at the beginning of `segment`, of a packet that has `l4_len` bytes from there on. `own_icmp`:
     /// which ICMP belongs to this version of IP.
-    #[inline]
+    // Into what parses whole packets; nobody else is in a hurry.
+    #[inline(always)]
     pub fn parse(
         protocol: Protocol,
         own_icmp: Protocol,
