@@ -113,7 +113,7 @@ impl Packet {
 
     /// Cuts the packet to `len` bytes: what Ethernet padded goes. False: the packet has a segment that would be left
     /// empty, which no padding makes.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn truncate(&mut self, len: usize) -> bool {
         match &mut self.rest {

@@ -117,9 +117,11 @@ impl Pipeline {
     pub fn run(&mut self, batch: &mut Batch, surroundings: Surroundings) {
         let mut context = self.context(surroundings);
         context.counters.pipeline.batches.add(1);
+        // By which port is asked once: a batch has come in by one, and so have the parts that waited for one in it.
+        let Some(ingress) = batch.first().map(|slot| slot.ingress) else { return };
         let mut has_parts = false;
         for slot in going_on(batch) {
-            match slot.ingress {
+            match ingress {
                 Ingress::Uplink(uplink) => {
                     source::check_uplink(&context, slot, uplink);
                     if slot.goes_on() {
@@ -133,28 +135,11 @@ impl Pipeline {
             }
             has_parts |= slot.parsed.fragment != Fragment::No;
         }
-        for slot in going_on(batch) {
-            if let Ingress::Endpoint(endpoint) = slot.ingress {
-                source::check_endpoint(&context, slot, endpoint);
-                flow::prepare(&context, slot, endpoint, true);
-            }
-        }
-        if has_parts {
-            parts_from_endpoints(&mut context, batch);
+        if let Ingress::Endpoint(endpoint) = ingress {
+            from_endpoint(&mut context, batch, endpoint, has_parts);
+        } else if has_parts {
             stage::fragment::track_at_node(&mut context, batch);
         }
-        limit::packets(&mut context, batch, true);
-        for slot in going_on(batch) {
-            if let Ingress::Endpoint(_) = slot.ingress {
-                flow::fetch(&context, slot);
-            }
-        }
-        for slot in going_on(batch) {
-            if let Ingress::Endpoint(endpoint) = slot.ingress {
-                flow::track(&mut context, slot, endpoint, true);
-            }
-        }
-        limit::bytes(&mut context, batch, true);
         from_route(&mut context, batch);
         answer(&mut context, batch);
         batch.append(context.pieces);
@@ -244,6 +229,25 @@ fn going_on(batch: &mut [Slot]) -> impl Iterator<Item = &mut Slot> {
     batch.iter_mut().filter(|slot| slot.goes_on())
 }
 
+/// The first half of what a pod sends: whether it may send that, its flow, its egress policy.
+fn from_endpoint(context: &mut Context, batch: &mut Batch, endpoint: EndpointIndex, has_parts: bool) {
+    for slot in going_on(batch) {
+        source::check_endpoint(context, slot, endpoint);
+        flow::prepare(context, slot, endpoint, true);
+    }
+    if has_parts {
+        parts_from_endpoint(context, batch, endpoint);
+    }
+    limit::packets(context, batch, true);
+    for slot in going_on(batch) {
+        flow::fetch(context, slot);
+    }
+    for slot in going_on(batch) {
+        flow::track(context, slot, endpoint, true);
+    }
+    limit::bytes(context, batch, true);
+}
+
 /// The second half: route, then ingress policy for local endpoints, then the last rewrite.
 fn from_route(context: &mut Context, batch: &mut Batch) {
     let mut has_parts = false;
@@ -254,17 +258,12 @@ fn from_route(context: &mut Context, batch: &mut Batch) {
     to_endpoints(context, batch, has_parts);
 }
 
-/// Parts of datagrams that endpoints send: those that come out of it know their ports.
+/// Parts of datagrams that an endpoint sends: those that come out of it know their ports.
 #[cold]
-fn parts_from_endpoints(context: &mut Context, batch: &mut Batch) {
+fn parts_from_endpoint(context: &mut Context, batch: &mut Batch, endpoint: EndpointIndex) {
     stage::fragment::track_half(context, batch, Half::Out);
-    for slot in going_on(batch) {
-        match slot.ingress {
-            Ingress::Endpoint(endpoint) if slot.parsed.fragment != Fragment::No => {
-                flow::prepare(context, slot, endpoint, true);
-            }
-            _ => {}
-        }
+    for slot in going_on(batch).filter(|slot| slot.parsed.fragment != Fragment::No) {
+        flow::prepare(context, slot, endpoint, true);
     }
 }
 

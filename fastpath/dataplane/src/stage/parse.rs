@@ -182,7 +182,7 @@ pub(crate) fn try_parse(slot: &mut Slot) -> Result<(), DropReason> {
     parsed.destination = IpAddr::V4(Ipv4Addr::from_bits(destination));
     parsed.protocol = ip[9];
     parsed.ttl = ip[8];
-    parsed.dont_fragment = ip[6] & 0x40 != 0;
+    parsed.dont_fragment = fragment_word & ipv4::DONT_FRAGMENT != 0;
     parsed.ip_len = total_len;
     parsed.l3 = ethernet::HEADER_LEN as u16;
     parsed.l4 = HEADERS as u16;
@@ -209,7 +209,7 @@ pub(crate) fn ip_header(headers: &[u8; HEADERS]) -> &[u8; ipv4::HEADER_LEN] {
 }
 
 /// The total length of an IPv4 packet whose header has no options, a right checksum and a length that covers it.
-#[inline]
+#[inline(always)]
 pub(crate) fn ip_plausible(ip: &[u8; ipv4::HEADER_LEN]) -> Result<u16, DropReason> {
     if ip[0] != 0x45 {
         return Err(not_plain(ip));
@@ -228,6 +228,7 @@ pub(crate) fn ip_plausible(ip: &[u8; ipv4::HEADER_LEN]) -> Result<u16, DropReaso
 
 /// What is wrong with a header that does not begin as one of version 4 without options does.
 #[cold]
+#[inline(never)]
 fn not_plain(ip: &[u8; ipv4::HEADER_LEN]) -> DropReason {
     let header_len = u16::from(ip[0] & 0x0f) * 4;
     let has_options = ip[0] >> 4 == 4 && header_len > ipv4::HEADER_LEN as u16;

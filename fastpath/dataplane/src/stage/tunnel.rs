@@ -51,7 +51,34 @@ struct Outer {
 #[inline]
 fn try_receive(context: &mut Context, slot: &mut Slot) -> Result<(), DropReason> {
     let Some(node) = context.tables.node.config() else { return Err(DropReason::NoRoute) };
-    let Some(outer) = outer(slot, node)? else { return parse::try_parse(slot) };
+    let bytes = slot.packet.head.data();
+    if !matches!(bytes.get(ethernet::field::ETHER_TYPE), Some(of) if *of == EtherType::IPV4.0.to_be_bytes()) {
+        return receive_other(context, slot, node);
+    }
+    match outer_v4(slot, node)? {
+        Some(outer) => take_out(context, slot, node, &outer),
+        None => parse::try_parse(slot),
+    }
+}
+
+/// A packet whose outermost header is not IPv4.
+#[inline(never)]
+fn receive_other(context: &mut Context, slot: &mut Slot, node: &NodeConfig) -> Result<(), DropReason> {
+    match vxlan::outer_v6(slot, node)? {
+        Some(outer) => take_out(context, slot, node, &outer),
+        None => parse::try_parse(slot),
+    }
+}
+
+/// Takes the outer headers off, and parses what is inside.
+// Once for each family, so that none of the outer header has to be looked up again.
+#[inline(always)]
+fn take_out(
+    context: &mut Context,
+    slot: &mut Slot,
+    node: &NodeConfig,
+    outer: &Outer,
+) -> Result<(), DropReason> {
     let tunnel = match context.tables.tunnels.by_source(outer.source) {
         Some(tunnel) => tunnel,
         None => stranger(node, outer.source)?,
@@ -82,15 +109,12 @@ fn stranger(node: &NodeConfig, source: IpAddr) -> Result<TunnelIndex, DropReason
     if is_let_in { Ok(TunnelIndex::NO_NODE) } else { Err(DropReason::TunnelUnknownSource) }
 }
 
-/// The outer headers of a tunnel packet to this node; none for any other packet. Only what says so is looked at: the
-/// packet inside is what is going to be parsed.
-#[inline]
-fn outer(slot: &Slot, node: &NodeConfig) -> Result<Option<Outer>, DropReason> {
+/// The outer headers of an IPv4 packet if that is in a tunnel to this node. Only what says so is looked at: the packet
+/// inside is what is going to be parsed.
+#[inline(always)]
+fn outer_v4(slot: &Slot, node: &NodeConfig) -> Result<Option<Outer>, DropReason> {
     let bytes = slot.packet.head.data();
     let Some((headers, behind)) = bytes.split_first_chunk::<{ parse::HEADERS }>() else { return Ok(None) };
-    if headers[12..14] != EtherType::IPV4.0.to_be_bytes() {
-        return vxlan::outer_v6(slot, node);
-    }
     let ip = parse::ip_header(headers);
     if ip[0] != 0x45 || Some(Ipv4Addr::new(ip[16], ip[17], ip[18], ip[19])) != node.address_v4 {
         return Ok(None);

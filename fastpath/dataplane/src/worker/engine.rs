@@ -504,7 +504,8 @@ impl Engine {
         }
     }
 
-    #[inline]
+    // Into the one place that every packet comes by.
+    #[inline(always)]
     fn transmit(&mut self, egress: Egress, packet: Packet) {
         let (here, owner) = match egress {
             Egress::Endpoint(endpoint) => {

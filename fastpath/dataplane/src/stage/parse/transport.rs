@@ -73,7 +73,7 @@ impl Transport {
                 found.source_port = u16::from_be_bytes([header[0], header[1]]);
                 found.destination_port = u16::from_be_bytes([header[2], header[3]]);
             }
-            _ if protocol == own_icmp => found.read_icmp(own_icmp, segment).ok_or(truncated)?,
+            _ if protocol == own_icmp => return Transport::of_icmp(own_icmp, segment).ok_or(truncated),
             _ => {}
         }
         Ok(found)
@@ -104,7 +104,7 @@ impl Transport {
     }
 
     #[inline(never)]
-    fn read_icmp(&mut self, own_icmp: Protocol, segment: &[u8]) -> Option<()> {
+    fn of_icmp(own_icmp: Protocol, segment: &[u8]) -> Option<Transport> {
         let header: &[u8; 8] = segment.first_chunk()?;
         let (kind, code) = (header[0], header[1]);
         let (is_error, quotes) = if own_icmp == Protocol::ICMPV4 {
@@ -115,12 +115,11 @@ impl Transport {
             (message.kind().is_error(), quoted_v6(message.payload()).is_some())
         };
         if is_error {
-            self.icmp = Icmp::Error(kind, code);
-            return quotes.then_some(());
+            return quotes.then_some(Transport { icmp: Icmp::Error(kind, code), ..Transport::NOTHING });
         }
-        self.icmp = Icmp::Message(kind, code);
-        (self.source_port, self.destination_port) = instead_of_ports(own_icmp, header);
-        Some(())
+        let (source_port, destination_port) = instead_of_ports(own_icmp, header);
+        let icmp = Icmp::Message(kind, code);
+        Some(Transport { source_port, destination_port, icmp, ..Transport::NOTHING })
     }
 
     /// Writes down what was found.

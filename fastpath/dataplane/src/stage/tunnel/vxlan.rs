@@ -68,7 +68,7 @@ pub fn outer_v6(slot: &Slot, node: &NodeConfig) -> Result<Option<Outer>, DropRea
 }
 
 /// Takes the outer headers off. What is inside must be Ethernet, and no ARP: every tunnel endpoint is known beforehand.
-#[inline]
+#[inline(always)]
 pub fn open(slot: &mut Slot, outer_len: u16, vni: u32) -> Result<(), DropReason> {
     let bytes = slot.packet.head.data();
     let (outer, inner) = bytes.split_at_checked(usize::from(outer_len)).ok_or(DropReason::TunnelMalformed)?;
