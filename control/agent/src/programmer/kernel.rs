@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use caracal_model::cidr::Cidr;
@@ -14,7 +15,7 @@ use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST, NetlinkMess
 use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
@@ -27,6 +28,8 @@ use super::state::{
 };
 
 const SYSCTLS: &str = "/proc/sys/net";
+/// Where the kernel says from which ports it gives sockets theirs, under [`SYSCTLS`].
+const LOCAL_PORTS: &str = "ipv4/ip_local_port_range";
 
 /// The MTU of the uplinks, when there is no telling.
 const UPLINK_MTU: u32 = 1460;
@@ -54,6 +57,15 @@ impl KernelError {
     pub(super) fn no_uplink(address: IpAddr) -> Self {
         let why = "no interface here holds it (is it the Node's InternalIP?)";
         Self::new(format!("find the uplink, which has the node's address {address}"), io::Error::other(why))
+    }
+
+    pub(super) fn no_ports_left(ports: &PortSet, local: &RangeInclusive<u16>) -> Self {
+        let (first, last) = (local.start(), local.end());
+        let why = format!(
+            "of {first}-{last}, which this host's own connections begin from (net.ipv4.ip_local_port_range), next to none would be \
+             left; set natPortRange of FelixConfiguration to other ports"
+        );
+        Self::new(format!("reserve ports {ports} for translation"), io::Error::other(why))
     }
 
     pub(super) fn bad_pattern(pattern: &str, error: &regex::Error) -> Self {
@@ -345,6 +357,13 @@ pub fn sysctl_exists(path: &str) -> bool {
     !path.starts_with("ipv6/") || Path::new(SYSCTLS).join("ipv6").exists()
 }
 
+/// The ports that the kernel gives to sockets that ask for none by number.
+pub fn local_ports() -> Option<RangeInclusive<u16>> {
+    let text = std::fs::read_to_string(sysctl_path(LOCAL_PORTS)).ok()?;
+    let (first, last) = text.trim().split_once(char::is_whitespace)?;
+    Some(first.parse().ok()?..=last.trim().parse().ok()?)
+}
+
 fn sysctl_path(path: &str) -> PathBuf {
     Path::new(SYSCTLS).join(path)
 }
@@ -430,7 +449,8 @@ fn rule_message(rule: &Rule) -> RuleMessage {
 
 fn our_route(message: &RouteMessage, names: &BTreeMap<u32, String>) -> Option<Route> {
     let header = &message.header;
-    if header.protocol != RouteProtocol::Other(ROUTE_PROTOCOL) {
+    // What the kernel has learned of a path over IPv6 it lists with the protocol of the route that it was learned by.
+    if header.protocol != RouteProtocol::Other(ROUTE_PROTOCOL) || header.flags.contains(RouteFlags::Cloned) {
         return None;
     }
     let mut table = header.table.into();

@@ -20,7 +20,7 @@ use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourMessage, NeighbourState,
 };
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteNextHopFlags, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteNextHopFlags, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::sys::socket::{self, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send};
@@ -364,7 +364,9 @@ const UNUSABLE: RouteNextHopFlags = RouteNextHopFlags::Dead.union(RouteNextHopFl
 
 fn route(message: RouteNetlinkMessage) -> Option<MainRoute> {
     let RouteNetlinkMessage::NewRoute(message) = message else { return None };
-    if message.header.kind != RouteType::Unicast {
+    // The kernel lists what it has learned of paths over IPv6 (RFC 8201), too: that is about its own packets, which may have
+    // been for somebody behind the address, and it does not say when it forgets.
+    if message.header.kind != RouteType::Unicast || message.header.flags.contains(RouteFlags::Cloned) {
         return None;
     }
     let mut table = u32::from(message.header.table);
@@ -436,4 +438,23 @@ fn neighbor(message: RouteNetlinkMessage) -> Option<Neighbor> {
         }
     }
     Some(Neighbor { ifindex: message.header.ifindex, address: found?, mac: mac.filter(|_| usable) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_that_the_kernel_has_learned_is_no_route() {
+        let mut message = RouteMessage::default();
+        message.header.kind = RouteType::Unicast;
+        message.header.address_family = AddressFamily::Inet6;
+        message.header.destination_prefix_length = 128;
+        message.header.table = 254;
+        let destination = RouteAddress::Inet6("2001:db8::1".parse().unwrap());
+        message.attributes = vec![RouteAttribute::Destination(destination), RouteAttribute::Oif(2)];
+        assert!(route(RouteNetlinkMessage::NewRoute(message.clone())).is_some());
+        message.header.flags = RouteFlags::Cloned;
+        assert_eq!(route(RouteNetlinkMessage::NewRoute(message)), None);
+    }
 }
