@@ -13,8 +13,8 @@ use std::net::IpAddr;
 use caracal_agent::programmer::{Change, Inputs, Kernel, KernelError, clean_up, reconcile};
 use caracal_calc::{Demand, Mtu};
 use caracal_plane_api::{
-    Encapsulation, Frontend, LocalBlock, NodeConfig, NodePorts, Op, Prefix, RemoteNode, Route, Service, op,
-    route,
+    Encapsulation, Frontend, LocalBlock, NatOutgoing, NodeConfig, NodePorts, Op, PortRange, Prefix,
+    RemoteNode, Route, Service, op, route,
 };
 use netns::{in_new_netns, run, sh};
 
@@ -400,5 +400,28 @@ fn the_kernel_gives_our_ports_to_nobody_and_keeps_what_others_reserved() {
         done(&kernel, &inputs()).await;
         clean_up(&kernel).await.unwrap();
         assert_eq!(sh(&format!("cat {file}")), "\n");
+    });
+}
+
+#[test]
+fn ports_of_translation_that_would_leave_the_host_none_are_not_reserved_and_said() {
+    in_new_netns(async || {
+        let kernel = host();
+        let with_ports = |first, last| {
+            let ports = Some(PortRange { first, last });
+            let nat_outgoing = Some(NatOutgoing { ports, ..NatOutgoing::default() });
+            let mut inputs = inputs();
+            inputs.apply(&[node_of(NodeConfig { nat_outgoing, ..config("10.244.1.0") })]);
+            inputs
+        };
+        let file = "/proc/sys/net/ipv4/ip_local_reserved_ports";
+        sh("echo 32768 60999 > /proc/sys/net/ipv4/ip_local_port_range");
+        let failures = failures(&kernel, &with_ports(32_768, 65_535)).await;
+        let said = failures.first().map(ToString::to_string).unwrap_or_default();
+        assert!(failures.len() == 1 && said.contains("natPortRange"), "{failures:?}");
+        assert_eq!(sh(&format!("cat {file}")), "\n");
+        assert!(sh("ip -o link show caracal0").contains("caracal0"), "all else is done");
+        done(&kernel, &with_ports(32_768, 49_151)).await;
+        assert_eq!(sh(&format!("cat {file}")), "32768-49151\n");
     });
 }

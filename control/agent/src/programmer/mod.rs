@@ -35,6 +35,8 @@ use crate::backoff::Backoff;
 const INTERVAL: Duration = Duration::from_secs(10);
 /// How often in a row it is looked at, as long as something is changed each time.
 const ROUNDS: usize = 3;
+/// So many ports at least are left for the host's own connections.
+const LOCAL_PORTS_MIN: usize = 1024;
 const RETRY_FIRST: Duration = Duration::from_millis(200);
 const RETRY_LIMIT: Duration = Duration::from_secs(10);
 
@@ -69,6 +71,13 @@ async fn bring(kernel: &Kernel, inputs: &Inputs, reconciled: &mut Reconciled) ->
     reconciled.mtu = Some(inputs.mtu.of_pods(surroundings.mtu));
     let mut desired = KernelState::desired(inputs, &surroundings);
     desired.sysctls.retain(|path, _| kernel::sysctl_exists(path));
+    if let Some(local) = kernel::local_ports()
+        && desired.reserved_ports.count_outside(&local) < LOCAL_PORTS_MIN.min(local.len())
+    {
+        // Translation that now and then wants a port of the host's own is bad; a host that can open no connection is worse.
+        reconciled.failures.push(KernelError::no_ports_left(&desired.reserved_ports, &local));
+        desired.reserved_ports = PortSet::default();
+    }
     let ports: Vec<String> = desired.taps.keys().cloned().collect();
     // The kernel does more than it is asked: with a device's last address, for one, it removes the device's routes. So
     // look again after changing something.

@@ -37,6 +37,13 @@ impl PortSet {
         Self::of(self.0.iter().chain(&other.0).copied())
     }
 
+    /// How many ports of `range` are not in the set.
+    #[must_use]
+    pub fn count_outside(&self, range: &RangeInclusive<u16>) -> usize {
+        let is_inside = |port: &u16| self.0.iter().any(|(first, last)| (first..=last).contains(&port));
+        range.clone().filter(|port| !is_inside(port)).count()
+    }
+
     /// Those that are not in `range`, if all of `range` is in the set; else the set as it is.
     #[must_use]
     pub fn without(&self, range: &RangeInclusive<u16>) -> Self {
@@ -89,6 +96,13 @@ mod tests {
         ] {
             assert_eq!(set(text).to_string(), written, "{text:?}");
         }
+    }
+
+    #[test]
+    fn what_a_set_leaves_of_a_range_is_counted() {
+        assert_eq!(set("20000-29999").count_outside(&(32_768..=60_999)), 28_232);
+        assert_eq!(set("1000,32768-60990").count_outside(&(32_768..=60_999)), 9);
+        assert_eq!(set("0-65535").count_outside(&(32_768..=60_999)), 0);
     }
 
     #[test]
