@@ -42,7 +42,7 @@ pub struct Args {
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Wanted::Mrr, Wanted::Ndr, Wanted::Pdr])]
     goal: Vec<Wanted>,
     /// How much may be lost at the PDR, percent
-    #[arg(long, value_name = "PERCENT", default_value_t = 0.5)]
+    #[arg(long, value_name = "PERCENT", default_value_t = 0.5, value_parser = parse_percent)]
     pdr_loss: f64,
     /// How long the trials are that the result rests on; earlier ones are shorter
     #[arg(long, value_name = "TIME", default_value = "4s", value_parser = parse_duration)]
@@ -51,7 +51,7 @@ pub struct Args {
     #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=99))]
     trials: u32,
     /// How near the bounds must come, percent of the upper
-    #[arg(long, value_name = "PERCENT", default_value_t = 2.0)]
+    #[arg(long, value_name = "PERCENT", default_value_t = 2.0, value_parser = parse_percent)]
     width: f64,
     /// No rate above this is tried, packets a second [default: what the generator can do]
     #[arg(long, value_name = "RATE")]
@@ -59,6 +59,11 @@ pub struct Args {
     /// How to print the report
     #[arg(short, long, value_enum, default_value = "table")]
     output: Output,
+}
+
+fn parse_percent(text: &str) -> Result<f64, String> {
+    let percent = text.parse::<f64>().ok().filter(|percent| (0.0..=100.0).contains(percent));
+    percent.ok_or_else(|| format!("{text:?} is not a percentage from 0 to 100, such as 0.5"))
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -241,4 +246,20 @@ fn print(found: &Outcome, output: Output) -> anyhow::Result<()> {
         eprintln!("pktgen: {warning}");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_percentage_is_refused() {
+        assert_eq!(
+            (parse_percent("0"), parse_percent("0.5"), parse_percent("100")),
+            (Ok(0.0), Ok(0.5), Ok(100.0))
+        );
+        for text in ["NaN", "-1", "inf", "100.1", "1%", ""] {
+            assert!(parse_percent(text).is_err(), "{text:?} was taken");
+        }
+    }
 }
