@@ -55,7 +55,7 @@ drop_reasons! {
     // Who sent it, and to whom.
     NotOurMac, "not-our-mac", "A frame from the fabric that is addressed to another machine.";
     SpoofedSource, "spoofed-source", "A pod sent from an address that is not its own.";
-    PodSentTunnel, "pod-sent-tunnel", "A pod sent VXLAN or IPIP, which only nodes may.";
+    PodSentTunnel, "pod-sent-tunnel", "A pod sent VXLAN or IPIP, which only nodes may; by way of a service, too.";
     FabricSpoofedSource, "fabric-spoofed-source", "A packet from the fabric, outside of any tunnel, claims a source that is reached only through a tunnel or is local.";
     TunnelMalformed, "tunnel-malformed", "The VXLAN header or what is inside is truncated or not Ethernet.";
     TunnelUnknownSource, "tunnel-unknown-source", "A tunnel packet from an address that is no known node's.";
@@ -98,7 +98,7 @@ drop_reasons! {
     NatTableFull, "nat-table-full", "No room for another translation, and none that could make way.";
     NatClash, "nat-clash", "The packet would be taken for one of another connection that is translated to the same addresses and ports.";
     NatUnknown, "nat-unknown", "An answer, or an ICMP error, whose translation is gone.";
-    NatImpossible, "nat-impossible", "The packet should be translated, and this node has no address for it, or its protocol has no ports to translate.";
+    NatImpossible, "nat-impossible", "The packet should be translated, and this node has no address for it, its protocol has no ports to translate, or a service would have it sent to another node's tunnel.";
 
     // No room.
     TransmitRingFull, "transmit-ring-full", "The port's transmit ring is full: the receiver is slower than the senders.";

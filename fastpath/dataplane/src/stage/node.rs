@@ -14,6 +14,8 @@
 
 use std::net::IpAddr;
 
+use caracal_wire::Protocol;
+
 use crate::batch::{AtNode, Egress, Ingress, Slot, Step, Verdict};
 use crate::drop_reason::DropReason;
 use crate::flow::FlowKey;
@@ -145,6 +147,14 @@ fn translate(context: &mut Context, slot: &mut Slot) -> Result<bool, DropReason>
     in_place(context, slot)?;
     let (index, backend) = choose(context, slot, frontend, asker)?;
     let remote = (backend.address, backend.port);
+    // With an address of ours it would be taken for a tunnel packet of ours.
+    let vxlan_port = context.tables.node.config().map(|node| node.vxlan_port);
+    if protocol == Protocol::UDP.0
+        && Some(backend.port) == vxlan_port
+        && context.tables.tunnels.by_source(backend.address).is_some()
+    {
+        return Err(DropReason::NatImpossible);
+    }
     if !host::admit_translated(context, slot, remote, to) {
         return Err(DropReason::PolicyDeny);
     }

@@ -85,7 +85,15 @@ fn try_ask(
     let protocol = slot.parsed.protocol;
     let (client, asked) = (source(&slot.parsed), destination(&slot.parsed));
     let chosen = match frontend(context.tables, protocol, asked) {
-        Some(frontend) => Some(choose(context, slot, frontend, Asker::Inside)?),
+        Some(frontend) => {
+            let chosen = choose(context, slot, frontend, Asker::Inside)?;
+            // What a pod may not send to a node, it may not have a service send for it.
+            let node = context.tables.node.config();
+            if node.is_some_and(|node| super::source::is_pods_vxlan(node, protocol, chosen.1.port)) {
+                return Err(DropReason::PodSentTunnel);
+            }
+            Some(chosen)
+        }
         None if context.translations.by_wire(&inside, context.now).is_some() => None,
         None => {
             if taken {

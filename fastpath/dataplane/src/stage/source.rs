@@ -8,7 +8,7 @@ use caracal_wire::{Ethernet, Protocol};
 use crate::batch::{AtNode, Ingress, Slot, UplinkIndex};
 use crate::drop_reason::DropReason;
 use crate::stage::Context;
-use crate::table::{Encapsulation, EndpointIndex, FibEntry, TunnelIndex};
+use crate::table::{Encapsulation, EndpointIndex, FibEntry, NodeConfig, TunnelIndex};
 
 /// Checks a packet that `endpoint` has sent.
 #[inline]
@@ -22,11 +22,18 @@ pub fn check_endpoint(context: &Context, slot: &mut Slot, endpoint: EndpointInde
     }
     // Without a configuration nothing is known of tunnels but their protocols.
     let Some(node) = context.tables.node.config() else { return };
-    let is_vxlan = parsed.protocol == Protocol::UDP.0 && parsed.destination_port == node.vxlan_port;
+    let is_vxlan = is_pods_vxlan(node, parsed.protocol, parsed.destination_port);
     let is_ipip = parsed.protocol == Protocol::IPIP.0;
-    if is_vxlan && !node.allow_vxlan_from_workloads || is_ipip && !node.allow_ipip_from_workloads {
+    if is_vxlan || is_ipip && !node.allow_ipip_from_workloads {
         slot.drop(DropReason::PodSentTunnel);
     }
+}
+
+/// Whether what a pod sends to this port is VXLAN, and it must not send any.
+#[inline]
+#[must_use]
+pub fn is_pods_vxlan(node: &NodeConfig, protocol: u8, destination_port: u16) -> bool {
+    protocol == Protocol::UDP.0 && destination_port == node.vxlan_port && !node.allow_vxlan_from_workloads
 }
 
 /// Checks a frame that came from the fabric: a switch that floods shows us other machines' frames, too.

@@ -1,9 +1,9 @@
 //! Services that pods ask: by an address that nobody has, to a backend here or elsewhere, and back.
 
 use super::super::datagram::{ACK, Datagram, RST, SYN, Socket};
-use super::super::world::{A, B, NODE1, OUTSIDE, REMOTE, op, pod};
+use super::super::world::{A, B, NODE1, NODE2, OUTSIDE, REMOTE, VXLAN_PORT, op, pod};
 use super::super::{Output, PortName};
-use super::nat::{VIP, VIP_PORT, backend, service, with_services};
+use super::nat::{NODE_PORT, VIP, VIP_PORT, backend, service, with_services};
 use super::support::*;
 use crate::drop_reason::DropReason;
 use caracal_plane_api::plane::op::Op as Kind;
@@ -268,4 +268,18 @@ fn a_denied_connection_to_a_service_leaves_nothing_behind() {
 fn backends_are_named_by_the_plane() {
     let Backend { address, port } = backend((REMOTE, 8080));
     assert_eq!((address.as_slice(), port), (&REMOTE[..], 8080));
+}
+
+#[test]
+fn nobody_sends_vxlan_to_a_node_by_way_of_a_service() {
+    let mut hidden = service("hidden", &[(NODE2, VXLAN_PORT)]);
+    hidden.protocol = 17;
+    let mut world = World::new();
+    world.apply(&super::nat::ops(&[hidden]));
+    let by_pod = from_pod(&Datagram::udp((A, CLIENT), (VIP, VIP_PORT), b"forged"));
+    assert_eq!(world.send(&pod("a"), &by_pod), []);
+    assert_eq!(world.node.drops(), [(DropReason::PodSentTunnel, 1)]);
+    let by_stranger = from_uplink(&Datagram::udp((OUTSIDE, CLIENT), (NODE1, NODE_PORT), b"forged"));
+    assert_eq!(world.send(&PortName::Uplink, &by_stranger), []);
+    assert_eq!(world.node.drops(), [(DropReason::NatImpossible, 1)]);
 }
