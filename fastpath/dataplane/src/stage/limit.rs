@@ -13,7 +13,7 @@
 
 use rustc_hash::FxHashMap;
 
-use crate::batch::{Egress, Ingress, Slot, Verdict};
+use crate::batch::{Egress, Ingress, Slot, Step, Verdict};
 use crate::drop_reason::DropReason;
 use crate::rate_limit::RateLimit;
 use crate::stage::{Context, tcp_reset};
@@ -132,8 +132,14 @@ pub fn bytes(context: &mut Context, batch: &mut [Slot], out: bool) {
         return;
     }
     for slot in batch {
-        // An answer to what the host asked is decided upon already.
-        if !matches!(slot.verdict, Verdict::Continue | Verdict::Transmit(Egress::Host | Egress::Forward)) {
+        let is_on_its_way = match slot.verdict {
+            // An answer to what the host asked is decided upon already, and one that another worker translates …
+            Verdict::Continue | Verdict::Transmit(Egress::Host | Egress::Forward) => true,
+            Verdict::HandOver(_, Step::Node(_)) => out,
+            // … but what goes to another worker's pod counts there.
+            _ => false,
+        };
+        if !is_on_its_way {
             continue;
         }
         let Some(endpoint) = endpoint_of(slot, out) else { continue };

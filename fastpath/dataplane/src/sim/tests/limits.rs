@@ -341,3 +341,24 @@ fn who_opens_is_told_by_way_of_his_own_worker() {
     }
     assert_eq!(pair.dropped(), [DropReason::ConnectionLimit].into());
 }
+
+#[test]
+fn answers_that_another_worker_translates_take_from_the_bandwidth_as_well() {
+    use super::nat::{NODE_PORT, ops, service};
+    let mut ops = ops(&[service("web", &[(B, 8080)])]);
+    ops.push(op(Kind::Endpoint(plane::Endpoint {
+        egress_limits: Some(bandwidth(1000, 1000)),
+        ..endpoint("b", B)
+    })));
+    // b is worker 1's; whose a client is, its port says: some are worker 0's.
+    let mut pair = Pair::told(&ops, 256, 64);
+    let mut passed = 0;
+    for port in 40_000..40_016 {
+        let client = (OUTSIDE, port);
+        pair.send(&PortName::Uplink, &from_uplink(&Datagram::tcp(client, (NODE1, NODE_PORT), SYN, b"")));
+        let answer = Datagram::tcp((B, 8080), client, ACK, &[0; 1000]);
+        passed += pair.send(&pod("b"), &from_pod(&answer)).len();
+    }
+    assert_eq!(passed, 1, "the first, and no other");
+    assert_eq!(pair.dropped(), [DropReason::BandwidthLimit].into());
+}
