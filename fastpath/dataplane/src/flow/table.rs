@@ -319,7 +319,7 @@ impl FlowTable {
     }
 
     /// Where the flow of `hash` probably is, by its tag; brings that entry near.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn guess(&self, hash: u64) -> Option<u32> {
         let tag = tag(hash);

@@ -57,7 +57,8 @@ pub fn fetch(context: &Context, slot: &mut Slot) {
 }
 
 /// Decides whether a packet that `endpoint` sends (`out`) or is to receive may pass.
-#[inline]
+// Likewise in its two.
+#[inline(always)]
 pub fn track(context: &mut Context, slot: &mut Slot, endpoint: EndpointIndex, out: bool) {
     if let Icmp::Error(..) = slot.parsed.icmp {
         return error(context, slot, endpoint, out);

@@ -168,15 +168,6 @@ pub(crate) fn try_parse(slot: &mut Slot) -> Result<(), DropReason> {
     if !is_forwardable(source) || !is_forwardable(destination) {
         return Err(DropReason::AddressInvalid);
     }
-    let l4_len = usize::from(total_len) - ipv4::HEADER_LEN;
-    // The transport header must be in the first segment, which may be longer (padding) or shorter than the packet.
-    let segment = segment.get(..l4_len).unwrap_or(segment);
-    let transport = if fragment == Fragment::No {
-        Transport::parse(Protocol(ip[9]), Protocol::ICMPV4, segment, l4_len)?
-    } else {
-        Transport::of_part(fragment, Protocol(ip[9]), Protocol::ICMPV4, segment)?
-    };
-
     let parsed = &mut slot.parsed;
     parsed.source = IpAddr::V4(Ipv4Addr::from_bits(source));
     parsed.destination = IpAddr::V4(Ipv4Addr::from_bits(destination));
@@ -186,6 +177,14 @@ pub(crate) fn try_parse(slot: &mut Slot) -> Result<(), DropReason> {
     parsed.ip_len = total_len;
     parsed.l3 = ethernet::HEADER_LEN as u16;
     parsed.l4 = HEADERS as u16;
+    let l4_len = usize::from(total_len) - ipv4::HEADER_LEN;
+    // The transport header must be in the first segment, which may be longer (padding) or shorter than the packet.
+    let segment = segment.get(..l4_len).unwrap_or(segment);
+    let transport = if fragment == Fragment::No {
+        Transport::parse(Protocol(ip[9]), Protocol::ICMPV4, segment, l4_len)?
+    } else {
+        Transport::of_part(fragment, Protocol(ip[9]), Protocol::ICMPV4, segment)?
+    };
     parsed.fragment = fragment;
     transport.tell(parsed);
     if let Some((field, value)) = transport.checksum

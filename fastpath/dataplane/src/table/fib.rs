@@ -4,7 +4,7 @@
 //! address of the host itself, kernel route.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use super::lpm::Lpm;
 use super::paged::Paged;
@@ -118,7 +118,19 @@ impl Fib {
     /// The entry of the longest prefix that contains `destination`.
     #[inline]
     pub fn lookup(&self, destination: IpAddr) -> Option<&FibEntry> {
-        let entry = self.lpm.lookup(destination)?;
+        match destination {
+            IpAddr::V4(destination) => self.entry(self.lpm.lookup_v4(destination)?),
+            IpAddr::V6(destination) => self.lookup_v6(destination),
+        }
+    }
+
+    #[inline(never)]
+    fn lookup_v6(&self, destination: Ipv6Addr) -> Option<&FibEntry> {
+        self.entry(self.lpm.lookup_v6(destination)?)
+    }
+
+    #[inline]
+    fn entry(&self, entry: u32) -> Option<&FibEntry> {
         self.entries.get(entry as usize)?.as_ref()
     }
 
