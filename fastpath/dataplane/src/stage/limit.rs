@@ -136,6 +136,8 @@ pub fn bytes(context: &mut Context, batch: &mut [Slot], out: bool) {
             // An answer to what the host asked is decided upon already, and one that another worker translates …
             Verdict::Continue | Verdict::Transmit(Egress::Host | Egress::Forward) => true,
             Verdict::HandOver(_, Step::Node(_)) => out,
+            // What host endpoints do not have tracked is decided upon before flows are.
+            Verdict::Transmit(Egress::Endpoint(_)) => !out,
             // … but what goes to another worker's pod counts there.
             _ => false,
         };

@@ -1,7 +1,7 @@
 //! Host endpoints' policy for what is forwarded between pods and the fabric.
 
 use super::super::datagram::{ACK, Datagram, SYN};
-use super::super::world::{A, B, OUTSIDE, PLAIN_REMOTE, REMOTE, op, pod, rule};
+use super::super::world::{A, B, OUTSIDE, PLAIN_REMOTE, REMOTE, endpoint, op, pod, rule};
 use super::super::{PortName, SECOND_UPLINK_IFINDEX};
 use super::policy::{allow_port, deny_all};
 use super::support::*;
@@ -197,6 +197,21 @@ fn untracked_policy_judges_each_packet_and_what_it_allows_leaves_no_flow() {
     // The pod's own policy is asked for each packet.
     world.apply(&deny_all("a"));
     assert!(!into(&mut world, ACK));
+}
+
+#[test]
+fn what_is_not_tracked_takes_from_the_bandwidth_of_its_pod() {
+    let mut world = World::new();
+    let (policy, tier) = policy("raw", vec![allow_port(6, 80)]);
+    let limits = plane::Limits { bits_per_second: 1000, burst_bits: 1000, ..plane::Limits::default() };
+    world.apply(&[
+        policy,
+        host("h", "uplink0", HostEndpoint { untracked: ingress(&tier), ..HostEndpoint::default() }),
+        op(Kind::Endpoint(plane::Endpoint { ingress_limits: Some(limits), ..endpoint("a", A) })),
+    ]);
+    let datagram = from_uplink(&Datagram::tcp((OUTSIDE, 1000), (A, 80), ACK, &[0; 1000]));
+    assert_eq!([(); 3].map(|()| world.send(&PortName::Uplink, &datagram).len()), [1, 0, 0]);
+    assert_eq!(world.node.drops(), [(DropReason::BandwidthLimit, 2)]);
 }
 
 #[test]
