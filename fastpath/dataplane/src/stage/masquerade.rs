@@ -14,7 +14,7 @@ use crate::drop_reason::DropReason;
 use crate::nat::table::{NODE, key};
 use crate::nat::{Origin, Translation};
 use crate::stage::parse::{Icmp, quoted};
-use crate::stage::service::{destination, forward, has_ports, insert, recall, source};
+use crate::stage::service::{destination, error_forward, forward, has_ports, insert, recall, source};
 use crate::stage::{Context, node};
 use crate::table::{Encapsulation, NatOutgoing, Tables};
 
@@ -49,7 +49,7 @@ fn translate(context: &mut Context, slot: &mut Slot, address: Option<IpAddr>) ->
         let local = (about.destination, about.destination_port);
         let received = key(NODE, about.protocol, local, (about.source, about.source_port));
         return match context.translations.by_inside(&received, context.now) {
-            Some(index) => node::error_forward(context, slot, &about, index),
+            Some(index) => error_forward(context, slot, &about, index),
             None if is_wanted(slot.parsed.source, slot.parsed.destination) => Err(DropReason::NatUnknown),
             None => Ok(()),
         };
@@ -91,7 +91,7 @@ fn as_tunnel(context: &mut Context, slot: &mut Slot, encapsulation: Encapsulatio
         let local = (about.destination, about.destination_port);
         let received = key(NODE, about.protocol, local, (about.source, about.source_port));
         if let Some(index) = context.translations.by_inside(&received, context.now)
-            && let Err(reason) = node::error_forward(context, slot, &about, index)
+            && let Err(reason) = error_forward(context, slot, &about, index)
         {
             slot.drop(reason);
         }

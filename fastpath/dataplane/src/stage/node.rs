@@ -21,9 +21,11 @@ use crate::drop_reason::DropReason;
 use crate::flow::FlowKey;
 use crate::nat::rewrite;
 use crate::nat::table::{NODE, key};
-use crate::nat::{Origin, Ports, Socket, Translation, TranslationIndex, owner};
+use crate::nat::{Origin, Ports, Socket, Translation, owner};
 use crate::stage::parse::{Icmp, Quoted, quoted};
-use crate::stage::service::{back, cannot, choose, destination, forward, frontend, given, insert, recall};
+use crate::stage::service::{
+    back, cannot, choose, destination, error_forward, forward, frontend, given, insert, recall,
+};
 use crate::stage::{Context, host, route, service, source};
 use crate::table::service::client_hash;
 use crate::table::{Asker, Encapsulation, FibEntry, NodeConfig};
@@ -300,22 +302,6 @@ fn error_back(slot: &mut Slot, about: &Quoted, inside: &FlowKey, wire: &FlowKey)
     let from = if from == wire.remote().0 { inside.remote().0 } else { from };
     let addresses = [from, inside.local().0];
     rewrite::rewrite_error(slot, about, addresses, [inside.local(), inside.remote()]).map_err(cannot)
-}
-
-/// The packet complained about was an answer.
-pub fn error_forward(
-    context: &mut Context,
-    slot: &mut Slot,
-    about: &Quoted,
-    index: TranslationIndex,
-) -> Result<(), DropReason> {
-    let Translation { inside, wire, .. } = *context.translations.get(index);
-    let swap = |address, from: Socket, to: Socket| if address == from.0 { to.0 } else { address };
-    let addresses = [
-        swap(slot.parsed.source, inside.local(), wire.local()),
-        swap(slot.parsed.destination, inside.remote(), wire.remote()),
-    ];
-    rewrite::rewrite_error(slot, about, addresses, [wire.remote(), wire.local()]).map_err(cannot)
 }
 
 /// An ICMP error of our own quotes the packet as it was when we gave it up: whoever sent it must be able to read it.

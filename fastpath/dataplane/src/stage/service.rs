@@ -349,14 +349,27 @@ pub fn error_of_pod(
     inside: &FlowKey,
 ) -> Option<FlowKey> {
     let index = context.translations.by_inside(inside, context.now)?;
-    let Translation { wire, .. } = *context.translations.get(index);
+    error_forward(context, slot, about, index).ok()?;
+    Some(context.translations.get(index).wire)
+}
+
+/// Gives an ICMP error about an answer the addresses on the wire.
+///
+/// # Errors
+/// When it cannot be.
+pub fn error_forward(
+    context: &mut Context,
+    slot: &mut Slot,
+    about: &Quoted,
+    index: TranslationIndex,
+) -> Result<(), DropReason> {
+    let Translation { inside, wire, .. } = *context.translations.get(index);
     let swap = |address, from: Socket, to: Socket| if address == from.0 { to.0 } else { address };
     let addresses = [
         swap(slot.parsed.source, inside.local(), wire.local()),
         swap(slot.parsed.destination, inside.remote(), wire.remote()),
     ];
-    rewrite::rewrite_error(slot, about, addresses, [wire.remote(), wire.local()]).ok()?;
-    Some(wire)
+    rewrite::rewrite_error(slot, about, addresses, [wire.remote(), wire.local()]).map_err(cannot)
 }
 
 /// Gives an ICMP error for a pod the addresses that the pod knows. False: there is no such translation.
