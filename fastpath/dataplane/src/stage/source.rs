@@ -53,6 +53,9 @@ pub fn check_uplink(context: &Context, slot: &mut Slot, uplink: UplinkIndex) {
 /// How a packet of a pod's comes is told by its destination: it is in the tunnel of *that* pool, or in none, wherever its
 /// own pod's address is from.
 pub fn out_of_place(context: &Context, slot: &Slot) -> Option<DropReason> {
+    if slot.at_node == AtNode::Translated {
+        return None;
+    }
     let source = slot.parsed.source;
     match slot.ingress {
         Ingress::Uplink(_) => match context.tables.fib.lookup(source) {
@@ -77,8 +80,7 @@ pub fn out_of_place(context: &Context, slot: &Slot) -> Option<DropReason> {
 
 fn may_come_plain(context: &Context, slot: &Slot) -> bool {
     let node = context.tables.node.config();
-    slot.at_node == AtNode::Translated
-        || node.is_some_and(|node| node.may_come_plain(slot.parsed.source, slot.parsed.destination))
+    node.is_some_and(|node| node.may_come_plain(slot.parsed.source, slot.parsed.destination))
 }
 
 fn is_the_nodes_own(context: &Context, tunnel: TunnelIndex, source: IpAddr) -> bool {

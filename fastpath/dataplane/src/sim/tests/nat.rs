@@ -278,6 +278,21 @@ fn errors_of_both_sides_of_a_node_port_are_about_what_their_receivers_sent() {
 }
 
 #[test]
+fn a_clients_packet_that_is_too_big_for_the_tunnel_is_quoted_as_the_client_sent_it() {
+    let mut world = with_all(&[service("web", &[(REMOTE, 8080)])]);
+    let (client, asked) = ((OUTSIDE, 5000), (NODE1, NODE_PORT));
+    world.send(&PortName::Uplink, &from_uplink(&Datagram::tcp(client, asked, SYN, b"")));
+    let big = Datagram::tcp(client, asked, ACK, &[7; 1420]).dont_fragment();
+    let out = world.send(&PortName::Uplink, &from_uplink(&big));
+    let told = Datagram::read(&out[0].frame).unwrap();
+    assert_eq!((told.source, told.destination, &told.body[..2]), (NODE1, OUTSIDE, &[3, 4][..]));
+    let quoted = &told.body[8..];
+    assert_eq!(quoted[12..20], [OUTSIDE, NODE1].concat());
+    assert_eq!(quoted[20..24], [client.1, asked.1].map(u16::to_be_bytes).concat());
+    assert_eq!(super::super::datagram::checksum(&told.body), 0);
+}
+
+#[test]
 fn a_pods_error_about_a_clients_packet_reaches_the_client() {
     let mut world = with_all(&[Service { protocol: 17, ..service("dns", &[(A, 5353)]) }]);
     let (client, asked) = ((OUTSIDE, 5000), (NODE1, NODE_PORT));
