@@ -23,7 +23,12 @@ pub fn block_affinity(affinity: &BlockAffinity) -> Option<Block> {
     let is_confirmed = spec.state == "confirmed" && spec.deleted != Some(true);
     let is_named = !spec.node.is_empty();
     (is_of_a_node && is_confirmed && is_named).then_some(())?;
-    Some(Block { cidr: spec.cidr.parse().ok()?, node: Some(spec.node.clone()), borrowed: Vec::new() })
+    Some(Block { cidr: block_cidr(&spec.cidr)?, node: Some(spec.node.clone()), borrowed: Vec::new() })
+}
+
+/// The addresses of a block. `None` also for those that are all there are: the host's default route would end with us.
+pub(super) fn block_cidr(text: &str) -> Option<Cidr> {
+    text.parse().ok().filter(|cidr: &Cidr| cidr.length() > 0)
 }
 
 /// The block with who has its addresses; `None` when it is about to go, or cannot be read.
@@ -32,7 +37,7 @@ pub fn ipam_block(block: &IPAMBlock) -> Option<Block> {
     if spec.deleted == Some(true) {
         return None;
     }
-    let cidr: Cidr = spec.cidr.parse().ok()?;
+    let cidr = block_cidr(&spec.cidr)?;
     let node = spec.affinity.as_deref().and_then(|affinity| affinity.strip_prefix("host:"));
     let attributes = spec.attributes.as_deref().unwrap_or_default();
     let borrowed = (0..).zip(spec.allocations.iter().flatten()).filter_map(|(offset, attribute)| {

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use k8s_openapi::api::core::v1::Node;
 
+use super::block::block_cidr;
 use crate::annotations;
 use crate::cidr::Cidr;
 use crate::labels::Labels;
@@ -86,7 +87,7 @@ pub fn node_info(node: &Node) -> NodeInfo {
         subnet,
         address_v6,
         subnet_v6,
-        pod_cidrs: texts.iter().filter_map(|text| text.parse().ok()).collect(),
+        pod_cidrs: texts.iter().filter_map(|text| block_cidr(text)).collect(),
         vxlan_tunnel_address: parsed(annotation(annotations::NODE_IPV4_VXLAN_TUNNEL_ADDRESS)),
         vxlan_tunnel_mac: mac(annotations::NODE_VXLAN_TUNNEL_MAC, names::vtep_mac(&name)),
         vxlan_tunnel_address_v6: parsed(annotation(annotations::NODE_IPV6_VXLAN_TUNNEL_ADDRESS)),

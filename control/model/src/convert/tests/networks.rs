@@ -61,6 +61,8 @@ fn only_a_confirmed_affinity_makes_a_block_its_nodes() {
         json!({"deleted": true}),
         json!({"type": "virtual"}),
         json!({"cidr": "x"}),
+        json!({"cidr": "0.0.0.0/0"}),
+        json!({"cidr": "::/0"}),
         json!({"node": ""}),
     ] {
         assert_eq!(node(not.clone()), None, "{not}");
