@@ -122,6 +122,7 @@ fn translate(context: &mut Context, slot: &mut Slot) -> Result<bool, DropReason>
     let (from, to) = (service::source(&slot.parsed), destination(&slot.parsed));
     let inside = key(NODE, protocol, from, to);
     if let Some(index) = context.translations.by_inside(&inside, context.now) {
+        in_place(context, slot)?;
         let translation = context.translations.get(index);
         if context.tables.host_endpoints.have_changed_since(translation.generation)
             && !host::admit_translated(context, slot, translation.wire.remote(), to)

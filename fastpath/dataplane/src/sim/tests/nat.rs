@@ -316,6 +316,15 @@ fn nobody_on_the_fabric_answers_for_a_backend_behind_a_tunnel() {
     assert_eq!(world.node.drops(), [(DropReason::FabricSpoofedSource, 1)]);
 }
 
+#[test]
+fn nobody_on_the_fabric_goes_on_asking_for_this_host() {
+    let mut world = with_all(&[service("web", &[(A, 8080)])]);
+    let asked = Datagram::tcp((NODE1, 33_000), (VIP, VIP_PORT), SYN, b"");
+    assert_eq!(world.send(&PortName::Host, &from_host(&asked)).len(), 1);
+    assert_eq!(world.send(&PortName::Uplink, &from_uplink(&asked)), []);
+    assert_eq!(world.node.drops(), [(DropReason::FabricSpoofedSource, 1)]);
+}
+
 // ---- this host ----
 
 #[test]
