@@ -39,7 +39,7 @@ const REFUSALS: [&str; 3] = ["connection-limit", "service-no-backend", "service-
 /// The reason that says no more than that a rule said more.
 const POLICY_DENY: &str = "policy-deny";
 /// Counters that move when packets of flows do, and only then.
-const CARRIED: [&str; 9] = [
+const CARRIED: [&str; 10] = [
     "flow_hits",
     "flow_revalidated",
     "flow_rejudged",
@@ -49,6 +49,7 @@ const CARRIED: [&str; 9] = [
     "tunnel_encapsulated",
     "tunnel_decapsulated",
     "to_uplink_plain",
+    "translations_made",
 ];
 
 /// The counters of some nodes at one moment.
