@@ -146,10 +146,15 @@ impl End {
         Segment { sack, ..segment(sequence, self.received, len, stated, ACK) }
     }
 
+    /// Whether a segment is looked at: it is not all of what has come before (RFC 9293, 3.10.7.4).
+    fn accepts(&self, s: &Segment) -> bool {
+        if s.sequence == s.end { !is_before(s.sequence, self.received) } else { is_before(self.received, s.end) }
+    }
+
     /// Whether a segment that comes tells this end anything.
     fn gains_from(&self, s: &Segment, other_scale: u8) -> bool {
         // RFC 5961, 5.2: what acknowledges something this old is not taken.
-        if is_before(s.acknowledgement, self.acknowledged.wrapping_sub(self.offered)) {
+        if !self.accepts(s) || is_before(s.acknowledgement, self.acknowledged.wrapping_sub(self.offered)) {
             return false;
         }
         let limit = s.acknowledgement.wrapping_add(s.window << other_scale);
@@ -159,6 +164,9 @@ impl End {
     }
 
     fn take(&mut self, s: &Segment, other_scale: u8) {
+        if !self.accepts(s) {
+            return;
+        }
         if is_before(self.acknowledged, s.acknowledgement) {
             self.acknowledged = s.acknowledgement;
         }
