@@ -148,7 +148,11 @@ impl End {
 
     /// Whether a segment is looked at: it is not all of what has come before (RFC 9293, 3.10.7.4).
     fn accepts(&self, s: &Segment) -> bool {
-        if s.sequence == s.end { !is_before(s.sequence, self.received) } else { is_before(self.received, s.end) }
+        if s.sequence == s.end {
+            !is_before(s.sequence, self.received)
+        } else {
+            is_before(self.received, s.end)
+        }
     }
 
     /// Whether a segment that comes tells this end anything.
