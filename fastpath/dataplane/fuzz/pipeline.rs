@@ -161,10 +161,11 @@ fn inject(node: &mut Node, link: &PortName, frame: &[u8], how: u8) -> bool {
     if !frames.is_empty() {
         packet.rest = Some(Box::new(frames));
     }
+    // Behind the IPv4 headers: within them no port says that there is a checksum.
+    let start = if (how & 0x0f) % WAYS < 8 { 34 } else { 54 };
     packet.offload = Offload {
         gso_size: if how & 0x20 != 0 { 1400 } else { 0 },
-        checksum: (how & 0x10 != 0)
-            .then_some(PartialChecksum { start: 34, offset: u16::from(how & 0x0f) * 2 }),
+        checksum: (how & 0x10 != 0).then_some(PartialChecksum { start, offset: u16::from(how & 0x0f) * 2 }),
     };
     match node.port_mut(link) {
         Some(port) => port.inject(packet),
