@@ -23,6 +23,7 @@
 //! A [wheel](wheel) comes by every flow when its time is over, and at least once in a minute: see there. What has been
 //! removed is handed to the caller ([`Gone`]), who settles its account and drops what hangs on it.
 
+pub mod entry;
 pub mod key;
 pub mod note;
 pub mod table;
@@ -31,9 +32,10 @@ pub mod timeout;
 pub mod wheel;
 pub mod window;
 
+pub use entry::{FlowEntry, FlowFlags};
 pub use key::FlowKey;
 pub use note::{Carried, FlowNote};
-pub use table::{Aged, FlowEntry, FlowFlags, FlowTable, Gone, Inserted, TableFull};
+pub use table::{Aged, FlowTable, Gone, Inserted, TableFull};
 pub use tcp::{State, Way};
 pub use timeout::Timeouts;
 

@@ -17,175 +17,17 @@
 //! therefore changed through the table.
 
 use crate::clock::Tick;
+use crate::flow::entry::{FlowEntry, FlowFlags};
 use crate::flow::key::FlowKey;
 use crate::flow::note::{Carried, FlowNote};
 use crate::flow::tcp::{State, Way};
 use crate::flow::timeout::Timeouts;
 use crate::flow::wheel::Wheel;
 use crate::flow::window::Window;
-use crate::table::{ClassId, EndpointIndex, PolicyListId};
+use crate::table::EndpointIndex;
 
 const SLOTS: usize = 8;
 const EMPTY: u16 = 0;
-
-/// How a flow began and what its answers need.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct FlowFlags(u8);
-
-impl FlowFlags {
-    const OUT: u8 = 1;
-    const FROM_HOST: u8 = 2;
-    const FROM_FORWARD: u8 = 4;
-    const ANSWERED: u8 = 8;
-    const DENIED: u8 = 16;
-    const TRANSLATED: u8 = 32;
-    const BY_NODE: u8 = 64;
-    const OF_ITSELF: u8 = 128;
-
-    /// A flow whose first packet the endpoint sent (`out`) or received.
-    #[must_use]
-    pub fn new(out: bool) -> Self {
-        FlowFlags(if out { Self::OUT } else { 0 })
-    }
-
-    /// Whether the endpoint sent the first packet.
-    #[inline]
-    #[must_use]
-    pub fn is_out(self) -> bool {
-        self.0 & Self::OUT != 0
-    }
-
-    /// The endpoint knows it by other addresses or ports: on the way to it they are put back.
-    #[must_use]
-    pub fn translated(self) -> Self {
-        FlowFlags(self.0 | Self::TRANSLATED)
-    }
-
-    /// Whether the endpoint knows it by other addresses or ports.
-    #[inline]
-    #[must_use]
-    pub fn is_translated(self) -> bool {
-        self.0 & Self::TRANSLATED != 0
-    }
-
-    /// The node has translated it: its answers go to the worker that did.
-    #[must_use]
-    pub fn by_node(self) -> Self {
-        FlowFlags(self.0 | Self::BY_NODE)
-    }
-
-    /// Whether the node has translated it.
-    #[inline]
-    #[must_use]
-    pub fn is_by_node(self) -> bool {
-        self.0 & Self::BY_NODE != 0
-    }
-
-    /// The host itself opened it: never judged, and its answers go back by the host port.
-    #[must_use]
-    pub fn from_host(self) -> Self {
-        FlowFlags(self.0 | Self::FROM_HOST)
-    }
-
-    /// Whether the host itself opened it.
-    #[inline]
-    #[must_use]
-    pub fn is_from_host(self) -> bool {
-        self.0 & Self::FROM_HOST != 0
-    }
-
-    /// The endpoint itself opened it, by way of a service: what it says to itself no policy judges as it comes in.
-    #[must_use]
-    pub fn of_itself(self) -> Self {
-        FlowFlags(self.0 | Self::OF_ITSELF)
-    }
-
-    /// Whether no policy judges it, whatever changes.
-    #[inline]
-    #[must_use]
-    pub fn is_never_judged(self) -> bool {
-        self.0 & (Self::FROM_HOST | Self::OF_ITSELF) != 0
-    }
-
-    /// The host forwarded it to us: its answers go back by the forward port.
-    #[must_use]
-    pub fn from_forward(self) -> Self {
-        FlowFlags(self.0 | Self::FROM_FORWARD)
-    }
-
-    /// Whether the host forwarded it to us.
-    #[inline]
-    #[must_use]
-    pub fn is_from_forward(self) -> bool {
-        self.0 & Self::FROM_FORWARD != 0
-    }
-
-    /// Packets have gone both ways.
-    #[inline]
-    #[must_use]
-    pub fn is_answered(self) -> bool {
-        self.0 & Self::ANSWERED != 0
-    }
-
-    /// Policy has come to deny it. It stays known, so that answers under way do not look like the beginning of a flow
-    /// of the other side's.
-    #[inline]
-    #[must_use]
-    pub fn is_denied(self) -> bool {
-        self.0 & Self::DENIED != 0
-    }
-}
-
-/// One flow, the part that every packet touches: a cache line.
-#[derive(Clone, Copy, Debug, Default)]
-#[repr(C, align(64))]
-pub struct FlowEntry {
-    /// Which flow.
-    pub key: FlowKey,
-    /// The tables under which the verdict was last known to be current (low half of the generation).
-    pub generation: u32,
-    /// The policy list that judged it.
-    pub list: PolicyListId,
-    /// The peer's class when it was judged.
-    pub peer_class: ClassId,
-    /// When its last packet came.
-    pub last_seen: Tick,
-    /// Packets, both ways; wraps.
-    pub packets: u32,
-    /// How far the connection is. Changed by [`FlowTable::set_state`].
-    pub state: State,
-    /// How it began.
-    pub flags: FlowFlags,
-    /// Type and code of its first packet, if it is of ICMP.
-    pub icmp: (u8, u8),
-}
-
-const _: () = assert!(size_of::<FlowEntry>() == 64);
-
-impl FlowEntry {
-    /// Notes that an answer has been seen.
-    #[inline]
-    pub fn mark_answered(&mut self) {
-        self.flags.0 |= FlowFlags::ANSWERED;
-    }
-
-    /// Whether only one side has spoken so far, a TCP handshake has not been completed, or policy denies the flow: it
-    /// makes way.
-    #[must_use]
-    pub fn is_half_open(&self) -> bool {
-        !self.flags.is_answered()
-            || self.flags.is_denied()
-            || matches!(self.state, State::Opening | State::Answered)
-    }
-
-    /// Whether it is one of its endpoint's connections: it has not ended, policy allows it, and it is not this host's,
-    /// which no limit holds back.
-    #[inline]
-    #[must_use]
-    pub fn counts(&self) -> bool {
-        !self.state.may_be_reused() && !self.flags.is_denied() && !self.flags.is_from_host()
-    }
-}
 
 /// Why there was no room: both buckets hold flows that may not make way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -431,8 +273,7 @@ impl FlowTable {
 
     /// Notes what policy says of a flow now.
     pub fn set_denied(&mut self, index: usize, denied: bool) {
-        let flag = if denied { FlowFlags::DENIED } else { 0 };
-        self.change(index, |entry| entry.flags.0 = entry.flags.0 & !FlowFlags::DENIED | flag);
+        self.change(index, |entry| entry.flags.set_denied(denied));
     }
 
     #[inline(never)]

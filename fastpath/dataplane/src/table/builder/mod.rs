@@ -15,8 +15,9 @@ mod services;
 mod state;
 #[cfg(test)]
 mod tests;
+mod tunnels;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -26,8 +27,7 @@ use caracal_wire::MacAddr;
 use super::endpoint::{self, Endpoint, EndpointIndex, EndpointTable, LimitedEndpoints};
 use super::fib::{FibEntry, NextHop, Origin};
 use super::host::{Forwards, Hook, HookLists, HostEndpoint, HostEndpoints, HostExplanation, HostPacket};
-use super::lpm::LpmBuilder;
-use super::neighbor::{self, NeighborIndex, NeighborTable};
+use super::neighbor::NeighborTable;
 use super::node::NodeTable;
 use super::paged::PagedBuilder;
 use super::policy::{
@@ -35,11 +35,12 @@ use super::policy::{
     RuleName, Tier, Walked,
 };
 use super::prefix::Prefix;
-use super::tunnel::{self, Tunnel, TunnelEnd, TunnelIndex, TunnelTable, Underlay};
+use super::tunnel::{Tunnel, TunnelEnd, TunnelTable, Underlay};
 use super::{Generation, RuleId, Tables};
 use routes::Routes;
 use services::Services;
-use state::{Change, EndpointSpec, HookSpec, Key, State, Target, Thing, TierSpec, TunnelSpec};
+use state::{Change, EndpointSpec, HookSpec, Key, State, Target, Thing, TierSpec};
+use tunnels::{Neighbors, Tunnels};
 
 pub use error::{ApplyError, Malformed};
 
@@ -98,20 +99,6 @@ struct Hosts {
     grounds: hosts::Grounds,
     /// Those to look at in the next build.
     dirty: BTreeSet<Arc<str>>,
-}
-
-#[derive(Default)]
-struct Tunnels {
-    by_node: HashMap<Arc<str>, (TunnelIndex, Arc<TunnelSpec>)>,
-    table: PagedBuilder<Option<Arc<Tunnel>>, { tunnel::PAGE }>,
-    by_source: LpmBuilder,
-    ever: u32,
-}
-
-#[derive(Default)]
-struct Neighbors {
-    macs: PagedBuilder<Option<MacAddr>, { neighbor::PAGE }>,
-    by_address: Arc<HashMap<(u32, IpAddr), NeighborIndex>>,
 }
 
 impl TableBuilder {
@@ -602,69 +589,5 @@ impl Endpoints {
     fn new_index(&mut self) -> EndpointIndex {
         self.ever += 1;
         EndpointIndex(self.ever - 1)
-    }
-}
-
-impl Tunnels {
-    fn get(&self, index: TunnelIndex) -> Option<&Tunnel> {
-        self.table.get(index.0 as usize)?.as_deref()
-    }
-
-    /// Its place in the table follows when its next hop is looked for.
-    fn set(&mut self, node: &Arc<str>, spec: Arc<TunnelSpec>) {
-        let index = match self.by_node.get(node) {
-            Some((index, _)) => *index,
-            None => {
-                self.ever += 1;
-                TunnelIndex(self.ever - 1)
-            }
-        };
-        for source in spec.node_addresses() {
-            self.by_source.insert(Prefix::host(source), index.0);
-        }
-        if let Some((_, former)) = self.by_node.insert(Arc::clone(node), (index, Arc::clone(&spec))) {
-            for gone in
-                former.node_addresses().filter(|former| spec.node_addresses().all(|new| new != *former))
-            {
-                self.forget_source(gone, index);
-            }
-        }
-    }
-
-    fn remove(&mut self, node: &Arc<str>) {
-        if let Some((index, spec)) = self.by_node.remove(node) {
-            self.table.clear(index.0 as usize);
-            for source in spec.node_addresses() {
-                self.forget_source(source, index);
-            }
-        }
-    }
-
-    /// `index` no longer has `source`; if another node has it (a node replaced under a new name), it is that one's.
-    fn forget_source(&mut self, source: IpAddr, index: TunnelIndex) {
-        if self.by_source.get(Prefix::host(source)) != Some(index.0) {
-            return;
-        }
-        let has_it = |spec: &TunnelSpec| spec.node_addresses().any(|address| address == source);
-        match self.by_node.values().find(|(other, spec)| *other != index && has_it(spec)) {
-            Some((other, _)) => self.by_source.insert(Prefix::host(source), other.0),
-            None => self.by_source.remove(Prefix::host(source)),
-        };
-    }
-}
-
-impl Neighbors {
-    fn index(&mut self, ifindex: u32, address: IpAddr) -> NeighborIndex {
-        if let Some(index) = self.by_address.get(&(ifindex, address)) {
-            return *index;
-        }
-        let index = NeighborIndex(self.by_address.len() as u32);
-        Arc::make_mut(&mut self.by_address).insert((ifindex, address), index);
-        index
-    }
-
-    fn is_resolved(&self, neighbor: &(u32, IpAddr)) -> bool {
-        let index = self.by_address.get(neighbor);
-        index.and_then(|index| self.macs.get(index.0 as usize)).is_some_and(Option::is_some)
     }
 }

@@ -7,6 +7,7 @@ use caracal_plane_api as plane;
 use caracal_plane_api::op::Op;
 
 use super::*;
+use crate::table::TunnelIndex;
 use crate::table::{ClassId, Deciding, FlowTuple, RuleCount, Tunnel};
 
 fn ip(address: &str) -> IpAddr {
