@@ -119,6 +119,11 @@ impl<'a> Cluster<'a> {
         self.pods.iter().find(|(pod, _)| wanted(pod)).map(|(pod, party)| (*pod, party))
     }
 
+    /// All host endpoints.
+    pub(super) fn host_endpoints(&self) -> impl Iterator<Item = &'a calico::HostEndpoint> {
+        self.host_endpoints.iter().map(|(one, _)| *one)
+    }
+
     pub(super) fn host_endpoint(&self, name: &str) -> Option<(&'a calico::HostEndpoint, &Party)> {
         let found = self.host_endpoints.iter().find(|(one, _)| one.metadata.name.as_deref() == Some(name));
         found.map(|(endpoint, party)| (*endpoint, party))

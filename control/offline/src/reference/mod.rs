@@ -28,7 +28,7 @@ mod walk;
 use std::net::IpAddr;
 
 use caracal_model::case::report::{Observation, Observed};
-use caracal_model::case::{Place, World, WorldFlow, WorldHostFlow};
+use caracal_model::case::{HostPath, Place, World, WorldFlow, WorldHostFlow};
 use caracal_model::object::Object;
 use k8s_openapi::api::core::v1::Pod;
 
@@ -124,6 +124,26 @@ impl<'a> Judge<'a> {
         let felix = Felix::new(&self.cluster, endpoint.spec.node.as_deref().unwrap_or_default());
         Some(host::judge(&self.cluster, &felix, party, asked))
     }
+
+    /// A host endpoint that does not let a forwarded packet and its answer pass as if it were not there.
+    fn in_the_way(&self, packet: &Packet) -> Option<&str> {
+        let answer = Packet {
+            source: packet.destination,
+            destination: packet.source,
+            source_port: packet.destination_port,
+            destination_port: packet.source_port,
+            ..*packet
+        };
+        let ways = [HostPath::ForwardIn, HostPath::ForwardOut];
+        let asked = |packet| ways.map(|path| HostPacket { path, packet, original: None });
+        let mut names = self.cluster.host_endpoints().filter_map(|host| host.metadata.name.as_deref());
+        names.find(|name| {
+            let mut asked = asked(*packet).into_iter().chain(asked(answer));
+            asked.any(|asked| {
+                self.host(name, &asked).is_some_and(|(verdict, _)| verdict != HostVerdict::Allow)
+            })
+        })
+    }
 }
 
 impl<'a> Reference<'a> {
@@ -188,11 +208,18 @@ impl<'a> Reference<'a> {
             destination_port: flow.protocol.has_ports().then_some(flow.destination_port).flatten(),
             icmp: flow.icmp.map(|icmp| (icmp.kind, icmp.code)),
         };
-        match (self.translator(flow, sender), packet.destination_port) {
+        let observation = match (self.translator(flow, sender), packet.destination_port) {
             (Some(translator), Some(port)) if flow.service.is_some() => {
                 self.translated(flow, sender, translator, packet, port, asked)
             }
             _ => self.carried(sender, self.end(flow.destination)?, packet, packet.source, asked),
+        }?;
+        match self.objects.in_the_way(&packet) {
+            Some(host) => {
+                let why = format!("host endpoint {host} may judge what is forwarded: ask by hostFlows");
+                Err(Observation::new(Observed::Unsupported, why))
+            }
+            None => Ok(observation),
         }
     }
 
