@@ -26,7 +26,8 @@ use caracal_wire::{EtherType, Protocol, ethernet, ipv4, ipv6, udp, vxlan};
 use crate::bench::{BATCH, BURST, Bench};
 use crate::frames::GATEWAY_MAC;
 use crate::world::{
-    LOCAL_BLOCK, NODE, OTHER_NODE, OUR_VTEP, PODS, THEIR_VTEP, VNI, VXLAN_PORT, octets, pod_address, pod_id,
+    LOCAL_BLOCK, NODE, OTHER_NODE, OUR_VTEP, PODS, THEIR_VTEP, VXLAN_PORT, node_config, octets, pod_address,
+    pod_id,
 };
 use crate::{Random, per_packet};
 
@@ -145,14 +146,6 @@ impl Mode {
         let route = |prefix, target| Kind::Route(plane::Route { prefix, target });
         let mut ops = vec![
             Kind::NodeConfig(plane::NodeConfig {
-                node: "node1".into(),
-                address: octets(NODE),
-                tunnel_address: octets(LOCAL_BLOCK),
-                tunnel_mac: OUR_VTEP.0.to_vec(),
-                vni: VNI,
-                vxlan_port: VXLAN_PORT.into(),
-                host_port: "caracal0".into(),
-                forward_port: "caracal1".into(),
                 address_v6: node_v6(NODE).octets().to_vec(),
                 tunnel_address_v6: pod_v6(1, 0).octets().to_vec(),
                 tunnel_mac_v6: OUR_VTEP.0.to_vec(),
@@ -161,7 +154,7 @@ impl Mode {
                     pools: vec![plane::Pool { prefix: pool, nat_outgoing: true }],
                     ..Default::default()
                 }),
-                ..Default::default()
+                ..node_config()
             }),
             Kind::Tunnel(plane::Tunnel {
                 node: "node2".into(),

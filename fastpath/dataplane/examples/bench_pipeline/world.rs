@@ -30,6 +30,21 @@ pub fn octets(address: Ipv4Addr) -> Vec<u8> {
     address.octets().to_vec()
 }
 
+/// The node under test, as VXLAN over IPv4 needs it.
+pub fn node_config() -> plane::NodeConfig {
+    plane::NodeConfig {
+        node: "node1".into(),
+        address: octets(NODE),
+        tunnel_address: octets(LOCAL_BLOCK),
+        tunnel_mac: OUR_VTEP.0.to_vec(),
+        vni: VNI,
+        vxlan_port: VXLAN_PORT.into(),
+        host_port: "caracal0".into(),
+        forward_port: "caracal1".into(),
+        ..Default::default()
+    }
+}
+
 fn world() -> Vec<Kind> {
     let prefix = |address, length| Some(plane::Prefix { address: octets(address), length });
     let remote = plane::RemoteNode {
@@ -38,17 +53,7 @@ fn world() -> Vec<Kind> {
         over_ipv6: false,
     };
     vec![
-        Kind::NodeConfig(plane::NodeConfig {
-            node: "node1".into(),
-            address: octets(NODE),
-            tunnel_address: octets(LOCAL_BLOCK),
-            tunnel_mac: OUR_VTEP.0.to_vec(),
-            vni: VNI,
-            vxlan_port: VXLAN_PORT.into(),
-            host_port: "caracal0".into(),
-            forward_port: "caracal1".into(),
-            ..Default::default()
-        }),
+        Kind::NodeConfig(node_config()),
         Kind::Tunnel(plane::Tunnel {
             node: "node2".into(),
             node_address: octets(OTHER_NODE),
