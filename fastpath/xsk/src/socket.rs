@@ -160,6 +160,7 @@ pub struct Socket {
     /// Chunks in the fill ring, in the kernel for receiving, or in the RX ring.
     receiving: u32,
     always_kick: bool,
+    kicks: u64,
     foreign: u64,
     chunk_shift: u32,
     memory: Arc<Memory>,
@@ -336,6 +337,7 @@ impl Socket {
             if pending == 0 || !(self.always_kick || self.tx.needs_wakeup()) {
                 break;
             }
+            self.kicks += 1;
             let kicked = sys::kick_tx(self.fd.as_fd());
             let before = pending;
             pending = self.tx.pending();
@@ -382,6 +384,12 @@ impl Socket {
     #[inline]
     pub fn receiving(&self) -> usize {
         self.receiving as usize
+    }
+
+    /// System calls that [`flush`](Self::flush) has made so far.
+    #[inline]
+    pub fn kicks(&self) -> u64 {
+        self.kicks
     }
 
     /// The kernel's counters.
@@ -559,6 +567,7 @@ impl Target<'_> {
             receiving: 0,
             // In copy mode nothing is ever sent without a system call.
             always_kick: !zero_copy || !domain.config().need_wakeup,
+            kicks: 0,
             foreign: 0,
             chunk_shift: domain.memory().chunk_size().trailing_zeros(),
             memory: domain.memory().clone(),

@@ -93,6 +93,7 @@ fn world() -> (Socket, FramePool, Kernel) {
         ledger: Ledger::new(CHUNKS),
         receiving: 0,
         always_kick: false,
+        kicks: 0,
         foreign: 0,
         chunk_shift: 11,
         memory,
