@@ -10,6 +10,7 @@
 //! A place is a network namespace of this machine, so both ends read one clock and latency is one-way.
 //! Exit status: 0 done, 1 what was expected did not happen, 2 could not run.
 
+mod account;
 mod clock;
 mod cpu;
 mod generator;

@@ -4,9 +4,9 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
+use crate::account::Totals;
 use crate::generator::Sent;
 use crate::profile::ProfileRow;
-use crate::sink::Account;
 
 /// Quantiles of the latency histogram that are reported, by name.
 const QUANTILES: [(&str, f64); 4] = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999)];
@@ -139,7 +139,7 @@ pub struct Circumstances {
 impl Report {
     /// Holds what was sent against what came.
     #[must_use]
-    pub fn new(sent: &Sent, account: &Account, about: Circumstances) -> Self {
+    pub fn new(sent: &Sent, account: &Totals, about: Circumstances) -> Self {
         let flows: Vec<FlowRow> = sent
             .by_flow
             .iter()
@@ -311,7 +311,7 @@ impl Report {
     }
 }
 
-fn latency(account: &Account) -> Option<Latency> {
+fn latency(account: &Totals) -> Option<Latency> {
     let histogram = &account.latency;
     let [p50, p90, p99, p999] = QUANTILES.map(|(_, quantile)| histogram.value_at_quantile(quantile));
     (!histogram.is_empty()).then(|| Latency {
@@ -344,18 +344,19 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::account::{Account, Collector};
     use crate::pace::Rate;
-    use crate::payload::{self, Mark};
+    use crate::payload::Mark;
     use crate::profile::Profile;
 
     /// A run of one second that sent `sent` packets, of which the first `received` came.
     fn report(asked_pps: Option<f64>, sent: u64, received: u64, overflow: u64) -> Report {
         let mut account = Account::new(1, 1).unwrap();
-        let mut bytes = [0; payload::LEN];
         for sequence in 0..received {
-            Mark { run: 1, flow: 0, sequence, sent_ns: 0 }.write(&mut bytes);
-            account.take(&bytes, 1_000 + sequence);
+            account.count(Mark { run: 1, flow: 0, sequence, sent_ns: 0 }, 1_000 + sequence, 0);
         }
+        let (collector, _) = Collector::new(1, 0, Duration::from_secs(1)).unwrap();
+        let totals = collector.finish(sent, vec![account]).unwrap();
         let rate = asked_pps.map_or(Rate::Max, Rate::PerSecond);
         let profile =
             Profile { flows: 1, sizes: "64".parse().unwrap(), rate, duration: Duration::from_secs(1) }
@@ -371,7 +372,7 @@ mod tests {
             way_was_open: true,
             interrupted: false,
         };
-        Report::new(&sent, &account, about)
+        Report::new(&sent, &totals, about)
     }
 
     #[test]

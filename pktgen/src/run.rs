@@ -12,12 +12,13 @@ use clap::ValueEnum;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 
+use crate::account::{Account, Collector, Totals};
 use crate::generator::{self, Ends, Sent};
 use crate::pace::Rate;
 use crate::place::Place;
 use crate::profile::{Profile, Sizes, parse_duration};
 use crate::report::{self, Circumstances, Report};
-use crate::sink::{self, Account, Progress};
+use crate::sink::{self, Progress};
 use crate::{clock, cpu};
 
 const FLOWS_MAX: u32 = 20_000;
@@ -212,7 +213,7 @@ impl Open<'_> {
             way_was_open: measured.way_was_open,
             interrupted: stop.is_set(),
         };
-        Ok(Report::new(&measured.sent, &measured.account, about))
+        Ok(Report::new(&measured.sent, &measured.totals, about))
     }
 }
 
@@ -266,7 +267,7 @@ impl Stop {
 
 struct Measured {
     sent: Sent,
-    account: Account,
+    totals: Totals,
     machine_cpu_s: Option<f64>,
     way_was_open: bool,
 }
@@ -280,15 +281,20 @@ fn measure(
 ) -> anyhow::Result<Measured> {
     // Different in every run, so that what an earlier one left on the way is not taken for ours.
     let run = std::process::id() ^ (clock::now_ns() >> 8) as u32;
-    let mut account = Account::new(run, profile.flows)?;
+    let (mut collector, outlets) = Collector::new(1, clock::now_ns(), profile.duration)?;
+    let mut accounts = Vec::new();
+    for outlet in outlets {
+        accounts.push(Account::new(run, profile.flows)?.with_outlet(outlet));
+    }
     let (progress, sent_so_far, close) = (Progress::default(), AtomicU64::new(0), AtomicBool::new(false));
     let result: anyhow::Result<_> = thread::scope(|scope| {
-        let receiver = scope.spawn(|| sink::receive(sink, &mut account, &progress, &close));
+        let Some(account) = accounts.first_mut() else { bail!("a run without a sink") };
+        let receiver = scope.spawn(|| sink::receive(sink, account, &progress, &close));
         let sent = (|| {
             let way_was_open = open_the_way(sockets, run, &progress, way.wait, stop);
             let busy = cpu::busy_seconds();
             let sender = scope.spawn(|| generator::send(sockets, run, profile, &sent_so_far, stop.0));
-            watch(&sent_so_far, &progress, || sender.is_finished());
+            watch(&sent_so_far, &progress, &mut collector, || sender.is_finished())?;
             let sent = join(sender)?;
             let machine_cpu_s = busy.zip(cpu::busy_seconds()).map(|(before, after)| after - before);
             wait_for_the_last(sent.packets(), &progress, way.linger);
@@ -299,7 +305,8 @@ fn measure(
         sent
     });
     let (sent, machine_cpu_s, way_was_open) = result?;
-    Ok(Measured { sent, account, machine_cpu_s, way_was_open })
+    let totals = collector.finish(sent.packets(), accounts)?;
+    Ok(Measured { sent, totals, machine_cpu_s, way_was_open })
 }
 
 fn join<T>(thread: thread::ScopedJoinHandle<'_, T>) -> T {
@@ -324,12 +331,18 @@ fn open_the_way(sockets: &[UdpSocket], run: u32, progress: &Progress, limit: Dur
 }
 
 /// Follows the run; on a terminal, shows how it goes.
-fn watch(sent: &AtomicU64, progress: &Progress, is_over: impl Fn() -> bool) {
+fn watch(
+    sent: &AtomicU64,
+    progress: &Progress,
+    collector: &mut Collector,
+    is_over: impl Fn() -> bool,
+) -> anyhow::Result<()> {
     let live = std::io::stderr().is_terminal();
     let start = Instant::now();
     let (mut shown, mut before) = (start, (0, 0));
     while !is_over() {
         thread::sleep(TURN);
+        collector.collect(clock::now_ns(), sent.load(Ordering::Relaxed))?;
         let interval = shown.elapsed();
         if !live || interval < LIVE_EVERY {
             continue;
@@ -351,6 +364,7 @@ fn watch(sent: &AtomicU64, progress: &Progress, is_over: impl Fn() -> bool) {
     if live {
         let _ = write!(std::io::stderr(), "\r\x1b[K");
     }
+    Ok(())
 }
 
 fn wait_for_the_last(sent: u64, progress: &Progress, linger: Duration) {
