@@ -70,6 +70,9 @@ struct Args {
     /// Only scenarios whose names begin with this, as "mem/vxlan-decap": for profilers
     #[arg(long)]
     only: Option<String>,
+    /// That is a whole name
+    #[arg(long, requires = "only")]
+    exact: bool,
 }
 
 const REMOTES: u32 = 1000;
@@ -85,51 +88,50 @@ fn main() -> anyhow::Result<()> {
         bail!("cannot run on CPU {id}");
     }
     let mut scenarios: Vec<Scenario> =
-        vec![Scenario::new("mem/calibration", "ns/iteration", Box::new(|_| Ok(calibrate())))];
+        vec![Scenario::new("mem/calibration", "ns/iteration", Box::new(|| Ok(calibrate())))];
     let bursts = args.bursts;
     let mut ports = PortsOnly::new()?;
-    scenarios.push(Scenario::new("mem/ports-only", "ns/packet", Box::new(move |_| ports.run(bursts))));
-    let mut established = Established::new()?;
-    scenarios.push(Scenario::new(
-        "mem/vxlan-decap-established",
-        "ns/packet",
-        Box::new(move |way| established.run(way, bursts)),
-    ));
-    let mut established = Established::new()?;
-    scenarios.push(Scenario::new(
-        "mem/vxlan-encap-established",
-        "ns/packet",
-        Box::new(move |_| established.run(Way::Encapsulate, bursts)),
-    ));
-    let wants = |name: &str| args.only.as_ref().is_none_or(|only| name.starts_with(only.as_str()));
+    scenarios.push(Scenario::new("mem/ports-only", "ns/packet", Box::new(move || ports.run(bursts))));
+    let wants = |name: &str| match &args.only {
+        Some(only) if args.exact => name == only,
+        Some(only) => name.starts_with(only.as_str()),
+        None => true,
+    };
+    // Whether any name that begins so is wanted: what is not costs no setting up.
+    let wants_of = |prefix: &str| wants(prefix) || args.only.as_ref().is_some_and(|o| o.starts_with(prefix));
+    let ways = [("decap", Way::Decapsulate), ("encap", Way::Encapsulate)];
+    for (way_name, way) in ways {
+        let name = format!("mem/vxlan-{way_name}-established");
+        if wants(&name) {
+            let mut established = Established::new()?;
+            let measure = Box::new(move || established.run(way, bursts));
+            scenarios.push(Scenario::new(&name, "ns/packet", measure));
+        }
+    }
     let changing = [("no-change", false), ("10000-changes-s", true)];
-    for (name, changes) in changing.into_iter().filter(|_| wants("mem/established/")) {
+    for (name, changes) in changing.into_iter().filter(|_| wants_of("mem/established/")) {
         let mut changing = Changing::new(changes)?;
         scenarios.push(Scenario::new(
             &format!("mem/established/{name}"),
             "ns/packet",
-            Box::new(move |_| changing.run(bursts)),
+            Box::new(move || changing.run(bursts)),
         ));
     }
-    for rules in RULE_COUNTS.into_iter().filter(|_| wants("mem/first-packet") || wants("mem/verdict")) {
+    for rules in RULE_COUNTS {
+        let names = ["first-packet", "verdict"].map(|part| format!("mem/{part}/rules-{rules}"));
+        if !names.iter().any(|name| wants(name)) {
+            continue;
+        }
         let start = Instant::now();
         let mut first = FirstPackets::new(rules)?;
         eprintln!("bench_pipeline: {rules} rules compiled in {:.0} ms", start.elapsed().as_secs_f64() * 1e3);
         let mut verdicts = Verdicts::new(rules)?;
-        scenarios.push(Scenario::new(
-            &format!("mem/first-packet/rules-{rules}"),
-            "ns/packet",
-            Box::new(move |_| first.run(bursts)),
-        ));
-        scenarios.push(Scenario::new(
-            &format!("mem/verdict/rules-{rules}"),
-            "ns/verdict",
-            Box::new(move |_| Ok(verdicts.run())),
-        ));
+        scenarios.push(Scenario::new(&names[0], "ns/packet", Box::new(move || first.run(bursts))));
+        scenarios.push(Scenario::new(&names[1], "ns/verdict", Box::new(move || Ok(verdicts.run()))));
     }
     let modes =
         if args.only.as_ref().is_some_and(|only| only.starts_with("mem/mode")) { &MODES[..] } else { &[] };
-    for &mode in modes.iter().filter(|mode| wants(&format!("mem/mode/{}/", mode.name()))) {
+    for &mode in modes.iter().filter(|mode| wants_of(&format!("mem/mode/{}/", mode.name()))) {
         let carried = Carried::new(mode).with_context(|| format!("mem/mode/{}", mode.name()))?;
         let carried = Rc::new(RefCell::new(carried));
         for (name, part) in PARTS {
@@ -137,7 +139,7 @@ fn main() -> anyhow::Result<()> {
             scenarios.push(Scenario::new(
                 &format!("mem/mode/{}/{name}", mode.name()),
                 "ns/packet",
-                Box::new(move |_| carried.borrow_mut().run(part, bursts)),
+                Box::new(move || carried.borrow_mut().run(part, bursts)),
             ));
         }
     }
@@ -145,7 +147,7 @@ fn main() -> anyhow::Result<()> {
     // The first round warms caches and tables, and is thrown away.
     for round in 0..=args.rounds {
         for scenario in &mut scenarios {
-            let ns = (scenario.measure)(Way::Decapsulate).with_context(|| scenario.name.clone())?;
+            let ns = (scenario.measure)().with_context(|| scenario.name.clone())?;
             if round > 0 {
                 scenario.rounds.push(ns);
             }
@@ -158,12 +160,12 @@ fn main() -> anyhow::Result<()> {
 struct Scenario {
     name: String,
     unit: &'static str,
-    measure: Box<dyn FnMut(Way) -> anyhow::Result<f64>>,
+    measure: Box<dyn FnMut() -> anyhow::Result<f64>>,
     rounds: Vec<f64>,
 }
 
 impl Scenario {
-    fn new(name: &str, unit: &'static str, measure: Box<dyn FnMut(Way) -> anyhow::Result<f64>>) -> Self {
+    fn new(name: &str, unit: &'static str, measure: Box<dyn FnMut() -> anyhow::Result<f64>>) -> Self {
         Scenario { name: name.into(), unit, measure, rounds: Vec::new() }
     }
 }
