@@ -183,6 +183,13 @@ impl FlowTable {
         }
     }
 
+    /// Where `key` is, for who has one packet only and nothing prefetched. `hash`: from [`hash`](Self::hash).
+    #[inline]
+    #[must_use]
+    pub fn get(&self, key: &FlowKey, hash: u64) -> Option<usize> {
+        self.find(key, hash, None)
+    }
+
     #[inline]
     fn holds(&self, index: usize, tag: u16, key: &FlowKey) -> bool {
         let tags = self.tags.get(index / SLOTS);

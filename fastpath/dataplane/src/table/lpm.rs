@@ -27,6 +27,8 @@ const ROOT_SLOTS: usize = 1 << 16;
 const PAGE_SLOTS: usize = 256;
 const PAGE: u32 = 1 << 31;
 const NOTHING: u32 = 0;
+/// In the answers to a batch: no prefix contains the address.
+pub const NO_VALUE: u32 = u32::MAX;
 
 /// The longest-match table that readers use: prefixes of both families to values below 2³¹ − 1.
 #[derive(Debug, Clone, Default)]
@@ -61,6 +63,32 @@ impl Lpm {
     #[inline(never)]
     pub fn lookup_v6(&self, address: Ipv6Addr) -> Option<u32> {
         self.v6.lookup(address.octets())
+    }
+
+    /// Brings near what a lookup of `address` begins with.
+    #[inline]
+    pub fn prefetch(&self, address: IpAddr) {
+        let (trie, slot) = match address {
+            IpAddr::V4(address) => (&self.v4, root_slot(&address.octets())),
+            IpAddr::V6(address) => (&self.v6, root_slot(&address.octets())),
+        };
+        if let Some(slot) = trie.slots.get(slot) {
+            caracal_xsk::prefetch(slot);
+        }
+    }
+
+    /// The values for a batch of addresses, [`NO_VALUE`] for those that have none.
+    pub fn lookup_batch_v4<const N: usize>(&self, addresses: &[Ipv4Addr; N], values: &mut [u32; N]) {
+        for (value, address) in values.iter_mut().zip(addresses) {
+            *value = self.lookup_v4(*address).unwrap_or(NO_VALUE);
+        }
+    }
+
+    /// The same for IPv6.
+    pub fn lookup_batch_v6<const N: usize>(&self, addresses: &[Ipv6Addr; N], values: &mut [u32; N]) {
+        for (value, address) in values.iter_mut().zip(addresses) {
+            *value = self.lookup_v6(*address).unwrap_or(NO_VALUE);
+        }
     }
 
     /// Bytes that the tables take.
