@@ -14,12 +14,14 @@ mod account;
 mod clock;
 mod cpu;
 mod generator;
+mod html;
 mod impair;
 mod pace;
 mod payload;
 mod place;
 mod profile;
 mod report;
+mod results;
 mod run;
 mod search;
 mod sink;
@@ -40,6 +42,7 @@ struct Cli {
 enum Command {
     Run(run::Args),
     Search(search::Args),
+    Report(report::command::Args),
     Impair(impair::Args),
 }
 
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(args) => run::run(&args),
         Command::Search(args) => search::run(&args),
+        Command::Report(args) => report::command::run(&args),
         Command::Impair(args) => impair::run(&args),
     };
     result.unwrap_or_else(|error| {

@@ -1,5 +1,7 @@
 //! What a run found out, for people and for programs.
 
+pub mod command;
+
 use std::fmt::Write;
 
 use serde::Serialize;

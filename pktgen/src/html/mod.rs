@@ -1,0 +1,12 @@
+//! Pages that need nothing but themselves: styles and drawings are in them, there are no scripts, and nothing is fetched.
+
+mod bars;
+mod page;
+mod plot;
+mod results;
+
+pub use bars::times;
+pub use results::results_page;
+
+#[cfg(test)]
+mod tests;

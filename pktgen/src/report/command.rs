@@ -1,0 +1,122 @@
+//! `pktgen report`: what was measured, once more: as tables, or as a page.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use serde::Serialize;
+
+use crate::html;
+use crate::results::{Contest, Results, Verdict, quantity};
+use crate::run::Output;
+
+const EXAMPLES: &str = "\
+Examples:
+  Two subjects side by side, as a page and in the terminal:
+    pktgen report bench-results/2026-11-21-0955-a17c5fb-vm --html side-by-side.html
+  What a change did; exit status 1 if anything became worse than noise explains:
+    pktgen report bench-results/NOW --against bench-results/THEN --expect-no-worse
+
+Exit status: 0 done; 1 --expect-no-worse, and something is; 2 could not run.";
+
+/// Show what was measured, and hold runs against one another: in the terminal, or as an HTML page that needs no other file
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// Results of scripts/bench (the folder, or results.json)
+    #[arg(required = true, value_name = "RUN")]
+    runs: Vec<PathBuf>,
+    /// Write the page there
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Results of scripts/bench that these are held against
+    #[arg(long, value_name = "RUN")]
+    against: Option<PathBuf>,
+    /// Exit status 1 if a figure is worse than that of --against, and not by noise
+    #[arg(long, requires = "against")]
+    expect_no_worse: bool,
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+}
+
+/// Runs `pktgen report`.
+///
+/// # Errors
+/// A file cannot be read or written, or is not what this program writes.
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let [path] = args.runs.as_slice() else { bail!("results of scripts/bench are shown one run at a time") };
+    let results = Results::read(path)?;
+    let former = args.against.as_deref().map(Results::read).transpose()?;
+    if let Some(file) = &args.html {
+        write(file, &html::results_page(&results, former.as_ref()))?;
+    }
+    let (contests, changes) =
+        (results.contests(), former.as_ref().map(|former| results.changes(former)).unwrap_or_default());
+    match args.output {
+        Output::Json => {
+            #[derive(Serialize)]
+            struct Said<'a> {
+                contests: Vec<Contest<'a>>,
+                changes: &'a [Contest<'a>],
+            }
+            println!("{}", serde_json::to_string_pretty(&Said { contests, changes: &changes })?);
+        }
+        Output::Table if args.against.is_some() => {
+            print_contests(&changes, ["better than then", "worse", "noise"], |c| c.ours.subject.clone())
+        }
+        Output::Table => {
+            print_contests(&contests, ["we win", "WE LOSE", "unresolved"], |c| c.other.subject.clone())
+        }
+    }
+    let worse = changes.iter().any(|change| change.verdict == Verdict::Worse);
+    Ok(if args.expect_no_worse && worse { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Writes a page.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn write(file: &Path, page: &str) -> anyhow::Result<()> {
+    fs::write(file, page).with_context(|| format!("cannot write {}", file.display()))
+}
+
+fn print_contests(
+    contests: &[Contest<'_>],
+    [better, worse, noise]: [&str; 3],
+    who: impl Fn(&Contest<'_>) -> String,
+) {
+    if contests.is_empty() {
+        println!("There is nothing to compare.");
+        return;
+    }
+    let longest = |of: &dyn Fn(&Contest<'_>) -> usize| contests.iter().map(of).max().unwrap_or(0);
+    let names = longest(&|c| c.ours.name.len());
+    let metrics = longest(&|c| c.ours.metric.len());
+    let others = longest(&|c| who(c).len());
+    for c in contests {
+        let said = match c.verdict {
+            Verdict::Better => better,
+            Verdict::Worse => worse,
+            Verdict::Noise => noise,
+        };
+        println!(
+            "{:<names$}  {:<metrics$}  {:<others$} {:>9} {:>9}  {:<14} {:>7}  {said}",
+            c.ours.name,
+            c.ours.metric,
+            who(c),
+            quantity(c.ours.median),
+            quantity(c.other.median),
+            c.ours.unit,
+            html::times(c.gain),
+        );
+    }
+    let count = |verdict| contests.iter().filter(|c| c.verdict == verdict).count();
+    println!(
+        "{} {better}, {} {worse}, {} {noise}: rounds that overlap, or less than a quarter apart",
+        count(Verdict::Better),
+        count(Verdict::Worse),
+        count(Verdict::Noise)
+    );
+}
