@@ -1,11 +1,13 @@
 # What the benchmarks share: where a run's figures go, and under which circumstances they were made. To be sourced.
 
 # begin_results COMMAND [KIND]: makes $work for the run, with $raw in it and the facts of the machine; $rows takes the
-# figures, and $results is where write_results puts all of it.
+# figures, and $results is where write_results puts all of it. A run that another one asked for (BENCH_PART_OF, its
+# $work) has no folder of its own: its figures and raw data become the other's.
 begin_results() {
   commit=$(git rev-parse --short HEAD)
   machine=$(hostname -s)-$(nproc)cpu
   results=bench-results/$(date -u +%Y-%m-%d-%H%M)-$commit-$machine${2:+-$2}
+  [ -z "${BENCH_PART_OF:-}" ] || results=$BENCH_PART_OF/raw/part-${2:-main}
   work=$(mktemp -d)
   raw=$work/raw
   rows=$raw/rounds.tsv
@@ -86,8 +88,10 @@ write_results() {
         | del(.[0].value)[0]
           + {min: $v[0], median: (($v[(($n - 1) / 2) | floor] + $v[($n / 2) | floor]) / 2), max: $v[-1], rounds: $n})
   ' "$rows" | jq . >"$work/results.json"
+  [ -z "${BENCH_PART_OF:-}" ] || cat "$rows" >>"$BENCH_PART_OF/raw/rounds.tsv"
   mkdir -p "$results"
   cp -r --no-preserve=mode "$work"/{results.json,machine.txt,command.txt,raw} "$results/"
+  [ ! -f "$work/skipped.json" ] || cp "$work/skipped.json" "$results/"
 }
 
 # say_if_busy: one line if other things ran when the run began.
@@ -96,4 +100,15 @@ say_if_busy() {
     echo
     echo "The machine was busy with other things (load $load_before when this began): read ratios, not absolutes; figures for each CPU-second count the others' work too."
   fi
+}
+
+# within SECONDS COMMAND...: tries until it succeeds, or the time is over.
+within() {
+  local tries=$(($1 * 20))
+  shift
+  until "$@" >/dev/null 2>&1; do
+    tries=$((tries - 1))
+    [ $tries -gt 0 ] || return 1
+    sleep 0.05
+  done
 }
