@@ -5,49 +5,58 @@ use std::fmt::Write;
 use super::page::escape;
 use crate::results::{Contest, OURS, Row, Verdict, quantity};
 
-const WIDTH: f64 = 640.0;
-const LABELS: f64 = 104.0;
-const FIGURES: f64 = 92.0;
+const WIDTH: f64 = 520.0;
+const FIGURES: f64 = 70.0;
+/// About what a letter takes.
+const LETTER: f64 = 6.4;
 const BAR: f64 = 15.0;
 const PITCH: f64 = 21.0;
 /// Ratios beyond this end at the edge.
 const RATIO_MAX: f64 = 16.0;
 
-/// One question's figures, a bar a subject, with a whisker from the least to the greatest of its rounds.
+/// A bar: a figure, what stands before it, and its colour.
+#[derive(Debug)]
+pub struct Bar<'a> {
+    /// What stands before it.
+    pub label: &'a str,
+    /// The figure.
+    pub row: &'a Row,
+    /// Its colour.
+    pub colour: usize,
+}
+
+/// Figures of one unit, with a whisker from the least to the greatest of their rounds.
 #[must_use]
-pub fn figures(title: &str, rows: &[&Row], colour_of: impl Fn(&str) -> usize) -> String {
-    let unit = rows.first().map_or("", |row| row.unit.as_str());
-    let most = rows.iter().map(|row| row.max).fold(f64::MIN_POSITIVE, f64::max);
-    let height = rows.len() as f64 * PITCH + 6.0;
-    let x = |value: f64| LABELS + (value / most).clamp(0.0, 1.0) * (WIDTH - LABELS - FIGURES);
+pub fn figures(title: &str, bars: &[Bar<'_>]) -> String {
+    let unit = escape(bars.first().map_or("", |bar| bar.row.unit.as_str()));
+    let most = bars.iter().map(|bar| bar.row.max).fold(f64::MIN_POSITIVE, f64::max);
+    let labels = bars.iter().map(|bar| bar.label.chars().count()).max().unwrap_or(0) as f64 * LETTER + 12.0;
+    let labels = labels.clamp(80.0, WIDTH / 2.0);
+    let height = bars.len() as f64 * PITCH + 6.0;
+    let x = |value: f64| labels + (value / most).clamp(0.0, 1.0) * (WIDTH - labels - FIGURES);
+    let title = escape(title);
     let mut out = format!(
-        "<figure><figcaption>{} <span class=\"soft\">{}</span></figcaption>\n\
-         <svg viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" aria-label=\"{}\">\n",
-        escape(title),
-        escape(unit),
-        escape(title)
+        "<figure><figcaption>{title} <span class=\"soft\">{unit}</span></figcaption>\n\
+         <svg viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" aria-label=\"{title}\">\n"
     );
     // Writing into a String cannot fail.
-    for (at, row) in rows.iter().enumerate() {
+    for (at, Bar { label, row, colour }) in bars.iter().enumerate() {
         let top = at as f64 * PITCH + 3.0;
         let middle = top + BAR / 2.0;
         let class = if row.subject == OURS { "ours" } else { "strong" };
         let _ = writeln!(
             out,
-            "<g class=\"s{}\"><title>{}: {} {unit} ({} … {}, {} rounds)</title>\
-             <text class=\"{class}\" x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>\
-             <rect class=\"fill\" x=\"{LABELS}\" y=\"{top:.1}\" width=\"{:.1}\" height=\"{BAR}\" rx=\"2\"/>",
-            colour_of(&row.subject),
-            escape(&row.subject),
+            "<g class=\"s{colour}\"><title>{label}: {} {unit} ({} … {}, {} rounds)</title>\
+             <text class=\"{class}\" x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{label}</text>\
+             <rect class=\"fill\" x=\"{labels:.1}\" y=\"{top:.1}\" width=\"{:.1}\" height=\"{BAR}\" rx=\"2\"/>",
             quantity(row.median),
             quantity(row.min),
             quantity(row.max),
             row.rounds,
-            LABELS - 8.0,
+            labels - 8.0,
             middle + 4.0,
-            escape(&row.subject),
-            (x(row.median) - LABELS).max(1.0),
-            unit = escape(unit),
+            (x(row.median) - labels).max(1.0),
+            label = escape(label),
         );
         if row.max > row.min {
             let _ = writeln!(
@@ -75,8 +84,8 @@ pub fn figures(title: &str, rows: &[&Row], colour_of: impl Fn(&str) -> usize) ->
 
 /// Contests as bars either side of ×1: to the right is better.
 #[must_use]
-pub fn ratios(title: &str, contests: &[Contest<'_>], name_of: impl Fn(&Contest<'_>) -> String) -> String {
-    const NAMES: f64 = 380.0;
+pub fn ratios(title: &str, contests: &[&Contest<'_>], name_of: impl Fn(&Contest<'_>) -> String) -> String {
+    const NAMES: f64 = 400.0;
     const WIDE: f64 = 1000.0;
     const ENDS: f64 = 60.0;
     let most = contests.iter().map(|c| bounded(c.gain).max(1.0 / bounded(c.gain))).fold(2.0, f64::max);

@@ -5,8 +5,8 @@ use std::fmt::Write;
 use super::page::escape;
 use crate::results::quantity;
 
-const WIDTH: f64 = 640.0;
-const HEIGHT: f64 = 300.0;
+const WIDTH: f64 = 560.0;
+const HEIGHT: f64 = 280.0;
 const LEFT: f64 = 62.0;
 const RIGHT: f64 = 16.0;
 const TOP: f64 = 12.0;

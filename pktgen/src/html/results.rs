@@ -1,8 +1,8 @@
 //! The page of a run of the benchmarks: subjects side by side, where we lose first.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::bars::{figures, ratios, times};
+use super::bars::{Bar, figures, ratios, times};
 use super::page::{Cell, Page};
 use super::plot::{Axis, Line, Scale, plot};
 use crate::results::{CALIBRATION, Contest, KERNEL, OURS, Results, Row, Verdict, family, quantity};
@@ -35,20 +35,37 @@ pub fn results_page(results: &Results, former: Option<&Results>) -> String {
     let colours = Colours::of(results);
     for (group, questions) in groups(results) {
         page.heading(&group);
-        curves(&mut page, &questions, &colours);
-        let drawings: Vec<String> = questions
-            .iter()
-            .filter(|rows| rows.first().is_some_and(|row| row.is_compared() || row.name == CALIBRATION))
-            .map(|rows| {
-                let title =
-                    rows.first().map_or_else(String::new, |row| format!("{}: {}", row.name, row.metric));
-                figures(&title, rows, |subject| colours.of_subject(subject))
-            })
-            .collect();
+        let drawn = curves(&mut page, &questions, &colours);
+        let mut drawings = Vec::new();
+        let mut alone: BTreeMap<(&str, &str), Vec<&Row>> = BTreeMap::new();
+        for rows in &questions {
+            let Some(first) = rows.first().filter(|row| row.is_compared() || row.name == CALIBRATION) else {
+                continue;
+            };
+            if rows.len() == 1 {
+                alone.entry((&first.metric, &first.unit)).or_default().push(first);
+            } else if !drawn.contains(&(first.name.as_str(), first.metric.as_str())) {
+                let labelled = rows.iter().map(|row| (row.subject.clone(), *row));
+                drawings.push(bars(&format!("{}: {}", first.name, first.metric), labelled, &colours));
+            }
+        }
+        for ((metric, _), rows) in alone {
+            let title = format!("Measured of one subject only: {metric}");
+            drawings.push(bars(&title, rows.iter().map(|row| (row.name.clone(), *row)), &colours));
+        }
         page.beside(&drawings);
     }
     all_figures(&mut page, results);
     page.html()
+}
+
+fn bars<'a>(title: &str, rows: impl Iterator<Item = (String, &'a Row)>, colours: &Colours) -> String {
+    let rows: Vec<(String, &Row)> = rows.collect();
+    let bars: Vec<Bar<'_>> = rows
+        .iter()
+        .map(|(label, row)| Bar { label, row, colour: colours.of_subject(&row.subject) })
+        .collect();
+    figures(title, &bars)
 }
 
 /// What the machine's facts are, the ones that matter most first.
@@ -114,8 +131,7 @@ fn side_by_side(page: &mut Page, results: &Results, contests: &[Contest<'_>]) {
     contest_table(page, &lost, "bad");
     page.subheading(format!("We win ({})", won.len()));
     contest_table(page, &won, "good");
-    page.subheading(format!("Not resolved ({})", noise.len()));
-    contest_table(page, &noise, "soft");
+    noise_details(page, &noise, |c| format!("{}: {} · {}", c.ours.name, c.ours.metric, c.other.subject));
     let limited = generator_limits(results);
     if !limited.is_empty() {
         page.warning(format!(
@@ -123,14 +139,13 @@ fn side_by_side(page: &mut Page, results: &Results, contests: &[Contest<'_>]) {
             limited.join(", ")
         ));
     }
-    let (kernel, peers): (Vec<_>, Vec<_>) = contests.iter().partition(|c| c.other.subject == KERNEL);
-    if !kernel.is_empty() {
+    let mut others: Vec<&str> = contests.iter().map(|c| c.other.subject.as_str()).collect();
+    others.sort_by_key(|other| (*other != KERNEL, *other));
+    others.dedup();
+    for other in others {
+        let these: Vec<_> = contests.iter().filter(|c| c.other.subject == other).collect();
         let name = |c: &Contest<'_>| format!("{}: {}", c.ours.name, c.ours.metric);
-        page.drawing(ratios("Ours against the kernel", &kernel, name));
-    }
-    if !peers.is_empty() {
-        let name = |c: &Contest<'_>| format!("{}: {} · {}", c.ours.name, c.ours.metric, c.other.subject);
-        page.drawing(ratios("Ours against the other subjects", &peers, name));
+        page.drawing(ratios(&format!("Ours against {other}"), &these, name));
     }
 }
 
@@ -201,32 +216,26 @@ fn changes(page: &mut Page, results: &Results, former: &Results) {
     let mut changed = [worse, better].concat();
     changed.sort_by(|a, b| a.gain.total_cmp(&b.gain));
     if !changed.is_empty() {
-        page.drawing(ratios("What changed: now against then", &changed, name));
+        page.drawing(ratios("What changed: now against then", &changed.iter().collect::<Vec<_>>(), name));
         let rows: Vec<Vec<Cell>> = changed.iter().map(change_row).collect();
         page.table(&["measured", "metric", "subject", "now", "then", "unit", "ratio"], &rows);
     }
-    if !noise.is_empty() {
-        let lines: Vec<String> = noise
-            .iter()
-            .map(|c| {
-                format!(
-                    "{}  {} → {} {}  {}",
-                    name(c),
-                    quantity(c.other.median),
-                    quantity(c.ours.median),
-                    c.ours.unit,
-                    times(c.gain)
-                )
-            })
-            .collect();
-        page.details(
-            format!(
-                "Noise: {} figures whose rounds overlap, or that differ by less than a quarter",
-                noise.len()
-            ),
-            lines.join("\n"),
-        );
+    noise_details(page, &noise, name);
+}
+
+fn noise_details(page: &mut Page, noise: &[Contest<'_>], name: impl Fn(&Contest<'_>) -> String) {
+    if noise.is_empty() {
+        return;
     }
+    let line = |c: &Contest<'_>| {
+        let (ours, other) = (quantity(c.ours.median), quantity(c.other.median));
+        format!("{:>9} : {:<9} {:<14} {:<6}  {}", ours, other, c.ours.unit, times(c.gain), name(c))
+    };
+    let lines: Vec<String> = noise.iter().map(line).collect();
+    page.details(
+        format!("Not resolved ({}): rounds that overlap, or less than a quarter apart", noise.len()),
+        lines.join("\n"),
+    );
 }
 
 fn change_row(c: &Contest<'_>) -> Vec<Cell> {
@@ -278,11 +287,17 @@ fn groups(results: &Results) -> BTreeMap<String, Vec<Vec<&Row>>> {
     groups
 }
 
-/// Names that differ in their last number only: throughput against size, cost against scale.
-fn curves(page: &mut Page, questions: &[Vec<&Row>], colours: &Colours) {
+/// Names that differ in their last number only: throughput against size, cost against scale. Says which names and metrics need no bars
+/// any more: all but the first of each curve.
+fn curves<'a>(
+    page: &mut Page,
+    questions: &[Vec<&'a Row>],
+    colours: &Colours,
+) -> BTreeSet<(&'a str, &'a str)> {
+    let mut drawn = BTreeSet::new();
     type Points<'a> = BTreeMap<&'a str, Vec<(f64, &'a Row)>>;
-    let mut families: BTreeMap<(&str, &str, &str), Points<'_>> = BTreeMap::new();
-    for row in questions.iter().flatten().filter(|row| row.is_compared()) {
+    let mut families: BTreeMap<(&'a str, &'a str, &'a str), Points<'a>> = BTreeMap::new();
+    for &row in questions.iter().flatten().filter(|row| row.is_compared()) {
         if let Some((stem, number)) = family(&row.name) {
             let family = families.entry((stem, &row.metric, &row.unit)).or_default();
             family.entry(&row.subject).or_default().push((number, row));
@@ -293,6 +308,9 @@ fn curves(page: &mut Page, questions: &[Vec<&Row>], colours: &Colours) {
         if subjects.values().all(|points| points.len() < CURVE_MIN) {
             continue;
         }
+        let first = subjects.values().flatten().map(|(number, _)| *number).fold(f64::MAX, f64::min);
+        let others = subjects.values().flatten().filter(|(number, _)| *number > first);
+        drawn.extend(others.map(|(_, row)| (row.name.as_str(), metric)));
         let lines: Vec<Line> = subjects
             .iter()
             .map(|(subject, points)| {
@@ -318,6 +336,7 @@ fn curves(page: &mut Page, questions: &[Vec<&Row>], colours: &Colours) {
         ));
     }
     page.beside(&drawings);
+    drawn
 }
 
 fn all_figures(page: &mut Page, results: &Results) {

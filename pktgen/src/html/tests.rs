@@ -82,7 +82,7 @@ fn a_page_says_what_changed_since_another_run() {
     then.title = "former".into();
     let text = well_formed(&results_page(&results(), Some(&then)));
     assert!(text.contains("Against former") && text.contains("×2.06"), "{text}");
-    assert!(text.contains("Noise: 5 figures"));
+    assert!(text.contains("Not resolved (5)"));
 }
 
 #[test]

@@ -67,7 +67,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             print_contests(&changes, ["better than then", "worse", "noise"], |c| c.ours.subject.clone())
         }
         Output::Table => {
-            print_contests(&contests, ["we win", "WE LOSE", "unresolved"], |c| c.other.subject.clone())
+            print_contests(&contests, ["won", "LOST", "not resolved"], |c| c.other.subject.clone())
         }
     }
     let worse = changes.iter().any(|change| change.verdict == Verdict::Worse);
