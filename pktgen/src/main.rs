@@ -13,7 +13,7 @@
 mod account;
 mod clock;
 mod cpu;
-mod generator;
+mod engine;
 mod html;
 mod impair;
 mod pace;
@@ -24,7 +24,6 @@ mod report;
 mod results;
 mod run;
 mod search;
-mod sink;
 
 use std::process::ExitCode;
 

@@ -33,6 +33,12 @@ impl Pacer {
         Pacer { rate, duration, given: 0, missed: 0 }
     }
 
+    /// At what rate.
+    #[must_use]
+    pub fn rate(&self) -> Rate {
+        self.rate
+    }
+
     /// Takes up to `max` tokens, `elapsed` after the start. `None`: the run is over.
     pub fn take(&mut self, elapsed: Duration, max: u64) -> Option<u64> {
         let Rate::PerSecond(rate) = self.rate else {

@@ -1,7 +1,8 @@
 //! `pktgen run`: one generator, one sink, one profile.
 
+use std::cell::RefCell;
 use std::io::{IsTerminal, Write};
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -13,12 +14,12 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 
 use crate::account::{Account, Collector, Totals};
-use crate::generator::{self, Ends, Sent};
-use crate::pace::Rate;
+use crate::engine::socket::{self, Listener, Sender};
+use crate::engine::{Progress, Receive, Sent, Transmit};
+use crate::pace::{Pacer, Rate};
 use crate::place::Place;
 use crate::profile::{Profile, Sizes, parse_duration};
 use crate::report::{self, Circumstances, Report};
-use crate::sink::{self, Progress};
 use crate::{clock, cpu};
 
 const FLOWS_MAX: u32 = 20_000;
@@ -150,14 +151,19 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 /// A way whose ends are open: trials follow one another on it.
-#[derive(Debug)]
 pub struct Open<'a> {
     way: &'a Way,
     sizes: Sizes,
-    ends: Ends,
-    to: Place,
-    sink: UdpSocket,
-    sockets: Vec<UdpSocket>,
+    /// From where to where, for the report.
+    from: String,
+    to: String,
+    /// In trials, each is one thread's.
+    ends: RefCell<Ends>,
+}
+
+struct Ends {
+    transmits: Vec<Box<dyn Transmit>>,
+    receives: Vec<Box<dyn Receive>>,
 }
 
 impl Way {
@@ -175,20 +181,20 @@ impl Way {
             None => to.address(self.ipv6).context("--to")?,
         };
         raise_file_limit(self.flows)?;
-        let ends = Ends {
-            from,
-            from_address: self.from_address,
-            from_port: self.from_port,
-            to: SocketAddr::new(to_address, self.port),
-        };
+        let target = SocketAddr::new(to_address, self.port);
+        let (about_from, about_to) = (from.to_string(), format!("{to} {target}"));
+        let ends =
+            socket::Ends { from, from_address: self.from_address, from_port: self.from_port, to: target };
         let Engine::Socket = self.engine;
         let listen = match self.sink_port {
-            Some(port) => SocketAddr::new(generator::any(to_address), port),
-            None => ends.to,
+            Some(port) => SocketAddr::new(socket::any(to_address), port),
+            None => target,
         };
-        let sink = sink::open(&to, listen)?;
-        let sockets = generator::open(&ends, self.flows, sizes.largest())?;
-        Ok(Open { way: self, sizes, ends, to, sink, sockets })
+        let ends = Ends {
+            receives: vec![Box::new(Listener::open(to, listen)?)],
+            transmits: vec![Box::new(Sender::open(&ends, self.flows, sizes.clone())?)],
+        };
+        Ok(Open { way: self, sizes, from: about_from, to: about_to, ends: RefCell::new(ends) })
     }
 }
 
@@ -199,17 +205,18 @@ impl Open<'_> {
     /// The kernel refuses in a way that trying again will not mend.
     pub fn trial(&self, rate: Rate, duration: Duration, stop: Stop) -> anyhow::Result<Report> {
         let profile = Profile { flows: self.way.flows, sizes: self.sizes.clone(), rate, duration };
-        let measured = measure(&self.sockets, &self.sink, &profile, self.way, stop)?;
+        let mut ends = self.ends.try_borrow_mut().context("one trial at a time")?;
+        let measured = measure(&mut ends, &profile, self.way, stop)?;
         let about = Circumstances {
             profile: profile.row(&self.way.size),
             asked_pps: match rate {
                 Rate::Max => None,
                 Rate::PerSecond(rate) => Some(rate),
             },
-            from: self.ends.from.to_string(),
-            to: format!("{} {}", self.to, self.ends.to),
+            from: self.from.clone(),
+            to: self.to.clone(),
             machine_cpu_s: measured.machine_cpu_s,
-            sink_overflow: sink::overflowed(&self.to, &self.sink),
+            sink_overflow: measured.overflowed,
             way_was_open: measured.way_was_open,
             interrupted: stop.is_set(),
         };
@@ -269,63 +276,85 @@ struct Measured {
     sent: Sent,
     totals: Totals,
     machine_cpu_s: Option<f64>,
+    overflowed: Option<u64>,
     way_was_open: bool,
 }
 
-fn measure(
-    sockets: &[UdpSocket],
-    sink: &UdpSocket,
-    profile: &Profile,
-    way: &Way,
-    stop: Stop,
-) -> anyhow::Result<Measured> {
+fn measure(ends: &mut Ends, profile: &Profile, way: &Way, stop: Stop) -> anyhow::Result<Measured> {
     // Different in every run, so that what an earlier one left on the way is not taken for ours.
     let run = std::process::id() ^ (clock::now_ns() >> 8) as u32;
-    let (mut collector, outlets) = Collector::new(1, clock::now_ns(), profile.duration)?;
+    let Ends { transmits, receives } = ends;
+    let overflowed = |receives: &[Box<dyn Receive>]| -> Option<u64> {
+        receives.iter().map(|receive| receive.overflowed()).sum()
+    };
+    let overflowed_before = overflowed(receives);
+    let (mut collector, outlets) = Collector::new(receives.len(), clock::now_ns(), profile.duration)?;
     let mut accounts = Vec::new();
     for outlet in outlets {
         accounts.push(Account::new(run, profile.flows)?.with_outlet(outlet));
     }
     let (progress, sent_so_far, close) = (Progress::default(), AtomicU64::new(0), AtomicBool::new(false));
     let result: anyhow::Result<_> = thread::scope(|scope| {
-        let Some(account) = accounts.first_mut() else { bail!("a run without a sink") };
-        let receiver = scope.spawn(|| sink::receive(sink, account, &progress, &close));
-        let sent = (|| {
-            let way_was_open = open_the_way(sockets, run, &progress, way.wait, stop);
+        let (progress, sent_so_far, close, collector) = (&progress, &sent_so_far, &close, &mut collector);
+        let receivers: Vec<_> = receives
+            .iter_mut()
+            .zip(&mut accounts)
+            .map(|(receive, account)| scope.spawn(move || receive.receive(account, progress, close)))
+            .collect();
+        let generate = || {
+            let transmits = transmits;
+            let way_was_open = open_the_way(transmits, run, progress, way.wait, stop)?;
             let busy = cpu::busy_seconds();
-            let sender = scope.spawn(|| generator::send(sockets, run, profile, &sent_so_far, stop.0));
-            watch(&sent_so_far, &progress, &mut collector, || sender.is_finished())?;
-            let sent = join(sender)?;
+            let senders: Vec<_> = transmits
+                .iter_mut()
+                .map(|transmit| {
+                    let pacer = Pacer::new(profile.rate, profile.duration);
+                    scope.spawn(move || transmit.send(run, pacer, sent_so_far, stop.0))
+                })
+                .collect();
+            watch(sent_so_far, progress, collector, || senders.iter().all(|sender| sender.is_finished()))?;
+            let sent = Sent::merge(senders.into_iter().map(join).collect::<anyhow::Result<_>>()?);
             let machine_cpu_s = busy.zip(cpu::busy_seconds()).map(|(before, after)| after - before);
-            wait_for_the_last(sent.packets(), &progress, way.linger);
+            wait_for_the_last(sent.packets(), progress, way.linger);
             Ok((sent, machine_cpu_s, way_was_open))
-        })();
+        };
+        let sent = generate();
         close.store(true, Ordering::Relaxed);
-        join(receiver)?;
+        receivers.into_iter().map(join).collect::<anyhow::Result<()>>()?;
         sent
     });
     let (sent, machine_cpu_s, way_was_open) = result?;
+    let overflowed =
+        overflowed_before.zip(overflowed(receives)).map(|(before, after)| after.saturating_sub(before));
     let totals = collector.finish(sent.packets(), accounts)?;
-    Ok(Measured { sent, totals, machine_cpu_s, way_was_open })
+    Ok(Measured { sent, totals, machine_cpu_s, overflowed, way_was_open })
 }
 
 fn join<T>(thread: thread::ScopedJoinHandle<'_, T>) -> T {
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-fn open_the_way(sockets: &[UdpSocket], run: u32, progress: &Progress, limit: Duration, stop: Stop) -> bool {
+fn open_the_way(
+    transmits: &mut [Box<dyn Transmit>],
+    run: u32,
+    progress: &Progress,
+    limit: Duration,
+    stop: Stop,
+) -> anyhow::Result<bool> {
     let start = Instant::now();
     loop {
-        generator::send_scouts(sockets, run);
+        for transmit in &mut *transmits {
+            transmit.scout(run)?;
+        }
         let sent = Instant::now();
         while sent.elapsed() < SCOUT_EVERY {
             if progress.scouted.load(Ordering::Relaxed) {
-                return true;
+                return Ok(true);
             }
             thread::sleep(Duration::from_millis(1));
         }
         if start.elapsed() > limit || stop.is_set() {
-            return false;
+            return Ok(false);
         }
     }
 }

@@ -7,7 +7,7 @@ use std::fmt::Write;
 use serde::Serialize;
 
 use crate::account::Totals;
-use crate::generator::Sent;
+use crate::engine::Sent;
 use crate::profile::ProfileRow;
 
 /// Quantiles of the latency histogram that are reported, by name.

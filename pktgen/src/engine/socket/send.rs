@@ -15,10 +15,11 @@ use nix::sys::prctl;
 use nix::sys::socket::{GetSockOpt, MsgFlags, MultiHeaders, SetSockOpt, sendmmsg, sockopt};
 
 use crate::clock;
+use crate::engine::{Sent, Transmit};
 use crate::pace::{Pacer, Rate};
 use crate::payload::{self, Mark};
 use crate::place::Place;
-use crate::profile::{ETHERNET_LEN, Profile, headers_len, payload_len};
+use crate::profile::{ETHERNET_LEN, Sizes, headers_len, payload_len};
 
 /// Packets given to the kernel in one call, at most.
 const BATCH: usize = 32;
@@ -40,11 +41,25 @@ pub struct Ends {
     pub to: SocketAddr,
 }
 
-/// One socket for each flow, made in the generator's place, for frames of up to `frame_max` bytes.
-///
-/// # Errors
-/// The place cannot be entered, the kernel refuses a socket, or such frames do not fit the path.
-pub fn open(ends: &Ends, flows: u32, frame_max: usize) -> anyhow::Result<Vec<UdpSocket>> {
+/// A socket for each flow.
+#[derive(Debug)]
+pub struct Sender {
+    sockets: Vec<UdpSocket>,
+    sizes: Sizes,
+}
+
+impl Sender {
+    /// Opens the sockets in the generator's place.
+    ///
+    /// # Errors
+    /// The place cannot be entered, the kernel refuses a socket, or such frames do not fit the path.
+    pub fn open(ends: &Ends, flows: u32, sizes: Sizes) -> anyhow::Result<Self> {
+        let sockets = open(ends, flows, sizes.largest())?;
+        Ok(Sender { sockets, sizes })
+    }
+}
+
+fn open(ends: &Ends, flows: u32, frame_max: usize) -> anyhow::Result<Vec<UdpSocket>> {
     ends.from.within(|| {
         (0..flows)
             .map(|flow| {
@@ -87,47 +102,33 @@ pub fn any(address: IpAddr) -> IpAddr {
     }
 }
 
-/// What was sent.
-#[derive(Debug, Default)]
-pub struct Sent {
-    /// Packets of each flow.
-    pub by_flow: Vec<u64>,
-    /// Bytes of all frames, from Ethernet header to end of payload.
-    pub bytes: u64,
-    /// From the first packet to the last.
-    pub elapsed: Duration,
-    /// Packets that were due while the generator was held up, and were left out.
-    pub missed: u64,
-    /// Packets that the sender's own kernel refused.
-    pub refused: u64,
-}
+impl Transmit for Sender {
+    fn scout(&mut self, run: u32) -> anyhow::Result<()> {
+        let mut bytes = [0; payload::LEN];
+        for (flow, socket) in (0..).zip(&self.sockets) {
+            Mark { run, flow, sequence: payload::SCOUT, sent_ns: clock::now_ns() }.write(&mut bytes);
+            // Whether it gets through is what the sink will know.
+            let _ = socket.send(&bytes);
+        }
+        Ok(())
+    }
 
-impl Sent {
-    /// Packets of all flows.
-    #[must_use]
-    pub fn packets(&self) -> u64 {
-        self.by_flow.iter().sum()
+    fn send(
+        &mut self,
+        run: u32,
+        pacer: Pacer,
+        progress: &AtomicU64,
+        stop: &AtomicBool,
+    ) -> anyhow::Result<Sent> {
+        send(&self.sockets, &self.sizes, run, pacer, progress, stop)
     }
 }
 
-/// Sends one uncounted packet for each flow, so that neighbors are resolved and flows known before the counting begins.
-pub fn send_scouts(sockets: &[UdpSocket], run: u32) {
-    let mut bytes = [0; payload::LEN];
-    for (flow, socket) in (0..).zip(sockets) {
-        Mark { run, flow, sequence: payload::SCOUT, sent_ns: clock::now_ns() }.write(&mut bytes);
-        // Whether it gets through is what the sink will know.
-        let _ = socket.send(&bytes);
-    }
-}
-
-/// Sends the whole profile. `progress` follows the number of packets; `stop` ends the run early.
-///
-/// # Errors
-/// The kernel refuses in a way that trying again will not mend.
-pub fn send(
+fn send(
     sockets: &[UdpSocket],
+    sizes: &Sizes,
     run: u32,
-    profile: &Profile,
+    mut pacer: Pacer,
     progress: &AtomicU64,
     stop: &AtomicBool,
 ) -> anyhow::Result<Sent> {
@@ -137,11 +138,10 @@ pub fn send(
         .first()
         .and_then(|socket| socket.peer_addr().ok())
         .map_or(Ipv4Addr::LOCALHOST.into(), |to| to.ip());
-    let payload_max = payload_len(profile.sizes.largest(), to);
+    let payload_max = payload_len(sizes.largest(), to);
     let mut buffers = vec![vec![0u8; payload_max]; BATCH];
     let mut headers = MultiHeaders::<()>::preallocate(BATCH, None);
     let mut sent = Sent { by_flow: vec![0; sockets.len()], ..Sent::default() };
-    let mut pacer = Pacer::new(profile.rate, profile.duration);
     let mut total = 0u64;
     let mut next_flow = 0;
     let start = Instant::now();
@@ -153,7 +153,7 @@ pub fn send(
             continue;
         }
         // What is due is spread over the flows; without a rate each gets a whole call.
-        let share = match profile.rate {
+        let share = match pacer.rate() {
             Rate::Max => BATCH as u64,
             Rate::PerSecond(_) => due.div_ceil(sockets.len() as u64),
         };
@@ -170,7 +170,7 @@ pub fn send(
             for (buffer, i) in buffers.iter_mut().zip(0..n) {
                 Mark { run, flow, sequence: *sequence + i, sent_ns: now }.write(buffer);
             }
-            let payload = |i: usize| payload_len(profile.sizes.of(total + i as u64), to);
+            let payload = |i: usize| payload_len(sizes.of(total + i as u64), to);
             let slices: [[IoSlice; 1]; BATCH] =
                 std::array::from_fn(|i| [IoSlice::new(&buffers[i][..payload(i)])]);
             let n = usize::try_from(n).unwrap_or(BATCH);
@@ -194,7 +194,7 @@ pub fn send(
             sent.bytes += (0..taken).map(|i| (headers_len(to) + payload(i)) as u64).sum::<u64>();
             *sequence += taken as u64;
             total += taken as u64;
-            progress.store(total, Ordering::Relaxed);
+            progress.fetch_add(taken as u64, Ordering::Relaxed);
         }
     }
     sent.elapsed = start.elapsed();

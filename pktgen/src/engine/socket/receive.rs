@@ -3,7 +3,7 @@
 use std::io::IoSliceMut;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use std::{fs, io};
 
@@ -12,6 +12,7 @@ use nix::sys::socket::{MsgFlags, MultiHeaders, SetSockOpt, recvmmsg, sockopt};
 
 use crate::account::{Account, Came};
 use crate::clock;
+use crate::engine::{Progress, Receive};
 use crate::place::Place;
 
 /// Packets taken from the kernel in one call, at most.
@@ -21,11 +22,41 @@ const LOOK_BYTES: usize = 64;
 const RECEIVE_BUFFER_BYTES: usize = 64 << 20;
 /// How often the sink looks whether it is to stop.
 const TURN: Duration = Duration::from_millis(10);
-/// A socket that packets come to, made in the sink's place.
-///
-/// # Errors
-/// The place cannot be entered, or the port is taken.
-pub fn open(place: &Place, address: SocketAddr) -> anyhow::Result<UdpSocket> {
+
+/// A socket that packets come to.
+#[derive(Debug)]
+pub struct Listener {
+    place: Place,
+    socket: UdpSocket,
+}
+
+impl Listener {
+    /// Opens it in the sink's place.
+    ///
+    /// # Errors
+    /// The place cannot be entered, or the port is taken.
+    pub fn open(place: Place, address: SocketAddr) -> anyhow::Result<Self> {
+        let socket = open(&place, address)?;
+        Ok(Listener { place, socket })
+    }
+}
+
+impl Receive for Listener {
+    fn receive(
+        &mut self,
+        account: &mut Account,
+        progress: &Progress,
+        close: &AtomicBool,
+    ) -> anyhow::Result<()> {
+        receive(&self.socket, account, progress, close)
+    }
+
+    fn overflowed(&self) -> Option<u64> {
+        overflowed(&self.place, &self.socket)
+    }
+}
+
+fn open(place: &Place, address: SocketAddr) -> anyhow::Result<UdpSocket> {
     place.within(|| {
         let socket = UdpSocket::bind(address)
             .with_context(|| format!("cannot receive at {address} in {place}; try another --port"))?;
@@ -37,8 +68,7 @@ pub fn open(place: &Place, address: SocketAddr) -> anyhow::Result<UdpSocket> {
 }
 
 /// Packets that the kernel had for the sink, and threw away because the sink was too slow.
-#[must_use]
-pub fn overflowed(place: &Place, socket: &UdpSocket) -> Option<u64> {
+fn overflowed(place: &Place, socket: &UdpSocket) -> Option<u64> {
     let local = socket.local_addr().ok()?;
     let file = if local.is_ipv6() { "/proc/thread-self/net/udp6" } else { "/proc/thread-self/net/udp" };
     // Of the thread: /proc/net is the main thread's, which stays where it was.
@@ -56,20 +86,7 @@ fn drops_of(table: &str, port: u16) -> Option<u64> {
     line.split_whitespace().last()?.parse().ok()
 }
 
-/// What others may watch of a sink at work.
-#[derive(Debug, Default)]
-pub struct Progress {
-    /// Different packets that came.
-    pub received: AtomicU64,
-    /// A scout has come: the way is open.
-    pub scouted: AtomicBool,
-}
-
-/// Receives until told to stop.
-///
-/// # Errors
-/// The kernel refuses.
-pub fn receive(
+fn receive(
     socket: &UdpSocket,
     account: &mut Account,
     progress: &Progress,
@@ -77,7 +94,6 @@ pub fn receive(
 ) -> anyhow::Result<()> {
     let mut buffers = [[0u8; LOOK_BYTES]; BATCH];
     let mut headers = MultiHeaders::<()>::preallocate(BATCH, None);
-    let mut received = 0;
     while !stop.load(Ordering::Relaxed) {
         let mut lengths = [0; BATCH];
         let mut slices = buffers.each_mut().map(|buffer| [IoSliceMut::new(buffer)]);
@@ -93,6 +109,7 @@ pub fn receive(
             }
         };
         let now = clock::now_ns();
+        let mut received = 0;
         for (buffer, length) in buffers.iter().zip(lengths).take(count) {
             match account.take(&buffer[..length.min(LOOK_BYTES)], now, 0) {
                 Came::Counted => received += 1,
@@ -100,7 +117,7 @@ pub fn receive(
                 Came::Uncounted => {}
             }
         }
-        progress.received.store(received, Ordering::Relaxed);
+        progress.received.fetch_add(received, Ordering::Relaxed);
     }
     Ok(())
 }

@@ -1,0 +1,110 @@
+//! Engines: how packets are made and taken.
+//!
+//! ```text
+//!   trial ─┬─ core 0: Transmit::send ──► packets ══► Receive::receive ─ sink 0: Account ─┐
+//!          ├─ core 1: Transmit::send ──►    …    ══►       …          ─ sink 1: Account ─┼─► Totals
+//!          └─ …                                                                          ┘
+//! ```
+//!
+//! An engine opens as many [`Transmit`]s as there are cores to send on, and as many [`Receive`]s as there are sink threads; each works on
+//! one thread, and nothing is shared between them on the packet path. A flow belongs to one Transmit, which numbers its packets; what each
+//! has sent is added up by flow ([`Sent::merge`]). A sink tells its own `Account` of every mark that came, by `Account::count`
+//! with the time at which it came and the length of its frame, and [`Progress`] of how many; accounts are merged when
+//! all have ended. Both stay open from trial to trial, with the run's number as the only difference on the wire.
+
+pub mod socket;
+
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::time::Duration;
+
+use crate::account::Account;
+use crate::pace::Pacer;
+
+/// One core's part of the generator.
+pub trait Transmit: Send {
+    /// Sends uncounted packets, so that neighbors are resolved and flows known before the counting begins.
+    ///
+    /// # Errors
+    /// The kernel refuses in a way that trying again will not mend.
+    fn scout(&mut self, run: u32) -> anyhow::Result<()>;
+
+    /// Sends until the tokens of `pacer` are spent, its time is over, or `stop` is set. Adds what it sends to `progress` as it goes.
+    ///
+    /// # Errors
+    /// The kernel refuses in a way that trying again will not mend.
+    fn send(
+        &mut self,
+        run: u32,
+        pacer: Pacer,
+        progress: &AtomicU64,
+        stop: &AtomicBool,
+    ) -> anyhow::Result<Sent>;
+}
+
+/// One thread of the sink.
+pub trait Receive: Send {
+    /// Receives until told to stop.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    fn receive(
+        &mut self,
+        account: &mut Account,
+        progress: &Progress,
+        close: &AtomicBool,
+    ) -> anyhow::Result<()>;
+
+    /// Packets that came since it was opened, and were thrown away because the sink was too slow; `None`: not known.
+    fn overflowed(&self) -> Option<u64>;
+}
+
+/// What was sent.
+#[derive(Debug, Default)]
+pub struct Sent {
+    /// Packets of each flow.
+    pub by_flow: Vec<u64>,
+    /// Bytes of all frames, from Ethernet header to end of payload.
+    pub bytes: u64,
+    /// From the first packet to the last.
+    pub elapsed: Duration,
+    /// Packets that were due while the generator was held up, and were left out.
+    pub missed: u64,
+    /// Packets that the sender's own kernel refused.
+    pub refused: u64,
+}
+
+impl Sent {
+    /// Packets of all flows.
+    #[must_use]
+    pub fn packets(&self) -> u64 {
+        self.by_flow.iter().sum()
+    }
+
+    /// What several cores have sent at the same time.
+    #[must_use]
+    pub fn merge(parts: Vec<Sent>) -> Sent {
+        let mut whole = Sent::default();
+        for part in parts {
+            if whole.by_flow.len() < part.by_flow.len() {
+                whole.by_flow.resize(part.by_flow.len(), 0);
+            }
+            for (mine, theirs) in whole.by_flow.iter_mut().zip(&part.by_flow) {
+                *mine += theirs;
+            }
+            whole.bytes += part.bytes;
+            whole.elapsed = whole.elapsed.max(part.elapsed);
+            whole.missed += part.missed;
+            whole.refused += part.refused;
+        }
+        whole
+    }
+}
+
+/// What others may watch of the sinks at work.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Different packets that came, to all sinks.
+    pub received: AtomicU64,
+    /// A scout has come: the way is open.
+    pub scouted: AtomicBool,
+}

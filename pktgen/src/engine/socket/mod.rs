@@ -1,0 +1,7 @@
+//! The kernel's UDP sockets: works everywhere, without root, and is the slowest.
+
+pub mod receive;
+pub mod send;
+
+pub use receive::Listener;
+pub use send::{Ends, Sender, any};
