@@ -89,12 +89,10 @@ peers_up() {
 # verify SUBJECT NAME CASE: at a low rate every packet arrives, in order, once, at the sink's own socket — so with its MAC, its address and
 # right checksums — with the TTL that the peer's way of forwarding leaves.
 verify() {
-  local ttl=63 file=$raw/verify-$1-$3.json counted netns place
+  local ttl=63 file=$raw/verify-$1-$3.json counted netns
   # testpmd and our switch of two ports are wires; so is the bare forwarder, but for MAC addresses.
   case $1/$3 in dpdk/* | dpdk-af_packet/* | bare-af_xdp/* | ovs/forward) ttl=64 ;; esac
-  netns=$(sink "$2")
-  if [ "$1" = caracal ]; then place=$(set -- $(way_of "$@") && echo "${@:$#}") netns=crl-$caracal_lab.pod.bench.${place#bench/}; fi
-  [ "$1/$3" != caracal/vxlan-encap ] && [ "$1/$3" != caracal/vxlan-decap ] || ttl=62
+  netns=$(way_of "$@" | sed 's/.*--to-netns \([^ ]*\).*/\1/')
   ip netns exec "$netns" nft "table ip verify { counter arrived {}; counter right {}; chain input { type filter hook input priority filter;
     udp dport 9000 counter name arrived; udp dport 9000 ip ttl $ttl counter name right; }; }" || fail "nftables cannot count at the sink" || return
   # shellcheck disable=SC2046

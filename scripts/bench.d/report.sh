@@ -81,7 +81,7 @@ tables() {
       (.[] | select(.subject != "caracal")
         | (if less then .median / ([$ours.median, 1e-9] | max) else $ours.median / ([.median, 1e-9] | max) end) as $ratio
         | [.name, .metric, .unit, .subject, .median, ($ratio * 100 | round / 100),
-           (if ($ratio < 1.25 and $ratio > 0.8) or ($ours.min <= .max and .min <= $ours.max) then "unresolved"
+           (if .rounds < 3 or ($ratio < 1.25 and $ratio > 0.8) or ($ours.min <= .max and .min <= $ours.max) then "unresolved"
             elif $ratio > 1 then "we win" else "WE LOSE" end)] | @tsv)' "$results/results.json" |
     awk -F'\t' '{ head = $1 ", " $2 ", " $3; if (head != last) { printf "  %s\n", head; last = head }
                   printf "    %-26s %14.4g  %8s  %s\n", $4, $5, $6 == "" ? "" : "×" $6, $7 }'

@@ -81,7 +81,7 @@ BATCH
 tunnel_end() {
   ip -n "$1" link add vx0 mtu $POD_MTU address "$6" type vxlan id $VNI local "$3" dstport 4789 dev "$2" nolearning
   ip -n "$1" -batch - <<BATCH
-address add $5/24 dev vx0
+address add $5/${9:-24} dev vx0
 link set vx0 up
 neighbor add $7 lladdr $8 dev vx0
 BATCH

@@ -36,9 +36,23 @@ caracal_up() { # NAME CASE
   taskset -c $FWD_CPU "$bin/caracal" lab up --name $caracal_lab "$raw/caracal.yaml" >"$raw/lab.txt" 2>&1 ||
     fail "the lab does not come up: $(tail -n 1 "$raw/lab.txt")" || return
   caracal_is_up=yes
-  for pod in client near far rules-100 rules-1000; do like_peers "crl-$caracal_lab.pod.bench.$pod" eth0; done
-  # What leaves node1's uplink is the fabric's, from its end of the wire on.
-  napi_thread "crl-$caracal_lab.fabric" n0 $SINK_CPU
+  for pod in client near rules-100 rules-1000; do like_peers "crl-$caracal_lab.pod.bench.$pod" eth0; done
+  caracal_tunnel_end
+}
+
+# The other end of node1's uplink leaves the lab's fabric and becomes what the peers' sinks are: one veth, and a tunnel's end of
+# Linux behind it, with the addresses that node2 and its pod had. So nobody's packets pass more devices than anybody else's.
+caracal_tunnel_end() {
+  local far=$PREFIX-caracal-sink vtep node2=crl-$caracal_lab.node.node2 vtep1
+  vtep=$(ip -n "$node2" -j link show vxlan.calico | jq -r '.[0].address')
+  vtep1=$(ip -n "$node2" -j neighbor show dev vxlan.calico | jq -r '.[] | select(.dst == "10.244.1.0") | .lladdr')
+  ip netns add "$far" && ip -n "crl-$caracal_lab.fabric" link set n0 netns "$far" || fail "node1's uplink cannot be given another end" || return
+  ip -n "$far" link set lo up
+  ip netns exec "$far" sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0
+  ip -n "$far" address add 192.0.2.12/24 dev n0 && ip -n "$far" link set n0 up
+  tunnel_end "$far" n0 192.0.2.12 192.0.2.11 10.244.2.2 "$vtep" 10.244.1.0 "$vtep1" 32
+  ip -n "$far" route add 10.244.1.0/24 via 10.244.1.0 dev vx0 onlink
+  like_peers "$far" n0
 }
 
 bench_pod() { # NAME NODE ADDRESS
@@ -52,11 +66,13 @@ like_peers() { # NETNS DEVICE
 }
 
 caracal_way() { # NAME CASE
+  local pod=crl-$caracal_lab.pod.bench far=$PREFIX-caracal-sink
   case $2 in
-    forward) echo "--lab $caracal_lab --from bench/client --to bench/near" ;;
-    policy-*) echo "--lab $caracal_lab --from bench/client --to bench/rules-${2#policy-}" ;;
-    vxlan-encap) echo "--lab $caracal_lab --from bench/client --to bench/far" ;;
-    vxlan-decap) echo "--lab $caracal_lab --from bench/far --to bench/near" ;;
+    forward) echo "--from-netns $pod.client --to-netns $pod.near --to-address 10.244.1.3" ;;
+    policy-100) echo "--from-netns $pod.client --to-netns $pod.rules-100 --to-address 10.244.1.4" ;;
+    policy-1000) echo "--from-netns $pod.client --to-netns $pod.rules-1000 --to-address 10.244.1.5" ;;
+    vxlan-encap) echo "--from-netns $pod.client --to-netns $far --to-address 10.244.2.2" ;;
+    vxlan-decap) echo "--from-netns $far --to-netns $pod.near --to-address 10.244.1.3" ;;
   esac
 }
 

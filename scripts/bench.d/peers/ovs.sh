@@ -5,7 +5,7 @@ ovs_cases() { echo "forward vxlan-encap vxlan-decap"; }
 
 ovs_install() {
   install_packages dpdk-dev libunbound8 libxdp1 libcap-ng0 || fail "apt has not got the libraries of Open vSwitch" || return
-  huge_pages 400
+  huge_pages 450 || return
   local package
   # Unpacked, not installed: the packages would start a switch of the system.
   for package in openvswitch-common openvswitch-switch openvswitch-switch-dpdk; do

@@ -42,4 +42,4 @@ int forward(struct xdp_md *context) {
   return bpf_redirect(fib.ifindex, 0);
 }
 
-char license[] SEC("license") = "Dual BSD/GPL";
+char _license[] SEC("license") = "Dual BSD/GPL";
