@@ -29,6 +29,7 @@ pub mod packet;
 pub mod pipeline;
 pub mod policy_log;
 pub mod port;
+pub mod probe;
 pub mod rate_limit;
 pub mod sim;
 pub mod snapshot;

@@ -12,13 +12,17 @@ use anyhow::{Context, Result, bail};
 use caps::{CapSet, Capability, CapsHashSet};
 use caracal_dataplane::clock::Clock;
 use caracal_dataplane::controller::mirror::{self, Mirror};
-use caracal_dataplane::controller::ports::{FrameShares, PortConfig, Ports, WorkerHandle};
+use caracal_dataplane::controller::ports::{FrameShares, PortConfig, Ports, UplinkIo, WorkerHandle};
 use caracal_dataplane::controller::server::{self, Event, Greeting};
 use caracal_dataplane::controller::{Controller, report::Identity};
 use caracal_dataplane::counters::WorkerCounters;
 use caracal_dataplane::handover::{Doorbell, Peer, connect};
 use caracal_dataplane::pipeline::Pipeline;
 use caracal_dataplane::policy_log::{self, PolicyLog, Recorder};
+use caracal_dataplane::probe::advice::{Settings, advise};
+use caracal_dataplane::probe::report::{self, Report};
+use caracal_dataplane::probe::tuning::Wanted;
+use caracal_dataplane::probe::{self, Interface, place};
 use caracal_dataplane::snapshot::Publisher;
 use caracal_dataplane::table::{AssignWorker, TableBuilder, Tables};
 use caracal_dataplane::worker::thread::{Thread, WorkerStatus};
@@ -38,13 +42,15 @@ use tracing::{info, warn};
     version,
     after_help = "Examples:
   caracal-fastpath --socket /var/run/caracal/fastpath.sock --cpus 2,3
+  caracal-fastpath --probe eth0 eth1
   caracal fastpath status --socket /var/run/caracal/fastpath.sock"
 )]
 struct Arguments {
     /// Where the control plane and readers connect (a unix socket, made with mode 0600)
     #[arg(long, default_value = "/var/run/caracal/fastpath.sock")]
     socket: PathBuf,
-    /// CPUs to pin workers to, one worker each ("2,3" or "2-5"); not given: one worker, not pinned
+    /// CPUs to pin workers to, one worker each ("2,3" or "2-5"); "auto": as many as --workers, near the uplinks; not given: one
+    /// worker, not pinned
     #[arg(long, value_parser = parse_cpus)]
     cpus: Option<Cpus>,
     /// Workers, when there should be more than --cpus names (they share these CPUs)
@@ -57,6 +63,15 @@ struct Arguments {
     /// or the route to another node uses
     #[arg(long = "uplink", value_name = "DEVICE")]
     uplinks: Vec<String>,
+    /// How uplinks' frames come in: "auto" is zero-copy where the driver can
+    #[arg(long, value_enum, default_value_t = Io::Auto)]
+    uplink_io: Io,
+    /// Set each uplink's queues to so many while this runs (a real device loses its link for a moment)
+    #[arg(long, value_name = "QUEUES", value_parser = clap::value_parser!(u32).range(1..=256))]
+    uplink_queues: Option<u32>,
+    /// Set the entries of each uplink's own rings, or as many as it can, while this runs (as above)
+    #[arg(long, value_name = "ENTRIES", value_parser = clap::value_parser!(u32).range(64..=65_536))]
+    uplink_rings: Option<u32>,
     /// Frames of a worker's memory
     #[arg(long, default_value_t = 8192)]
     chunks: u32,
@@ -81,13 +96,37 @@ struct Arguments {
     /// Do not try huge pages
     #[arg(long)]
     no_huge_pages: bool,
+    /// Say what these interfaces can do, what would be used of it as an uplink, and why; and end
+    #[arg(long, value_name = "INTERFACE", num_args = 1..)]
+    probe: Vec<String>,
+    /// With --probe: put a program and a socket on each for a moment, too (a real device may reset its rings)
+    #[arg(long = "try", requires = "probe")]
+    try_out: bool,
+    /// With --probe: how to print
+    #[arg(short, long, value_enum, default_value_t = Output::Table, requires = "probe")]
+    output: Output,
     /// Log level: error, warn, info, debug, trace (or by module, as in "info,caracal_dataplane=debug")
     #[arg(long, default_value = "info")]
     log: String,
 }
 
 #[derive(Clone, Debug)]
-struct Cpus(Vec<usize>);
+enum Cpus {
+    These(Vec<usize>),
+    Auto,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Io {
+    Auto,
+    Copy,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Output {
+    Table,
+    Json,
+}
 
 /// Flows of a worker, at most: their table is allocated at the start, about 100 bytes each.
 const FLOWS_MAX: i64 = 1 << 24;
@@ -98,6 +137,9 @@ fn parse_ring(text: &str) -> Result<u32, String> {
 }
 
 fn parse_cpus(text: &str) -> Result<Cpus, String> {
+    if text == "auto" {
+        return Ok(Cpus::Auto);
+    }
     let mut cpus = Vec::new();
     for part in text.split(',') {
         let wrong =
@@ -110,7 +152,7 @@ fn parse_cpus(text: &str) -> Result<Cpus, String> {
         }
         cpus.extend(first..=last);
     }
-    Ok(Cpus(cpus))
+    Ok(Cpus::These(cpus))
 }
 
 fn main() -> ExitCode {
@@ -126,11 +168,67 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .with_ansi(is_terminal)
         .init();
-    match run(&arguments) {
+    let done = if arguments.probe.is_empty() { run(&arguments) } else { probe(&arguments) };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("caracal-fastpath: {error:#}");
             ExitCode::from(2)
+        }
+    }
+}
+
+/// Prints what interfaces can do.
+fn probe(arguments: &Arguments) -> Result<()> {
+    let machine = place::Cpus::of_this_machine();
+    let settings = Settings {
+        workers: usize::from(worker_count(arguments)?),
+        chunks: arguments.chunks,
+        chunk_size: arguments.chunk_size,
+        uplink_ring: arguments.uplink_ring,
+    };
+    let mut reports = Vec::new();
+    for name in &arguments.probe {
+        let interface = Interface::ask(name)?;
+        let tried = arguments.try_out.then(|| probe::try_out(interface.index));
+        let advice = advise(&interface, tried.as_ref(), settings, &machine);
+        reports.push(Report { interface, tried, advice });
+    }
+    match arguments.output {
+        Output::Table => reports.iter().for_each(|report| print!("{report}")),
+        Output::Json => println!("{}", report::json(&reports)),
+    }
+    Ok(())
+}
+
+/// `--workers`, or as many as `--cpus` names.
+fn worker_count(arguments: &Arguments) -> Result<u16> {
+    let named = match &arguments.cpus {
+        Some(Cpus::These(cpus)) => cpus.len(),
+        Some(Cpus::Auto) | None => 1,
+    };
+    let count = arguments.workers.map_or(named.max(1), usize::from);
+    match u16::try_from(count).ok().filter(|n| (1..=WORKERS_MAX).contains(n)) {
+        Some(count) => Ok(count),
+        None => bail!("--workers: between 1 and {WORKERS_MAX} are possible"),
+    }
+}
+
+/// The CPUs that workers are pinned to.
+fn chosen_cpus(arguments: &Arguments) -> Result<Vec<usize>> {
+    match &arguments.cpus {
+        None => Ok(Vec::new()),
+        Some(Cpus::These(cpus)) => check_cpus(cpus).map(|()| cpus.clone()),
+        Some(Cpus::Auto) => {
+            // Which uplinks there will be is not known yet: those that are named, or those by which the host reaches all else.
+            let uplinks = match &arguments.uplinks[..] {
+                [] => Mirror::open()?.default_devices()?,
+                named => named.to_vec(),
+            };
+            let interfaces = uplinks.iter().filter_map(|name| Interface::ask(name).ok());
+            let nodes: Vec<Option<u32>> = interfaces.map(|interface| interface.place.numa_node).collect();
+            let workers = usize::from(worker_count(arguments)?);
+            Ok(place::Cpus::of_this_machine().choose(workers, &nodes))
         }
     }
 }
@@ -143,12 +241,8 @@ fn run(arguments: &Arguments) -> Result<()> {
     let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
     signals.thread_block().context("cannot block signals")?;
 
-    let cpus = arguments.cpus.as_ref().map_or(&[][..], |cpus| &cpus.0);
-    check_cpus(cpus)?;
-    let count = arguments.workers.map_or(cpus.len().max(1), usize::from);
-    let Some(count) = u16::try_from(count).ok().filter(|n| (1..=WORKERS_MAX).contains(n)) else {
-        bail!("--workers: between 1 and {WORKERS_MAX} are possible");
-    };
+    let cpus = chosen_cpus(arguments)?;
+    let count = worker_count(arguments)?;
 
     let clock = Clock::start();
     let (events, queue) = channel();
@@ -211,12 +305,17 @@ fn run(arguments: &Arguments) -> Result<()> {
         pod_ring: arguments.pod_ring,
         uplink_ring: arguments.uplink_ring,
         uplinks: arguments.uplinks.clone(),
+        uplink_io: if arguments.uplink_io == Io::Copy { UplinkIo::Copy } else { UplinkIo::Auto },
+        tuning: Wanted { queues: arguments.uplink_queues, rings: arguments.uplink_rings },
         kernel_memory_budget: arguments.kernel_memory_mib.saturating_mul(1 << 20),
     };
-    Controller::new(builder, publisher, Ports::new(config, handles), mirror, queue, log, identity)?.run();
+    let ports = Ports::new(config, handles);
+    let tuned = Controller::new(builder, publisher, ports, mirror, queue, log, identity)?.run();
     for thread in running {
         let _ = thread.join();
     }
+    // Now that no socket is left on them.
+    drop(tuned);
     Ok(())
 }
 

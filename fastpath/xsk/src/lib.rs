@@ -34,7 +34,7 @@ mod sys;
 pub mod tap;
 pub mod xdp;
 
-pub use domain::{Domain, DomainConfig, DomainError, MultiBuffer, kernel_ring_bytes};
+pub use domain::{Domain, DomainConfig, DomainError, KERNEL_HEADROOM, MultiBuffer, kernel_ring_bytes};
 pub use frame::{DomainId, Frame, RESERVED_HEADROOM, lost_frames};
 pub use memory::Pages;
 pub use pool::FramePool;

@@ -413,6 +413,12 @@ impl Socket {
         self.zero_copy
     }
 
+    /// Entries of its RX ring. In zero-copy mode a device that has no more frames than this receives nothing, neither for us nor for the
+    /// host, once the ring is full and nobody reads it.
+    pub fn receive_ring(&self) -> usize {
+        self.rx.size() as usize
+    }
+
     /// The device it is bound to.
     pub fn ifindex(&self) -> u32 {
         self.ifindex

@@ -166,6 +166,18 @@ impl Mirror {
         Ok(routes)
     }
 
+    /// The names of the devices that default routes use.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub fn default_devices(&mut self) -> Result<Vec<String>, MirrorError> {
+        let routes = self.routes()?;
+        let is_used = |link: &KernelLink| {
+            routes.iter().any(|route| route.prefix.length() == 0 && route.ifindex == link.index)
+        };
+        Ok(self.links()?.into_iter().filter(is_used).map(|link| link.name).collect())
+    }
+
     /// All neighbors.
     ///
     /// # Errors

@@ -31,6 +31,7 @@ use self::mirror::{KernelLink, Mirror, MirrorError};
 use self::ports::{Plan, Ports};
 use self::server::{Client, Event};
 use crate::policy_log::PolicyLog;
+use crate::probe::tuning::Tuning;
 use crate::table::{HostInterface, KernelRoute, TableBuilder, Tables};
 
 /// How often acknowledgements that wait for workers are looked after.
@@ -106,8 +107,9 @@ impl Controller {
         Ok(controller)
     }
 
-    /// Works until asked to stop.
-    pub fn run(mut self) {
+    /// Works until asked to stop. What is returned puts uplinks back as they were, when it is dropped: once the workers have ended.
+    #[must_use]
+    pub fn run(mut self) -> Vec<Tuning> {
         loop {
             match self.events.recv_timeout(self.wait()) {
                 Ok(event) => {
@@ -126,14 +128,15 @@ impl Controller {
             }
             self.settle();
         }
-        self.stop();
+        self.stop()
     }
 
-    fn stop(self) {
+    fn stop(self) -> Vec<Tuning> {
         info!("stopping: pods are cut off until a fastpath reads their ports again");
         for worker in self.ports.workers() {
             worker.tell(crate::worker::thread::Command::Stop);
         }
+        self.ports.end()
     }
 
     fn wait(&self) -> Duration {

@@ -28,6 +28,7 @@ use crate::counters::{PortCounters, WorkerCounters};
 use crate::handover::Doorbell;
 use crate::pipeline::{EndpointLink, Link};
 use crate::port::{Port, TapPort, XskPort};
+use crate::probe::tuning::{Tuning, Wanted};
 use crate::table::{Endpoint, EndpointIndex, NodeConfig};
 use crate::worker::thread::{Command, WorkerStatus};
 use crate::worker::{PortSlot, Role, WorkerIndex};
@@ -67,8 +68,22 @@ pub struct PortConfig {
     pub uplink_ring: u32,
     /// The uplinks' names; none: see [`super::uplinks`].
     pub uplinks: Vec<String>,
+    /// How uplinks' sockets are bound.
+    pub uplink_io: UplinkIo,
+    /// What is set of uplinks' queues and rings.
+    pub tuning: Wanted,
     /// Kernel memory that sockets may take, bytes.
     pub kernel_memory_budget: u64,
+}
+
+/// How uplinks' sockets are bound.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UplinkIo {
+    /// Zero-copy if the device says that it can, and binding so works; else copy.
+    #[default]
+    Auto,
+    /// Copy.
+    Copy,
 }
 
 /// Why a port is not there.
@@ -94,6 +109,8 @@ enum PortError {
     Jumbo { name: String, mtu: u16, carried: usize, reason: &'static str },
     #[error("a node has at most {} uplinks", uplinks::UPLINKS_MAX)]
     TooManyUplinks,
+    #[error(transparent)]
+    Tuning(#[from] crate::probe::tuning::TuningError),
     #[error("its worker has ended")]
     WorkerGone,
 }
@@ -169,6 +186,10 @@ impl FrameShares {
     }
 }
 
+/// The share of a domain's frames that pods may not have on their way to them when a device receives into the domain directly
+/// (zero-copy): without frames there, the host would not receive on that queue either.
+const RESERVE_SHARE: usize = 16;
+
 /// Frames that the kernel always has for a pod, so that a first burst finds room.
 const POD_FILL_MIN: usize = 16;
 
@@ -195,6 +216,13 @@ impl Ports {
     #[must_use]
     pub fn workers(&self) -> &[WorkerHandle] {
         &self.workers
+    }
+
+    /// Ends: the programs are taken off the uplinks. What is returned puts their devices back as they were when it is dropped, which is
+    /// to be done once the workers have ended.
+    #[must_use]
+    pub fn end(self) -> Vec<Tuning> {
+        self.uplinks.into_values().filter_map(|uplink| uplink.tuning).collect()
     }
 
     /// Whether a port that should be there is not.
@@ -329,9 +357,10 @@ impl Ports {
         self.check_link(link)?;
         let worker = usize::from(endpoint.worker);
         let mut map = xdp::pod::open(&self.config.bpf_dir, &link.name)?;
-        let socket = self.bind(worker, link.index, 0, self.config.pod_ring)?;
+        let socket = self.bind(worker, link.index, 0, rings(self.config.pod_ring))?;
         map.set_socket(0, &socket)?;
-        let port = Port::Xsk(self.xsk_port(worker, socket));
+        let completes = self.workers[worker].domain.checksum_offload();
+        let port = Port::Xsk(XskPort::new(socket, completes, 0));
         let live = self.add(worker, port, Role::Endpoint(index), link)?;
         let unknown = EndpointLink { pod_mac: None, mtu: link.mtu };
         self.workers[worker].tell(Command::EndpointLink(index, unknown));
@@ -367,24 +396,29 @@ impl Ports {
             let pods_here = pods.div_ceil(self.workers.len()).max(1);
             let pod = (shares.pods / pods_here).clamp(POD_FILL_MIN, self.config.pod_ring as usize);
             let uplink = (shares.uplink / queues.max(&1)).min(self.config.uplink_ring as usize);
-            worker.tell(Command::FillTargets { pod, uplink });
+            let receives_directly = self.uplinks.values().flat_map(|uplink| &uplink.queues).any(|queue| {
+                queue.worker == usize::from(worker.index.0) && queue.io == crate::port::ZERO_COPY
+            });
+            let chunks = worker.domain.config().chunks as usize;
+            let reserve = if receives_directly { chunks / RESERVE_SHARE } else { 0 };
+            worker.tell(Command::FillTargets { pod, uplink, reserve });
         }
     }
 
-    fn bind(&mut self, worker: usize, ifindex: u32, queue: u32, ring: u32) -> Result<Socket, PortError> {
+    fn bind(
+        &mut self,
+        worker: usize,
+        ifindex: u32,
+        queue: u32,
+        config: SocketConfig,
+    ) -> Result<Socket, PortError> {
         let worker = self.workers.get(worker).ok_or(PortError::WorkerGone)?;
         let needed = self.kernel_bytes_with(self.sockets + 1);
         let budget = self.config.kernel_memory_budget;
         if needed > budget {
             return Err(PortError::OverBudget { needed, budget });
         }
-        let config =
-            SocketConfig { rx: ring, tx: ring, fill: ring, completion: ring, ..SocketConfig::default() };
         Ok(Socket::bind(&worker.domain, ifindex, queue, config)?)
-    }
-
-    fn xsk_port(&self, worker: usize, socket: Socket) -> XskPort {
-        XskPort::new(socket, self.workers[worker].domain.checksum_offload(), 0)
     }
 
     fn add(
@@ -459,7 +493,7 @@ impl Ports {
     #[must_use]
     pub fn rows(&self, links: &[KernelLink]) -> Vec<PortRow> {
         let mut rows = Vec::new();
-        let mut row = |name: &str, kind: &str, port: &LivePort, io: String| {
+        let mut row = |name: &str, kind: &str, port: &LivePort, io: String, note: &str| {
             let problem = link_problem(links.iter().find(|link| link.index == port.ifindex));
             rows.push(PortRow {
                 name: name.into(),
@@ -467,7 +501,7 @@ impl Ports {
                 io,
                 worker: port.worker as u32,
                 up: problem.is_none(),
-                detail: problem.unwrap_or_default().into(),
+                detail: problem.unwrap_or(note).into(),
             });
         };
         for uplink in self.uplinks.values() {
@@ -477,16 +511,17 @@ impl Ports {
                     uplinks::KIND,
                     port,
                     format!("{}, xdp {}", port.io, uplink.program.mode()),
+                    uplink.why_copy.as_deref().unwrap_or_default(),
                 );
             }
         }
         for (kind, port) in [("host", &self.host), ("forward", &self.forward)] {
             if let Some(port) = port {
-                row(kind, kind, port, port.io.into());
+                row(kind, kind, port, port.io.into(), "");
             }
         }
         for (endpoint, port) in self.pods.values() {
-            row(&endpoint.interface, "pod", port, port.io.into());
+            row(&endpoint.interface, "pod", port, port.io.into(), "");
         }
         let refused = self.refused.iter().map(|(name, problem)| (name, uplinks::KIND, problem));
         let missing = self.missing.iter().map(|(name, missing)| (name, missing.kind, &missing.problem));
@@ -499,6 +534,18 @@ impl Ports {
             detail: problem.clone(),
         }));
         rows
+    }
+}
+
+/// All rings of one size.
+fn rings(entries: u32) -> SocketConfig {
+    SocketConfig {
+        rx: entries,
+        tx: entries,
+        fill: entries,
+        completion: entries,
+        tx_budget: entries,
+        ..SocketConfig::default()
     }
 }
 

@@ -23,6 +23,9 @@ pub use xsk::XskPort;
 /// Room that a received packet has in front of it for a tunnel header, at least.
 pub const HEADROOM: usize = 128;
 
+/// What [`Port::io`] says of a socket whose device uses our memory directly.
+pub const ZERO_COPY: &str = "af_xdp zero-copy";
+
 /// Boxes of chains, emptied and waiting for the next one.
 pub type Boxes = Vec<Box<Vec<Frame>>>;
 
@@ -118,7 +121,7 @@ impl Port {
     #[must_use]
     pub fn io(&self) -> &'static str {
         match self {
-            Port::Xsk(port) if port.is_zero_copy() => "af_xdp zero-copy",
+            Port::Xsk(port) if port.is_zero_copy() => ZERO_COPY,
             Port::Xsk(_) => "af_xdp copy",
             Port::Tap(_) => "tap",
             Port::Memory(_) => "memory",

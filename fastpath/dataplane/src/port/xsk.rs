@@ -14,6 +14,8 @@ pub struct XskPort {
     checksum_offload: bool,
     /// Frames that the kernel should have to receive into.
     fill_target: usize,
+    /// Frames that stay in the pool: none are sent that leave fewer there.
+    reserve: usize,
     /// Segments of a packet whose last one has not come yet.
     partial: Option<Packet>,
 }
@@ -22,13 +24,20 @@ impl XskPort {
     /// A port on `socket`. `checksum_offload`: the domain takes half-made checksums on transmit.
     #[must_use]
     pub fn new(socket: Socket, checksum_offload: bool, fill_target: usize) -> Self {
-        XskPort { socket, checksum_offload, fill_target, partial: None }
+        XskPort { socket, checksum_offload, fill_target, reserve: 0, partial: None }
     }
 
     /// Sets how many frames the kernel should have to receive into. Fewer than now: the surplus comes back as packets
-    /// arrive.
+    /// arrive. One whose device receives into them directly keeps twice of what its RX ring holds: see
+    /// [`Socket::receive_ring`].
     pub fn set_fill_target(&mut self, frames: usize) {
-        self.fill_target = frames;
+        let least = if self.socket.is_zero_copy() { 2 * self.socket.receive_ring() } else { 0 };
+        self.fill_target = frames.max(least);
+    }
+
+    /// Sets how many frames stay in the pool, whatever is to be sent.
+    pub fn set_reserve(&mut self, frames: usize) {
+        self.reserve = frames;
     }
 
     /// Gives the kernel frames to receive into, up to the target.
@@ -76,6 +85,9 @@ impl XskPort {
         }
         let segments = 1 + packet.rest.as_ref().map_or(0, |rest| rest.len());
         if segments > 1 && !self.socket.multi_buffer() {
+            return Err(packet);
+        }
+        if pool.free() < self.reserve {
             return Err(packet);
         }
         if self.socket.transmit_room() < segments {

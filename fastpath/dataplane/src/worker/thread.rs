@@ -63,6 +63,8 @@ pub enum Command {
         pod: usize,
         /// The uplink.
         uplink: usize,
+        /// How many frames stay in the pool, whatever is to be sent.
+        reserve: usize,
     },
     /// Part of the flow table: `buckets` buckets from `first`, into `into`, which comes back with the next bucket.
     Flows {
@@ -142,6 +144,7 @@ pub struct Thread {
     is_ready: Vec<bool>,
     fill_pod: usize,
     fill_uplink: usize,
+    reserve: usize,
 }
 
 impl Thread {
@@ -173,6 +176,7 @@ impl Thread {
             is_ready: Vec::new(),
             fill_pod: 0,
             fill_uplink: 0,
+            reserve: 0,
         })
     }
 
@@ -290,6 +294,7 @@ impl Thread {
                     } else {
                         self.fill_pod
                     });
+                    xsk.set_reserve(self.reserve);
                     xsk.refill(&mut self.engine.pool);
                 }
                 let slot = self.engine.add_port(*port, role, counters);
@@ -319,12 +324,14 @@ impl Thread {
             Command::Link(egress, link) => self.engine.set_link(egress, link),
             Command::Uplink(uplink, to) => self.engine.set_uplink(uplink, to),
             Command::Owners(owners) => self.engine.set_owners(owners),
-            Command::FillTargets { pod, uplink } => {
+            Command::FillTargets { pod, uplink, reserve } => {
                 self.fill_pod = pod;
                 self.fill_uplink = uplink;
+                self.reserve = reserve;
                 for (_, role, port) in self.engine.ports_mut() {
                     if let Port::Xsk(port) = port {
                         port.set_fill_target(if matches!(role, Role::Uplink(_)) { uplink } else { pod });
+                        port.set_reserve(reserve);
                     }
                 }
             }

@@ -169,6 +169,10 @@ impl<T: Copy> ConsumerRing<T> {
         self.index.release();
     }
 
+    pub(crate) fn size(&self) -> u32 {
+        self.ring.size
+    }
+
     pub(crate) fn available(&mut self) -> usize {
         self.index.available() as usize
     }

@@ -8,13 +8,18 @@ use std::sync::Arc;
 
 use caracal_xsk::xdp::uplink::Capture;
 use caracal_xsk::xdp::{self, AttachMode, Preference, Uplink};
+use caracal_xsk::{Mode, Socket};
 use tracing::{info, warn};
 
-use super::{LivePort, Missing, Plan, PortError, Ports};
+use super::{FrameShares, LivePort, Missing, Plan, PortError, Ports, SocketConfig, UplinkIo, rings};
 use crate::batch::UplinkIndex;
 use crate::controller::uplinks::{self, Chosen, Facts};
 use crate::pipeline::{self, Link};
-use crate::port::Port;
+use crate::port::{Port, XskPort};
+use crate::probe::advice::no_zero_copy;
+use crate::probe::netdev::XdpFeatures;
+use crate::probe::tuning::Tuning;
+use crate::probe::{self, Interface};
 use crate::worker::thread::Command;
 use crate::worker::{Owners, Role};
 
@@ -33,6 +38,10 @@ pub(super) struct LiveUplink {
     pub sends: bool,
     pub program: Uplink,
     pub queues: Vec<LivePort>,
+    /// Why its sockets are in copy mode, if they are.
+    pub why_copy: Option<String>,
+    /// What has been set of the device, to be put back after the last of its sockets is closed.
+    pub tuning: Option<Tuning>,
     pub captured: BTreeSet<Capture>,
     /// What it has been brought in line with.
     pub followed: Option<Arc<BTreeSet<Capture>>>,
@@ -174,19 +183,25 @@ impl Ports {
         self.check_link(link)?;
         let is_free = |index: &u8| self.uplinks.values().all(|uplink| uplink.index.0 != *index);
         let index = UplinkIndex((0..=u8::MAX).find(is_free).ok_or(PortError::TooManyUplinks)?);
+        let tuning = Tuning::apply(&link.name, link.index, self.config.tuning)?;
+        let device = Interface::ask(&link.name);
+        let receiving = device.as_ref().map_or(link.queues, Interface::receiving_queues).min(link.queues);
         let mut program = Uplink::attach(link.index, Preference::NativeFirst)?;
         if let AttachMode::Generic(reason) = program.mode() {
             warn!(uplink = link.name, "XDP runs in generic mode, which costs the host throughput: {reason}");
         }
         let mut queues: Vec<LivePort> = Vec::new();
+        let mut binding = Binding::of(self.config.uplink_io, program.mode(), &device);
         for queue in 0..link.queues {
             // Queue q belongs to worker q mod N.
             let worker = queue as usize % self.workers.len();
-            let port = self.bind(worker, link.index, queue, self.config.uplink_ring).and_then(|socket| {
-                program.set_socket(queue, &socket)?;
-                let port = Port::Xsk(self.xsk_port(worker, socket));
-                self.add(worker, port, Role::Uplink(index), link)
-            });
+            let port =
+                self.bind_uplink(worker, link.index, queue, receiving, &mut binding).and_then(|socket| {
+                    program.set_socket(queue, &socket)?;
+                    let by_metadata = !socket.is_zero_copy() || binding.device_completes;
+                    let completes = by_metadata && self.workers[worker].domain.checksum_offload();
+                    self.add(worker, Port::Xsk(XskPort::new(socket, completes, 0)), Role::Uplink(index), link)
+                });
             match port {
                 Ok(port) => queues.push(port),
                 // The device has room for more queues than it uses.
@@ -211,8 +226,85 @@ impl Ports {
             sends: chosen.sends,
             program,
             queues,
+            why_copy: binding.why_copy,
+            tuning,
             captured: BTreeSet::new(),
             followed: None,
         })
+    }
+
+    /// In zero-copy mode if that may be; if it cannot, this queue and the others are in copy mode.
+    fn bind_uplink(
+        &mut self,
+        worker: usize,
+        ifindex: u32,
+        queue: u32,
+        queues: u32,
+        binding: &mut Binding,
+    ) -> Result<Socket, PortError> {
+        let ring = self.config.uplink_ring;
+        if binding.why_copy.is_none() {
+            let here = (queues as usize).div_ceil(self.workers.len());
+            let chunks = self.workers[worker].domain.config().chunks as usize;
+            // While we are stopped, the device goes on with the frames that the RX ring has no room for: or else the host would
+            // receive nothing on this queue.
+            let filled = (FrameShares::of(chunks).uplink / here.max(1)).min(ring as usize) as u32;
+            let rx = prior_power_of_two(filled / 2).max(2);
+            let direct = SocketConfig { rx, mode: Mode::ZeroCopy, ..rings(ring) };
+            match self.bind(worker, ifindex, queue, direct) {
+                Ok(socket) => return Ok(socket),
+                Err(PortError::Bind(refusal)) => binding.why_copy = Some(refusal.to_string()),
+                Err(error) => return Err(error),
+            }
+        }
+        self.bind(worker, ifindex, queue, rings(ring))
+    }
+}
+
+/// How an uplink's sockets are bound.
+struct Binding {
+    /// Why not in zero-copy mode.
+    why_copy: Option<String>,
+    /// In zero-copy mode the device completes checksums.
+    device_completes: bool,
+}
+
+impl Binding {
+    fn of(io: UplinkIo, mode: &AttachMode, device: &Result<Interface, probe::ProbeError>) -> Self {
+        let why_copy = match (io, mode, device) {
+            (UplinkIo::Copy, ..) => Some("copy mode, as configured".into()),
+            (_, AttachMode::Generic(_), _) => Some("copy mode: zero-copy takes native XDP".into()),
+            (.., Ok(device)) => no_zero_copy(device).map(|reason| format!("copy mode: {reason}")),
+            // To try is the only way to know.
+            (.., Err(_)) => None,
+        };
+        let xdp = device.as_ref().ok().and_then(|device| device.xdp.as_ref().ok());
+        Binding { why_copy, device_completes: xdp.is_some_and(XdpFeatures::tx_checksum) }
+    }
+}
+
+fn prior_power_of_two(number: u32) -> u32 {
+    number.checked_ilog2().map_or(1, |log| 1 << log)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ring_is_no_larger_than_what_it_is_made_from() {
+        for (number, power) in [(0, 1), (1, 1), (3, 2), (4, 4), (1023, 512), (u32::MAX, 1 << 31)] {
+            assert_eq!(prior_power_of_two(number), power);
+        }
+    }
+
+    #[test]
+    fn sockets_are_in_copy_mode_when_asked_so_or_when_the_program_is_not_in_the_driver() {
+        let silent = || Err(probe::ProbeError::Netlink(std::io::ErrorKind::NotFound.into()));
+        let generic = AttachMode::Generic("none".into());
+        let why = |io, mode: &AttachMode| Binding::of(io, mode, &silent()).why_copy;
+        assert!(why(UplinkIo::Copy, &AttachMode::Native).unwrap().contains("configured"));
+        assert!(why(UplinkIo::Auto, &generic).unwrap().contains("native XDP"));
+        assert_eq!(why(UplinkIo::Auto, &AttachMode::Native), None);
     }
 }
