@@ -149,6 +149,8 @@ pub struct Ports {
     /// Uplinks by name, not to be had however often one tries.
     refused: BTreeMap<String, String>,
     sockets: u64,
+    /// What has been set of uplinks, by their device's number; to be put back after the last of their sockets is closed.
+    tuned: BTreeMap<u32, Option<Tuning>>,
 }
 
 /// What the ports should be.
@@ -207,6 +209,7 @@ impl Ports {
             missing: BTreeMap::new(),
             refused: BTreeMap::new(),
             sockets: 0,
+            tuned: BTreeMap::new(),
         };
         ports.set_fill_targets(0, &ports.uplink_queues());
         ports
@@ -222,7 +225,7 @@ impl Ports {
     /// to be done once the workers have ended.
     #[must_use]
     pub fn end(self) -> Vec<Tuning> {
-        self.uplinks.into_values().filter_map(|uplink| uplink.tuning).collect()
+        self.tuned.into_values().flatten().collect()
     }
 
     /// Whether a port that should be there is not.

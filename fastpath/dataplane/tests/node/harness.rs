@@ -173,6 +173,13 @@ impl Node {
         self.pod.run(move || succeeds("ping", &arguments))
     }
 
+    /// Has the fastpath end in order.
+    pub fn end(&mut self) {
+        let pid = nix::unistd::Pid::from_raw(self.fastpath.id() as i32);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+        assert!(self.fastpath.wait().unwrap().success());
+    }
+
     /// Waits until it does.
     pub fn wait_for_answer(&self, to: &str) {
         eventually(&format!("{to} answers the pod"), || self.pod_pings(to, "").then_some(()));

@@ -8,6 +8,7 @@
 
 #[path = "../../../xsk/tests/common/mod.rs"]
 mod common;
+mod devices;
 mod harness;
 
 use std::io::{Read, Write};

@@ -4,6 +4,7 @@
 //! may reset a real device's rings.
 
 use std::collections::BTreeSet;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use caracal_xsk::xdp::uplink::Capture;
@@ -13,6 +14,7 @@ use tracing::{info, warn};
 
 use super::{FrameShares, LivePort, Missing, Plan, PortError, Ports, SocketConfig, UplinkIo, rings};
 use crate::batch::UplinkIndex;
+use crate::controller::mirror::KernelLink;
 use crate::controller::uplinks::{self, Chosen, Facts};
 use crate::pipeline::{self, Link};
 use crate::port::{Port, XskPort};
@@ -33,15 +35,13 @@ pub const UPLINKS_MAX: usize = 256;
 pub(super) struct LiveUplink {
     pub index: UplinkIndex,
     /// What was chosen, as workers know it.
-    pub device: crate::controller::mirror::KernelLink,
+    pub device: KernelLink,
     pub routed: u32,
     pub sends: bool,
     pub program: Uplink,
     pub queues: Vec<LivePort>,
     /// Why its sockets are in copy mode, if they are.
     pub why_copy: Option<String>,
-    /// What has been set of the device, to be put back after the last of its sockets is closed.
-    pub tuning: Option<Tuning>,
     pub captured: BTreeSet<Capture>,
     /// What it has been brought in line with.
     pub followed: Option<Arc<BTreeSet<Capture>>>,
@@ -105,6 +105,7 @@ impl Ports {
         };
         let gone: Vec<u32> =
             self.uplinks.iter().filter(|(_, uplink)| !is_there(uplink)).map(|(device, _)| *device).collect();
+        self.tuned.retain(|device, _| plan.links.iter().any(|link| link.index == *device));
         let fresh = || choice.chosen.iter().filter(|(device, _)| !self.uplinks.contains_key(device));
         let mut expected = self.uplink_queues();
         for queue in fresh().flat_map(|(_, chosen)| 0..chosen.device.queues as usize) {
@@ -183,7 +184,7 @@ impl Ports {
         self.check_link(link)?;
         let is_free = |index: &u8| self.uplinks.values().all(|uplink| uplink.index.0 != *index);
         let index = UplinkIndex((0..=u8::MAX).find(is_free).ok_or(PortError::TooManyUplinks)?);
-        let tuning = Tuning::apply(&link.name, link.index, self.config.tuning)?;
+        self.tune(link)?;
         let device = Interface::ask(&link.name);
         let receiving = device.as_ref().map_or(link.queues, Interface::receiving_queues).min(link.queues);
         let mut program = Uplink::attach(link.index, Preference::NativeFirst)?;
@@ -227,10 +228,17 @@ impl Ports {
             program,
             queues,
             why_copy: binding.why_copy,
-            tuning,
             captured: BTreeSet::new(),
             followed: None,
         })
+    }
+
+    /// Sets what is to be set of a device: once, however often it is tried to attach it.
+    fn tune(&mut self, link: &KernelLink) -> Result<(), PortError> {
+        if let Entry::Vacant(untouched) = self.tuned.entry(link.index) {
+            untouched.insert(Tuning::apply(&link.name, link.index, self.config.tuning)?);
+        }
+        Ok(())
     }
 
     /// In zero-copy mode if that may be; if it cannot, this queue and the others are in copy mode.
