@@ -16,6 +16,8 @@ mod cpu;
 mod engine;
 mod html;
 mod impair;
+mod live;
+mod machine;
 mod pace;
 mod payload;
 mod place;

@@ -1,8 +1,8 @@
 //! `pktgen run`: one generator, one sink, one profile.
 
 use std::cell::RefCell;
-use std::io::{IsTerminal, Write};
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -14,20 +14,24 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 
 use crate::account::{Account, Collector, Totals};
+use crate::clock;
+use crate::cpu::{MachineTime, WorkerLoad, Workers};
 use crate::engine::socket::{self, Listener, Sender};
 use crate::engine::{Progress, Receive, Sent, Transmit};
+use crate::html::{self, Named};
+use crate::live::{Follow, Live};
+use crate::machine::Machine;
 use crate::pace::{Pacer, Rate};
 use crate::place::Place;
 use crate::profile::{Profile, Sizes, parse_duration};
-use crate::report::{self, Circumstances, Report};
-use crate::{clock, cpu};
+use crate::report::command::write;
+use crate::report::{Circumstances, Report};
 
 const FLOWS_MAX: u32 = 20_000;
 /// Descriptors beside the flows' sockets.
 const FILES_BESIDE: u64 = 64;
 /// How often scouts are sent until one comes through.
 const SCOUT_EVERY: Duration = Duration::from_millis(20);
-const LIVE_EVERY: Duration = Duration::from_millis(500);
 const TURN: Duration = Duration::from_millis(5);
 
 const EXAMPLES: &str = "\
@@ -61,6 +65,9 @@ pub struct Args {
     /// How to print the report
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     output: Output,
+    /// Write the report as a page, too: with plots, in one file
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
 }
 
 /// From where to where, in which flows and sizes.
@@ -114,6 +121,9 @@ pub struct Way {
     /// How packets are made and taken
     #[arg(long, value_enum, default_value_t = Engine::Socket)]
     engine: Engine,
+    /// Do not show how it goes
+    #[arg(short, long)]
+    quiet: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -146,7 +156,11 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     for warning in &report.warnings {
         eprintln!("pktgen: {warning}");
     }
-    let failed = args.expect_no_loss && (report.total.lost > 0 || report.total.sent == 0);
+    let (lost, sent) = (report.total.lost, report.total.sent);
+    if let Some(file) = &args.html {
+        write(file, &html::runs_page(&[Named { name: "run".into(), report }]))?;
+    }
+    let failed = args.expect_no_loss && (lost > 0 || sent == 0);
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
@@ -159,6 +173,9 @@ pub struct Open<'a> {
     to: String,
     /// In trials, each is one thread's.
     ends: RefCell<Ends>,
+    machine: Machine,
+    /// What is shown of trials while they go on.
+    pub follow: Follow,
 }
 
 struct Ends {
@@ -194,7 +211,15 @@ impl Way {
             receives: vec![Box::new(Listener::open(to, listen)?)],
             transmits: vec![Box::new(Sender::open(&ends, self.flows, sizes.clone())?)],
         };
-        Ok(Open { way: self, sizes, from: about_from, to: about_to, ends: RefCell::new(ends) })
+        Ok(Open {
+            way: self,
+            sizes,
+            from: about_from,
+            to: about_to,
+            ends: RefCell::new(ends),
+            machine: Machine::read(),
+            follow: Follow { quiet: self.quiet, ..Follow::default() },
+        })
     }
 }
 
@@ -206,16 +231,19 @@ impl Open<'_> {
     pub fn trial(&self, rate: Rate, duration: Duration, stop: Stop) -> anyhow::Result<Report> {
         let profile = Profile { flows: self.way.flows, sizes: self.sizes.clone(), rate, duration };
         let mut ends = self.ends.try_borrow_mut().context("one trial at a time")?;
-        let measured = measure(&mut ends, &profile, self.way, stop)?;
+        let measured = measure(&mut ends, &profile, self.way, &self.follow, stop)?;
         let about = Circumstances {
-            profile: profile.row(&self.way.size),
+            started: measured.started,
+            profile: serde_json::to_value(profile.row(&self.way.size))?,
             asked_pps: match rate {
                 Rate::Max => None,
                 Rate::PerSecond(rate) => Some(rate),
             },
             from: self.from.clone(),
             to: self.to.clone(),
-            machine_cpu_s: measured.machine_cpu_s,
+            machine_time: measured.machine_time,
+            workers: measured.workers,
+            machine: self.machine.clone(),
             sink_overflow: measured.overflowed,
             way_was_open: measured.way_was_open,
             interrupted: stop.is_set(),
@@ -275,12 +303,20 @@ impl Stop {
 struct Measured {
     sent: Sent,
     totals: Totals,
-    machine_cpu_s: Option<f64>,
+    started: (String, u64),
+    machine_time: Option<MachineTime>,
+    workers: Vec<WorkerLoad>,
     overflowed: Option<u64>,
     way_was_open: bool,
 }
 
-fn measure(ends: &mut Ends, profile: &Profile, way: &Way, stop: Stop) -> anyhow::Result<Measured> {
+fn measure(
+    ends: &mut Ends,
+    profile: &Profile,
+    way: &Way,
+    follow: &Follow,
+    stop: Stop,
+) -> anyhow::Result<Measured> {
     // Different in every run, so that what an earlier one left on the way is not taken for ours.
     let run = std::process::id() ^ (clock::now_ns() >> 8) as u32;
     let Ends { transmits, receives } = ends;
@@ -294,40 +330,57 @@ fn measure(ends: &mut Ends, profile: &Profile, way: &Way, stop: Stop) -> anyhow:
         accounts.push(Account::new(run, profile.flows)?.with_outlet(outlet));
     }
     let (progress, sent_so_far, close) = (Progress::default(), AtomicU64::new(0), AtomicBool::new(false));
+    let workers = Workers::default();
     let result: anyhow::Result<_> = thread::scope(|scope| {
+        let workers = &workers;
         let (progress, sent_so_far, close, collector) = (&progress, &sent_so_far, &close, &mut collector);
         let receivers: Vec<_> = receives
             .iter_mut()
             .zip(&mut accounts)
-            .map(|(receive, account)| scope.spawn(move || receive.receive(account, progress, close)))
+            .enumerate()
+            .map(|(at, (receive, account))| {
+                let work = move || receive.receive(account, progress, close);
+                scope.spawn(move || workers.run(format!("sink {at}"), work))
+            })
             .collect();
         let generate = || {
             let transmits = transmits;
             let way_was_open = open_the_way(transmits, run, progress, way.wait, stop)?;
-            let busy = cpu::busy_seconds();
+            let started = (clock::utc_now(), clock::now_ns());
+            collector.begin(started.1);
+            let busy = MachineTime::now();
             let senders: Vec<_> = transmits
                 .iter_mut()
-                .map(|transmit| {
+                .enumerate()
+                .map(|(at, transmit)| {
                     let pacer = Pacer::new(profile.rate, profile.duration);
-                    scope.spawn(move || transmit.send(run, pacer, sent_so_far, stop.0))
+                    let work = move || transmit.send(run, pacer, sent_so_far, stop.0);
+                    scope.spawn(move || workers.run(format!("generator {at}"), work))
                 })
                 .collect();
-            watch(sent_so_far, progress, collector, || senders.iter().all(|sender| sender.is_finished()))?;
+            let mut live = Live::begin(follow, profile.duration);
+            while !senders.iter().all(|sender| sender.is_finished()) {
+                thread::sleep(TURN);
+                let sent = sent_so_far.load(Ordering::Relaxed);
+                collector.collect(clock::now_ns(), sent)?;
+                live.turn(sent, progress.received.load(Ordering::Relaxed), collector, workers);
+            }
+            live.end();
             let sent = Sent::merge(senders.into_iter().map(join).collect::<anyhow::Result<_>>()?);
-            let machine_cpu_s = busy.zip(cpu::busy_seconds()).map(|(before, after)| after - before);
+            let machine_time = busy.zip(MachineTime::now()).map(|(before, after)| after.since(before));
             wait_for_the_last(sent.packets(), progress, way.linger);
-            Ok((sent, machine_cpu_s, way_was_open))
+            Ok((sent, started, machine_time, way_was_open))
         };
         let sent = generate();
         close.store(true, Ordering::Relaxed);
         receivers.into_iter().map(join).collect::<anyhow::Result<()>>()?;
         sent
     });
-    let (sent, machine_cpu_s, way_was_open) = result?;
+    let (sent, started, machine_time, way_was_open) = result?;
     let overflowed =
         overflowed_before.zip(overflowed(receives)).map(|(before, after)| after.saturating_sub(before));
     let totals = collector.finish(sent.packets(), accounts)?;
-    Ok(Measured { sent, totals, machine_cpu_s, overflowed, way_was_open })
+    Ok(Measured { sent, totals, started, machine_time, workers: workers.loads(), overflowed, way_was_open })
 }
 
 fn join<T>(thread: thread::ScopedJoinHandle<'_, T>) -> T {
@@ -357,43 +410,6 @@ fn open_the_way(
             return Ok(false);
         }
     }
-}
-
-/// Follows the run; on a terminal, shows how it goes.
-fn watch(
-    sent: &AtomicU64,
-    progress: &Progress,
-    collector: &mut Collector,
-    is_over: impl Fn() -> bool,
-) -> anyhow::Result<()> {
-    let live = std::io::stderr().is_terminal();
-    let start = Instant::now();
-    let (mut shown, mut before) = (start, (0, 0));
-    while !is_over() {
-        thread::sleep(TURN);
-        collector.collect(clock::now_ns(), sent.load(Ordering::Relaxed))?;
-        let interval = shown.elapsed();
-        if !live || interval < LIVE_EVERY {
-            continue;
-        }
-        shown = Instant::now();
-        let now = (sent.load(Ordering::Relaxed), progress.received.load(Ordering::Relaxed));
-        let per_second = |now: u64, before: u64| report::rate((now - before) as f64 / interval.as_secs_f64());
-        let line = format!(
-            "{:5.1} s   sent {} packets/s   received {} packets/s   missing {}",
-            start.elapsed().as_secs_f64(),
-            per_second(now.0, before.0),
-            per_second(now.1, before.1),
-            now.0.saturating_sub(now.1)
-        );
-        before = now;
-        // A terminal that is gone does not stop a run.
-        let _ = write!(std::io::stderr(), "\r\x1b[K{line}");
-    }
-    if live {
-        let _ = write!(std::io::stderr(), "\r\x1b[K");
-    }
-    Ok(())
 }
 
 fn wait_for_the_last(sent: u64, progress: &Progress, linger: Duration) {

@@ -121,6 +121,13 @@ impl Collector {
         Ok((collector, outlets))
     }
 
+    /// The run begins only now: until here the way was opened.
+    pub fn begin(&mut self, now_ns: u64) {
+        self.start_ns = now_ns;
+        self.collected_ns = now_ns;
+        self.first_row = now_ns / self.every_ns / self.intervals_per_row;
+    }
+
     /// Takes what there is. To be called several times an interval, with the number of packets sent until now.
     ///
     /// # Errors

@@ -29,7 +29,7 @@ use anyhow::Context;
 use hdrhistogram::Histogram;
 
 use crate::payload::{self, Mark};
-pub use collect::{Collector, Totals};
+pub use collect::{Collector, Series, SeriesRow, Totals};
 use window::Windows;
 
 /// Memory for the windows of all flows of an account.

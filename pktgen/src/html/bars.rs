@@ -8,7 +8,7 @@ use crate::results::{Contest, OURS, Row, Verdict, quantity};
 const WIDTH: f64 = 520.0;
 const FIGURES: f64 = 70.0;
 /// About what a letter takes.
-const LETTER: f64 = 6.4;
+const LETTER: f64 = 7.0;
 const BAR: f64 = 15.0;
 const PITCH: f64 = 21.0;
 /// Ratios beyond this end at the edge.

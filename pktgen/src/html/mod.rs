@@ -4,9 +4,11 @@ mod bars;
 mod page;
 mod plot;
 mod results;
+mod run;
 
 pub use bars::times;
 pub use results::results_page;
+pub use run::{Named, runs_page};
 
 #[cfg(test)]
 mod tests;

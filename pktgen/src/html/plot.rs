@@ -95,7 +95,7 @@ impl Range {
                 let (from, to) = ((low.min(0.0) / step).floor() * step, (high / step).ceil().max(1.0) * step);
                 let count = ((to - from) / step).round() as u32;
                 let ticks =
-                    (0..=count).map(|n| from + f64::from(n) * step).map(|v| (v, quantity(v))).collect();
+                    (0..=count).map(|n| from + f64::from(n) * step).map(|v| (v, round_figure(v))).collect();
                 Range { scale, from, to, ticks }
             }
             Scale::Log => {
@@ -106,7 +106,7 @@ impl Range {
                 let ticks = (0..=decades)
                     .flat_map(|n| between.iter().map(move |b| (from + f64::from(n)) + b.log10()))
                     .filter(|at| *at <= to + 1e-9)
-                    .map(|at| (at, quantity(10f64.powf(at))))
+                    .map(|at| (at, round_figure(10f64.powf(at))))
                     .collect();
                 Range { scale, from, to, ticks }
             }
@@ -141,9 +141,19 @@ impl Range {
     }
 }
 
+/// Without the zeros that a round figure does not need.
+fn round_figure(value: f64) -> String {
+    let text = quantity(value);
+    let (number, prefix) =
+        text.split_once(' ').map_or((text.as_str(), String::new()), |(n, p)| (n, format!(" {p}")));
+    let number =
+        if number.contains('.') { number.trim_end_matches('0').trim_end_matches('.') } else { number };
+    format!("{number}{prefix}")
+}
+
 fn whole(value: f64) -> String {
     let rounded = value.round();
-    if rounded < 10_000.0 { format!("{rounded}") } else { quantity(rounded).replace(".0", "") }
+    if rounded < 10_000.0 { format!("{rounded}") } else { round_figure(rounded) }
 }
 
 /// Where on its scale a value is; `None` when it has no place.

@@ -7,12 +7,15 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use serde::Serialize;
 
-use crate::html;
+use crate::html::{self, Named};
+use crate::report::Report;
 use crate::results::{Contest, Results, Verdict, quantity};
 use crate::run::Output;
 
 const EXAMPLES: &str = "\
 Examples:
+  Three runs held against one another, with plots of latency, rate and loss:
+    pktgen report quiet.json loaded.json changed.json --html runs.html
   Two subjects side by side, as a page and in the terminal:
     pktgen report bench-results/2026-11-21-0955-a17c5fb-vm --html side-by-side.html
   What a change did; exit status 1 if anything became worse than noise explains:
@@ -24,7 +27,7 @@ Exit status: 0 done; 1 --expect-no-worse, and something is; 2 could not run.";
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// Results of scripts/bench (the folder, or results.json)
+    /// What pktgen run --output json printed; or results of scripts/bench (the folder, or results.json)
     #[arg(required = true, value_name = "RUN")]
     runs: Vec<PathBuf>,
     /// Write the page there
@@ -46,7 +49,10 @@ pub struct Args {
 /// # Errors
 /// A file cannot be read or written, or is not what this program writes.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let [path] = args.runs.as_slice() else { bail!("results of scripts/bench are shown one run at a time") };
+    let [path] = args.runs.as_slice() else { return runs(args) };
+    if is_a_run(path) {
+        return runs(args);
+    }
     let results = Results::read(path)?;
     let former = args.against.as_deref().map(Results::read).transpose()?;
     if let Some(file) = &args.html {
@@ -72,6 +78,51 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let worse = changes.iter().any(|change| change.verdict == Verdict::Worse);
     Ok(if args.expect_no_worse && worse { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Whether a file is a report of `pktgen run`, and not results of benchmarks.
+fn is_a_run(path: &Path) -> bool {
+    fs::read_to_string(path).is_ok_and(|text| text.trim_start().starts_with('{'))
+}
+
+fn runs(args: &Args) -> anyhow::Result<ExitCode> {
+    if args.against.is_some() {
+        bail!(
+            "--against is for results of scripts/bench; name several runs of pktgen to see them beside one another"
+        );
+    }
+    let mut runs = Vec::new();
+    for path in &args.runs {
+        let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let report: Report = serde_json::from_str(&text).with_context(|| {
+            format!(
+                "{} is not what pktgen run --output json prints, nor results of scripts/bench",
+                path.display()
+            )
+        })?;
+        if report.started.is_empty() && report.total.sent == 0 {
+            bail!("{} is no report of pktgen run", path.display());
+        }
+        let name =
+            path.file_stem().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into());
+        runs.push(Named { name, report });
+    }
+    if let Some(file) = &args.html {
+        write(file, &html::runs_page(&runs))?;
+    }
+    match args.output {
+        Output::Json => println!(
+            "{}",
+            serde_json::to_string_pretty(&runs.iter().map(|run| &run.report).collect::<Vec<_>>())?
+        ),
+        Output::Table => {
+            for run in &runs {
+                println!("== {}", run.name);
+                print!("{}", run.report.table());
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Writes a page.

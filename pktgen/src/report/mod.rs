@@ -1,29 +1,35 @@
 //! What a run found out, for people and for programs.
 
 pub mod command;
+mod table;
 
-use std::fmt::Write;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use serde::Serialize;
-
-use crate::account::Totals;
+use crate::account::{Series, Totals};
+use crate::cpu::{MachineTime, WorkerLoad};
 use crate::engine::Sent;
-use crate::profile::ProfileRow;
+use crate::machine::Machine;
 
-/// Quantiles of the latency histogram that are reported, by name.
-const QUANTILES: [(&str, f64); 4] = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999)];
-/// Flows that the table lists; JSON has them all.
-const FLOWS_SHOWN: usize = 10;
+/// Flows that a report has, at most; the counts are always those of all.
+const FLOWS_MAX: usize = 20_000;
+/// Percentile points for each halving of what is left to the maximum.
+const POINTS_PER_HALVING: u32 = 4;
+/// Above this part of the machine's time, what the hypervisor took is worth a warning.
+const STOLEN: f64 = 0.01;
 /// Below this part of the rate that was asked for, the generator is called the limit.
 const RATE_REACHED: f64 = 0.99;
 /// Below this loss at the generator's greatest rate, the generator is called the limit.
 const LOSS_OF_THE_UNLOADED_PERCENT: f64 = 0.1;
 
 /// A run.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Clone, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Report {
+    /// When it began, UTC.
+    pub started: String,
     /// What was asked for.
-    pub profile: ProfileRow,
+    pub profile: Value,
     /// From where.
     pub from: String,
     /// To where.
@@ -38,26 +44,48 @@ pub struct Report {
     pub received_pps: f64,
     /// Gigabits a second that were sent, of frames from Ethernet header to end of payload.
     pub sent_gbps: f64,
-    /// One-way latency; `None` when nothing came.
+    /// Latency, one-way unless the run says otherwise; `None` when nothing came.
     pub latency_ns: Option<Latency>,
+    /// The same, in full: more points the nearer to the maximum.
+    pub latency_points: Vec<LatencyPoint>,
     /// Interarrival jitter (RFC 3550), mean of all flows.
     pub jitter_ns: f64,
-    /// Longest time without a packet between two that came.
+    /// Longest time without a packet between two that came. Where several sinks shared the work, at most so long.
     pub longest_gap_ns: u64,
+    /// Longest time without a packet between two of one flow.
+    pub longest_flow_gap_ns: u64,
+    /// By how many numbers the latest reordered packet was behind the highest of its flow.
+    pub reordered_behind_max: u64,
     /// Seconds that all CPUs of the machine were busy meanwhile, whoever made them so.
     pub machine_cpu_s: Option<f64>,
     /// Packets that came for each of these seconds.
     pub packets_per_cpu_s: Option<f64>,
+    /// Seconds that the hypervisor took from this machine's CPUs.
+    pub stolen_cpu_s: Option<f64>,
+    /// The generator's threads, and the sink's.
+    pub workers: Vec<WorkerLoad>,
     /// How the ends did.
     pub ends: EndsReport,
+    /// What a command did that ran meanwhile.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reconfiguration: Option<Reconfiguration>,
     /// What a reader must know before believing the figures.
     pub warnings: Vec<String>,
+    /// How it went over time.
+    pub series: Series,
+    /// Under which circumstances.
+    pub machine: Machine,
+    /// Flows that are left out below, because there are so many.
+    pub flows_left_out: usize,
     /// Each flow.
     pub flows: Vec<FlowRow>,
+    /// When the first packet was due, by the monotonic clock.
+    #[serde(skip)]
+    pub start_ns: u64,
 }
 
 /// What became of packets.
-#[derive(Debug, Default, Clone, Copy, Serialize)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     /// Taken by the sender's kernel.
     pub sent: u64,
@@ -72,26 +100,74 @@ pub struct Counts {
 }
 
 impl Counts {
-    fn loss_percent(self) -> f64 {
+    /// Lost of sent.
+    #[must_use]
+    pub fn loss_percent(self) -> f64 {
         if self.sent == 0 { 0.0 } else { 100.0 * self.lost as f64 / self.sent as f64 }
     }
 }
 
-/// One-way latency in nanoseconds.
-#[derive(Debug, Clone, Copy, Serialize)]
+/// Latency in nanoseconds. Quantiles that fewer packets came than it takes to know are `None`.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Latency {
-    min: u64,
-    mean: f64,
-    p50: u64,
-    p90: u64,
-    p99: u64,
+    /// Least.
+    pub min: u64,
+    /// Mean.
+    pub mean: f64,
+    /// Half came no later.
+    pub p50: u64,
+    /// And so on.
+    pub p90: u64,
+    /// …
+    pub p99: u64,
+    /// …
     #[serde(rename = "p99.9")]
-    p999: u64,
-    max: u64,
+    pub p999: u64,
+    /// …
+    #[serde(rename = "p99.99", default)]
+    pub p9999: Option<u64>,
+    /// …
+    #[serde(rename = "p99.999", default)]
+    pub p99999: Option<u64>,
+    /// …
+    #[serde(rename = "p99.9999", default)]
+    pub p999999: Option<u64>,
+    /// Greatest.
+    pub max: u64,
+}
+
+/// So many came within so long.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct LatencyPoint {
+    /// 0 to 1.
+    pub quantile: f64,
+    /// Nanoseconds.
+    pub ns: u64,
+}
+
+/// What packets met while a command changed something.
+#[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Reconfiguration {
+    /// The command.
+    pub command: String,
+    /// When it ran, seconds from the run's start: from, to.
+    pub ran_s: Vec<(f64, f64)>,
+    /// How often it failed.
+    pub failed: u64,
+    /// Packets lost in the whole run.
+    pub lost: u64,
+    /// That loss as time: how long the way would have been shut altogether.
+    pub lost_ms: f64,
+    /// The longest that a flow was without a packet.
+    pub longest_flow_gap_ms: f64,
+    /// What lies between two of a flow's packets when nothing happens.
+    pub usual_flow_gap_ms: f64,
 }
 
 /// How generator and sink did.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Clone, Serialize, Deserialize)]
+#[serde(default)]
 pub struct EndsReport {
     /// Packets that were due while the generator was held up, and were left out.
     pub missed: u64,
@@ -106,30 +182,51 @@ pub struct EndsReport {
 }
 
 /// A flow.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct FlowRow {
-    flow: usize,
+    /// Its number.
+    pub flow: usize,
+    /// What became of its packets.
     #[serde(flatten)]
-    counts: Counts,
-    latency_min_ns: Option<u64>,
-    latency_mean_ns: Option<u64>,
-    latency_max_ns: Option<u64>,
-    jitter_ns: f64,
+    pub counts: Counts,
+    /// Latencies of those that came.
+    pub latency_min_ns: Option<u64>,
+    /// …
+    pub latency_mean_ns: Option<u64>,
+    /// Known when there are few flows.
+    #[serde(default)]
+    pub latency_p50_ns: Option<u64>,
+    /// The same.
+    #[serde(default)]
+    pub latency_p99_ns: Option<u64>,
+    /// …
+    pub latency_max_ns: Option<u64>,
+    /// RFC 3550.
+    pub jitter_ns: f64,
+    /// Longest time without a packet of this flow.
+    #[serde(default)]
+    pub longest_gap_ns: u64,
 }
 
 /// What else a report is made of.
 #[derive(Debug)]
 pub struct Circumstances {
+    /// When the run began: UTC, and by the monotonic clock.
+    pub started: (String, u64),
     /// What was asked for.
-    pub profile: ProfileRow,
+    pub profile: Value,
     /// Packets a second that were asked for, if any number was.
     pub asked_pps: Option<f64>,
     /// From where.
     pub from: String,
     /// To where.
     pub to: String,
-    /// CPU seconds of the whole machine.
-    pub machine_cpu_s: Option<f64>,
+    /// What all CPUs of the machine did meanwhile.
+    pub machine_time: Option<MachineTime>,
+    /// The generator's threads, and the sink's.
+    pub workers: Vec<WorkerLoad>,
+    /// This machine.
+    pub machine: Machine,
     /// What the sink's socket lost.
     pub sink_overflow: Option<u64>,
     /// Whether a scout came through.
@@ -142,42 +239,42 @@ impl Report {
     /// Holds what was sent against what came.
     #[must_use]
     pub fn new(sent: &Sent, account: &Totals, about: Circumstances) -> Self {
-        let flows: Vec<FlowRow> = sent
-            .by_flow
-            .iter()
-            .zip(&account.flows)
-            .enumerate()
-            .map(|(flow, (&sent, came))| {
-                let some = |value: u64| (came.received > 0).then_some(value);
-                FlowRow {
-                    flow,
-                    counts: Counts {
-                        sent,
-                        received: came.received,
-                        lost: sent.saturating_sub(came.received),
-                        duplicated: came.duplicated,
-                        reordered: came.reordered,
-                    },
-                    latency_min_ns: some(came.latency_min_ns),
-                    latency_mean_ns: came.latency_sum_ns.checked_div(came.received),
-                    latency_max_ns: some(came.latency_max_ns),
-                    jitter_ns: came.jitter_ns,
-                }
-            })
-            .collect();
-        let total = flows.iter().fold(Counts::default(), |sum, row| Counts {
-            sent: sum.sent + row.counts.sent,
-            received: sum.received + row.counts.received,
-            lost: sum.lost + row.counts.lost,
-            duplicated: sum.duplicated + row.counts.duplicated,
-            reordered: sum.reordered + row.counts.reordered,
+        let flows = || sent.by_flow.iter().zip(&account.flows).enumerate();
+        let total = flows().fold(Counts::default(), |sum, (_, (&sent, came))| Counts {
+            sent: sum.sent + sent,
+            received: sum.received + came.received,
+            lost: sum.lost + sent.saturating_sub(came.received),
+            duplicated: sum.duplicated + came.duplicated,
+            reordered: sum.reordered + came.reordered,
+        });
+        let rows = flows().take(FLOWS_MAX).map(|(flow, (&sent, came))| {
+            let some = |value: u64| (came.received > 0).then_some(value);
+            let histogram = account.flow_latency.get(flow).filter(|histogram| !histogram.is_empty());
+            FlowRow {
+                flow,
+                counts: Counts {
+                    sent,
+                    received: came.received,
+                    lost: sent.saturating_sub(came.received),
+                    duplicated: came.duplicated,
+                    reordered: came.reordered,
+                },
+                latency_min_ns: some(came.latency_min_ns),
+                latency_mean_ns: came.latency_sum_ns.checked_div(came.received),
+                latency_p50_ns: histogram.map(|histogram| histogram.value_at_quantile(0.5)),
+                latency_p99_ns: histogram.map(|histogram| histogram.value_at_quantile(0.99)),
+                latency_max_ns: some(came.latency_max_ns),
+                jitter_ns: came.jitter_ns,
+                longest_gap_ns: came.longest_gap_ns,
+            }
         });
         let elapsed_s = sent.elapsed.as_secs_f64();
         let per_second = |amount: f64| if elapsed_s > 0.0 { amount / elapsed_s } else { 0.0 };
         let arriving_s =
             account.first_ns.map_or(0.0, |first| account.last_ns.saturating_sub(first) as f64 / 1e9);
         // The first packet opens the interval, so it is not one of those that came within it.
-        let received_pps = if arriving_s > 0.0 { (total.received - 1) as f64 / arriving_s } else { 0.0 };
+        let received_pps =
+            if arriving_s > 0.0 { total.received.saturating_sub(1) as f64 / arriving_s } else { 0.0 };
         let sent_pps = per_second(total.sent as f64);
         let generator_was_the_limit = match about.asked_pps {
             Some(asked) => sent_pps < asked * RATE_REACHED && !about.interrupted,
@@ -192,7 +289,10 @@ impl Report {
             generator_was_the_limit,
             way_was_open: about.way_was_open,
         };
+        let machine_cpu_s = about.machine_time.map(|time| time.busy_s);
         let mut report = Report {
+            started: about.started.0,
+            start_ns: about.started.1,
             profile: about.profile,
             from: about.from,
             to: about.to,
@@ -203,14 +303,25 @@ impl Report {
             sent_gbps: per_second(sent.bytes as f64 * 8.0 / 1e9),
             latency_ns: latency(account),
             jitter_ns: if heard.is_empty() { 0.0 } else { heard.iter().sum::<f64>() / heard.len() as f64 },
+            latency_points: points(account),
             longest_gap_ns: account.longest_gap_ns,
-            machine_cpu_s: about.machine_cpu_s,
-            packets_per_cpu_s: about.machine_cpu_s.filter(|s| *s > 0.0).map(|s| total.received as f64 / s),
+            longest_flow_gap_ns: account.flows.iter().map(|flow| flow.longest_gap_ns).max().unwrap_or(0),
+            reordered_behind_max: account.flows.iter().map(|flow| flow.behind_max).max().unwrap_or(0),
+            machine_cpu_s,
+            packets_per_cpu_s: machine_cpu_s.filter(|s| *s > 0.0).map(|s| total.received as f64 / s),
+            stolen_cpu_s: about.machine_time.map(|time| time.stolen_s),
+            workers: about.workers,
             ends,
+            reconfiguration: None,
             warnings: Vec::new(),
-            flows,
+            series: account.series.clone(),
+            machine: about.machine,
+            flows_left_out: sent.by_flow.len().saturating_sub(FLOWS_MAX),
+            flows: rows.collect(),
         };
         report.warnings = report.warn(about.asked_pps, about.interrupted);
+        report.warnings.extend(report.doubts(account));
+        report.warnings.extend(report.machine.warnings());
         report
     }
 
@@ -244,90 +355,75 @@ impl Report {
         warnings
     }
 
-    /// The report for people.
-    #[must_use]
-    pub fn table(&self) -> String {
-        let mut out = String::new();
-        let Counts { sent, received, lost, duplicated, reordered } = self.total;
-        // Writing into a String cannot fail.
-        let _ = writeln!(out, "{} → {}", self.from, self.to);
-        let _ = writeln!(
-            out,
-            "sent        {sent:>12}   {} packets/s, {:.3} Gbit/s, {:.2} s",
-            rate(self.sent_pps),
-            self.sent_gbps,
-            self.elapsed_s
-        );
-        let _ = writeln!(out, "received    {received:>12}   {} packets/s", rate(self.received_pps));
-        let _ = writeln!(out, "lost        {lost:>12}   {:.4} %", self.total.loss_percent());
-        let _ = writeln!(out, "duplicated  {duplicated:>12}");
-        let _ = writeln!(out, "reordered   {reordered:>12}");
-        if let Some(latency) = &self.latency_ns {
-            let values = [latency.p50, latency.p90, latency.p99, latency.p999];
-            let quantiles: Vec<String> = QUANTILES
-                .iter()
-                .zip(values)
-                .map(|((name, _), value)| format!("{name} {}", micros(value)))
-                .collect();
-            let _ = writeln!(
-                out,
-                "latency     min {}   {}   max {}   µs, one way",
-                micros(latency.min),
-                quantiles.join("   "),
-                micros(latency.max)
-            );
-            let _ = writeln!(
-                out,
-                "jitter      {:.1} µs; longest silence {:.1} ms",
-                self.jitter_ns / 1e3,
-                self.longest_gap_ns as f64 / 1e6
-            );
+    /// What the sinks cannot be sure of, and what the machine took from the run.
+    fn doubts(&self, account: &Totals) -> Vec<String> {
+        let mut doubts = Vec::new();
+        if self.ends.missed > 0 && !self.ends.generator_was_the_limit {
+            doubts.push(format!(
+                "the generator was held up, and left out {} packets that were due: latencies of that time were not seen",
+                self.ends.missed
+            ));
         }
-        if let (Some(seconds), Some(packets)) = (self.machine_cpu_s, self.packets_per_cpu_s) {
-            let _ = writeln!(
-                out,
-                "machine     {seconds:.2} CPU seconds busy; {} packets for each",
-                rate(packets)
-            );
+        if account.split_flows > 0 {
+            doubts.push(format!(
+                "{} flows came to more than one sink: of these, duplicates and reordering are known only in part",
+                account.split_flows
+            ));
         }
-        if self.flows.len() > 1 {
-            let _ = writeln!(
-                out,
-                "\n{:>6} {:>12} {:>12} {:>9} {:>9} {:>9} {:>12}",
-                "FLOW", "SENT", "RECEIVED", "LOST", "DUP", "REORDER", "MEAN µs"
-            );
-            for row in self.flows.iter().take(FLOWS_SHOWN) {
-                let c = row.counts;
-                let mean = row.latency_mean_ns.map_or("-".into(), micros);
-                let _ = writeln!(
-                    out,
-                    "{:>6} {:>12} {:>12} {:>9} {:>9} {:>9} {mean:>12}",
-                    row.flow, c.sent, c.received, c.lost, c.duplicated, c.reordered
-                );
-            }
-            if let Some(more @ 1..) = self.flows.len().checked_sub(FLOWS_SHOWN) {
-                let _ = writeln!(out, "       and {more} more; --output json has them all");
-            }
+        if account.beyond_window > 0 {
+            doubts.push(format!(
+                "{} packets were more than {} numbers late: some may be duplicates",
+                account.beyond_window, account.window
+            ));
         }
-        out
+        let whole = self.elapsed_s * self.machine.cpus as f64;
+        if let Some(stolen) = self.stolen_cpu_s.filter(|stolen| whole > 0.0 && stolen / whole > STOLEN) {
+            doubts.push(format!(
+                "the hypervisor took {:.1} % of this machine's CPUs meanwhile",
+                100.0 * stolen / whole
+            ));
+        }
+        doubts
     }
 }
 
 fn latency(account: &Totals) -> Option<Latency> {
     let histogram = &account.latency;
-    let [p50, p90, p99, p999] = QUANTILES.map(|(_, quantile)| histogram.value_at_quantile(quantile));
+    let at = |quantile| histogram.value_at_quantile(quantile);
+    // Of a thousand packets none is the one in ten thousand.
+    let known =
+        |quantile: f64| (histogram.len() as f64 * (1.0 - quantile) >= 1.0 - 1e-6).then(|| at(quantile));
     (!histogram.is_empty()).then(|| Latency {
         min: histogram.min(),
         mean: histogram.mean(),
-        p50,
-        p90,
-        p99,
-        p999,
+        p50: at(0.5),
+        p90: at(0.9),
+        p99: at(0.99),
+        p999: at(0.999),
+        p9999: known(0.9999),
+        p99999: known(0.99999),
+        p999999: known(0.999_999),
         max: histogram.max(),
     })
 }
 
-fn micros(ns: u64) -> String {
+fn points(account: &Totals) -> Vec<LatencyPoint> {
+    let mut points: Vec<LatencyPoint> = Vec::new();
+    for value in account.latency.iter_quantiles(POINTS_PER_HALVING) {
+        let point = LatencyPoint {
+            quantile: value.quantile(),
+            ns: value.value_iterated_to().min(account.latency.max()),
+        };
+        if points.last() != Some(&point) {
+            points.push(point);
+        }
+    }
+    points
+}
+
+/// Microseconds, short.
+#[must_use]
+pub fn micros(ns: u64) -> String {
     format!("{:.1}", ns as f64 / 1e3)
 }
 
@@ -342,70 +438,4 @@ pub fn rate(pps: f64) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-    use crate::account::{Account, Collector};
-    use crate::pace::Rate;
-    use crate::payload::Mark;
-    use crate::profile::Profile;
-
-    /// A run of one second that sent `sent` packets, of which the first `received` came.
-    fn report(asked_pps: Option<f64>, sent: u64, received: u64, overflow: u64) -> Report {
-        let mut account = Account::new(1, 1).unwrap();
-        for sequence in 0..received {
-            account.count(Mark { run: 1, flow: 0, sequence, sent_ns: 0 }, 1_000 + sequence, 0);
-        }
-        let (collector, _) = Collector::new(1, 0, Duration::from_secs(1)).unwrap();
-        let totals = collector.finish(sent, vec![account]).unwrap();
-        let rate = asked_pps.map_or(Rate::Max, Rate::PerSecond);
-        let profile =
-            Profile { flows: 1, sizes: "64".parse().unwrap(), rate, duration: Duration::from_secs(1) }
-                .row("64");
-        let sent = Sent { by_flow: vec![sent], elapsed: Duration::from_secs(1), ..Sent::default() };
-        let about = Circumstances {
-            profile,
-            asked_pps,
-            from: "a".into(),
-            to: "b".into(),
-            machine_cpu_s: Some(0.5),
-            sink_overflow: Some(overflow),
-            way_was_open: true,
-            interrupted: false,
-        };
-        Report::new(&sent, &totals, about)
-    }
-
-    #[test]
-    fn what_was_sent_and_did_not_come_is_lost() {
-        let report = report(Some(1000.0), 1000, 990, 4);
-        assert_eq!((report.total.lost, report.total.received), (10, 990));
-        assert_eq!(report.packets_per_cpu_s, Some(1980.0));
-        assert_eq!(report.warnings.len(), 1, "{:?}", report.warnings);
-        assert!(report.warnings[0].contains("too slow for 4 packets"));
-        assert!(report.table().contains("1.0000 %"), "{}", report.table());
-    }
-
-    #[test]
-    fn a_generator_that_does_not_keep_up_says_so() {
-        assert!(!report(Some(1000.0), 1000, 1000, 0).ends.generator_was_the_limit);
-        let slow = report(Some(1000.0), 900, 900, 0);
-        assert!(
-            slow.ends.generator_was_the_limit && slow.warnings[0].contains("900.0 packets/s of the 1000.0")
-        );
-    }
-
-    #[test]
-    fn a_generator_without_a_rate_is_the_limit_when_nothing_is_lost() {
-        assert!(report(None, 10_000, 10_000, 0).ends.generator_was_the_limit);
-        assert!(!report(None, 10_000, 9_000, 0).ends.generator_was_the_limit);
-    }
-
-    #[test]
-    fn a_run_in_which_nothing_came_has_no_latency() {
-        let report = report(Some(10.0), 10, 0, 0);
-        assert!(report.latency_ns.is_none() && report.received_pps == 0.0);
-        assert!(serde_json::to_string(&report).unwrap().contains("\"latency_ns\":null"));
-    }
-}
+mod tests;
