@@ -52,7 +52,7 @@ udp() {
 # memory PREFIX: the scenarios of bench_pipeline whose names begin with that, one round.
 memory() {
   local file=$raw/mem-$round.json
-  "$bin/examples/bench_pipeline" --rounds 1 --bursts "$bursts" --only "$1" >"$file" 2>>"$raw/bench_pipeline.txt" ||
+  "$bin/examples/bench_pipeline" ${FWD_CPU:+--cpu "$FWD_CPU"} --rounds 1 --bursts "$bursts" --only "$1" >"$file" 2>>"$raw/bench_pipeline.txt" ||
     die "bench_pipeline: $(tail -n 1 "$raw/bench_pipeline.txt")"
   jq -r '.[] | [.name, .subject, .metric, .unit, .median] | @tsv' "$file" >>"$rows"
 }

@@ -24,19 +24,21 @@ search() {
   local metric=veth/$3/$4 file ndr part
   file=$raw/search-${metric//\//-}-$1-$round.json
   resume "$2"
-  # shellcheck disable=SC2046
-  "$bin/pktgen" search $(way_of "$1" "$2" "$3") --engine "$engine" --flows 8 --size "$4" --output json >"$file" 2>>"$raw/pktgen.txt" ||
-    { pause "$2"; say "$metric, $1: the search found nothing: $(tail -n 1 "$raw/pktgen.txt")"; return 0; }
-  row "$metric" "$1" NDR Mpps "$(jq '(.ndr_pps // .ndr.pps // 0) / 1e6' "$file")"
-  row "$metric" "$1" PDR Mpps "$(jq '(.pdr_pps // .pdr.pps // 0) / 1e6' "$file")"
-  ndr=$(jq '(.ndr_pps // .ndr.pps // 0) | floor' "$file")
+  # Its exit status is 1 if a rate was not found: the others count. shellcheck disable=SC2046
+  taskset -c $GEN_CPU,$REST_CPU "$bin/pktgen" search $(way_of "$1" "$2" "$3") --engine "$engine" --flows 8 --size "$4" --duration 2s \
+    --output json >"$file" 2>>"$raw/pktgen.txt" || true
+  jq -r '.results[] | select(.lower_pps != null) | [(.name | split(" ")[0]), .lower_pps / 1e6] | @tsv' "$file" >"$work/found" 2>/dev/null ||
+    die "$metric, $1: the search ended early: $(tail -n 1 "$raw/pktgen.txt")"
+  while IFS=$'\t' read -r name value; do row "$metric" "$1" "$name by search" Mpps "$value"; done <"$work/found"
+  ndr=$(awk '$1 == "NDR" { printf "%d", $2 * 1e6 }' "$work/found")
   for part in 10 50 90; do
-    [ "$ndr" -gt 0 ] || break
+    [ "${ndr:-0}" -gt 0 ] || break
+    local at=${file%.json}-at-$part.json
     # shellcheck disable=SC2046
-    "$bin/pktgen" run $(way_of "$1" "$2" "$3") --engine "$engine" --flows 8 --size "$4" --rate $((ndr * part / 100)) --duration "$seconds" --output json \
-      >"${file%.json}-at-$part.json" 2>>"$raw/pktgen.txt" || continue
-    row "$metric" "$1" "latency p50 at $part % of NDR" µs "$(jq '.latency_ns.p50 / 1e3' "${file%.json}-at-$part.json")"
-    row "$metric" "$1" "latency p99 at $part % of NDR" µs "$(jq '.latency_ns.p99 / 1e3' "${file%.json}-at-$part.json")"
+    taskset -c $GEN_CPU,$REST_CPU "$bin/pktgen" run $(way_of "$1" "$2" "$3") --engine "$engine" --flows 8 --size "$4" \
+      --rate $((ndr * part / 100)) --duration "$seconds" --output json >"$at" 2>>"$raw/pktgen.txt" || continue
+    row "$metric" "$1" "latency, median, at $part % of NDR" µs "$(jq '.latency_ns.p50 / 1e3' "$at")"
+    row "$metric" "$1" "latency, 99th percentile, at $part % of NDR" µs "$(jq '.latency_ns.p99 / 1e3' "$at")"
   done
   pause "$2"
 }

@@ -100,11 +100,14 @@ BATCH
 
 # napi_thread NETNS DEVICE CPU: the device's packets are taken by a thread of its own, on that core.
 napi_thread() {
-  local pid
+  local pid before
+  # The kernel names it after the device, and devices of other namespaces may have the same name: ours is the one that is new.
+  before=" $(pgrep "^napi/$2-" | paste -sd' ') "
   ip netns exec "$1" ethtool -K "$2" gro on
   ip netns exec "$1" sh -c "echo 1 > /sys/class/net/$2/threaded"
-  # Its threads are named after the device, and so are those of other namespaces: the newest are ours.
-  for pid in $(pgrep -n "^napi/$2-"); do taskset -pc "$3" "$pid" >/dev/null; done
+  for pid in $(pgrep "^napi/$2-"); do
+    case $before in *" $pid "*) ;; *) taskset -pc "$3" "$pid" >/dev/null || true ;; esac
+  done
 }
 
 # peer_runs NAME PID LOG: a process that belongs to a topology.
