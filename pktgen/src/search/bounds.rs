@@ -8,10 +8,14 @@
 //!          └─┘ relevant bounds: their distance is what is still unknown
 //! ```
 //!
-//! After the idea of MLRsearch (draft-ietf-bmwg-mlrsearch): every goal is searched in phases, from short trials and wide bounds to long
-//! trials and narrow ones; what was measured for one goal or phase serves the others; a phase begins by measuring again, for longer, at
-//! the bounds that the one before came to. A load's verdict for a goal is that of the majority of its trials that lasted long enough, so
-//! a single unlucky trial moves no bound for good.
+//! As MLRsearch has it (draft-ietf-bmwg-mlrsearch): every goal is searched in phases, from short trials and wide bounds to long trials and
+//! narrow ones; what was measured for one goal or phase serves the others; a phase begins by measuring again, for longer, at the bounds that
+//! the one before came to.
+//!
+//! A load is a *lower bound* of a goal when it is certain that no more than the exceed ratio of its time was lossy, an *upper bound* when
+//! it is certain that more was, and *undecided* until its trials have lasted long enough in all. So a single unlucky trial among several moves
+//! no bound for good. The *relevant* upper bound is the lowest, and the relevant lower bound the highest below that: a subject that loses at one
+//! load and not at a higher one is judged by the lower. A goal's *conditional throughput* is what came through at the relevant lower bound.
 
 use std::time::Duration;
 
@@ -39,8 +43,10 @@ pub struct Plan {
     pub phases: u32,
     /// How near the bounds must come in the end: (upper − lower) / upper.
     pub width: f64,
-    /// Trials at a load in the last phase; earlier ones make do with one.
+    /// Trials at a load in the last phase, if they are all needed; earlier ones make do with one. Times the duration: the goal duration sum.
     pub trials: u32,
+    /// How much of a load's time may be lossy: 0 to below 1. A half: the majority counts.
+    pub exceed_ratio: f64,
 }
 
 /// A trial to be made.
@@ -64,7 +70,9 @@ pub struct Trial {
 }
 
 impl Trial {
-    fn loss_ratio(&self) -> f64 {
+    /// Lost of sent; all, when nothing was sent.
+    #[must_use]
+    pub fn loss_ratio(&self) -> f64 {
         if self.sent == 0 { 1.0 } else { self.lost as f64 / self.sent as f64 }
     }
 }
@@ -91,9 +99,11 @@ pub struct Search {
 /// What a load's trials come to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verdict {
+    /// A lower bound.
     Carried,
+    /// An upper bound.
     Lossy,
-    /// Too few trials.
+    /// Too little time of it to say.
     Open,
 }
 
@@ -145,29 +155,58 @@ impl Search {
         (self.plan.width * f64::from(2u32.saturating_pow(wider))).min(0.5)
     }
 
-    fn needed(&self, phase: u32) -> u32 {
-        if phase + 1 >= self.plan.phases { self.plan.trials.max(1) } else { 1 }
+    /// How long the trials at a load last together until it must be decided.
+    fn duration_sum(&self, phase: u32) -> f64 {
+        let trials = if phase + 1 >= self.plan.phases { self.plan.trials.max(1) } else { 1 };
+        self.duration(phase).as_secs_f64() * f64::from(trials)
     }
 
     fn verdict(&self, goal: &Goal, phase: u32, load: f64) -> Verdict {
         let duration = self.duration(phase);
-        let counted =
-            self.trials.iter().filter(|trial| trial.ask.load == load && trial.ask.duration >= duration);
-        let (mut carried, mut lossy) = (0, 0);
-        for trial in counted {
-            if trial.loss_ratio() <= goal.loss_ratio { carried += 1 } else { lossy += 1 }
+        let sum = |long: bool, lossy: bool| -> f64 {
+            let of = |trial: &&Trial| {
+                trial.ask.load == load
+                    && (trial.ask.duration >= duration) == long
+                    && (trial.loss_ratio() > goal.loss_ratio) == lossy
+            };
+            self.trials.iter().filter(of).map(|trial| trial.ask.duration.as_secs_f64()).sum()
+        };
+        let (long_carried, long_lossy) = (sum(true, false), sum(true, true));
+        if long_carried + long_lossy == 0.0 {
+            // Short trials say where to look, not what is so.
+            return Verdict::Open;
         }
-        let (needed, majority) = (self.needed(phase), self.needed(phase) / 2 + 1);
-        if lossy >= majority {
-            Verdict::Lossy
-        } else if carried >= majority {
+        // Short trials that were lossy count as far as others that were not do not make up for them.
+        let exceed = self.plan.exceed_ratio.clamp(0.0, 0.99);
+        let excess = (sum(false, true) - sum(false, false) * exceed / (1.0 - exceed)).max(0.0);
+        let lossy = long_lossy + excess;
+        let whole = (long_carried + lossy).max(self.duration_sum(phase));
+        let allowed = whole * exceed * (1.0 + 1e-9);
+        if whole - long_carried <= allowed {
             Verdict::Carried
-        } else if carried + lossy >= needed {
-            // As many of one as of the other.
+        } else if lossy > allowed {
             Verdict::Lossy
         } else {
             Verdict::Open
         }
+    }
+
+    /// What came through at the goal's relevant lower bound: of its trials the loss ratio that so much of the time kept to as the goal asks for.
+    /// None before the search is over, or without such a bound.
+    #[must_use]
+    pub fn conditional_throughput(&self, goal: &Goal) -> Option<f64> {
+        let (Found::Between(load, _) | Found::AtLeast(load)) = self.found(goal)? else { return None };
+        let duration = self.plan.last_duration;
+        let mut trials: Vec<&Trial> =
+            self.trials.iter().filter(|t| t.ask.load == load && t.ask.duration >= duration).collect();
+        trials.sort_by(|a, b| a.loss_ratio().total_cmp(&b.loss_ratio()));
+        let lasted: f64 = trials.iter().map(|trial| trial.ask.duration.as_secs_f64()).sum();
+        let mut left = lasted * (1.0 - self.plan.exceed_ratio);
+        let quantile = trials.iter().find(|trial| {
+            left -= trial.ask.duration.as_secs_f64();
+            left <= 1e-9
+        })?;
+        Some(load * (1.0 - quantile.loss_ratio()))
     }
 
     fn loads(&self) -> Vec<f64> {

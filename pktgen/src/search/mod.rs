@@ -166,6 +166,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         phases: 3,
         width: (args.width / 100.0).clamp(0.000_1, 0.5),
         trials: args.trials,
+        exceed_ratio: 0.5,
     };
     let mut search = Search::new(plan, goals.clone());
     while let Some(Ask { load, duration }) = search.next() {

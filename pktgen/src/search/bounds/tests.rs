@@ -14,6 +14,7 @@ fn plan() -> Plan {
         phases: 3,
         width: 0.01,
         trials: 1,
+        exceed_ratio: 0.5,
     }
 }
 
@@ -109,4 +110,71 @@ fn the_last_phase_rests_on_its_own_long_trials() {
     let search = run(plan(), buffered);
     let Some(Found::Between(lower, upper)) = search.found(&search.goals[0]) else { panic!("not found") };
     assert!(lower <= 115_001.0 && upper >= 114_999.0, "ten seconds of it: {lower} … {upper}");
+}
+
+/// A subject that loses a few packets in one trial of so many, whatever the load, and all above its limit.
+fn noisy(limit: f64, one_in: u64, seed: u64) -> impl FnMut(Ask) -> Trial {
+    let (mut inner, mut state) = (subject(limit), seed | 1);
+    move |ask| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let trial = inner(ask);
+        let unlucky = (state >> 33).is_multiple_of(one_in);
+        Trial { lost: if unlucky { trial.lost.max(3) } else { trial.lost }, ..trial }
+    }
+}
+
+proptest! {
+    #[test]
+    fn with_repeated_trials_noise_does_not_lead_far_from_the_limit(limit in 50_000f64..1_500_000.0, seed in any::<u64>()) {
+        let search = run(Plan { trials: 7, ..plan() }, noisy(limit, 16, seed));
+        let [ndr, pdr] = &search.goals[..] else { unreachable!() };
+        // A rate without loss cannot be above the limit; noise may make it a little lower.
+        let Some(Found::Between(lower, _)) = search.found(ndr) else { return Err(TestCaseError::fail("not found")) };
+        prop_assert!(lower <= limit + 1.0, "{lower} for {limit}");
+        // Three lost of many are within 0.5 %: the PDR does not mind them.
+        let Some(Found::Between(lower, upper)) = search.found(pdr) else { return Err(TestCaseError::fail("not found")) };
+        let partly = limit / (1.0 - 0.005);
+        prop_assert!(lower <= partly + 1.0 && upper >= partly - 1.0, "{lower} … {upper} for {partly}");
+    }
+
+    #[test]
+    fn throughput_is_what_came_through_at_the_lower_bound(limit in MIN * 1.1..MAX * 0.9) {
+        let search = run(plan(), subject(limit));
+        for goal in &search.goals {
+            let Some(Found::Between(lower, _)) = search.found(goal) else { return Err(TestCaseError::fail("not found")) };
+            let throughput = search.conditional_throughput(goal).unwrap();
+            prop_assert!(throughput <= lower && throughput >= lower * (1.0 - goal.loss_ratio) - 1.0);
+            prop_assert!(throughput <= limit + 1.0, "{throughput} through {limit}");
+        }
+    }
+}
+
+#[test]
+fn half_of_the_time_may_be_lossy_and_no_more() {
+    let at = |lossy: &[bool]| {
+        let mut search = Search::new(Plan { trials: 4, phases: 1, ..plan() }, goals());
+        let ask = Ask { load: 5_000.0, duration: Duration::from_secs(10) };
+        for lossy in lossy {
+            search.tell(Trial { ask, sent: 50_000, lost: if *lossy { 9 } else { 0 } });
+        }
+        search.verdict(&search.goals[0], 0, 5_000.0)
+    };
+    assert_eq!(at(&[]), Verdict::Open);
+    assert_eq!(at(&[false]), Verdict::Open);
+    assert_eq!(at(&[false, false]), Verdict::Carried);
+    assert_eq!(at(&[true, true]), Verdict::Open);
+    assert_eq!(at(&[true, true, true]), Verdict::Lossy);
+    assert_eq!(at(&[true, false, true, false]), Verdict::Carried);
+}
+
+#[test]
+fn a_short_lossy_trial_alone_decides_nothing_and_a_long_one_outweighs_it() {
+    let mut search = Search::new(Plan { phases: 2, ..plan() }, goals());
+    let mut tell = |seconds, lost| {
+        let ask = Ask { load: 5_000.0, duration: Duration::from_secs(seconds) };
+        search.tell(Trial { ask, sent: 5_000 * seconds, lost });
+        search.verdict(&search.goals[0], 1, 5_000.0)
+    };
+    assert_eq!(tell(1, 7), Verdict::Open);
+    assert_eq!(tell(10, 0), Verdict::Carried);
 }
