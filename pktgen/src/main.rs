@@ -43,6 +43,7 @@ struct Cli {
 enum Command {
     Run(run::Args),
     Search(search::Args),
+    Rfc2544(search::rfc2544::Args),
     Report(report::command::Args),
     Impair(impair::Args),
 }
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(args) => run::run(&args),
         Command::Search(args) => search::run(&args),
+        Command::Rfc2544(args) => search::rfc2544::run(&args),
         Command::Report(args) => report::command::run(&args),
         Command::Impair(args) => impair::run(&args),
     };

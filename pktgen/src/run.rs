@@ -71,7 +71,7 @@ pub struct Args {
 }
 
 /// From where to where, in which flows and sizes.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub struct Way {
     /// The lab that --from and --to are in
     #[arg(long, value_name = "NAME")]
@@ -184,6 +184,12 @@ struct Ends {
 }
 
 impl Way {
+    /// The same with frames of one size.
+    #[must_use]
+    pub fn of_size(&self, bytes: u32) -> Way {
+        Way { size: bytes.to_string(), ..self.clone() }
+    }
+
     /// Opens the sink and a socket for each flow.
     ///
     /// # Errors

@@ -6,6 +6,7 @@ use super::page::escape;
 use crate::results::quantity;
 
 const WIDTH: f64 = 560.0;
+const PAGE_WIDTH: f64 = 1060.0;
 const HEIGHT: f64 = 280.0;
 const LEFT: f64 = 62.0;
 const RIGHT: f64 = 16.0;
@@ -179,6 +180,16 @@ fn step(range: f64) -> f64 {
 /// Draws curves; nothing but a sentence when there is nothing to draw.
 #[must_use]
 pub fn plot(title: &str, x: &Axis, y: &Axis, lines: &[Line]) -> String {
+    draw_plot(title, x, y, lines, WIDTH)
+}
+
+/// The same as wide as the page.
+#[must_use]
+pub fn wide_plot(title: &str, x: &Axis, y: &Axis, lines: &[Line]) -> String {
+    draw_plot(title, x, y, lines, PAGE_WIDTH)
+}
+
+fn draw_plot(title: &str, x: &Axis, y: &Axis, lines: &[Line], width: f64) -> String {
     let mut out = format!("<figure><figcaption>{}</figcaption>\n", escape(title));
     let xs = lines.iter().flat_map(|line| line.points.iter().map(|p| p.0));
     let ys = lines
@@ -188,7 +199,7 @@ pub fn plot(title: &str, x: &Axis, y: &Axis, lines: &[Line]) -> String {
         out.push_str("<p>Nothing to draw.</p></figure>\n");
         return out;
     };
-    let px = |part: f64| LEFT + part * (WIDTH - LEFT - RIGHT);
+    let px = |part: f64| LEFT + part * (width - LEFT - RIGHT);
     let py = |part: f64| HEIGHT - BOTTOM - part * (HEIGHT - TOP - BOTTOM);
     // Writing into a String cannot fail.
     if lines.len() > 1 {
@@ -199,7 +210,7 @@ pub fn plot(title: &str, x: &Axis, y: &Axis, lines: &[Line]) -> String {
         out.push_str("</div>\n");
     }
     let _ =
-        writeln!(out, "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\">", escape(title));
+        writeln!(out, "<svg viewBox=\"0 0 {width} {HEIGHT}\" role=\"img\" aria-label=\"{}\">", escape(title));
     let mut free_from = f64::MIN;
     for (at, label) in &across.ticks {
         let x = px(across.part(*at));
@@ -212,7 +223,7 @@ pub fn plot(title: &str, x: &Axis, y: &Axis, lines: &[Line]) -> String {
         // Labels do not overlap, nor leave the drawing.
         if x - half > free_from {
             free_from = x + half + 4.0;
-            let anchor = if x + half > WIDTH { "end" } else { "middle" };
+            let anchor = if x + half > width { "end" } else { "middle" };
             let _ = writeln!(
                 out,
                 "<text x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"{anchor}\">{}</text>",

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::page::{Cell, Page};
-use super::plot::{Axis, Line, Scale, plot};
+use super::plot::{Axis, Line, Scale, plot, wide_plot};
 use crate::account::SeriesRow;
 use crate::report::{Latency, Report, micros};
 use crate::results::quantity;
@@ -86,7 +86,7 @@ fn latency(page: &mut Page, runs: &[Named]) {
             Line::new(&run.name, at, points)
         })
         .collect();
-    page.drawing(plot(
+    page.drawing(wide_plot(
         "Latency by percentile: each further nine takes the same room",
         &Axis::new("percentile", Scale::Nines),
         &Axis::new("µs", Scale::Log),
@@ -162,8 +162,11 @@ fn over_time(page: &mut Page, run: &Named, named: bool) {
     if named {
         page.subheading(&run.name);
     }
-    // The last row ends with the run, and would look like a fall.
-    let rows = series.rows.split_last().map_or(series.rows.as_slice(), |(_, rows)| rows);
+    // The first and the last are parts of a row's time, and would look like a rise and a fall.
+    let rows = match series.rows.as_slice() {
+        [_, between @ .., _] if between.len() > 1 => between,
+        all => all,
+    };
     let line = |name: &str, colour, of: &dyn Fn(&SeriesRow) -> f64| {
         Line::new(name, colour, rows.iter().map(|row| (row.at_s, of(row))).collect())
     };
@@ -188,7 +191,7 @@ fn over_time(page: &mut Page, run: &Named, named: bool) {
         ),
     ]);
     if rows.iter().any(|row| row.missing != 0) {
-        page.drawing(plot(
+        page.drawing(wide_plot(
             "Packets found missing (below zero: came late after all)",
             &seconds(),
             &Axis::new("packets", Scale::Linear),

@@ -6,11 +6,14 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use crate::html::{self, Named};
 use crate::report::Report;
 use crate::results::{Contest, Results, Verdict, quantity};
 use crate::run::Output;
+use crate::search::{self, rfc2544};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -27,7 +30,7 @@ Exit status: 0 done; 1 --expect-no-worse, and something is; 2 could not run.";
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// What pktgen run --output json printed; or results of scripts/bench (the folder, or results.json)
+    /// What pktgen run, search, rfc2544 or soak printed with --output json (of run also several); or results of scripts/bench (the folder, or results.json)
     #[arg(required = true, value_name = "RUN")]
     runs: Vec<PathBuf>,
     /// Write the page there
@@ -50,14 +53,27 @@ pub struct Args {
 /// A file cannot be read or written, or is not what this program writes.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let [path] = args.runs.as_slice() else { return runs(args) };
-    if is_a_run(path) {
-        return runs(args);
+    let value = (!path.is_dir()).then(|| read(path)).transpose()?;
+    let name = stem(path);
+    match value {
+        Some(value) if value.get("sizes").is_some_and(Value::is_array) => {
+            let found = parse(path, value)?;
+            page(args, || html::rfc2544_page(&name, &found))?;
+            rfc2544::print(&found, args.output)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Some(value) if value.get("results").is_some() => {
+            let found = parse(path, value)?;
+            page(args, || html::search_page(&name, &found))?;
+            search::print(&found, args.output)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Some(Value::Object(_)) => return runs(args),
+        _ => {}
     }
     let results = Results::read(path)?;
     let former = args.against.as_deref().map(Results::read).transpose()?;
-    if let Some(file) = &args.html {
-        write(file, &html::results_page(&results, former.as_ref()))?;
-    }
+    page(args, || html::results_page(&results, former.as_ref()))?;
     let (contests, changes) =
         (results.contests(), former.as_ref().map(|former| results.changes(former)).unwrap_or_default());
     match args.output {
@@ -80,9 +96,23 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(if args.expect_no_worse && worse { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// Whether a file is a report of `pktgen run`, and not results of benchmarks.
-fn is_a_run(path: &Path) -> bool {
-    fs::read_to_string(path).is_ok_and(|text| text.trim_start().starts_with('{'))
+fn page(args: &Args, page: impl FnOnce() -> String) -> anyhow::Result<()> {
+    args.html.as_deref().map_or(Ok(()), |file| write(file, &page()))
+}
+
+fn read(path: &Path) -> anyhow::Result<Value> {
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    serde_json::from_str(&text).with_context(|| format!("{} is not JSON", path.display()))
+}
+
+fn parse<T: DeserializeOwned>(path: &Path, value: Value) -> anyhow::Result<T> {
+    serde_json::from_value(value).with_context(|| {
+        format!("{} is not what pktgen --output json prints, nor results of scripts/bench", path.display())
+    })
+}
+
+fn stem(path: &Path) -> String {
+    path.file_stem().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into())
 }
 
 fn runs(args: &Args) -> anyhow::Result<ExitCode> {
@@ -93,23 +123,13 @@ fn runs(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let mut runs = Vec::new();
     for path in &args.runs {
-        let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        let report: Report = serde_json::from_str(&text).with_context(|| {
-            format!(
-                "{} is not what pktgen run --output json prints, nor results of scripts/bench",
-                path.display()
-            )
-        })?;
+        let report: Report = parse(path, read(path)?)?;
         if report.started.is_empty() && report.total.sent == 0 {
-            bail!("{} is no report of pktgen run", path.display());
+            bail!("{} is no report of pktgen run; several files are for runs only", path.display());
         }
-        let name =
-            path.file_stem().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into());
-        runs.push(Named { name, report });
+        runs.push(Named { name: stem(path), report });
     }
-    if let Some(file) = &args.html {
-        write(file, &html::runs_page(&runs))?;
-    }
+    page(args, || html::runs_page(&runs))?;
     match args.output {
         Output::Json => println!(
             "{}",

@@ -5,23 +5,30 @@
 //! * PDR, partial drop rate: the highest rate of which no more than a given part is lost.
 
 pub mod bounds;
+pub mod rfc2544;
+pub mod session;
 
-use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::bail;
 use clap::ValueEnum;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use crate::html;
 use crate::pace::Rate;
 use crate::profile::parse_duration;
-use crate::report::{self, Report};
-use crate::run::{Open, Output, Stop, Way};
-use bounds::{Ask, Found, Goal, Plan, Search, Trial};
+use crate::report;
+use crate::report::command::write;
+use crate::run::{Output, Stop, Way};
+use bounds::{Found, Goal, Plan, Search};
+use session::{Circumstances, LatencyAt, Session, TrialRow};
 
 /// Below this no rate is tried: one packet a millisecond says nothing of a forwarder.
 const RATE_MIN: f64 = 1000.0;
+/// The rate without loss.
+const NDR: &str = "NDR";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -29,6 +36,8 @@ Examples:
     pktgen search --lab demo --from bench/client --to bench/near --flows 8
   Only the rate without loss, longer and more exactly:
     pktgen search --from-netns a --to-netns b --goal ndr --duration 30s --trials 3 --width 0.5
+  With latencies at 10, 50 and 90 % of the NDR, as a page:
+    pktgen search --from-netns a --to-netns b --latency-at 10,50,90 --html search.html
 
 Exit status: 0 found; 1 something was not found, because even the lowest rate was lost from; 2 could not run.";
 
@@ -47,7 +56,16 @@ pub struct Args {
     /// How long the trials are that the result rests on; earlier ones are shorter
     #[arg(long, value_name = "TIME", default_value = "4s", value_parser = parse_duration)]
     duration: Duration,
-    /// How many trials at a rate decide; the majority counts
+    /// How long the first trials are [default: an eighth of --duration]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    first_duration: Option<Duration>,
+    /// How much of a rate's time may be lossy, percent: 50, the majority of trials counts
+    #[arg(long, value_name = "PERCENT", default_value_t = 50.0, value_parser = parse_percent)]
+    exceed: f64,
+    /// Also measure latency at these parts of the NDR, percent
+    #[arg(long, value_name = "PERCENT", value_delimiter = ',', value_parser = parse_percent)]
+    latency_at: Vec<f64>,
+    /// How many trials at a rate decide, if they are all needed
     #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=99))]
     trials: u32,
     /// How near the bounds must come, percent of the upper
@@ -59,6 +77,9 @@ pub struct Args {
     /// How to print the report
     #[arg(short, long, value_enum, default_value = "table")]
     output: Output,
+    /// Write the report as a page, too: with plots, in one file
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
 }
 
 fn parse_percent(text: &str) -> Result<f64, String> {
@@ -76,50 +97,38 @@ enum Wanted {
     Pdr,
 }
 
-/// What was found.
-#[derive(Debug, Serialize)]
-struct Row {
-    name: String,
-    /// Packets a second.
-    lower_pps: Option<f64>,
-    upper_pps: Option<f64>,
+/// What was found for a goal.
+#[derive(Debug, Default, Clone, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Row {
+    /// `MRR`, `NDR`, `PDR 0.5 %`.
+    pub name: String,
+    /// The highest rate that was carried, packets a second.
+    pub lower_pps: Option<f64>,
+    /// The lowest that was not.
+    pub upper_pps: Option<f64>,
+    /// What came through at the lower: the conditional throughput.
+    pub throughput_pps: Option<f64>,
     /// The generator's utmost was carried: the subject may carry more.
-    generator_was_the_limit: bool,
+    pub generator_was_the_limit: bool,
 }
 
-#[derive(Debug, Serialize)]
-struct Outcome {
-    results: Vec<Row>,
+/// What was found.
+#[derive(Debug, Default, Clone, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Outcome {
+    /// By goal.
+    pub results: Vec<Row>,
     /// What the generator sent at its utmost, packets a second.
-    generator_pps: f64,
-    trials: Vec<TrialRow>,
-    warnings: Vec<String>,
-}
-
-#[derive(Debug, Serialize)]
-struct TrialRow {
-    asked_pps: Option<f64>,
-    sent_pps: f64,
-    received_pps: f64,
-    loss_percent: f64,
-    duration_s: f64,
-    machine_cpu_s: Option<f64>,
-    latency_ns: Option<report::Latency>,
-}
-
-impl TrialRow {
-    fn new(asked_pps: Option<f64>, report: &Report) -> Self {
-        let total = report.total;
-        TrialRow {
-            asked_pps,
-            sent_pps: report.sent_pps,
-            received_pps: report.received_pps,
-            loss_percent: if total.sent == 0 { 0.0 } else { 100.0 * total.lost as f64 / total.sent as f64 },
-            duration_s: report.elapsed_s,
-            machine_cpu_s: report.machine_cpu_s,
-            latency_ns: report.latency_ns,
-        }
-    }
+    pub generator_pps: f64,
+    /// At parts of the NDR.
+    pub latency: Vec<LatencyAt>,
+    /// Every trial.
+    pub trials: Vec<TrialRow>,
+    /// What a reader must know before believing the figures.
+    pub warnings: Vec<String>,
+    /// Under which circumstances.
+    pub about: Circumstances,
 }
 
 /// Runs `pktgen search`.
@@ -127,12 +136,9 @@ impl TrialRow {
 /// # Errors
 /// It could not run, or was interrupted.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let open = args.way.open()?;
     let stop = Stop::on_signals()?;
-    let mut made = Vec::new();
-    let mut warnings = Vec::new();
-
-    let utmost = trial(&open, Rate::Max, args.duration, stop, &mut made, &mut warnings)?;
+    let mut session = Session::new(args.way.open()?, stop);
+    let utmost = session.trial("MRR", Rate::Max, args.duration)?;
     if !utmost.ends.way_was_open {
         bail!("nothing comes through; `pktgen run` with the same arguments says more");
     }
@@ -143,12 +149,13 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             name: "MRR".into(),
             lower_pps: Some(utmost.received_pps),
             upper_pps: None,
+            throughput_pps: Some(utmost.received_pps),
             generator_was_the_limit: utmost.total.lost == 0,
         });
     }
     let goal = |wanted| match wanted {
         Wanted::Mrr => None,
-        Wanted::Ndr => Some(Goal { name: "NDR".into(), loss_ratio: 0.0 }),
+        Wanted::Ndr => Some(Goal { name: NDR.into(), loss_ratio: 0.0 }),
         Wanted::Pdr => {
             Some(Goal { name: format!("PDR {} %", args.pdr_loss), loss_ratio: args.pdr_loss / 100.0 })
         }
@@ -161,18 +168,17 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let plan = Plan {
         min: RATE_MIN.min(max),
         max,
-        first_duration: args.duration / 8,
+        first_duration: args.first_duration.unwrap_or(args.duration / 8),
         last_duration: args.duration,
         phases: 3,
         width: (args.width / 100.0).clamp(0.000_1, 0.5),
         trials: args.trials,
-        exceed_ratio: 0.5,
+        exceed_ratio: (args.exceed / 100.0).min(0.99),
     };
     let mut search = Search::new(plan, goals.clone());
-    while let Some(Ask { load, duration }) = search.next() {
-        let report = trial(&open, Rate::PerSecond(load), duration, stop, &mut made, &mut warnings)?;
-        let Report { total, .. } = report;
-        search.tell(Trial { ask: Ask { load, duration }, sent: total.sent, lost: total.lost });
+    while let Some(ask) = search.next() {
+        let trial = session.ask("search", ask)?;
+        search.tell(trial);
     }
     for goal in &goals {
         let found = search.found(goal);
@@ -183,50 +189,39 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             None => (None, None),
         };
         let generator_was_the_limit = matches!(found, Some(Found::AtLeast(_))) && max >= generator_pps;
-        results.push(Row { name: goal.name.clone(), lower_pps, upper_pps, generator_was_the_limit });
+        let throughput_pps = search.conditional_throughput(goal);
+        results.push(Row {
+            name: goal.name.clone(),
+            lower_pps,
+            upper_pps,
+            throughput_pps,
+            generator_was_the_limit,
+        });
     }
-    warnings.sort();
-    warnings.dedup();
-    let found = Outcome { results, generator_pps, trials: made, warnings };
+    let mut latency = Vec::new();
+    if !args.latency_at.is_empty() {
+        let ndr = results.iter().find(|row| row.name == NDR).and_then(|row| row.lower_pps);
+        let Some(ndr) = ndr else { bail!("--latency-at is of the NDR, and none was found or asked for") };
+        for percent in args.latency_at.iter().filter(|percent| **percent > 0.0) {
+            latency.push(session.latency_at(*percent, ndr, args.duration)?);
+        }
+    }
+    let (trials, warnings) = session.end();
+    let about = Circumstances::of(&utmost);
+    let found = Outcome { results, generator_pps, latency, trials, warnings, about };
+    if let Some(file) = &args.html {
+        write(file, &html::search_page("search", &found))?;
+    }
     print(&found, args.output)?;
     let all = found.results.iter().all(|result| result.lower_pps.is_some());
     Ok(if all { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn trial(
-    open: &Open<'_>,
-    rate: Rate,
-    duration: Duration,
-    stop: Stop,
-    made: &mut Vec<TrialRow>,
-    warnings: &mut Vec<String>,
-) -> anyhow::Result<Report> {
-    let report = open.trial(rate, duration, stop)?;
-    if stop.is_set() {
-        bail!("interrupted after {} trials; what they say is not enough", made.len());
-    }
-    let asked = match rate {
-        Rate::Max => None,
-        Rate::PerSecond(rate) => Some(rate),
-    };
-    let row = TrialRow::new(asked, &report);
-    if std::io::stderr().is_terminal() {
-        let asked = asked.map_or_else(|| "the utmost".into(), report::rate);
-        // A terminal that is gone does not stop a search.
-        let _ = writeln!(
-            std::io::stderr(),
-            "trial {:>3}: {asked} for {:.1} s: lost {:.4} %",
-            made.len() + 1,
-            duration.as_secs_f64(),
-            row.loss_percent
-        );
-    }
-    made.push(row);
-    warnings.extend(report.warnings.iter().cloned());
-    Ok(report)
-}
-
-fn print(found: &Outcome, output: Output) -> anyhow::Result<()> {
+/// Prints what was found.
+///
+/// # Errors
+/// It is no JSON; never, with what it is made of.
+pub fn print(found: &Outcome, output: Output) -> anyhow::Result<()> {
     if output == Output::Json {
         println!("{}", serde_json::to_string_pretty(found)?);
         return Ok(());
@@ -237,6 +232,14 @@ fn print(found: &Outcome, output: Output) -> anyhow::Result<()> {
             result.upper_pps.map_or_else(String::new, |upper| format!("   not {}", report::rate(upper)));
         let limit = if result.generator_was_the_limit { "   the generator was the limit" } else { "" };
         println!("{:<12} {lower:>12} packets/s{upper}{limit}", result.name);
+    }
+    for at in &found.latency {
+        println!(
+            "latency at {:>3} % of NDR, {} packets/s: {}   µs",
+            at.percent,
+            report::rate(at.load_pps),
+            at.latency_ns.map_or_else(|| "nothing came".into(), |latency| latency.line())
+        );
     }
     println!(
         "{} trials; the generator sends up to {} packets/s",
