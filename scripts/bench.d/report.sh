@@ -55,7 +55,7 @@ measure_parts() {
   done
 }
 
-vpp_or_skip() { vpp_install || skip vpp memory; }
+vpp_or_skip() { vpp_measure || { skip vpp memory; topology_down vpp; }; }
 
 write_skipped() { if [ -s "$work/skipped" ]; then jq -s . "$work/skipped"; else echo '[]'; fi >"$work/skipped.json"; }
 
@@ -67,7 +67,7 @@ in_words() {
   say_if_busy
 }
 
-tables() {
+budgets() {
   echo
   echo "Our budgets, in memory, one core (median of the rounds; min … max):"
   jq -r '
@@ -77,6 +77,10 @@ tables() {
        ($budget[.name] as $b | if $b == null then "" elif .median <= $b then "within the budget of \($b)"
         else "MISSES the budget of \($b), ×\(.median / $b * 10 | round / 10)" end)] | @tsv' "$results/results.json" |
     awk -F'\t' '{ printf "  %-34s %9s   %-20s %s\n", $1, $2, $3, $4 }'
+}
+
+tables() {
+  [ "$mode" = smoke ] || budgets
   echo
   echo "Ours beside each peer (medians; × is how many times as good ours is). Mpps favour whoever has the kernel receive on another core;"
   echo "packets per CPU-second count every core:"
