@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-const PROGRAMS: [&str; 2] = ["uplink", "pod"];
+const PROGRAMS: [&str; 4] = ["uplink", "pod", "generate", "record"];
 
 fn main() -> ExitCode {
     println!("cargo::rerun-if-changed=bpf");
@@ -25,7 +25,7 @@ fn compile(program: &str) -> Result<(), String> {
     let object = PathBuf::from(variable("OUT_DIR")?).join(format!("{program}.o"));
     let mut command = Command::new(&clang);
     command
-        .args(["-O2", "-g", "-target", "bpf", "-Wall", "-Wextra", "-Werror", "-c", &source, "-o"])
+        .args(["-O2", "-g", "-target", "bpf", "-mcpu=v3", "-Wall", "-Wextra", "-Werror", "-c", &source, "-o"])
         .arg(&object);
     // Debian keeps <asm/types.h> in a folder named after the machine, where clang does not look when its target is bpf.
     let headers = format!("/usr/include/{}-linux-gnu", variable("CARGO_CFG_TARGET_ARCH")?);

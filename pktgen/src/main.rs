@@ -18,14 +18,18 @@ mod html;
 mod impair;
 mod live;
 mod machine;
+mod malformed;
 mod pace;
 mod payload;
 mod place;
 mod profile;
+mod reach;
 mod report;
 mod results;
 mod run;
 mod search;
+mod stream;
+mod traffic;
 
 use std::process::ExitCode;
 

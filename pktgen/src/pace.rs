@@ -17,26 +17,115 @@ pub enum Rate {
     PerSecond(f64),
 }
 
-/// Tokens of one run.
-#[derive(Debug)]
+impl Rate {
+    /// A part of it.
+    #[must_use]
+    pub fn part(self, part: f64) -> Rate {
+        match self {
+            Rate::Max => Rate::Max,
+            Rate::PerSecond(rate) => Rate::PerSecond(rate * part),
+        }
+    }
+}
+
+/// Tokens of one run, or of one core's part of it.
+#[derive(Debug, Clone)]
 pub struct Pacer {
     rate: Rate,
     duration: Duration,
+    /// Of the whole part: packets of a rate; without one there is no such number.
+    total: u64,
+    /// When the first token is earned.
+    first: Duration,
     given: u64,
     missed: u64,
+}
+
+/// A pacer for those that look at the clock themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Plan {
+    /// When the first packet is due after the start.
+    pub first_ns: u64,
+    /// Between two; 0: as fast as it goes.
+    pub interval_ns: u64,
+    /// 2^-32 nanoseconds, of `interval_ns`.
+    pub interval_fraction: u32,
+    /// How far behind one may be.
+    pub catch_up_ns: u64,
+    /// Packets.
+    pub tokens: u64,
+    /// After this nothing is sent.
+    pub time_limit: Duration,
 }
 
 impl Pacer {
     /// Tokens for a run of that length.
     #[must_use]
     pub fn new(rate: Rate, duration: Duration) -> Self {
-        Pacer { rate, duration, given: 0, missed: 0 }
+        let total = match rate {
+            Rate::Max => u64::MAX,
+            Rate::PerSecond(rate) => count(rate, duration),
+        };
+        Pacer { rate, duration, total, first: Duration::ZERO, given: 0, missed: 0 }
+    }
+
+    /// The run's tokens shared out to several cores by their weights. Together they earn what one would, and never more than it has by then,
+    /// but for the first of each: those are spread over an interval.
+    #[must_use]
+    pub fn split(rate: Rate, duration: Duration, weights: &[u64]) -> Vec<Pacer> {
+        let whole: u64 = weights.iter().sum::<u64>().max(1);
+        let all = Pacer::new(rate, duration).total;
+        // The largest numbers are a rate of 10^9 for a week, times a deck's cards.
+        let below = |weight: u64| (u128::from(all) * u128::from(weight) / u128::from(whole)) as u64;
+        let mut before = 0;
+        let cores = weights.len() as f64;
+        weights
+            .iter()
+            .enumerate()
+            .map(|(core, weight)| {
+                let part = *weight as f64 / whole as f64;
+                let (total, rate) = (below(before + weight) - below(before), rate.part(part));
+                before += weight;
+                match rate {
+                    Rate::Max => Pacer::new(rate, duration),
+                    Rate::PerSecond(pps) => {
+                        let first =
+                            Duration::from_secs_f64((core as f64 / cores / pps).min(duration.as_secs_f64()));
+                        Pacer { rate, duration, total, first, given: 0, missed: 0 }
+                    }
+                }
+            })
+            .collect()
     }
 
     /// At what rate.
     #[must_use]
     pub fn rate(&self) -> Rate {
         self.rate
+    }
+
+    /// The same for a program that paces itself.
+    #[must_use]
+    pub fn plan(&self) -> Plan {
+        let Rate::PerSecond(rate) = self.rate else {
+            return Plan {
+                first_ns: 0,
+                interval_ns: 0,
+                interval_fraction: 0,
+                catch_up_ns: u64::MAX,
+                tokens: u64::MAX,
+                time_limit: self.duration,
+            };
+        };
+        let interval = 1e9 / rate;
+        Plan {
+            first_ns: self.first.as_nanos() as u64,
+            interval_ns: interval as u64,
+            interval_fraction: (interval.fract() * 2f64.powi(32)) as u32,
+            catch_up_ns: CATCH_UP.as_nanos() as u64,
+            tokens: self.total,
+            time_limit: self.duration + CATCH_UP,
+        }
     }
 
     /// Takes up to `max` tokens, `elapsed` after the start. `None`: the run is over.
@@ -46,12 +135,14 @@ impl Pacer {
             self.given += n;
             return Some(n);
         };
-        let total = count(rate, self.duration);
-        if self.given + self.missed >= total {
+        if self.given + self.missed >= self.total {
             return None;
         }
-        // The first packet is due at once.
-        let earned = (count(rate, elapsed) + 1).min(total);
+        let earned = match elapsed.checked_sub(self.first) {
+            // The first packet is due at once.
+            Some(elapsed) => (count(rate, elapsed) + 1).min(self.total),
+            None => 0,
+        };
         let owed = earned.saturating_sub(self.given + self.missed);
         let depth = count(rate, CATCH_UP).max(1);
         self.missed += owed.saturating_sub(depth);
@@ -65,7 +156,9 @@ impl Pacer {
     pub fn next(&self) -> Duration {
         match self.rate {
             Rate::Max => Duration::ZERO,
-            Rate::PerSecond(rate) => Duration::from_secs_f64((self.given + self.missed) as f64 / rate),
+            Rate::PerSecond(rate) => {
+                self.first + Duration::from_secs_f64((self.given + self.missed) as f64 / rate)
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 //! Where an end of a flow is: a network namespace of this machine.
 //!
 //! A socket belongs to the namespace in which it was made, for life. So only a short-lived thread enters the namespace, makes the sockets,
-//! and hands them out; no other thread of this program ever leaves its own.
+//! and hands them out; and the threads that send live frames, which the kernel sends from the calling thread's namespace.
 
 use std::fs::File;
 use std::io;
@@ -51,7 +51,24 @@ impl Place {
     /// # Errors
     /// The place cannot be entered, or `work` failed.
     pub fn within<T: Send>(&self, work: impl FnOnce() -> anyhow::Result<T> + Send) -> anyhow::Result<T> {
-        let Place::Netns(name) = self else { return work() };
+        if *self == Place::Here {
+            return work();
+        }
+        thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                self.enter()?;
+                work()
+            });
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// Takes the calling thread to this place for good: for threads that end with what they do there.
+    ///
+    /// # Errors
+    /// It cannot be entered.
+    pub fn enter(&self) -> anyhow::Result<()> {
+        let Place::Netns(name) = self else { return Ok(()) };
         let path = if name.contains('/') { PathBuf::from(name) } else { PathBuf::from(NETNS_DIR).join(name) };
         let file = File::open(&path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => {
@@ -59,21 +76,10 @@ impl Place {
             }
             _ => anyhow!(error).context(format!("cannot open the network namespace {}", path.display())),
         })?;
-        let enter = || {
-            setns(&file, CloneFlags::CLONE_NEWNET).map_err(|errno| match errno {
-                nix::Error::EPERM => anyhow!("entering the network namespace {} needs root", path.display()),
-                nix::Error::EINVAL => anyhow!("{} is not a network namespace", path.display()),
-                errno => {
-                    anyhow!(errno).context(format!("cannot enter the network namespace {}", path.display()))
-                }
-            })
-        };
-        thread::scope(|scope| {
-            let thread = scope.spawn(|| {
-                enter()?;
-                work()
-            });
-            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        setns(&file, CloneFlags::CLONE_NEWNET).map_err(|errno| match errno {
+            nix::Error::EPERM => anyhow!("entering the network namespace {} needs root", path.display()),
+            nix::Error::EINVAL => anyhow!("{} is not a network namespace", path.display()),
+            errno => anyhow!(errno).context(format!("cannot enter the network namespace {}", path.display())),
         })
     }
 

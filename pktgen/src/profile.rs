@@ -45,6 +45,12 @@ impl Sizes {
         usize::try_from(n % round.max(1)).ok().and_then(|at| self.0.get(at)).copied().unwrap_or(SIZE_MIN)
     }
 
+    /// After how many they begin again.
+    #[must_use]
+    pub fn round(&self) -> usize {
+        self.0.len().max(1)
+    }
+
     /// The largest.
     #[must_use]
     pub fn largest(&self) -> usize {

@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use caracal_wire::MacAddr;
 use clap::ValueEnum;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
@@ -16,6 +17,8 @@ use nix::sys::signal::{SigSet, Signal};
 use crate::account::{Account, Collector, Totals};
 use crate::clock;
 use crate::cpu::{MachineTime, WorkerLoad, Workers};
+use crate::engine::live::LiveFrames;
+use crate::engine::notes::Notes;
 use crate::engine::socket::{self, Listener, Sender};
 use crate::engine::{Progress, Receive, Sent, Transmit};
 use crate::html::{self, Named};
@@ -23,13 +26,20 @@ use crate::live::{Follow, Live};
 use crate::machine::Machine;
 use crate::pace::{Pacer, Rate};
 use crate::place::Place;
-use crate::profile::{Profile, Sizes, parse_duration};
+use crate::profile::{ETHERNET_LEN, Profile, Sizes, parse_duration};
+use crate::reach::{self, Given, Reach};
 use crate::report::command::write;
 use crate::report::{Circumstances, Report};
+use crate::stream::{Distribution, End, Packets, Stream};
+use crate::traffic::Traffic;
 
-const FLOWS_MAX: u32 = 20_000;
+/// Flows of all engines, and of sockets: a descriptor each.
+const FLOWS_MAX: i64 = 1 << 20;
+const SOCKETS_MAX: u32 = 20_000;
 /// Descriptors beside the flows' sockets.
 const FILES_BESIDE: u64 = 64;
+/// Live flows count up from here, unless told otherwise.
+const FIRST_SOURCE_PORT: u16 = 1024;
 /// How often scouts are sent until one comes through.
 const SCOUT_EVERY: Duration = Duration::from_millis(20);
 const TURN: Duration = Duration::from_millis(5);
@@ -42,6 +52,8 @@ Examples:
     pktgen run --from-netns a --to-netns b --rate max --flows 8 --size imix --duration 30s
   To a service whose only backend is a pod that listens on 8080:
     pktgen run --lab demo --from default/client --to default/server --to-address 10.96.0.10 --port 80 --sink-port 8080
+  The same from the kernel, five times as fast, on two processors (see --engine):
+    pktgen run --engine live --from-netns a --to-netns b --rate max --flows 1000 --cores 2,3 --output json
   Through the loopback of this machine:
     pktgen run --to-address 127.0.0.1 --rate 1k --duration 2s --output json
 
@@ -107,7 +119,7 @@ pub struct Way {
     #[arg(long, value_name = "PORT")]
     from_port: Option<u16>,
     /// How many flows; packets take turns among them
-    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(FLOWS_MAX)))]
+    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=FLOWS_MAX))]
     flows: u32,
     /// Frame sizes, from Ethernet header to end of payload, without FCS: SIZE[xWEIGHT],… or imix (64x7,590x4,1514x1)
     #[arg(long, value_name = "SIZES", default_value = "64")]
@@ -124,12 +136,26 @@ pub struct Way {
     /// Do not show how it goes
     #[arg(short, long)]
     quiet: bool,
+    /// The interface to send out of [default: by the route of the place's kernel]
+    #[arg(long, value_name = "INTERFACE")]
+    from_interface: Option<String>,
+    /// The interface that packets are to come by [default: that with the address]
+    #[arg(long, value_name = "INTERFACE")]
+    to_interface: Option<String>,
+    /// The MAC address of the next hop [default: as the place's kernel finds out]
+    #[arg(long, value_name = "MAC")]
+    gateway_mac: Option<MacAddr>,
+    /// Processors to send on, one thread each [default: one thread, on any]
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    cores: Vec<usize>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Engine {
-    /// The kernel's UDP sockets
+    /// The kernel's UDP sockets, at both ends
     Socket,
+    /// Live frames: an XDP program in the kernel makes the packets and sends them out of an interface, another takes them. Needs root
+    Live,
 }
 
 /// How a report is printed.
@@ -171,6 +197,10 @@ pub struct Open<'a> {
     /// From where to where, for the report.
     from: String,
     to: String,
+    /// Flows whose packets have marks.
+    flows: u32,
+    /// How much each core sends of all.
+    weights: Vec<u64>,
     /// In trials, each is one thread's.
     ends: RefCell<Ends>,
     machine: Machine,
@@ -203,31 +233,115 @@ impl Way {
             Some(address) => address,
             None => to.address(self.ipv6).context("--to")?,
         };
-        raise_file_limit(self.flows)?;
-        let target = SocketAddr::new(to_address, self.port);
-        let (about_from, about_to) = (from.to_string(), format!("{to} {target}"));
-        let ends =
-            socket::Ends { from, from_address: self.from_address, from_port: self.from_port, to: target };
-        let Engine::Socket = self.engine;
-        let listen = match self.sink_port {
-            Some(port) => SocketAddr::new(socket::any(to_address), port),
-            None => target,
-        };
-        let ends = Ends {
-            receives: vec![Box::new(Listener::open(to, listen)?)],
-            transmits: vec![Box::new(Sender::open(&ends, self.flows, sizes.clone())?)],
+        let (about_from, about_to) =
+            (from.to_string(), format!("{to} {}", SocketAddr::new(to_address, self.port)));
+        let (ends, flows, weights) = match self.engine {
+            Engine::Socket => self.open_sockets(from, to, to_address, &sizes)?,
+            Engine::Live => self.open_live(&from, &to, to_address, &sizes)?,
         };
         Ok(Open {
             way: self,
             sizes,
             from: about_from,
             to: about_to,
+            flows,
+            weights,
             ends: RefCell::new(ends),
             machine: Machine::read(),
             follow: Follow { quiet: self.quiet, ..Follow::default() },
         })
     }
+
+    fn open_sockets(
+        &self,
+        from: Place,
+        to: Place,
+        to_address: IpAddr,
+        sizes: &Sizes,
+    ) -> anyhow::Result<Opened> {
+        if self.flows > SOCKETS_MAX {
+            bail!("{} flows: the socket engine has up to {SOCKETS_MAX}; try --engine live", self.flows);
+        }
+        raise_file_limit(self.flows)?;
+        let target = SocketAddr::new(to_address, self.port);
+        let listen = match self.sink_port {
+            Some(port) => SocketAddr::new(socket::any(to_address), port),
+            None => target,
+        };
+        let ends =
+            socket::Ends { from, from_address: self.from_address, from_port: self.from_port, to: target };
+        let ends = Ends {
+            receives: vec![Box::new(Listener::open(to, listen)?)],
+            transmits: vec![Box::new(Sender::open(&ends, self.flows, sizes.clone())?)],
+        };
+        Ok((ends, self.flows, vec![1]))
+    }
+
+    fn open_live(
+        &self,
+        from: &Place,
+        to: &Place,
+        to_address: IpAddr,
+        sizes: &Sizes,
+    ) -> anyhow::Result<Opened> {
+        let given = Given {
+            interface: self.from_interface.as_deref(),
+            source: self.from_address,
+            next_hop: self.gateway_mac,
+        };
+        let sink = match &self.to_interface {
+            Some(name) => reach::interface(to, name),
+            None => reach::interface_of(to, to.address(to_address.is_ipv6())?),
+        };
+        let sink = sink.context("the sink")?;
+        let reach = reach::reach(from, to_address, given)?;
+        let traffic = Traffic::new(&[self.stream(&reach, to_address, sizes)?], reach.hop, self.cores.len())?;
+        let weights = traffic.weights();
+        let mut ends = Ends { receives: vec![Box::new(Notes::open(to, &sink)?)], transmits: Vec::new() };
+        for (at, part) in traffic.parts.into_iter().enumerate() {
+            let core = self.cores.get(at).copied();
+            ends.transmits.push(Box::new(LiveFrames::open(
+                from.clone(),
+                reach.interface.index,
+                core,
+                part,
+                traffic.longest,
+            )?));
+        }
+        Ok((ends, traffic.marked_flows, weights))
+    }
+
+    /// What the flags ask for: UDP.
+    fn stream(&self, reach: &Reach, to_address: IpAddr, sizes: &Sizes) -> anyhow::Result<Stream> {
+        let longest = usize::from(reach.interface.mtu) + ETHERNET_LEN;
+        if sizes.largest() > longest {
+            bail!(
+                "frames of {} bytes do not fit {}: {longest} are possible",
+                sizes.largest(),
+                reach.interface.name
+            );
+        }
+        let first = self.from_port.unwrap_or(FIRST_SOURCE_PORT);
+        let ports = u32::from(u16::MAX - first) + 1;
+        let one = End { address: to_address, addresses: 1, port: self.port, ports: 1 };
+        Ok(Stream {
+            name: "udp".into(),
+            share: 1.0,
+            packets: Packets::Udp,
+            sizes: sizes.clone(),
+            flows: self.flows,
+            distribution: Distribution::Uniform,
+            churn: 0.0,
+            source: End { address: reach.source, addresses: 1, port: first, ports },
+            // More flows than source ports go to further ports.
+            destination: End { ports: self.flows.div_ceil(ports), ..one },
+            tunnel: None,
+        })
+    }
 }
+
+/// What is open, how many flows have marks, and how much each core sends.
+type Opened = (Ends, u32, Vec<u64>);
 
 impl Open<'_> {
     /// Sends at a rate for a while, and tells what became of it.
@@ -237,7 +351,7 @@ impl Open<'_> {
     pub fn trial(&self, rate: Rate, duration: Duration, stop: Stop) -> anyhow::Result<Report> {
         let profile = Profile { flows: self.way.flows, sizes: self.sizes.clone(), rate, duration };
         let mut ends = self.ends.try_borrow_mut().context("one trial at a time")?;
-        let measured = measure(&mut ends, &profile, self.way, &self.follow, stop)?;
+        let measured = measure(&mut ends, &profile, self, stop)?;
         let about = Circumstances {
             started: measured.started,
             profile: serde_json::to_value(profile.row(&self.way.size))?,
@@ -316,13 +430,7 @@ struct Measured {
     way_was_open: bool,
 }
 
-fn measure(
-    ends: &mut Ends,
-    profile: &Profile,
-    way: &Way,
-    follow: &Follow,
-    stop: Stop,
-) -> anyhow::Result<Measured> {
+fn measure(ends: &mut Ends, profile: &Profile, open: &Open<'_>, stop: Stop) -> anyhow::Result<Measured> {
     // Different in every run, so that what an earlier one left on the way is not taken for ours.
     let run = std::process::id() ^ (clock::now_ns() >> 8) as u32;
     let Ends { transmits, receives } = ends;
@@ -333,7 +441,7 @@ fn measure(
     let (mut collector, outlets) = Collector::new(receives.len(), clock::now_ns(), profile.duration)?;
     let mut accounts = Vec::new();
     for outlet in outlets {
-        accounts.push(Account::new(run, profile.flows)?.with_outlet(outlet));
+        accounts.push(Account::new(run, open.flows)?.with_outlet(outlet));
     }
     let (progress, sent_so_far, close) = (Progress::default(), AtomicU64::new(0), AtomicBool::new(false));
     let workers = Workers::default();
@@ -345,26 +453,26 @@ fn measure(
             .zip(&mut accounts)
             .enumerate()
             .map(|(at, (receive, account))| {
-                let work = move || receive.receive(account, progress, close);
+                let work = move || receive.receive(run, account, progress, close);
                 scope.spawn(move || workers.run(format!("sink {at}"), work))
             })
             .collect();
         let generate = || {
             let transmits = transmits;
-            let way_was_open = open_the_way(transmits, run, progress, way.wait, stop)?;
+            let way_was_open = open_the_way(transmits, run, progress, open.way.wait, stop)?;
             let started = (clock::utc_now(), clock::now_ns());
             collector.begin(started.1);
             let busy = MachineTime::now();
             let senders: Vec<_> = transmits
                 .iter_mut()
+                .zip(Pacer::split(profile.rate, profile.duration, &open.weights))
                 .enumerate()
-                .map(|(at, transmit)| {
-                    let pacer = Pacer::new(profile.rate, profile.duration);
+                .map(|(at, (transmit, pacer))| {
                     let work = move || transmit.send(run, pacer, sent_so_far, stop.0);
                     scope.spawn(move || workers.run(format!("generator {at}"), work))
                 })
                 .collect();
-            let mut live = Live::begin(follow, profile.duration);
+            let mut live = Live::begin(&open.follow, profile.duration);
             while !senders.iter().all(|sender| sender.is_finished()) {
                 thread::sleep(TURN);
                 let sent = sent_so_far.load(Ordering::Relaxed);
@@ -374,7 +482,7 @@ fn measure(
             live.end();
             let sent = Sent::merge(senders.into_iter().map(join).collect::<anyhow::Result<_>>()?);
             let machine_time = busy.zip(MachineTime::now()).map(|(before, after)| after.since(before));
-            wait_for_the_last(sent.packets(), progress, way.linger);
+            wait_for_the_last(sent.packets(), progress, open.way.linger);
             Ok((sent, started, machine_time, way_was_open))
         };
         let sent = generate();

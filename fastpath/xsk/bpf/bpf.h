@@ -16,9 +16,17 @@
 static void *(*bpf_map_lookup_elem)(void *map, const void *key) = (void *)BPF_FUNC_map_lookup_elem;
 static long (*bpf_redirect_map)(void *map, __u64 key, __u64 flags) = (void *)BPF_FUNC_redirect_map;
 
-/* Network byte order of a 16-bit constant. */
+static __u64 (*bpf_ktime_get_ns)(void) = (void *)BPF_FUNC_ktime_get_ns;
+
+/* Network byte order: of a 16-bit constant, and of values. */
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
 #define NET16(x) ((__be16)__builtin_bswap16(x))
+#define TO_NET16(x) ((__be16)__builtin_bswap16(x))
+#define TO_NET32(x) ((__be32)__builtin_bswap32(x))
+#define TO_NET64(x) ((__be64)__builtin_bswap64(x))
 #else
 #define NET16(x) ((__be16)(x))
+#define TO_NET16(x) ((__be16)(x))
+#define TO_NET32(x) ((__be32)(x))
+#define TO_NET64(x) ((__be64)(x))
 #endif

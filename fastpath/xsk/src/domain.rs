@@ -262,20 +262,8 @@ fn anchor(memory: &Memory, config: &DomainConfig) -> Result<(OwnedFd, bool, Mult
 fn in_new_network_namespace<T: Send>(
     make: impl FnOnce() -> Result<T, DomainError> + Send,
 ) -> Result<T, DomainError> {
-    let work = || {
-        // SAFETY: no pointers; changes only the calling thread, which ends right after.
-        sys::check(unsafe { libc::unshare(libc::CLONE_NEWNET) })
-            .map_err(|source| failed("make a network namespace for the anchor socket", source))?;
-        make()
-    };
-    std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().name("xsk-anchor".into()).spawn_scoped(scope, work);
-        match thread.map(|thread| thread.join()) {
-            Ok(Ok(result)) => result,
-            Ok(Err(panic)) => std::panic::resume_unwind(panic),
-            Err(source) => Err(failed("start a thread for the anchor socket", source)),
-        }
-    })
+    let made = sys::in_new_network_namespace("xsk-anchor", make);
+    made.map_err(|source| failed("make a network namespace for the anchor socket", source))?
 }
 
 fn failed(doing: &'static str, source: io::Error) -> DomainError {

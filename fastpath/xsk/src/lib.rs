@@ -25,6 +25,7 @@
 mod domain;
 mod frame;
 pub mod ledger;
+pub mod live_frames;
 mod memory;
 mod pool;
 mod prefetch;

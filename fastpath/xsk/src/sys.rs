@@ -146,6 +146,21 @@ pub(crate) fn unmap(base: NonNull<libc::c_void>, bytes: usize) {
     unsafe { libc::munmap(base.as_ptr(), bytes) };
 }
 
+/// Runs `make` on a thread in a new network namespace, which ends with the last descriptor that holds it.
+pub(crate) fn in_new_network_namespace<T: Send>(name: &str, make: impl FnOnce() -> T + Send) -> Result<T> {
+    let work = || {
+        // SAFETY: no pointers; changes only the calling thread, which ends right after.
+        check(unsafe { libc::unshare(libc::CLONE_NEWNET) })?;
+        Ok(make())
+    };
+    std::thread::scope(|scope| {
+        match std::thread::Builder::new().name(name.into()).spawn_scoped(scope, work)?.join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
+}
+
 pub(crate) fn check(result: libc::c_int) -> Result<()> {
     if result < 0 { Err(Error::last_os_error()) } else { Ok(()) }
 }
@@ -184,6 +199,9 @@ fn get_option<T: Copy>(socket: BorrowedFd<'_>, option: libc::c_int, mut value: T
 }
 
 pub(crate) const BPF_OBJ_GET: libc::c_int = 7;
+pub(crate) const BPF_PROG_TEST_RUN: libc::c_int = 10;
+/// Frames go where the program says (Linux 5.18).
+pub(crate) const BPF_F_TEST_XDP_LIVE_FRAMES: u32 = 2;
 pub(crate) const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 
 /// `bpf(2)` with the part of its attributes that the command wants. Private to this crate, whose callers pass the right struct for the

@@ -142,14 +142,14 @@ pub enum XdpError {
 }
 
 impl XdpError {
-    fn map(doing: impl Into<String>, error: &(dyn Error + 'static)) -> Self {
+    pub(crate) fn map(doing: impl Into<String>, error: &(dyn Error + 'static)) -> Self {
         match os_error(error) {
             Some(libc::EPERM) => Self::NotPermitted { doing: doing.into() },
             _ => Self::Map { doing: doing.into(), reason: whole_story(error) },
         }
     }
 
-    fn load(program: &str, error: &(dyn Error + 'static)) -> Self {
+    pub(crate) fn load(program: &str, error: &(dyn Error + 'static)) -> Self {
         let doing = format!("load the {program} XDP program");
         match os_error(error) {
             Some(libc::EPERM) => Self::NotPermitted { doing },
@@ -221,7 +221,7 @@ fn load_object(name: &str, object: &[u8]) -> Result<aya::Ebpf, XdpError> {
     Ok(ebpf)
 }
 
-fn program<'a>(ebpf: &'a mut aya::Ebpf, name: &str) -> Result<&'a mut Xdp, XdpError> {
+pub(crate) fn program<'a>(ebpf: &'a mut aya::Ebpf, name: &str) -> Result<&'a mut Xdp, XdpError> {
     let missing = || XdpError::Load {
         doing: format!("find the {name} XDP program"),
         reason: "not in its object".into(),
@@ -230,7 +230,11 @@ fn program<'a>(ebpf: &'a mut aya::Ebpf, name: &str) -> Result<&'a mut Xdp, XdpEr
 }
 
 /// Attaches a loaded program through a link that ends with its last descriptor or pin.
-fn attach(program: &mut Xdp, ifindex: u32, preference: Preference) -> Result<(FdLink, AttachMode), XdpError> {
+pub(crate) fn attach(
+    program: &mut Xdp,
+    ifindex: u32,
+    preference: Preference,
+) -> Result<(FdLink, AttachMode), XdpError> {
     let generic = |program: &mut Xdp, reason: String| {
         attach_in(program, ifindex, XdpMode::Skb).map(|link| (link, AttachMode::Generic(reason)))
     };

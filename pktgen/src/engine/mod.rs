@@ -12,6 +12,9 @@
 //! with the time at which it came and the length of its frame, and [`Progress`] of how many; accounts are merged when
 //! all have ended. Both stay open from trial to trial, with the run's number as the only difference on the wire.
 
+pub mod cores;
+pub mod live;
+pub mod notes;
 pub mod socket;
 
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -19,6 +22,7 @@ use std::time::Duration;
 
 use crate::account::Account;
 use crate::pace::Pacer;
+use crate::traffic::UNMARKED;
 
 /// One core's part of the generator.
 pub trait Transmit: Send {
@@ -43,12 +47,13 @@ pub trait Transmit: Send {
 
 /// One thread of the sink.
 pub trait Receive: Send {
-    /// Receives until told to stop.
+    /// Receives packets of a run until told to stop.
     ///
     /// # Errors
     /// The kernel refuses.
     fn receive(
         &mut self,
+        run: u32,
         account: &mut Account,
         progress: &Progress,
         close: &AtomicBool,
@@ -71,6 +76,8 @@ pub struct Sent {
     pub missed: u64,
     /// Packets that the sender's own kernel refused.
     pub refused: u64,
+    /// Packets without a mark, which nobody is to let through; not in `by_flow`.
+    pub unmarked: u64,
 }
 
 impl Sent {
@@ -78,6 +85,21 @@ impl Sent {
     #[must_use]
     pub fn packets(&self) -> u64 {
         self.by_flow.iter().sum()
+    }
+
+    /// Counts packets of a flow, by its number in the marks.
+    pub fn count(&mut self, flow: u32, packets: u64) {
+        if flow == UNMARKED {
+            self.unmarked += packets;
+            return;
+        }
+        let flow = flow as usize;
+        if self.by_flow.len() <= flow {
+            self.by_flow.resize(flow + 1, 0);
+        }
+        if let Some(sent) = self.by_flow.get_mut(flow) {
+            *sent += packets;
+        }
     }
 
     /// What several cores have sent at the same time.
@@ -95,6 +117,7 @@ impl Sent {
             whole.elapsed = whole.elapsed.max(part.elapsed);
             whole.missed += part.missed;
             whole.refused += part.refused;
+            whole.unmarked += part.unmarked;
         }
         whole
     }

@@ -44,6 +44,7 @@ impl Listener {
 impl Receive for Listener {
     fn receive(
         &mut self,
+        _run: u32,
         account: &mut Account,
         progress: &Progress,
         close: &AtomicBool,
