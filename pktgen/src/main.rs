@@ -24,10 +24,12 @@ mod payload;
 mod place;
 mod profile;
 mod reach;
+mod reconfigure;
 mod report;
 mod results;
 mod run;
 mod search;
+mod soak;
 mod stream;
 mod traffic;
 
@@ -48,6 +50,7 @@ enum Command {
     Run(run::Args),
     Search(search::Args),
     Rfc2544(search::rfc2544::Args),
+    Soak(soak::Args),
     Report(report::command::Args),
     Impair(impair::Args),
 }
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Search(args) => search::run(&args),
         Command::Rfc2544(args) => search::rfc2544::run(&args),
+        Command::Soak(args) => soak::run(&args),
         Command::Report(args) => report::command::run(&args),
         Command::Impair(args) => impair::run(&args),
     };

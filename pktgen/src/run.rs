@@ -28,6 +28,7 @@ use crate::pace::{Pacer, Rate};
 use crate::place::Place;
 use crate::profile::{ETHERNET_LEN, Profile, Sizes, parse_duration};
 use crate::reach::{self, Given, Reach};
+use crate::reconfigure::Meanwhile;
 use crate::report::command::write;
 use crate::report::{Circumstances, Report};
 use crate::stream::{Distribution, End, Packets, Stream};
@@ -54,6 +55,8 @@ Examples:
     pktgen run --lab demo --from default/client --to default/server --to-address 10.96.0.10 --port 80 --sink-port 8080
   The same from the kernel, five times as fast, on two processors (see --engine):
     pktgen run --engine live --from-netns a --to-netns b --rate max --flows 1000 --cores 2,3 --output json
+  What is lost while policies change, every flow watched:
+    pktgen run --lab demo --from default/client --to default/server --rate 100k --while './change-policies' --again
   Through the loopback of this machine:
     pktgen run --to-address 127.0.0.1 --rate 1k --duration 2s --output json
 
@@ -71,6 +74,8 @@ pub struct Args {
     /// For how long
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_duration)]
     duration: Duration,
+    #[command(flatten)]
+    meanwhile: Meanwhile,
     /// Exit status 1 if a packet was lost, or none was sent
     #[arg(long)]
     expect_no_loss: bool,
@@ -174,7 +179,7 @@ pub enum Output {
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let open = args.way.open()?;
     let stop = Stop::on_signals()?;
-    let report = open.trial(args.rate, args.duration, stop)?;
+    let report = args.meanwhile.during(args.duration, || open.trial(args.rate, args.duration, stop))?;
     match args.output {
         Output::Json => println!("{}", serde_json::to_string_pretty(&report)?),
         Output::Table => print!("{}", report.table()),

@@ -11,6 +11,8 @@ use crate::cpu::{MachineTime, WorkerLoad};
 use crate::engine::Sent;
 use crate::machine::Machine;
 
+/// How a warning begins that figures say more of the generator than of the subject. Scripts look for these words.
+pub const GENERATOR_LIMIT: &str = "the generator was the limit";
 /// Flows that a report has, at most; the counts are always those of all.
 const FLOWS_MAX: usize = 20_000;
 /// Percentile points for each halving of what is left to the maximum.
@@ -334,12 +336,9 @@ impl Report {
             let sent = rate(self.sent_pps);
             warnings.push(match asked_pps {
                 Some(asked) => {
-                    format!(
-                        "the generator was the limit: it sent {sent} packets/s of the {} asked for",
-                        rate(asked)
-                    )
+                    format!("{GENERATOR_LIMIT}: it sent {sent} packets/s of the {} asked for", rate(asked))
                 }
-                None => format!("the generator was the limit: all of its {sent} packets/s came through"),
+                None => format!("{GENERATOR_LIMIT}: all of its {sent} packets/s came through"),
             });
         }
         if self.ends.refused > 0 {

@@ -82,7 +82,11 @@ pub struct Args {
     html: Option<PathBuf>,
 }
 
-fn parse_percent(text: &str) -> Result<f64, String> {
+/// A percentage.
+///
+/// # Errors
+/// The text is none.
+pub fn parse_percent(text: &str) -> Result<f64, String> {
     let percent = text.parse::<f64>().ok().filter(|percent| (0.0..=100.0).contains(percent));
     percent.ok_or_else(|| format!("{text:?} is not a percentage from 0 to 100, such as 0.5"))
 }
@@ -188,7 +192,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             Some(Found::Below(upper)) => (None, Some(upper)),
             None => (None, None),
         };
-        let generator_was_the_limit = matches!(found, Some(Found::AtLeast(_))) && max >= generator_pps;
+        let generator_was_the_limit = session.was_limited_by_the_generator(found, generator_pps);
         let throughput_pps = search.conditional_throughput(goal);
         results.push(Row {
             name: goal.name.clone(),

@@ -15,7 +15,7 @@ use std::time::Duration;
 use anyhow::bail;
 use serde::{Deserialize, Serialize};
 
-use super::bounds::{Ask, Found, Goal, Plan, Search, Trial};
+use super::bounds::{Found, Goal, Plan, Search};
 use super::session::{Circumstances, LatencyAt, Session, TrialRow};
 use super::{NDR, RATE_MIN};
 use crate::html;
@@ -82,7 +82,7 @@ pub struct Step {
     pub percent: f64,
     /// Packets a second.
     pub load_pps: f64,
-    /// Lost of what was to be sent.
+    /// Lost of what was sent.
     pub loss_percent: f64,
 }
 
@@ -206,7 +206,8 @@ fn of_size(args: &Args, size: u32, session: &mut Session<'_>) -> anyhow::Result<
         None => None,
     };
     let frame_loss = frame_loss(greatest, |load| {
-        session.ask(&title("frame loss"), Ask { load, duration: args.duration })
+        let report = session.trial(&title("frame loss"), Rate::PerSecond(load), args.duration)?;
+        Ok(report.total.loss_percent())
     })?;
     let back_to_back = back_to_back(args.bursts, |duration| {
         let report = session.trial(&title("back-to-back"), Rate::Max, duration)?;
@@ -217,7 +218,7 @@ fn of_size(args: &Args, size: u32, session: &mut Session<'_>) -> anyhow::Result<
         greatest_pps: greatest,
         throughput_pps,
         throughput_gbps: throughput_pps.map(|pps| pps * f64::from(size) * 8.0 / 1e9),
-        generator_was_the_limit: matches!(bounds, Some(Found::AtLeast(_))),
+        generator_was_the_limit: session.was_limited_by_the_generator(bounds, greatest),
         latency,
         frame_loss,
         back_to_back,
@@ -228,13 +229,13 @@ fn of_size(args: &Args, size: u32, session: &mut Session<'_>) -> anyhow::Result<
 /// From the greatest rate down in tenths of it, until two in a row lose nothing.
 fn frame_loss(
     greatest: f64,
-    mut trial: impl FnMut(f64) -> anyhow::Result<Trial>,
+    mut loss_percent_at: impl FnMut(f64) -> anyhow::Result<f64>,
 ) -> anyhow::Result<Vec<Step>> {
     let mut steps: Vec<Step> = Vec::new();
     for tenths in (1..=STEPS).rev() {
         let percent = f64::from(tenths) * 100.0 / f64::from(STEPS);
         let load_pps = greatest * percent / 100.0;
-        let loss_percent = 100.0 * trial(load_pps)?.loss_ratio();
+        let loss_percent = loss_percent_at(load_pps)?;
         steps.push(Step { percent, load_pps, loss_percent });
         if let [.., a, b] = steps.as_slice()
             && a.loss_percent == 0.0
@@ -330,11 +331,7 @@ mod tests {
     #[test]
     fn frame_loss_goes_down_in_tenths_until_nothing_is_lost_twice() {
         // Carries 430 of 1000.
-        let steps = frame_loss(1_000.0, |load| {
-            let sent = load as u64;
-            Ok(Trial { ask: Ask { load, duration: BURST_MAX }, sent, lost: sent.saturating_sub(430) })
-        })
-        .unwrap();
+        let steps = frame_loss(1_000.0, |load| Ok(100.0 * (load - 430.0).max(0.0) / load)).unwrap();
         let percents: Vec<f64> = steps.iter().map(|step| step.percent).collect();
         assert_eq!(percents, [100.0, 90.0, 80.0, 70.0, 60.0, 50.0, 40.0, 30.0]);
         assert!((steps[0].loss_percent - 57.0).abs() < 1e-9 && steps[6].loss_percent == 0.0);

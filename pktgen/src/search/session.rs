@@ -7,11 +7,11 @@ use anyhow::bail;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::bounds::{Ask, Trial};
+use super::bounds::{Ask, Found, Trial};
 use crate::account::Series;
 use crate::machine::Machine;
 use crate::pace::Rate;
-use crate::report::{self, Latency, LatencyPoint, Report};
+use crate::report::{self, GENERATOR_LIMIT, Latency, LatencyPoint, Report};
 use crate::run::{Open, Stop};
 
 /// A trial, as reports have it.
@@ -111,13 +111,15 @@ pub struct Session<'a> {
     /// All that were made.
     pub made: Vec<TrialRow>,
     warnings: Vec<String>,
+    /// Loads at which nothing was wrong but the generator.
+    fell_short: Vec<f64>,
 }
 
 impl<'a> Session<'a> {
     /// On this way.
     #[must_use]
     pub fn new(open: Open<'a>, stop: Stop) -> Self {
-        Session { open, stop, made: Vec::new(), warnings: Vec::new() }
+        Session { open, stop, made: Vec::new(), warnings: Vec::new(), fell_short: Vec::new() }
     }
 
     /// Makes a trial.
@@ -147,7 +149,9 @@ impl<'a> Session<'a> {
             );
         }
         self.made.push(row);
-        self.warnings.extend(report.warnings.iter().cloned());
+        // Of these a search makes many; where one of them made a difference, its result says so.
+        let kept = |warning: &&String| !warning.contains(GENERATOR_LIMIT);
+        self.warnings.extend(report.warnings.iter().filter(kept).cloned());
         Ok(report)
     }
 
@@ -157,7 +161,21 @@ impl<'a> Session<'a> {
     /// It could not be made, or the user has had enough.
     pub fn ask(&mut self, purpose: &str, ask: Ask) -> anyhow::Result<Trial> {
         let report = self.trial(purpose, Rate::PerSecond(ask.load), ask.duration)?;
+        if report.ends.generator_was_the_limit && report.total.lost == 0 {
+            self.fell_short.push(ask.load);
+        }
         Ok(counted(ask, &report))
+    }
+
+    /// Whether the generator, and not the subject, kept a search from finding more: its utmost was carried, or what was not carried it had
+    /// not sent.
+    #[must_use]
+    pub fn was_limited_by_the_generator(&self, found: Option<Found>, generator_pps: f64) -> bool {
+        match found {
+            Some(Found::AtLeast(lower)) => lower >= generator_pps,
+            Some(Found::Between(_, upper) | Found::Below(upper)) => self.fell_short.contains(&upper),
+            None => false,
+        }
     }
 
     /// Latency at a part of a rate.
@@ -177,11 +195,17 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// Ends it: the trials, and each warning once.
+    /// Ends it: the trials, and each warning once; how often the generator was the limit, in one line.
     #[must_use]
     pub fn end(mut self) -> (Vec<TrialRow>, Vec<String>) {
         self.warnings.sort();
         self.warnings.dedup();
+        let short = self.fell_short.len();
+        if short > 0 {
+            let made = self.made.len();
+            self.warnings
+                .push(format!("{GENERATOR_LIMIT} in {short} of {made} trials, which count as not carried"));
+        }
         (self.made, self.warnings)
     }
 }
