@@ -244,6 +244,11 @@ impl Way {
             Engine::Socket => self.open_sockets(from, to, to_address, &sizes)?,
             Engine::Live => self.open_live(&from, &to, to_address, &sizes)?,
         };
+        let follow = Follow {
+            quiet: self.quiet,
+            heading: format!("{about_from} → {about_to}  "),
+            ..Follow::default()
+        };
         Ok(Open {
             way: self,
             sizes,
@@ -253,7 +258,7 @@ impl Way {
             weights,
             ends: RefCell::new(ends),
             machine: Machine::read(),
-            follow: Follow { quiet: self.quiet, ..Follow::default() },
+            follow,
         })
     }
 

@@ -95,7 +95,8 @@ impl FlowAccount {
             self.longest_gap_ns = self.longest_gap_ns.max(now_ns.saturating_sub(self.last_ns));
         }
         self.received += 1;
-        self.last_ns = now_ns;
+        // Sinks that are told of packets later may be told of them out of their order in time.
+        self.last_ns = self.last_ns.max(now_ns);
         self.last_latency_ns = latency_ns;
         self.latency_min_ns = self.latency_min_ns.min(latency_ns);
         self.latency_max_ns = self.latency_max_ns.max(latency_ns);
@@ -279,7 +280,7 @@ impl Account {
         } else {
             self.longest_gap_ns = self.longest_gap_ns.max(now_ns.saturating_sub(self.last_ns));
         }
-        self.last_ns = now_ns;
+        self.last_ns = self.last_ns.max(now_ns);
         Came::Counted
     }
 

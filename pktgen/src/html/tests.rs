@@ -1,5 +1,10 @@
 use super::*;
+use crate::account::{Series, SeriesRow};
+use crate::report::{Counts, FlowRow, Latency, LatencyPoint, Report};
 use crate::results::{Results, Row};
+use crate::search::Outcome;
+use crate::search::rfc2544::{Bursts, Rfc2544, SizeRow, Step};
+use crate::search::session::{LatencyAt, TrialRow};
 
 /// Checks that elements are closed in order and attributes quoted, and that nothing outside is named. Returns the text.
 fn well_formed(page: &str) -> String {
@@ -88,4 +93,175 @@ fn a_page_says_what_changed_since_another_run() {
 #[test]
 fn a_page_without_figures_is_still_a_page() {
     well_formed(&results_page(&Results::default(), Some(&Results::default())));
+}
+
+fn latency() -> Latency {
+    Latency {
+        min: 1_100,
+        p50: 12_300,
+        p90: 20_000,
+        p99: 45_600,
+        p999: 78_900,
+        max: 91_200,
+        ..Latency::default()
+    }
+}
+
+fn points() -> Vec<LatencyPoint> {
+    [(0.0, 1_100), (0.5, 12_300), (0.99, 45_600), (1.0, 91_200)]
+        .map(|(quantile, ns)| LatencyPoint { quantile, ns })
+        .into()
+}
+
+fn run(name: &str, size: &str) -> Named {
+    let row = |at: u32| SeriesRow {
+        at_s: f64::from(at),
+        sent_pps: 1_000.0,
+        received_pps: 990.0,
+        missing: i64::from(at % 2),
+        // One row without a packet.
+        p50_ns: (at != 3).then_some(12_300),
+        p99_ns: (at != 3).then_some(45_600),
+        max_ns: (at != 3).then_some(91_200),
+    };
+    let flow = |flow| FlowRow {
+        flow,
+        counts: Counts {
+            sent: 5_000,
+            received: 4_000 + flow as u64,
+            lost: 1_000 - flow as u64,
+            ..Counts::default()
+        },
+        latency_min_ns: Some(1_100),
+        latency_mean_ns: Some(13_000),
+        latency_p50_ns: Some(12_300),
+        latency_p99_ns: None,
+        latency_max_ns: Some(91_200),
+        jitter_ns: 500.0,
+        longest_gap_ns: 7_000_000,
+    };
+    let report = Report {
+        started: "2026-11-21T10:00:00Z".into(),
+        from: "pod <a>".into(),
+        to: "pod b".into(),
+        profile: serde_json::json!({"flows": 2, "sizes": size, "rate_pps": null}),
+        total: Counts { sent: 10_000, received: 9_900, lost: 100, ..Counts::default() },
+        received_pps: 123_456.0,
+        latency_ns: Some(latency()),
+        latency_points: points(),
+        series: Series { row_s: 1.0, rows: (0..8).map(row).collect() },
+        warnings: vec!["the machine was busy & slow".into()],
+        flows: (0..30).map(flow).collect(),
+        ..Report::default()
+    };
+    Named { name: name.into(), report }
+}
+
+#[test]
+fn a_page_of_a_run_is_well_formed_and_has_the_figures() {
+    let text = well_formed(&runs_page(&[run("run", "64")]));
+    for said in [
+        "pod &lt;a&gt; → pod b",
+        "123 k",
+        "1.0000 %",
+        "12.3 µs",
+        "91.2",
+        "busy &amp; slow",
+        "The 20 of 30 that lost most",
+        "–",
+    ] {
+        assert!(text.contains(said), "{said} is not in the page");
+    }
+}
+
+#[test]
+fn runs_of_several_sizes_are_drawn_against_size() {
+    let text = well_formed(&runs_page(&[run("small", "64"), run("large", "1400"), run("mixed", "imix")]));
+    assert!(
+        text.contains("3 runs")
+            && text.contains("Throughput against size")
+            && text.contains("large: the machine was busy")
+    );
+    well_formed(&runs_page(&[Named { name: "empty".into(), report: Report::default() }]));
+    well_formed(&runs_page(&[]));
+}
+
+fn trial(asked_pps: Option<f64>, loss_percent: f64) -> TrialRow {
+    TrialRow {
+        purpose: "search".into(),
+        asked_pps,
+        loss_percent,
+        latency_ns: Some(latency()),
+        ..TrialRow::default()
+    }
+}
+
+fn latency_at(percent: f64) -> LatencyAt {
+    LatencyAt {
+        percent,
+        load_pps: 5_000.0,
+        latency_ns: Some(latency()),
+        latency_points: points(),
+        ..LatencyAt::default()
+    }
+}
+
+#[test]
+fn a_page_of_a_search_is_well_formed_and_has_the_figures() {
+    let row = crate::search::Row {
+        name: "NDR".into(),
+        lower_pps: Some(345_000.0),
+        upper_pps: Some(352_000.0),
+        throughput_pps: Some(344_000.0),
+        generator_was_the_limit: true,
+    };
+    let found = Outcome {
+        results: vec![row, crate::search::Row { name: "PDR".into(), ..Default::default() }],
+        latency: vec![latency_at(10.0), latency_at(90.0)],
+        trials: vec![trial(None, 3.0), trial(Some(345_000.0), 0.0), trial(Some(352_000.0), 1.5)],
+        warnings: vec!["one".into(), "two".into()],
+        ..Outcome::default()
+    };
+    let text = well_formed(&search_page("search", &found));
+    for said in [
+        "345 k",
+        "352 k",
+        "344 k",
+        "none",
+        "NDR: the generator was the limit",
+        "90 %",
+        "1.5000 %",
+        "2 things to know",
+    ] {
+        assert!(text.contains(said), "{said} is not in the page");
+    }
+    well_formed(&search_page("empty", &Outcome::default()));
+}
+
+#[test]
+fn a_page_of_rfc_2544_is_well_formed_and_has_the_figures() {
+    let size = |size: u32, throughput_pps: Option<f64>| SizeRow {
+        size,
+        greatest_pps: 500_000.0,
+        throughput_pps,
+        throughput_gbps: throughput_pps.map(|pps| pps * f64::from(size) * 8e-9),
+        latency: throughput_pps.map(|_| latency_at(100.0)),
+        frame_loss: vec![
+            Step { percent: 100.0, load_pps: 5e5, loss_percent: 12.5 },
+            Step { percent: 90.0, ..Step::default() },
+        ],
+        back_to_back: Bursts { mean_packets: 34_567.0, packets: vec![Some(34_567)], endless: size > 1_000 },
+        generator_was_the_limit: size > 1_000,
+    };
+    let found = Rfc2544 {
+        sizes: vec![size(64, Some(411_000.0)), size(1_514, None)],
+        trial_s: 4.0,
+        ..Rfc2544::default()
+    };
+    let text = well_formed(&rfc2544_page("rfc2544", &found));
+    for said in ["411 k", "34.6 k", "endless", "12.5000 %", "none", "64 bytes", "where the RFC asks for 60 s"]
+    {
+        assert!(text.contains(said), "{said} is not in the page");
+    }
+    well_formed(&rfc2544_page("empty", &Rfc2544::default()));
 }
