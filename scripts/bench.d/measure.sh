@@ -6,7 +6,7 @@ trial() {
   file=$raw/${metric//\//-}-$1-$round.json
   resume "$2"
   # shellcheck disable=SC2046
-  taskset -c $GEN_CPU,$REST_CPU "$bin/pktgen" run $(way_of "$1" "$2" "$3") --engine "$engine" --flows 8 --rate max --duration "$seconds" \
+  taskset -c $GEN_CPU,$REST_CPU "$bin/pktgen" run $(way_of "$1" "$2" "$3") $(made_by "$3") --flows 8 --rate max --duration "$seconds" \
     --size "$4" --linger 100ms --output json >"$file" 2>>"$raw/pktgen.txt" || echo '{}' >"$file"
   pause "$2"
   if ! jq -e '.total.received > 0' "$file" >/dev/null; then
@@ -27,7 +27,7 @@ search() {
   file=$raw/search-${metric//\//-}-$1-$round.json
   resume "$2"
   # Its exit status is 1 if a rate was not found: the others count. shellcheck disable=SC2046
-  taskset -c $GEN_CPU,$REST_CPU "$bin/pktgen" search $(way_of "$1" "$2" "$3") --engine "$engine" --flows 8 --size "$4" --duration 2s \
+  taskset -c $GEN_CPU,$REST_CPU "$bin/pktgen" search $(way_of "$1" "$2" "$3") $(made_by "$3") --flows 8 --size "$4" --duration 2s \
     --output json >"$file" 2>>"$raw/pktgen.txt" || true
   jq -r '.results[] | select(.lower_pps != null) | [(.name | split(" ")[0]), .lower_pps / 1e6] | @tsv' "$file" >"$work/found" 2>/dev/null ||
     die "$metric, $1: the search ended early: $(tail -n 1 "$raw/pktgen.txt")"
@@ -37,7 +37,7 @@ search() {
     [ "${ndr:-0}" -gt 0 ] || break
     local at=${file%.json}-at-$part.json
     # shellcheck disable=SC2046
-    taskset -c $GEN_CPU,$REST_CPU "$bin/pktgen" run $(way_of "$1" "$2" "$3") --engine "$engine" --flows 8 --size "$4" \
+    taskset -c $GEN_CPU,$REST_CPU "$bin/pktgen" run $(way_of "$1" "$2" "$3") $(made_by "$3") --flows 8 --size "$4" \
       --rate $((ndr * part / 100)) --duration "$seconds" --output json >"$at" 2>>"$raw/pktgen.txt" || continue
     row "$metric" "$1" "latency, median, at $part % of NDR" µs "$(jq '.latency_ns.p50 / 1e3' "$at")"
     row "$metric" "$1" "latency, 99th percentile, at $part % of NDR" µs "$(jq '.latency_ns.p99 / 1e3' "$at")"

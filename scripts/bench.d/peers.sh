@@ -49,12 +49,22 @@ unpacked() {
   touch "$UNPACKED/.$1"
 }
 
-way_of() { # SUBJECT NAME CASE
+# way_of SUBJECT NAME CASE: where pktgen sends from and to.
+way_of() {
   if has "$1" way; then call "$1" way "$2" "$3"; return; fi
-  local to=$SINK sink
+  local to=$SINK
   [ "$3" != vxlan-encap ] || to=$INNER
-  sink=$(sink "$2")
-  echo "--from-netns $(gen "$2") --to-netns $sink --to-address $to"
+  echo "--from-netns $(gen "$2") --to-netns $(sink "$2") --to-address $to"
+}
+
+# made_by CASE: how pktgen makes and takes packets there. Live frames cannot leave by a vxlan device, which is what encapsulates for those
+# who decapsulate; and what has been encapsulated they take off the wire, before the sink's kernel decapsulates.
+made_by() {
+  case $engine/$1 in
+    live/vxlan-decap) echo "--engine socket --cores $GEN_CPU" ;;
+    live/vxlan-encap) echo "--engine live --cores $GEN_CPU --to-interface s0" ;;
+    *) echo "--engine $engine --cores $GEN_CPU" ;;
+  esac
 }
 
 # peers_up CASE...: everybody who carries one of these cases, each in a topology of its own, verified, and stopped until its turn.

@@ -46,13 +46,13 @@ caracal_tunnel_end() {
   local far=$PREFIX-caracal-sink vtep node2=crl-$caracal_lab.node.node2 vtep1
   vtep=$(ip -n "$node2" -j link show vxlan.calico | jq -r '.[0].address')
   vtep1=$(ip -n "$node2" -j neighbor show dev vxlan.calico | jq -r '.[] | select(.dst == "10.244.1.0") | .lladdr')
-  ip netns add "$far" && ip -n "crl-$caracal_lab.fabric" link set n0 netns "$far" || fail "node1's uplink cannot be given another end" || return
+  ip netns add "$far" && ip -n "crl-$caracal_lab.fabric" link set n0 name s0 netns "$far" || fail "node1's uplink cannot be given another end" || return
   ip -n "$far" link set lo up
   ip netns exec "$far" sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0
-  ip -n "$far" address add 192.0.2.12/24 dev n0 && ip -n "$far" link set n0 up
-  tunnel_end "$far" n0 192.0.2.12 192.0.2.11 10.244.2.2 "$vtep" 10.244.1.0 "$vtep1" 32
+  ip -n "$far" address add 192.0.2.12/24 dev s0 && ip -n "$far" link set s0 up
+  tunnel_end "$far" s0 192.0.2.12 192.0.2.11 10.244.2.2 "$vtep" 10.244.1.0 "$vtep1" 32
   ip -n "$far" route add 10.244.1.0/24 via 10.244.1.0 dev vx0 onlink
-  like_peers "$far" n0
+  like_peers "$far" s0
 }
 
 bench_pod() { # NAME NODE ADDRESS
