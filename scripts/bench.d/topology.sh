@@ -59,10 +59,10 @@ address add $SINK/24 dev s0
 link set s0 up
 neighbor add $DUT_SINK lladdr $F1_MAC dev s0
 BATCH
-  # Without NAPI a veth takes no live frames.
-  ip netns exec "$dut" ethtool -K f0 gro on
   ip -n "$dut" link set f0 up
   ip -n "$dut" link set f1 up
+  # Without NAPI a veth takes no live frames.
+  ip netns exec "$dut" ethtool -K f0 gro on
   case $way in
     l2)
       ip -n "$gen" route add $SINK/32 dev g0
