@@ -6,7 +6,7 @@ trial() {
   file=$raw/${metric//\//-}-$1-$round.json
   resume "$2"
   # shellcheck disable=SC2046
-  taskset -c $GEN_CPU,$REST_CPU "$bin/pktgen" run $(way_of "$1" "$2" "$3") $(made_by "$3") --flows 8 --rate max --duration "$seconds" \
+  taskset -c $GEN_CPU,$REST_CPU "$bin/pktgen" run -q $(way_of "$1" "$2" "$3") $(made_by "$3") --flows 8 --rate max --duration "$seconds" \
     --size "$4" --linger 100ms --output json >"$file" 2>>"$raw/pktgen.txt" || echo '{}' >"$file"
   pause "$2"
   if ! jq -e '.total.received > 0' "$file" >/dev/null; then
@@ -23,26 +23,23 @@ trial() {
 
 # search SUBJECT NAME CASE SIZE: NDR and PDR, and the latency at parts of NDR.
 search() {
-  local metric=veth/$3/$4 file ndr part
+  local metric=veth/$3/$4 file
   file=$raw/search-${metric//\//-}-$1-$round.json
   resume "$2"
   # Its exit status is 1 if a rate was not found: the others count. shellcheck disable=SC2046
-  taskset -c $GEN_CPU,$REST_CPU "$bin/pktgen" search $(way_of "$1" "$2" "$3") $(made_by "$3") --flows 8 --size "$4" --duration 2s \
-    --output json >"$file" 2>>"$raw/pktgen.txt" || true
-  jq -r '.results[] | select(.lower_pps != null) | [(.name | split(" ")[0]), .lower_pps / 1e6] | @tsv' "$file" >"$work/found" 2>/dev/null ||
-    die "$metric, $1: the search ended early: $(tail -n 1 "$raw/pktgen.txt")"
-  while IFS=$'\t' read -r name value; do row "$metric" "$1" "$name by search" Mpps "$value"; done <"$work/found"
-  ndr=$(awk '$1 == "NDR" { printf "%d", $2 * 1e6 }' "$work/found")
-  for part in 10 50 90; do
-    [ "${ndr:-0}" -gt 0 ] || break
-    local at=${file%.json}-at-$part.json
-    # shellcheck disable=SC2046
-    taskset -c $GEN_CPU,$REST_CPU "$bin/pktgen" run $(way_of "$1" "$2" "$3") $(made_by "$3") --flows 8 --size "$4" \
-      --rate $((ndr * part / 100)) --duration "$seconds" --output json >"$at" 2>>"$raw/pktgen.txt" || continue
-    row "$metric" "$1" "latency, median, at $part % of NDR" µs "$(jq '.latency_ns.p50 / 1e3' "$at")"
-    row "$metric" "$1" "latency, 99th percentile, at $part % of NDR" µs "$(jq '.latency_ns.p99 / 1e3' "$at")"
-  done
+  taskset -c $GEN_CPU,$REST_CPU "$bin/pktgen" search -q $(way_of "$1" "$2" "$3") $(made_by "$3") --flows 8 --size "$4" --duration 2s \
+    --latency-at 10,50,90 --output json >"$file" 2>>"$raw/pktgen.txt" || true
   pause "$2"
+  if ! jq -e .results "$file" >/dev/null 2>&1; then
+    REASON="search of round $round: $(tail -n 1 "$raw/pktgen.txt")"
+    skip "$1" "$3"
+    return 0
+  fi
+  jq -r --arg name "$metric" --arg subject "$1" '
+    (.results[] | select(.lower_pps != null) | [$name, $subject, "\(.name | split(" ")[0]) by search", "Mpps", .lower_pps / 1e6]),
+    (.latency[] | select(.latency_ns != null) | .percent as $at | .latency_ns
+      | [$name, $subject, "latency at \($at) % of NDR, median", "µs", .p50 / 1e3],
+        [$name, $subject, "latency at \($at) % of NDR, 99th percentile", "µs", .p99 / 1e3]) | @tsv' "$file" >>"$rows"
 }
 
 # Seconds that all CPUs have been busy: user, nice, system, irq, softirq, steal.

@@ -118,7 +118,7 @@ carries() { # NETNS SUBJECT NAME CASE
   ip netns exec "$netns" nft "table ip verify { counter arrived {}; counter right {}; chain input { type filter hook input priority filter;
     udp dport 9000 counter name arrived; udp dport 9000 ip ttl $ttl counter name right; }; }" || fail "nftables cannot count at the sink" || return
   # shellcheck disable=SC2046
-  "$bin/pktgen" run $(way_of "$@") --flows 8 --rate 2k --duration 250ms --wait 10s --linger 200ms --output json >"$file" 2>>"$raw/pktgen-verify.txt" ||
+  "$bin/pktgen" run -q $(way_of "$@") --flows 8 --rate 2k --duration 250ms --wait 10s --linger 200ms --output json >"$file" 2>>"$raw/pktgen-verify.txt" ||
     fail "pktgen: $(tail -n 1 "$raw/pktgen-verify.txt")" || return
   counted=$(ip netns exec "$netns" nft -j list counters table ip verify | jq -c '[.nftables[].counter | select(. != null) | {(.name): .packets}] | add')
   ip netns exec "$netns" nft delete table ip verify
