@@ -19,7 +19,7 @@ use crate::clock;
 use crate::cpu::{MachineTime, WorkerLoad, Workers};
 use crate::engine::live::LiveFrames;
 use crate::engine::notes::Notes;
-use crate::engine::socket::{self, Listener, Sender};
+use crate::engine::socket::{self, Listener, Reflected, Sender};
 use crate::engine::{Progress, Receive, Sent, Transmit};
 use crate::html::{self, Named};
 use crate::live::{Follow, Live};
@@ -138,6 +138,9 @@ pub struct Way {
     /// How packets are made and taken
     #[arg(long, value_enum, default_value_t = Engine::Socket)]
     engine: Engine,
+    /// Have the far end send every packet back, and measure the round trip (socket engine)
+    #[arg(long)]
+    reflect: bool,
     /// Do not show how it goes
     #[arg(short, long)]
     quiet: bool,
@@ -231,6 +234,9 @@ impl Way {
     /// A place cannot be entered, or has no address; a port is taken; frames do not fit.
     pub fn open(&self) -> anyhow::Result<Open<'_>> {
         let sizes = self.size.parse::<Sizes>().map_err(anyhow::Error::msg).context("--size")?;
+        if self.reflect && self.engine != Engine::Socket {
+            bail!("--reflect needs --engine socket: only its far end sends packets back");
+        }
         let lab = self.lab.as_deref();
         let from = place(lab, self.from.as_deref(), self.from_netns.as_deref()).context("--from")?;
         let to = place(lab, self.to.as_deref(), self.to_netns.as_deref()).context("--to")?;
@@ -272,7 +278,7 @@ impl Way {
         if self.flows > SOCKETS_MAX {
             bail!("{} flows: the socket engine has up to {SOCKETS_MAX}; try --engine live", self.flows);
         }
-        raise_file_limit(self.flows)?;
+        raise_file_limit(if self.reflect { 2 * self.flows } else { self.flows })?;
         let target = SocketAddr::new(to_address, self.port);
         let listen = match self.sink_port {
             Some(port) => SocketAddr::new(socket::any(to_address), port),
@@ -280,10 +286,13 @@ impl Way {
         };
         let ends =
             socket::Ends { from, from_address: self.from_address, from_port: self.from_port, to: target };
-        let ends = Ends {
-            receives: vec![Box::new(Listener::open(to, listen)?)],
-            transmits: vec![Box::new(Sender::open(&ends, self.flows, sizes.clone())?)],
+        let sender = Sender::open(&ends, self.flows, sizes.clone())?;
+        let receive: Box<dyn Receive> = if self.reflect {
+            Box::new(Reflected::open(&to, listen, sender.back()?)?)
+        } else {
+            Box::new(Listener::open(to, listen)?)
         };
+        let ends = Ends { receives: vec![receive], transmits: vec![Box::new(sender)] };
         Ok((ends, self.flows, vec![1]))
     }
 
@@ -376,6 +385,7 @@ impl Open<'_> {
             machine: self.machine.clone(),
             sink_overflow: measured.overflowed,
             way_was_open: measured.way_was_open,
+            round_trip: self.way.reflect,
             interrupted: stop.is_set(),
         };
         Ok(Report::new(&measured.sent, &measured.totals, about))

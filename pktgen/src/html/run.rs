@@ -246,6 +246,7 @@ fn facts_of(report: &Report) -> Vec<(String, String)> {
     }
     let mut fact = |name: &str, value: String| facts.push((name.to_owned(), value));
     let total = report.total;
+    fact("latencies", report.trip().into());
     fact("from", report.from.clone());
     fact("to", report.to.clone());
     fact("sent", format!("{} ({}/s, {:.3} Gbit/s)", total.sent, quantity(report.sent_pps), report.sent_gbps));

@@ -46,7 +46,9 @@ pub struct Report {
     pub received_pps: f64,
     /// Gigabits a second that were sent, of frames from Ethernet header to end of payload.
     pub sent_gbps: f64,
-    /// Latency, one-way unless the run says otherwise; `None` when nothing came.
+    /// Latencies are of round trips, and what was lost was so either way.
+    pub round_trip: bool,
+    /// One-way latency, or that of round trips; `None` when nothing came.
     pub latency_ns: Option<Latency>,
     /// The same, in full: more points the nearer to the maximum.
     pub latency_points: Vec<LatencyPoint>,
@@ -233,6 +235,8 @@ pub struct Circumstances {
     pub sink_overflow: Option<u64>,
     /// Whether a scout came through.
     pub way_was_open: bool,
+    /// Packets came back to where they were sent from.
+    pub round_trip: bool,
     /// The run was ended early.
     pub interrupted: bool,
 }
@@ -303,6 +307,7 @@ impl Report {
             sent_pps,
             received_pps,
             sent_gbps: per_second(sent.bytes as f64 * 8.0 / 1e9),
+            round_trip: about.round_trip,
             latency_ns: latency(account),
             jitter_ns: if heard.is_empty() { 0.0 } else { heard.iter().sum::<f64>() / heard.len() as f64 },
             latency_points: points(account),
@@ -381,6 +386,9 @@ impl Report {
                 "the hypervisor took {:.1} % of this machine's CPUs meanwhile",
                 100.0 * stolen / whole
             ));
+        }
+        if self.round_trip && self.total.lost > 0 {
+            doubts.push("packets were lost on their way, or on their way back".into());
         }
         doubts
     }

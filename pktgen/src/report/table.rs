@@ -27,7 +27,7 @@ impl Report {
         let _ = writeln!(out, "duplicated  {duplicated:>12}");
         let _ = writeln!(out, "reordered   {reordered:>12}");
         if let Some(latency) = &self.latency_ns {
-            let _ = writeln!(out, "latency     {}   µs", latency.line());
+            let _ = writeln!(out, "latency     {}   µs, {}", latency.line(), self.trip());
             let _ = writeln!(
                 out,
                 "jitter      {:.1} µs; longest silence {:.1} ms, of one flow {:.1} ms",
@@ -99,6 +99,14 @@ impl Report {
             }
         }
         out
+    }
+}
+
+impl Report {
+    /// Which latencies they are.
+    #[must_use]
+    pub fn trip(&self) -> &'static str {
+        if self.round_trip { "round trip" } else { "one way" }
     }
 }
 

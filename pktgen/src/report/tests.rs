@@ -29,6 +29,7 @@ fn report(asked_pps: Option<f64>, sent: u64, received: u64, overflow: u64) -> Re
         machine: Machine::default(),
         sink_overflow: Some(overflow),
         way_was_open: true,
+        round_trip: false,
         interrupted: false,
     };
     Report::new(&sent, &totals, about)
@@ -138,6 +139,7 @@ fn programs_find_what_they_always_found() {
         "/machine/kernel",
         "/machine/commit",
         "/machine/mitigations",
+        "/round_trip",
         "/latency_points/0/quantile",
         "/latency_points/0/ns",
         "/started",

@@ -49,7 +49,11 @@ impl Receive for Listener {
         progress: &Progress,
         close: &AtomicBool,
     ) -> anyhow::Result<()> {
-        receive(&self.socket, account, progress, close)
+        let mut taker = Taker::default();
+        while !close.load(Ordering::Relaxed) {
+            taker.take(&self.socket, MsgFlags::MSG_WAITFORONE, account, progress)?;
+        }
+        Ok(())
     }
 
     fn overflowed(&self) -> Option<u64> {
@@ -57,12 +61,15 @@ impl Receive for Listener {
     }
 }
 
-fn open(place: &Place, address: SocketAddr) -> anyhow::Result<UdpSocket> {
+/// A socket in a place.
+///
+/// # Errors
+/// The place cannot be entered, or the port is taken.
+pub fn open(place: &Place, address: SocketAddr) -> anyhow::Result<UdpSocket> {
     place.within(|| {
         let socket = UdpSocket::bind(address)
             .with_context(|| format!("cannot receive at {address} in {place}; try another --port"))?;
-        // Without root the default buffer has to do; what it loses is reported as the sink's loss.
-        let _ = sockopt::RcvBufForce.set(&socket, &RECEIVE_BUFFER_BYTES);
+        widen(&socket);
         socket.set_read_timeout(Some(TURN))?;
         Ok(socket)
     })
@@ -87,31 +94,51 @@ fn drops_of(table: &str, port: u16) -> Option<u64> {
     line.split_whitespace().last()?.parse().ok()
 }
 
-fn receive(
-    socket: &UdpSocket,
-    account: &mut Account,
-    progress: &Progress,
-    stop: &AtomicBool,
-) -> anyhow::Result<()> {
-    let mut buffers = [[0u8; LOOK_BYTES]; BATCH];
-    let mut headers = MultiHeaders::<()>::preallocate(BATCH, None);
-    while !stop.load(Ordering::Relaxed) {
+/// Gives a socket room for what comes while nobody looks.
+pub fn widen(socket: &UdpSocket) {
+    // Without root the default buffer has to do; what it loses is reported as the sink's loss.
+    let _ = sockopt::RcvBufForce.set(socket, &RECEIVE_BUFFER_BYTES);
+}
+
+/// Takes packets from sockets, many in a call.
+pub struct Taker {
+    buffers: [[u8; LOOK_BYTES]; BATCH],
+    headers: MultiHeaders<()>,
+}
+
+impl Default for Taker {
+    fn default() -> Self {
+        Taker { buffers: [[0; LOOK_BYTES]; BATCH], headers: MultiHeaders::preallocate(BATCH, None) }
+    }
+}
+
+impl Taker {
+    /// Takes what there is.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn take(
+        &mut self,
+        socket: &UdpSocket,
+        flags: MsgFlags,
+        account: &mut Account,
+        progress: &Progress,
+    ) -> anyhow::Result<()> {
         let mut lengths = [0; BATCH];
-        let mut slices = buffers.each_mut().map(|buffer| [IoSliceMut::new(buffer)]);
-        let result =
-            recvmmsg(socket.as_raw_fd(), &mut headers, slices.iter_mut(), MsgFlags::MSG_WAITFORONE, None);
-        let count = match result {
+        let mut slices = self.buffers.each_mut().map(|buffer| [IoSliceMut::new(buffer)]);
+        let count = match recvmmsg(socket.as_raw_fd(), &mut self.headers, slices.iter_mut(), flags, None) {
             Ok(messages) => {
                 lengths.iter_mut().zip(messages).map(|(length, message)| *length = message.bytes).count()
             }
-            Err(nix::Error::EAGAIN | nix::Error::EINTR) => continue,
+            // Refused: the far end was not there yet when a scout came.
+            Err(nix::Error::EAGAIN | nix::Error::EINTR | nix::Error::ECONNREFUSED) => return Ok(()),
             Err(errno) => {
                 return Err(anyhow!(io::Error::from(errno)).context("the kernel refuses to receive"));
             }
         };
         let now = clock::now_ns();
         let mut received = 0;
-        for (buffer, length) in buffers.iter().zip(lengths).take(count) {
+        for (buffer, length) in self.buffers.iter().zip(lengths).take(count) {
             match account.take(&buffer[..length.min(LOOK_BYTES)], now, 0) {
                 Came::Counted => received += 1,
                 Came::Scout => progress.scouted.store(true, Ordering::Relaxed),
@@ -119,8 +146,8 @@ fn receive(
             }
         }
         progress.received.fetch_add(received, Ordering::Relaxed);
+        Ok(())
     }
-    Ok(())
 }
 
 #[cfg(test)]

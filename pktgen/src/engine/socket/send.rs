@@ -57,6 +57,15 @@ impl Sender {
         let sockets = open(ends, flows, sizes.largest())?;
         Ok(Sender { sockets, sizes })
     }
+
+    /// The same sockets once more, to receive what comes back.
+    ///
+    /// # Errors
+    /// There are too many open files.
+    pub fn back(&self) -> anyhow::Result<Vec<UdpSocket>> {
+        let cloned: Result<_, _> = self.sockets.iter().map(UdpSocket::try_clone).collect();
+        cloned.context("cannot receive on the sockets that send")
+    }
 }
 
 fn open(ends: &Ends, flows: u32, frame_max: usize) -> anyhow::Result<Vec<UdpSocket>> {
