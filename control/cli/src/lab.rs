@@ -10,6 +10,7 @@ use anyhow::{Context, bail};
 use caracal_lab::{Cluster, LabError, LabName, MARK, Phase, Process, Reader, State, Stop, Target, TryFlow};
 use caracal_model::case::report::{CaseReport, Observed, Report};
 use caracal_model::case::{Case, World};
+use caracal_model::pod_port::PodPort;
 use clap::Subcommand;
 use serde_json::{Value, json};
 
@@ -59,6 +60,9 @@ struct UpArgs {
     /// The lab's name: a-z, 0-9 and '-'
     #[arg(long, value_name = "N", default_value = "lab")]
     name: LabName,
+    /// What pods' ports are, in place of what the case says: auto, af_xdp or packet
+    #[arg(long, value_name = "KIND")]
+    pod_port: Option<PodPort>,
     /// The case file
     #[arg(value_name = "CASE")]
     case: PathBuf,
@@ -76,6 +80,9 @@ struct RunArgs {
     /// Say what is being done, with times
     #[arg(short, long)]
     verbose: bool,
+    /// What pods' ports are, in place of what the cases say: auto, af_xdp or packet
+    #[arg(long, value_name = "KIND")]
+    pod_port: Option<PodPort>,
     /// Case files, or folders of them
     #[arg(value_name = "CASE", required = true)]
     cases: Vec<PathBuf>,
@@ -148,9 +155,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn read_case(file: &Path) -> anyhow::Result<(Case, World)> {
+fn read_case(file: &Path, pod_port: Option<PodPort>) -> anyhow::Result<(Case, World)> {
     let text = fs::read_to_string(file).context("cannot read the file")?;
-    let case = Case::parse(&text)?;
+    let mut case = Case::parse(&text)?;
+    case.lab.pod_port = pod_port.unwrap_or(case.lab.pod_port);
     let world = case.world()?;
     Ok((case, world))
 }
@@ -164,13 +172,14 @@ fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
     let stop = Stop::on_signals();
     caracal_lab::check_root()?;
     // Errors of the case are told before anything is made.
-    read_case(&args.case).with_context(|| args.case.display().to_string())?;
+    read_case(&args.case, args.pod_port).with_context(|| args.case.display().to_string())?;
     if args.name.directory().exists() {
         return Err(LabError::Exists(args.name.to_string()).into());
     }
     let own = env::current_exe().context("cannot find this program")?;
     let mut supervisor = Command::new(own)
         .args(["lab", "supervise", "--name", args.name.as_str()])
+        .args(args.pod_port.map(|port| format!("--pod-port={port}")))
         .arg(&args.case)
         .env_remove(MARK)
         .stdin(Stdio::null())
@@ -220,7 +229,8 @@ fn supervise(args: &UpArgs) -> anyhow::Result<ExitCode> {
     // `lab up` reads until the lab is ready, and then no more.
     let tell = |line: &str| emit(&format!("{line}\n"));
     let start = || -> anyhow::Result<Cluster> {
-        let (_, world) = read_case(&args.case).with_context(|| args.case.display().to_string())?;
+        let (_, world) =
+            read_case(&args.case, args.pod_port).with_context(|| args.case.display().to_string())?;
         let file = fs::canonicalize(&args.case).unwrap_or_else(|_| args.case.clone());
         let step = |what: &str| tell(&format!("{STEP}{what}"));
         let cluster = Cluster::up(&args.name, &file.display().to_string(), &world, &stop, &step)?;
@@ -260,7 +270,7 @@ fn run_cases(args: &RunArgs) -> anyhow::Result<ExitCode> {
         loop {
             let index = next.fetch_add(1, Ordering::Relaxed);
             let Some(file) = files.get(index) else { return reports };
-            let report = run_file(file, &stop, args.verbose);
+            let report = run_file(file, &stop, args);
             if show {
                 let result = json!(report.result);
                 eprintln!(
@@ -286,14 +296,14 @@ fn run_cases(args: &RunArgs) -> anyhow::Result<ExitCode> {
     Ok(print_report(&report, args.output))
 }
 
-fn run_file(file: &Path, stop: &Stop, verbose: bool) -> CaseReport {
+fn run_file(file: &Path, stop: &Stop, args: &RunArgs) -> CaseReport {
     let name = file.display().to_string();
     let step = |what: &str| {
-        if verbose {
+        if args.verbose {
             eprintln!("{name}: {what}");
         }
     };
-    match read_case(file) {
+    match read_case(file, args.pod_port) {
         Ok((case, world)) => caracal_lab::run_case(&name, &case, &world, stop, &step),
         Err(error) => CaseReport::error(&name, "", format!("{error:#}")),
     }

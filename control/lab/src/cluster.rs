@@ -22,6 +22,7 @@ use caracal_model::{
     case::{Place, World},
     convert::service_slice,
     object::Object,
+    pod_port::PodPort,
     protocol::Protocol,
 };
 use nix::{
@@ -145,6 +146,9 @@ impl Cluster {
             ];
             if let Some(flows) = world.lab.flows {
                 arguments.extend(["--flows".into(), flows.to_string()]);
+            }
+            if world.lab.pod_port != PodPort::Auto {
+                arguments.extend(["--pod-port".into(), world.lab.pod_port.to_string()]);
             }
             let process = format!("fastpath-{}", node.name);
             self.children.start(Program {

@@ -31,6 +31,8 @@ pub const QOS_PREFIX: &str = "qos.projectcalico.org/";
 pub const KUBERNETES_INGRESS_BANDWIDTH: &str = "kubernetes.io/ingress-bandwidth";
 /// On a pod: how many bits a second it may send; Calico's own annotation goes before it.
 pub const KUBERNETES_EGRESS_BANDWIDTH: &str = "kubernetes.io/egress-bandwidth";
+/// On a pod: what its port is, `af_xdp` or `packet`; `auto`, or none, leaves it to the fastpath.
+pub const POD_PORT: &str = "projectcaracal.org/podPort";
 /// On a FelixConfiguration: whether established flows are judged again when policy changes, `Rejudge` (the default), or
 /// keep the verdict of their first packet, `Keep`.
 pub const ESTABLISHED_FLOWS: &str = "projectcaracal.org/establishedFlows";

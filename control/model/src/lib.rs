@@ -20,6 +20,7 @@ pub mod labels;
 pub mod manifest;
 pub mod names;
 pub mod object;
+pub mod pod_port;
 pub mod policy;
 pub mod protocol;
 pub mod quantity;

@@ -68,6 +68,8 @@ pipeline_counters! {
     translations_made: "Connections that are translated: to services, out of pools, from this host to other nodes' pods.",
     translations_ended: "Translations that timed out, or whose pod went, found by looking through them.",
     nat_ports_exhausted: "Connections for which every port tried was taken.",
+    segmented: "Super-frames that were cut for a port that carries none.",
+    segments_made: "Packets that those were cut into.",
     checksums_completed: "Half-made checksums completed in software.",
     handed_over: "Packets handed to another worker.",
     taken_over: "Packets taken from another worker.",
@@ -98,8 +100,14 @@ impl WorkerCounters {
     /// Counts one packet dropped.
     #[inline]
     pub fn count_drop(&self, reason: DropReason) {
+        self.count_drops(reason, 1);
+    }
+
+    /// Counts so many packets dropped.
+    #[inline]
+    pub fn count_drops(&self, reason: DropReason, packets: u64) {
         if let Some(counter) = self.drops.get(reason as usize) {
-            counter.add(1);
+            counter.add(packets);
         }
     }
 
@@ -121,4 +129,8 @@ pub struct PortCounters {
     pub sent_packets: Counter,
     /// Their bytes.
     pub sent_bytes: Counter,
+    /// Batches that came in by this port …
+    pub batches: Counter,
+    /// … and how many of them began with TCP.
+    pub tcp_batches: Counter,
 }

@@ -50,7 +50,7 @@ drop_reasons! {
     L4Truncated, "l4-truncated", "The TCP, UDP, SCTP or ICMP header is truncated or malformed.";
     TcpInvalidFlags, "tcp-invalid-flags", "A combination of TCP flags that no connection uses.";
     AddressInvalid, "address-invalid", "A source or destination that must not be forwarded: multicast, broadcast, link-local (IPv6), loopback or unspecified.";
-    Oversized, "oversized", "The packet is longer than its port or chain of segments can carry.";
+    Oversized, "oversized", "The packet is longer than its port or chain of segments can carry, or a super-frame that cannot be segmented.";
 
     // Who sent it, and to whom.
     NotOurMac, "not-our-mac", "A frame from the fabric that is addressed to another machine.";
@@ -101,6 +101,7 @@ drop_reasons! {
     NatImpossible, "nat-impossible", "The packet should be translated, and this node has no address for it, its protocol has no ports to translate, or a service would have it sent to another node's tunnel.";
 
     // No room.
+    ReceiveBufferFull, "receive-buffer-full", "More came from the pod than its packet socket holds: the worker is slower than the pod.";
     TransmitRingFull, "transmit-ring-full", "The port's transmit ring is full: the receiver is slower than the senders.";
     HandoverRefused, "handover-refused", "The worker that owns the rest of the way has lent no more frames: it is slower than this one.";
     NoHeadroom, "no-headroom", "There is no room in front of the packet for a tunnel header.";

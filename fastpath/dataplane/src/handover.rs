@@ -22,7 +22,8 @@ use rtrb::{Consumer, Producer, RingBuffer};
 
 use crate::batch::{BATCH_MAX, Step};
 use crate::packet::Packet;
-use crate::port::{Boxes, HEADROOM};
+use crate::port::Boxes;
+use crate::segment::SEGMENT_HEADROOM;
 
 pub use doorbell::Doorbell;
 
@@ -165,7 +166,7 @@ impl Drop for Peer {
 
 /// Frames of all domains have the same size, so what fits one fits another.
 fn copy(from: &Frame, to: &mut Frame) {
-    to.reset(HEADROOM.min(from.headroom()));
+    to.reset(SEGMENT_HEADROOM.min(from.headroom()));
     if let Some(bytes) = to.append(from.len()) {
         bytes.copy_from_slice(from.data());
     }

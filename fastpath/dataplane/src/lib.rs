@@ -18,6 +18,7 @@
 
 pub mod batch;
 pub mod clock;
+pub mod coalesce;
 pub mod controller;
 pub mod counters;
 pub mod drop_reason;
@@ -31,6 +32,7 @@ pub mod policy_log;
 pub mod port;
 pub mod probe;
 pub mod rate_limit;
+pub mod segment;
 pub mod sim;
 pub mod snapshot;
 pub mod stage;

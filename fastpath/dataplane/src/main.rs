@@ -24,7 +24,7 @@ use caracal_dataplane::probe::report::{self, Report};
 use caracal_dataplane::probe::tuning::Wanted;
 use caracal_dataplane::probe::{self, Interface, place};
 use caracal_dataplane::snapshot::Publisher;
-use caracal_dataplane::table::{AssignWorker, TableBuilder, Tables};
+use caracal_dataplane::table::{AssignWorker, PodPort, TableBuilder, Tables};
 use caracal_dataplane::worker::thread::{Thread, WorkerStatus};
 use caracal_dataplane::worker::{Engine, WorkerIndex};
 use caracal_xsk::{Domain, DomainConfig, MultiBuffer, Pages};
@@ -78,6 +78,10 @@ struct Arguments {
     /// Bytes of a frame: 2048 or 4096
     #[arg(long, default_value_t = 2048)]
     chunk_size: u16,
+    /// Pods' ports: "af_xdp" (best for small packets), "packet" (super-frames: best for bulk TCP), or "auto": af_xdp, and packet for as
+    /// long as what a pod moves is bulk TCP. A pod's annotation projectcaracal.org/podPort goes before this
+    #[arg(long, default_value = "auto")]
+    pod_port: PodPort,
     /// Entries of each ring of a pod's socket (a power of two)
     #[arg(long, default_value_t = 1024, value_parser = parse_ring)]
     pod_ring: u32,
@@ -302,6 +306,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     info!(workers = count, cpus = ?cpus, socket = %arguments.socket.display(), "ready for the control plane");
     let config = PortConfig {
         bpf_dir: arguments.bpf_dir.clone(),
+        pod_port: arguments.pod_port,
         pod_ring: arguments.pod_ring,
         uplink_ring: arguments.uplink_ring,
         uplinks: arguments.uplinks.clone(),

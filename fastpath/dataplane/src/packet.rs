@@ -12,8 +12,8 @@
 use caracal_wire::checksum::Sum;
 use caracal_xsk::{Frame, FramePool};
 
-/// The most segments of one packet: 64 KB in 2 KiB chunks, and one more for headroom.
-pub const SEGMENTS_MAX: usize = 34;
+/// The most segments of one packet: 64 KB in pieces of 1,024 bytes, so that each may be a segment of the wire.
+pub const SEGMENTS_MAX: usize = 64;
 
 /// Where a checksum still has to be completed, as CHECKSUM_PARTIAL and the virtio-net header have it: from `start`
 /// (bytes from the beginning of the packet) to its end, stored at `start + offset`. The field already holds the

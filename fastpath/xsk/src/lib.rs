@@ -27,6 +27,7 @@ mod frame;
 pub mod ledger;
 pub mod live_frames;
 mod memory;
+pub mod packet_socket;
 mod pool;
 mod prefetch;
 pub mod ring;

@@ -55,17 +55,17 @@ pub(crate) fn set_send_buffer(socket: BorrowedFd<'_>, bytes: u32) -> Result<()> 
 
 pub(crate) fn ring_offsets(socket: BorrowedFd<'_>) -> Result<libc::xdp_mmap_offsets> {
     // SAFETY: plain integers; all-zero is valid.
-    get_option(socket, libc::XDP_MMAP_OFFSETS, unsafe { std::mem::zeroed() })
+    get_option(socket, libc::SOL_XDP, libc::XDP_MMAP_OFFSETS, unsafe { std::mem::zeroed() })
 }
 
 pub(crate) fn statistics(socket: BorrowedFd<'_>) -> Result<libc::xdp_statistics> {
     // SAFETY: plain integers; all-zero is valid.
-    get_option(socket, libc::XDP_STATISTICS, unsafe { std::mem::zeroed() })
+    get_option(socket, libc::SOL_XDP, libc::XDP_STATISTICS, unsafe { std::mem::zeroed() })
 }
 
 /// Whether a bound socket is in zero-copy mode.
 pub(crate) fn is_zero_copy(socket: BorrowedFd<'_>) -> Result<bool> {
-    let options = get_option(socket, libc::XDP_OPTIONS, libc::xdp_options { flags: 0 })?;
+    let options = get_option(socket, libc::SOL_XDP, libc::XDP_OPTIONS, libc::xdp_options { flags: 0 })?;
     Ok(options.flags & libc::XDP_OPTIONS_ZEROCOPY != 0)
 }
 
@@ -165,8 +165,13 @@ pub(crate) fn check(result: libc::c_int) -> Result<()> {
     if result < 0 { Err(Error::last_os_error()) } else { Ok(()) }
 }
 
-fn set_option<T>(socket: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int, value: &T) -> Result<()> {
-    // SAFETY: pointer and length of a live value; every T here is a plain C struct or integer without padding.
+pub(crate) fn set_option<T>(
+    socket: BorrowedFd<'_>,
+    level: libc::c_int,
+    option: libc::c_int,
+    value: &T,
+) -> Result<()> {
+    // SAFETY: pointer and length of a live value; every T here is a plain C struct or integer.
     check(unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
@@ -178,13 +183,18 @@ fn set_option<T>(socket: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int
     })
 }
 
-fn get_option<T: Copy>(socket: BorrowedFd<'_>, option: libc::c_int, mut value: T) -> Result<T> {
+pub(crate) fn get_option<T: Copy>(
+    socket: BorrowedFd<'_>,
+    level: libc::c_int,
+    option: libc::c_int,
+    mut value: T,
+) -> Result<T> {
     let mut len = size_of::<T>() as libc::socklen_t;
     // SAFETY: pointer and length of a live value whose every bit pattern is valid (integers); the kernel writes at most `len` bytes.
     check(unsafe {
         libc::getsockopt(
             socket.as_raw_fd(),
-            libc::SOL_XDP,
+            level,
             option,
             std::ptr::from_mut(&mut value).cast(),
             std::ptr::from_mut(&mut len),
@@ -192,7 +202,7 @@ fn get_option<T: Copy>(socket: BorrowedFd<'_>, option: libc::c_int, mut value: T
     })?;
     if len as usize != size_of::<T>() {
         return Err(Error::other(format!(
-            "the kernel's answer to AF_XDP option {option} has {len} bytes; Linux 5.9 or later is needed"
+            "the kernel's answer to socket option {option} has {len} bytes; Linux 5.9 or later is needed"
         )));
     }
     Ok(value)

@@ -105,6 +105,10 @@ impl VirtioNetHeader {
     pub const GSO_TCP4: u8 = 1;
     /// In `gso_type`: TCP over IPv6 to be segmented.
     pub const GSO_TCP6: u8 = 4;
+    /// In `gso_type`: UDP, each segment a datagram of its own.
+    pub const GSO_UDP: u8 = 5;
+    /// In `gso_type`, with TCP's: the first segment, and no other, has CWR.
+    pub const GSO_ECN: u8 = 0x80;
 
     /// From the wire.
     pub fn from_bytes(bytes: [u8; Self::LEN]) -> Self {

@@ -11,6 +11,7 @@
 //! switch TSO and GSO off in the pod (`ethtool -K eth0 tso off gso off`), or its TCP collapses.
 
 pub mod bpffs;
+pub mod guard;
 pub mod pod;
 pub mod uplink;
 pub mod wire;
@@ -150,7 +151,7 @@ impl XdpError {
     }
 
     pub(crate) fn load(program: &str, error: &(dyn Error + 'static)) -> Self {
-        let doing = format!("load the {program} XDP program");
+        let doing = format!("load the {program} program");
         match os_error(error) {
             Some(libc::EPERM) => Self::NotPermitted { doing },
             _ => Self::Load { doing, reason: whole_story(error) },
@@ -213,10 +214,15 @@ fn loader() -> &'static Mutex<EbpfLoader<'static>> {
     &LOADER
 }
 
+/// Reads one of our objects; its program is not loaded yet.
+fn read_object(name: &str, object: &[u8]) -> Result<aya::Ebpf, XdpError> {
+    let loaded = loader().lock().unwrap_or_else(PoisonError::into_inner).load(object);
+    loaded.map_err(|error| XdpError::load(name, &error))
+}
+
 /// Loads one of our objects.
 fn load_object(name: &str, object: &[u8]) -> Result<aya::Ebpf, XdpError> {
-    let loaded = loader().lock().unwrap_or_else(PoisonError::into_inner).load(object);
-    let mut ebpf = loaded.map_err(|error| XdpError::load(name, &error))?;
+    let mut ebpf = read_object(name, object)?;
     program(&mut ebpf, name)?.load().map_err(|error| XdpError::load(name, &error))?;
     Ok(ebpf)
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use caracal_model::convert::{HostEndpointInfo, Limits};
+use caracal_model::pod_port::PodPort;
 use caracal_plane_api as plane;
 
 use super::{CalcGraph, Local};
@@ -79,6 +80,7 @@ impl CalcGraph {
             allowed_sources: other_sources.iter().copied().map(prefix).collect(),
             ingress_limits: limits(&pod.limits.ingress),
             egress_limits: limits(&pod.limits.egress),
+            port: pod_port(pod.port).into(),
         })
     }
 
@@ -95,6 +97,14 @@ impl CalcGraph {
             forward: Some(bindings.forward),
             profiles: host.profiles.clone(),
         })
+    }
+}
+
+fn pod_port(of: PodPort) -> plane::PodPort {
+    match of {
+        PodPort::Auto => plane::PodPort::Auto,
+        PodPort::AfXdp => plane::PodPort::AfXdp,
+        PodPort::Packet => plane::PodPort::Packet,
     }
 }
 

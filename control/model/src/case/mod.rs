@@ -20,6 +20,7 @@ mod world;
 use std::net::IpAddr;
 
 use crate::object::ObjectKey;
+use crate::pod_port::PodPort;
 use crate::policy::IpVersion;
 use crate::protocol::Protocol;
 
@@ -288,6 +289,8 @@ pub struct LabOptions {
     pub uplink_mtu: Option<u32>,
     /// Flows that each worker can track.
     pub flows: Option<u32>,
+    /// What pods' ports are.
+    pub pod_port: PodPort,
     /// Nodes that use Linux's own routing and vxlan device instead of us.
     pub kernel_nodes: Vec<String>,
 }

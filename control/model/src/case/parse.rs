@@ -11,6 +11,7 @@ use super::{
     LabOptions, Party, PortReference, Reject,
 };
 use crate::object::{Kind, ObjectKey, kind_of};
+use crate::pod_port::{PodPort, UnknownPodPort};
 use crate::policy::IpVersion;
 use crate::protocol::Protocol;
 use crate::yaml;
@@ -329,6 +330,12 @@ fn lab(item: &Item<'_>) -> Result<LabOptions, CaseError> {
         workers: fields.optional("workers").map(|item| number(item, 1, 64)).transpose()?,
         uplink_mtu: fields.optional("uplinkMTU").map(|item| number(item, 576, 65535)).transpose()?,
         flows: fields.optional("flows").map(|item| number(item, 64, 1 << 24)).transpose()?,
+        pod_port: match fields.optional("podPort") {
+            Some(item) => {
+                item.text()?.parse().map_err(|error: UnknownPodPort| item.error(error.to_string()))?
+            }
+            None => PodPort::Auto,
+        },
         kernel_nodes: fields
             .list("kernelNodes")?
             .iter()

@@ -7,10 +7,11 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 use super::calico_rule::net;
 use super::converted::DroppedRule;
 use super::limits::{PodLimits, pod_limits};
-use crate::annotations;
+use crate::annotations::{self, POD_PORT};
 use crate::cidr::Cidr;
 use crate::labels::{Labels, key};
 use crate::names;
+use crate::pod_port::{PodPort, UnknownPodPort};
 use crate::protocol::Protocol;
 
 /// A pod as an end of the network.
@@ -36,7 +37,9 @@ pub struct PodEndpoint {
     pub other_sources: Vec<Cidr>,
     /// What it may move.
     pub limits: PodLimits,
-    /// Limits that it asks for and that cannot be had, for the log.
+    /// What its port should be.
+    pub port: PodPort,
+    /// Limits, or a port, that it asks for and that cannot be had, for the log.
     pub dropped_limits: Vec<DroppedRule>,
 }
 
@@ -91,7 +94,17 @@ pub fn pod_endpoint(pod: &Pod) -> Option<PodEndpoint> {
 
     let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
     let ports = container_ports(containers).filter(|port| !port.name.is_empty()).collect();
-    let (limits, dropped_limits) = pod_limits(pod.metadata.annotations.as_ref());
+    let (limits, mut dropped_limits) = pod_limits(pod.metadata.annotations.as_ref());
+    let port =
+        match pod.metadata.annotations.as_ref().and_then(|all| all.get(POD_PORT)).map(|text| text.parse()) {
+            Some(Err(error)) => {
+                let error: UnknownPodPort = error;
+                dropped_limits.push(DroppedRule::new(POD_PORT, error.to_string()));
+                PodPort::Auto
+            }
+            Some(Ok(port)) => port,
+            None => PodPort::Auto,
+        };
     Some(PodEndpoint {
         namespace: namespace.to_owned(),
         name: name.to_owned(),
@@ -103,6 +116,7 @@ pub fn pod_endpoint(pod: &Pod) -> Option<PodEndpoint> {
         ports,
         other_sources: other_sources(pod),
         limits,
+        port,
         dropped_limits,
     })
 }

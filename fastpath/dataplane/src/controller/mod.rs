@@ -63,6 +63,7 @@ pub struct Controller {
     tables_changed: bool,
     kernel_changed_at: Option<Instant>,
     retry_at: Option<Instant>,
+    looked_at: Instant,
     log: PolicyLog,
     /// Readers' requests that are being answered elsewhere are none of our state.
     identity: report::Identity,
@@ -99,6 +100,7 @@ impl Controller {
             tables_changed: true,
             kernel_changed_at: None,
             retry_at: None,
+            looked_at: Instant::now(),
             log,
             identity,
         };
@@ -223,6 +225,10 @@ impl Controller {
             self.follow_ports();
         } else if ports_due {
             self.follow_ports();
+        }
+        if now >= self.looked_at + ports::LOOK {
+            self.looked_at = now;
+            self.ports.look_at_traffic(&self.links);
         }
         self.acknowledge();
         let builder = &self.builder;

@@ -3,6 +3,7 @@
 //! The plan is always made anew from what should be; what is there already stays. A port that cannot be made (its link
 //! is not there yet, a former fastpath's socket is still closing) is tried again soon.
 
+mod pods;
 mod uplinks;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,6 +14,7 @@ use std::sync::mpsc::{Sender, sync_channel};
 
 use caracal_plane_api::PortRow;
 use caracal_wire::ethernet;
+use caracal_xsk::packet_socket::PacketSocketError;
 use caracal_xsk::xdp;
 use caracal_xsk::xdp::uplink::Capture;
 use caracal_xsk::{
@@ -21,15 +23,17 @@ use caracal_xsk::{
 };
 use tracing::{info, warn};
 
+pub use self::pods::LOOK;
+use self::pods::LivePod;
 use self::uplinks::LiveUplink;
 use super::mirror::KernelLink;
 use crate::batch::Egress;
 use crate::counters::{PortCounters, WorkerCounters};
 use crate::handover::Doorbell;
-use crate::pipeline::{EndpointLink, Link};
-use crate::port::{Port, TapPort, XskPort};
+use crate::pipeline::Link;
+use crate::port::{Port, TapPort};
 use crate::probe::tuning::{Tuning, Wanted};
-use crate::table::{Endpoint, EndpointIndex, NodeConfig};
+use crate::table::{Endpoint, EndpointIndex, NodeConfig, PodPort};
 use crate::worker::thread::{Command, WorkerStatus};
 use crate::worker::{PortSlot, Role, WorkerIndex};
 
@@ -62,6 +66,8 @@ impl WorkerHandle {
 pub struct PortConfig {
     /// Where pods' programs are pinned.
     pub bpf_dir: PathBuf,
+    /// What pods' ports are, where the pod does not say.
+    pub pod_port: PodPort,
     /// Entries of each ring of a pod's socket.
     pub pod_ring: u32,
     /// Entries of each ring of the uplink's sockets.
@@ -97,6 +103,8 @@ enum PortError {
     Bind(#[from] BindError),
     #[error(transparent)]
     Xdp(#[from] xdp::XdpError),
+    #[error(transparent)]
+    PacketSocket(#[from] PacketSocketError),
     #[error(transparent)]
     Tap(#[from] caracal_xsk::tap::TapError),
     #[error(
@@ -143,7 +151,7 @@ pub struct Ports {
     uplinks: BTreeMap<u32, LiveUplink>,
     host: Option<LivePort>,
     forward: Option<LivePort>,
-    pods: BTreeMap<EndpointIndex, (Arc<Endpoint>, LivePort)>,
+    pods: BTreeMap<EndpointIndex, LivePod>,
     /// By name, and tried again.
     missing: BTreeMap<String, Missing>,
     /// Uplinks by name, not to be had however often one tries.
@@ -303,73 +311,6 @@ impl Ports {
         Ok(live)
     }
 
-    fn follow_pods(&mut self, plan: &Plan) {
-        let by_name: BTreeMap<&str, &KernelLink> =
-            plan.links.iter().map(|link| (link.name.as_str(), link)).collect();
-        let wanted: BTreeMap<EndpointIndex, &Arc<Endpoint>> =
-            plan.endpoints.iter().map(|(i, e)| (*i, e)).collect();
-        let stale: Vec<EndpointIndex> = self
-            .pods
-            .iter()
-            .filter(|(index, (endpoint, port))| {
-                !wanted.contains_key(index)
-                    || by_name.get(&*endpoint.interface).is_none_or(|link| link.index != port.ifindex)
-            })
-            .map(|(index, _)| *index)
-            .collect();
-        for index in stale {
-            if let Some((endpoint, port)) = self.pods.remove(&index) {
-                info!(endpoint = %endpoint.id, "pod port detached");
-                self.close(port);
-            }
-        }
-        let fresh: Vec<_> = wanted.into_iter().filter(|(index, _)| !self.pods.contains_key(index)).collect();
-        if !fresh.is_empty() {
-            self.set_fill_targets(self.pods.len() + fresh.len(), &self.uplink_queues());
-        }
-        for (index, endpoint) in fresh {
-            let link = by_name.get(&*endpoint.interface).copied();
-            match self.open_pod(index, endpoint, link) {
-                Ok(port) => {
-                    info!(endpoint = %endpoint.id, interface = %endpoint.interface, "pod port attached");
-                    self.pods.insert(index, (Arc::clone(endpoint), port));
-                }
-                Err(error) => {
-                    let missing = Missing { kind: "pod", problem: error.to_string() };
-                    self.missing.insert(endpoint.interface.to_string(), missing);
-                }
-            }
-        }
-        for (index, (endpoint, port)) in &mut self.pods {
-            let Some(link) = by_name.get(&*endpoint.interface) else { continue };
-            if link.mtu != port.mtu {
-                port.mtu = link.mtu;
-                let changed = EndpointLink { pod_mac: None, mtu: link.mtu };
-                self.workers[port.worker].tell(Command::EndpointLink(*index, changed));
-            }
-        }
-    }
-
-    fn open_pod(
-        &mut self,
-        index: EndpointIndex,
-        endpoint: &Endpoint,
-        link: Option<&KernelLink>,
-    ) -> Result<LivePort, PortError> {
-        let link = link.ok_or_else(|| PortError::NoLink(endpoint.interface.to_string()))?;
-        self.check_link(link)?;
-        let worker = usize::from(endpoint.worker);
-        let mut map = xdp::pod::open(&self.config.bpf_dir, &link.name)?;
-        let socket = self.bind(worker, link.index, 0, rings(self.config.pod_ring))?;
-        map.set_socket(0, &socket)?;
-        let completes = self.workers[worker].domain.checksum_offload();
-        let port = Port::Xsk(XskPort::new(socket, completes, 0));
-        let live = self.add(worker, port, Role::Endpoint(index), link)?;
-        let unknown = EndpointLink { pod_mac: None, mtu: link.mtu };
-        self.workers[worker].tell(Command::EndpointLink(index, unknown));
-        Ok(live)
-    }
-
     /// Whether packets could pass a port on this link, and none would be too long for us.
     fn check_link(&self, link: &KernelLink) -> Result<(), PortError> {
         if !link.up {
@@ -435,7 +376,7 @@ impl Ports {
         let io = port.io();
         let kernel = match &port {
             Port::Xsk(port) => Some(port.socket().statistics_handle()),
-            Port::Tap(_) | Port::Memory(_) => None,
+            Port::Tap(_) | Port::PacketSocket(_) | Port::Memory(_) => None,
         };
         let (reply, slot) = sync_channel(1);
         let command = Command::AddPort { port: Box::new(port), role, counters: Arc::clone(&counters), reply };
@@ -456,6 +397,7 @@ impl Ports {
                 port.into_frames()
             }
             Some(Port::Tap(port)) => port.into_frames(),
+            Some(Port::PacketSocket(port)) => port.into_frames(),
             Some(Port::Memory(_)) | None => return,
         };
         self.workers[port.worker].tell(Command::ReturnFrames(frames));
@@ -481,8 +423,8 @@ impl Ports {
                 see(name, port);
             }
         }
-        for (endpoint, port) in self.pods.values() {
-            see(&endpoint.id, port);
+        for pod in self.pods.values() {
+            see(&pod.endpoint.id, &pod.port);
         }
     }
 
@@ -523,8 +465,8 @@ impl Ports {
                 row(kind, kind, port, port.io.into(), "");
             }
         }
-        for (endpoint, port) in self.pods.values() {
-            row(&endpoint.interface, "pod", port, port.io.into(), "");
+        for pod in self.pods.values() {
+            row(&pod.endpoint.interface, "pod", &pod.port, pod.port.io.into(), &pod.why);
         }
         let refused = self.refused.iter().map(|(name, problem)| (name, uplinks::KIND, problem));
         let missing = self.missing.iter().map(|(name, missing)| (name, missing.kind, &missing.problem));

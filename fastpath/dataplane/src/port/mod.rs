@@ -4,9 +4,11 @@
 //! |---|---|---|
 //! | [`XskPort`] | frames, and chains when the domain has multi-buffer | where the kernel takes transmit metadata |
 //! | [`TapPort`] | frames and chains, with a virtio-net header | yes |
+//! | [`PacketSocketPort`] | frames, chains and super-frames, with a virtio-net header | yes |
 //! | [`MemoryPort`] | frames | no: what leaves it is complete |
 
 pub mod memory;
+pub mod packet_socket;
 pub mod tap;
 pub mod xsk;
 
@@ -17,6 +19,7 @@ use caracal_xsk::{Frame, FramePool};
 use crate::packet::Packet;
 
 pub use memory::MemoryPort;
+pub use packet_socket::PacketSocketPort;
 pub use tap::TapPort;
 pub use xsk::XskPort;
 
@@ -40,6 +43,8 @@ pub enum Port {
     Xsk(XskPort),
     /// A tap device.
     Tap(TapPort),
+    /// A packet socket.
+    PacketSocket(PacketSocketPort),
     /// Queues in memory.
     Memory(MemoryPort),
 }
@@ -57,6 +62,7 @@ impl Port {
         match self {
             Port::Xsk(port) => port.receive(pool, boxes, max, sink),
             Port::Tap(port) => port.receive(pool, boxes, max, sink),
+            Port::PacketSocket(port) => port.receive(pool, boxes, max, sink),
             Port::Memory(port) => port.receive(max, sink),
         }
     }
@@ -75,15 +81,17 @@ impl Port {
         match self {
             Port::Xsk(port) => port.transmit(packet, pool, boxes),
             Port::Tap(port) => port.transmit(packet, pool, boxes),
+            Port::PacketSocket(port) => port.transmit(packet, pool, boxes),
             Port::Memory(port) => port.transmit(packet),
         }
     }
 
     /// Sends what was taken. Returns how many frames are left; any: flush again.
     #[inline]
-    pub fn flush(&mut self, pool: &mut FramePool) -> usize {
+    pub fn flush(&mut self, pool: &mut FramePool, boxes: &mut Boxes) -> usize {
         match self {
             Port::Xsk(port) => port.flush(pool),
+            Port::PacketSocket(port) => port.flush(pool, boxes),
             Port::Tap(_) | Port::Memory(_) => 0,
         }
     }
@@ -92,6 +100,7 @@ impl Port {
     pub fn unsent(&mut self) -> usize {
         match self {
             Port::Xsk(port) => port.unsent(),
+            Port::PacketSocket(port) => port.unsent(),
             Port::Tap(_) | Port::Memory(_) => 0,
         }
     }
@@ -102,9 +111,16 @@ impl Port {
     pub fn completes_checksums(&self) -> bool {
         match self {
             Port::Xsk(port) => port.completes_checksums(),
-            Port::Tap(_) => true,
+            Port::Tap(_) | Port::PacketSocket(_) => true,
             Port::Memory(_) => false,
         }
+    }
+
+    /// Whether it takes super-frames whole.
+    #[inline]
+    #[must_use]
+    pub fn carries_super_frames(&self) -> bool {
+        matches!(self, Port::Tap(_) | Port::PacketSocket(_))
     }
 
     /// What epoll watches, if the port has such a thing.
@@ -113,6 +129,7 @@ impl Port {
         match self {
             Port::Xsk(port) => Some(port.fd()),
             Port::Tap(port) => Some(port.fd()),
+            Port::PacketSocket(port) => Some(port.fd()),
             Port::Memory(_) => None,
         }
     }
@@ -124,6 +141,7 @@ impl Port {
             Port::Xsk(port) if port.is_zero_copy() => ZERO_COPY,
             Port::Xsk(_) => "af_xdp copy",
             Port::Tap(_) => "tap",
+            Port::PacketSocket(_) => "packet socket",
             Port::Memory(_) => "memory",
         }
     }

@@ -94,15 +94,7 @@ impl TapPort {
         pool: &mut FramePool,
         boxes: &mut Boxes,
     ) -> Result<(), Packet> {
-        let header = match packet.offload.checksum {
-            None => VirtioNetHeader::default(),
-            Some(PartialChecksum { start, offset }) => VirtioNetHeader {
-                flags: VirtioNetHeader::NEEDS_CHECKSUM,
-                checksum_start: start,
-                checksum_offset: offset,
-                ..VirtioNetHeader::default()
-            },
-        };
+        let header = super::packet_socket::header_of(&packet);
         let mut segments: [&[u8]; SEGMENTS_MAX] = [&[]; SEGMENTS_MAX];
         let mut count = 0;
         for (place, frame) in segments.iter_mut().zip(packet.segments()) {

@@ -15,7 +15,7 @@ use crate::nat::table::{NODE, key};
 use crate::nat::{Origin, Translation};
 use crate::stage::parse::{Icmp, quoted};
 use crate::stage::service::{destination, error_forward, forward, has_ports, insert, recall, source};
-use crate::stage::{Context, node};
+use crate::stage::{Context, node, rewrite};
 use crate::table::{Encapsulation, NatOutgoing, Tables};
 
 /// A packet of a pod's is about to leave by an uplink that carries so many bytes, where the host would take `address`.
@@ -29,7 +29,7 @@ pub fn outgoing(context: &mut Context, slot: &mut Slot, mtu: u16, address: Optio
         return;
     }
     // Its sender is going to be told about the packet as it was.
-    let is_too_big = slot.parsed.ip_len > mtu && slot.packet.offload.gso_size == 0;
+    let is_too_big = rewrite::longest(slot) > mtu;
     if is_too_big && slot.parsed.dont_fragment {
         return;
     }

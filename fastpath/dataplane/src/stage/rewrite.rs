@@ -1,5 +1,7 @@
 //! The last touch: time to live, MTU, and the Ethernet header of the link that the packet leaves by.
 
+mod super_frame;
+
 use std::net::IpAddr;
 
 use caracal_wire::{MacAddr, checksum, ethernet, ipv4, ipv6};
@@ -32,6 +34,13 @@ pub fn decrement_ttl(slot: &mut Slot) {
     slot.parsed.ttl = *ttl;
 }
 
+/// Length of the longest IP packet that is going to be on a wire: of a super-frame, which the port that cannot carry it whole
+/// cuts, a segment's.
+#[inline]
+pub fn longest(slot: &Slot) -> u16 {
+    if slot.packet.offload.gso_size == 0 { slot.parsed.ip_len } else { super_frame::segment_len(slot) }
+}
+
 /// Makes the packet fit: one that may be is cut, and `exit` takes out the pieces behind the first, which stays here. If it
 /// asked not to be, its sender is told and the packet dropped: false.
 #[inline]
@@ -41,11 +50,14 @@ pub fn fits(
     mtu: u16,
     mut exit: impl FnMut(&mut Context, &mut Slot),
 ) -> bool {
-    // A super-frame is cut to its segment size by the port that cannot carry it whole.
-    if slot.parsed.ip_len <= mtu || slot.packet.offload.gso_size != 0 {
+    if longest(slot) <= mtu {
         return true;
     }
-    if !slot.parsed.dont_fragment {
+    let is_super_frame = slot.packet.offload.gso_size != 0;
+    if is_super_frame && super_frame::shorten(slot, mtu) {
+        return true;
+    }
+    if !slot.parsed.dont_fragment && !is_super_frame {
         return fragmentation::cut(context, slot, mtu, &mut exit);
     }
     icmp_error::too_big(context, slot, mtu);

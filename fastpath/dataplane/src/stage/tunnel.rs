@@ -23,6 +23,7 @@ use caracal_wire::{EtherType, MacAddr, Malformed, Protocol, ethernet, ipv4};
 
 use crate::batch::{Ingress, Slot, UplinkIndex, Verdict};
 use crate::drop_reason::DropReason;
+use crate::packet::Packet;
 use crate::pipeline::Link;
 use crate::stage::parse::Fragment;
 use crate::stage::{Context, icmp_error, parse, rewrite};
@@ -206,6 +207,19 @@ impl WayOut {
         ethernet::Repr { destination: self.next_hop, source: self.link.mac, ether_type }.emit(bytes)
     }
 }
+
+/// What an outer header says of the length behind it. That of a super-frame may be longer than any such packet; every
+/// segment gets its own when it is cut.
+#[inline]
+fn outer_len(packet: &Packet, len: usize) -> Result<u16, DropReason> {
+    if packet.offload.gso_size != 0 {
+        return Ok((len as u64).min(SUPER_FRAME_LEN) as u16);
+    }
+    u16::try_from(len).map_err(|_| DropReason::Oversized)
+}
+
+/// What outer headers say of a super-frame, at most: room for the headers that count themselves.
+const SUPER_FRAME_LEN: u64 = 65_000;
 
 /// A number that is the same for all packets of a flow and different between flows, for links and queues to be chosen
 /// by. A datagram in parts has no ports that all its parts show.

@@ -39,6 +39,33 @@ pub struct Endpoint {
     pub id: Arc<str>,
     /// The host's side of its veth.
     pub interface: Arc<str>,
+    /// What it says that its port should be.
+    pub port: PodPort,
+}
+
+/// How a pod's packets get to us and back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PodPort {
+    /// As the pod's traffic asks for.
+    #[default]
+    Auto,
+    /// By AF_XDP.
+    AfXdp,
+    /// By a packet socket, which carries super-frames.
+    Packet,
+}
+
+impl std::str::FromStr for PodPort {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(PodPort::Auto),
+            "af_xdp" => Ok(PodPort::AfXdp),
+            "packet" => Ok(PodPort::Packet),
+            _ => Err("a pod's port is auto, af_xdp or packet".into()),
+        }
+    }
 }
 
 /// What an endpoint may move in one direction; 0: as much as it likes, or where it qualifies another, the default.

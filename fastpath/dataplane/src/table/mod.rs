@@ -27,7 +27,9 @@ pub mod tunnel;
 
 pub use builder::{ApplyError, AssignWorker, KernelRoute, Malformed, TableBuilder};
 pub use caracal_plane_api::EndpointToHost;
-pub use endpoint::{Addresses, Endpoint, EndpointIndex, EndpointTable, Limited, LimitedEndpoints, Limits};
+pub use endpoint::{
+    Addresses, Endpoint, EndpointIndex, EndpointTable, Limited, LimitedEndpoints, Limits, PodPort,
+};
 pub use fib::{Encapsulation, Fib, FibEntry, NextHop, Origin};
 pub use host::{
     Hook, HostEndpoint, HostEndpoints, HostExplanation, HostInterface, HostJudgement, HostPacket, HostPath,

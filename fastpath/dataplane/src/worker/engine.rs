@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use caracal_wire::Protocol;
 use caracal_xsk::FramePool;
 
 use super::WorkerIndex;
@@ -16,6 +17,7 @@ use crate::handover::Peer;
 use crate::packet::Packet;
 use crate::pipeline::{EndpointLink, Link, Pipeline, Surroundings, Uplink};
 use crate::port::{Boxes, HEADROOM, Port};
+use crate::segment;
 use crate::snapshot::Subscriber;
 use crate::stage::{self, arp, nd};
 use crate::table::{EndpointIndex, Tables};
@@ -216,7 +218,10 @@ impl Engine {
                 *single = None;
             }
         }
-        if let Role::Endpoint(endpoint) = removed.role {
+        // One that has been replaced already is only taken away.
+        if let Role::Endpoint(endpoint) = removed.role
+            && self.endpoints[endpoint.0 as usize] == Some(slot.0)
+        {
             self.endpoints[endpoint.0 as usize] = None;
             self.pipeline.links.set_endpoint(endpoint, None);
         }
@@ -296,6 +301,9 @@ impl Engine {
         let surroundings =
             Surroundings { tables: self.tables.get(), pool: &mut self.pool, counters: &self.counters, now };
         self.pipeline.run(&mut self.batch, surroundings);
+        let is_tcp = self.batch.first().is_some_and(|slot| slot.parsed.protocol == Protocol::TCP.0);
+        entry.counters.batches.add(1);
+        entry.counters.tcp_batches.add(u64::from(is_tcp));
         self.dispatch();
         count
     }
@@ -357,7 +365,7 @@ impl Engine {
 
     fn flush_port(&mut self, at: usize) -> Flushed {
         let Some(Some(entry)) = self.ports.get_mut(at) else { return Flushed::All };
-        let left = entry.port.flush(&mut self.pool);
+        let left = entry.port.flush(&mut self.pool, &mut self.boxes);
         entry.idle_flushes = if left == entry.unsent { entry.idle_flushes.saturating_add(1) } else { 0 };
         (entry.unsent, entry.dirty) = (left, left > 0);
         match left {
@@ -443,9 +451,17 @@ impl Engine {
 
     fn reclaim(&mut self) {
         for entry in self.ports.iter_mut().flatten() {
-            if let Port::Xsk(port) = &mut entry.port {
-                port.reclaim(&mut self.pool);
-                port.refill(&mut self.pool);
+            match &mut entry.port {
+                Port::Xsk(port) => {
+                    port.reclaim(&mut self.pool);
+                    port.refill(&mut self.pool);
+                }
+                Port::PacketSocket(port) => {
+                    let (refused, lost) = port.take_losses();
+                    self.counters.count_drops(DropReason::Oversized, refused);
+                    self.counters.count_drops(DropReason::ReceiveBufferFull, lost);
+                }
+                Port::Tap(_) | Port::Memory(_) => {}
             }
         }
         for peer in self.peers.iter_mut().flatten() {
@@ -527,7 +543,10 @@ impl Engine {
             return self.discard(packet, DropReason::PortGone);
         };
         let len = packet.len() as u64;
-        if packet.offload.checksum.is_some() && !entry.port.completes_checksums() {
+        if packet.offload.checksum.is_some()
+            && packet.offload.gso_size == 0
+            && !entry.port.completes_checksums()
+        {
             self.counters.pipeline.checksums_completed.add(1);
         }
         match entry.port.transmit(packet, &mut self.pool, &mut self.boxes) {
@@ -542,14 +561,45 @@ impl Engine {
                     self.dirty.push(at);
                 }
             }
-            Err(packet) => {
-                let reason = if packet.offload.gso_size != 0 {
-                    DropReason::Oversized
-                } else {
-                    DropReason::TransmitRingFull
-                };
-                self.discard(packet, reason);
+            Err(packet) if packet.offload.gso_size != 0 && !entry.port.carries_super_frames() => {
+                self.transmit_segments(at, packet);
             }
+            Err(packet) => self.discard(packet, DropReason::TransmitRingFull),
+        }
+    }
+
+    /// Sends a super-frame by a port that carries none.
+    #[inline(never)]
+    fn transmit_segments(&mut self, at: usize, packet: Packet) {
+        let Some(Some(entry)) = self.ports.get_mut(at) else {
+            return self.discard(packet, DropReason::PortGone);
+        };
+        let counters = &self.counters;
+        let in_software = !entry.port.completes_checksums();
+        let cut = segment::cut(packet, &mut self.pool, &mut self.boxes, |segment, pool, boxes| {
+            let len = segment.len() as u64;
+            counters.pipeline.checksums_completed.add(u64::from(in_software));
+            match entry.port.transmit(segment, pool, boxes) {
+                Ok(()) => {
+                    entry.counters.sent_packets.add(1);
+                    entry.counters.sent_bytes.add(len);
+                }
+                Err(segment) => {
+                    counters.count_drop(DropReason::TransmitRingFull);
+                    segment.release(pool, boxes);
+                }
+            }
+        });
+        match cut {
+            Ok(segments) => {
+                counters.pipeline.segmented.add(1);
+                counters.pipeline.segments_made.add(segments as u64);
+                if !entry.dirty {
+                    entry.dirty = true;
+                    self.dirty.push(at);
+                }
+            }
+            Err((packet, reason)) => self.discard(packet, reason),
         }
     }
 

@@ -6,14 +6,15 @@
 //!   <bpf-dir>/<veth>/prog    the program
 //!   <bpf-dir>/<veth>/link    its attachment to the device; gone when the device is
 //!   <bpf-dir>/<veth>/xsks    the map from receive queue to socket
+//!   <bpf-dir>/<veth>/guard   the attachment of the guard, if the pod has or had a port that needs one: see [`super::guard`]
 //!   <bpf-dir>/<veth>/generic an empty directory: the device could not do native mode
 //! ```
 //!
 //! [`pin`] is idempotent, and never leaves a window: an attachment that still holds the device is kept, one of a device that is gone is
-//! replaced.
+//! replaced. A pod whose port is a packet socket has the guard in the program's place: [`set_aside`] and [`put_back`] change one for the other.
 
 use super::bpffs::{self, c_path};
-use super::{AttachMode, Preference, XdpError, attach, load_object, program};
+use super::{AttachMode, Preference, XdpError, attach, guard, load_object, program};
 use crate::socket::Socket;
 use crate::sys;
 use aya::maps::{Map, MapData, XskMap};
@@ -35,7 +36,7 @@ pub fn pin(bpf_dir: &Path, veth: &str, ifindex: u32) -> Result<AttachMode, XdpEr
         }
     }
     std::fs::create_dir(&directory).map_err(XdpError::file("make directory", &directory))?;
-    let pinned = attach_and_pin(&directory, ifindex);
+    let pinned = attach_and_pin(&directory, ifindex, |_| Ok(()));
     if pinned.is_err() {
         // The error that matters is the first one.
         let _ = unpin(bpf_dir, veth);
@@ -43,12 +44,17 @@ pub fn pin(bpf_dir: &Path, veth: &str, ifindex: u32) -> Result<AttachMode, XdpEr
     pinned
 }
 
-fn attach_and_pin(directory: &Path, ifindex: u32) -> Result<AttachMode, XdpError> {
+fn attach_and_pin(
+    directory: &Path,
+    ifindex: u32,
+    fill: impl FnOnce(&mut PodMap) -> Result<(), XdpError>,
+) -> Result<AttachMode, XdpError> {
     let failed = |error: aya::pin::PinError| XdpError::map(format!("pin in {}", directory.display()), &error);
     let mut ebpf = load_object("pod", OBJECT)?;
     if let Some(Map::XskMap(map)) = ebpf.map("xsks") {
         map.pin(directory.join("xsks")).map_err(failed)?;
     }
+    fill(&mut open_in(directory)?)?;
     let program = program(&mut ebpf, "pod")?;
     program.pin(directory.join("prog")).map_err(failed)?;
     let (link, mode) = attach(program, ifindex, Preference::NativeFirst)?;
@@ -63,7 +69,7 @@ fn attach_and_pin(directory: &Path, ifindex: u32) -> Result<AttachMode, XdpError
 /// Removes the pins of a veth and with them the program; fine if there are none.
 pub fn unpin(bpf_dir: &Path, veth: &str) -> Result<(), XdpError> {
     let directory = directory(bpf_dir, veth)?;
-    for file in ["link", "prog", "xsks"] {
+    for file in ["link", "guard", "prog", "xsks"] {
         let path = directory.join(file);
         unless_not_found(std::fs::remove_file(&path)).map_err(XdpError::file("remove", &path))?;
     }
@@ -91,9 +97,46 @@ pub fn pinned(bpf_dir: &Path) -> Result<Vec<String>, XdpError> {
     Ok(names)
 }
 
-/// The device that the pinned program of a veth is attached to, and how; None if that device is gone.
+/// Takes the program off a veth of the calling thread's network namespace, so that the pod has super-frames again, and leaves the guard
+/// there in its place; fine if that has been done. Nothing of the pod's reaches the kernel meanwhile.
+pub fn set_aside(bpf_dir: &Path, veth: &str, ifindex: u32) -> Result<(), XdpError> {
+    guard::ensure(bpf_dir, veth, ifindex)?;
+    let path = directory(bpf_dir, veth)?.join("link");
+    unless_not_found(std::fs::remove_file(&path)).map_err(XdpError::file("remove", &path))
+}
+
+/// Puts the program back on a veth of the calling thread's network namespace, with a new map that `fill` puts sockets into before packets come;
+/// where the program is, `fill` gets the map that it has. The guard stays.
+pub fn put_back(
+    bpf_dir: &Path,
+    veth: &str,
+    ifindex: u32,
+    fill: impl FnOnce(&mut PodMap) -> Result<(), XdpError>,
+) -> Result<(), XdpError> {
+    let directory = directory(bpf_dir, veth)?;
+    if directory.join("link").exists() {
+        return fill(&mut open(bpf_dir, veth)?);
+    }
+    if !directory.is_dir() {
+        return Err(XdpError::NotPinned { path: directory });
+    }
+    for file in ["prog", "xsks"] {
+        let path = directory.join(file);
+        unless_not_found(std::fs::remove_file(&path)).map_err(XdpError::file("remove", &path))?;
+    }
+    let marker = directory.join("generic");
+    unless_not_found(std::fs::remove_dir(&marker)).map_err(XdpError::file("remove directory", &marker))?;
+    attach_and_pin(&directory, ifindex, fill).map(drop)
+}
+
+/// The device that the pinned program of a veth, or the guard in its place, is attached to, and how; None if that device is gone.
 pub fn attachment(bpf_dir: &Path, veth: &str) -> Result<Option<(u32, AttachMode)>, XdpError> {
     let directory = directory(bpf_dir, veth)?;
+    if !directory.join("link").exists()
+        && let Some(held) = guard::holds(bpf_dir, veth)?
+    {
+        return Ok(Some((held, AttachMode::Native)));
+    }
     let path = directory.join("link");
     let not_pinned = |error: io::Error| match error.kind() {
         io::ErrorKind::NotFound => XdpError::NotPinned { path: directory.clone() },
@@ -114,10 +157,13 @@ pub struct PodMap(XskMap<MapData>);
 
 /// Opens the pinned map of a veth.
 pub fn open(bpf_dir: &Path, veth: &str) -> Result<PodMap, XdpError> {
-    let directory = directory(bpf_dir, veth)?;
+    open_in(&directory(bpf_dir, veth)?)
+}
+
+fn open_in(directory: &Path) -> Result<PodMap, XdpError> {
     let path = directory.join("xsks");
     if !path.exists() {
-        return Err(XdpError::NotPinned { path: directory });
+        return Err(XdpError::NotPinned { path: directory.to_owned() });
     }
     let failed = |error: aya::maps::MapError| XdpError::map(format!("open {}", path.display()), &error);
     let data = MapData::from_pin(&path).map_err(failed)?;
@@ -133,14 +179,14 @@ impl PodMap {
 }
 
 /// The directory of a veth's pins. The name comes from outside, so it must not lead anywhere else.
-fn directory(bpf_dir: &Path, veth: &str) -> Result<PathBuf, XdpError> {
+pub(super) fn directory(bpf_dir: &Path, veth: &str) -> Result<PathBuf, XdpError> {
     // IFNAMSIZ is 16 with the final zero; the BPF file system refuses names with dots.
     let legal = (1..=15).contains(&veth.len())
         && veth.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'/' | b'.' | b':'));
     if legal { Ok(bpf_dir.join(veth)) } else { Err(XdpError::Name { name: veth.to_owned() }) }
 }
 
-fn unless_not_found(result: io::Result<()>) -> io::Result<()> {
+pub(super) fn unless_not_found(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
@@ -148,7 +194,7 @@ fn unless_not_found(result: io::Result<()>) -> io::Result<()> {
 }
 
 /// Opens a pinned object.
-fn open_pin(path: &Path) -> io::Result<OwnedFd> {
+pub(super) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
     #[repr(C)]
     struct ObjGet {
         path: u64,
@@ -159,9 +205,9 @@ fn open_pin(path: &Path) -> io::Result<OwnedFd> {
     sys::owned(sys::bpf(sys::BPF_OBJ_GET, &mut ObjGet { path: path.as_ptr() as u64, fd: 0, flags: 0 })?)
 }
 
-/// The device of an XDP link; 0 when it is gone.
-fn link_ifindex(link: &OwnedFd) -> io::Result<u32> {
-    /// `struct bpf_link_info`, as far as an XDP link fills it.
+/// The device of an XDP or tcx link; 0 when it is gone.
+pub(super) fn link_ifindex(link: &OwnedFd) -> io::Result<u32> {
+    /// `struct bpf_link_info`, as far as such a link fills it.
     #[repr(C)]
     #[derive(Default)]
     struct LinkInfo {

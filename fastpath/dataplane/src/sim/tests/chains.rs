@@ -1,10 +1,10 @@
 //! Packets of several segments: jumbo frames and super-frames.
 
-use super::super::datagram::{ACK, Datagram, vxlan};
+use super::super::datagram::{ACK, Datagram, PSH, vxlan};
 use super::super::world::{self, A, B, NODE1, NODE2, REMOTE, TUNNEL1_MAC, TUNNEL2_MAC, VNI, VXLAN_PORT, pod};
-use super::super::{Kernel, PortName};
+use super::super::{Kernel, Output, PortName};
 use super::support::*;
-use crate::packet::Offload;
+use crate::packet::{Offload, PartialChecksum};
 
 fn jumbo_world() -> World {
     let mut kernel = Kernel { uplink_mtu: 9000, pod_mtu: 8950, ..world::kernel() };
@@ -140,13 +140,51 @@ fn a_jumbo_frame_that_is_too_big_for_its_way_is_answered_like_any_other() {
 }
 
 #[test]
-fn a_super_frame_that_no_outer_header_can_describe_is_refused() {
+fn a_super_frame_that_no_outer_header_can_describe_is_one_segment_after_the_other_in_the_tunnel() {
     let mut world = jumbo_world();
-    let payload = vec![0; 65_535 - 40];
-    let frame = from_pod(&Datagram::tcp((A, 1), (REMOTE, 2), ACK, &payload));
+    let payload: Vec<u8> = (0..65_535 - 40u32).map(|n| (n * 7) as u8).collect();
+    let packet = Datagram::tcp((A, 1), (REMOTE, 2), ACK | PSH, &payload).identified(9).dont_fragment();
+    let frame = from_pod(&packet.clone().partial());
     let cuts: Vec<usize> = (1..=34).map(|n| n * 1890).collect();
-    let outputs =
-        world.send_chain(&pod("a"), &cut(&frame, &cuts), Offload { gso_size: 1400, checksum: None });
-    assert_eq!(outputs, []);
-    expect_counters!(world, {"flow_created": 1, "drop.oversized": 1});
+    let offload = Offload { gso_size: 1400, checksum: Some(PartialChecksum { start: 34, offset: 16 }) };
+    let outputs = world.send_chain(&pod("a"), &cut(&frame, &cuts), offload);
+    for (n, (output, piece)) in outputs.iter().zip(payload.chunks(1400)).enumerate() {
+        let flags = if n == 46 { ACK | PSH } else { ACK };
+        let segment = Datagram::tcp((A, 1), (REMOTE, 2), flags, piece)
+            .identified(9 + n as u16)
+            .dont_fragment()
+            .numbered(1 + 1400 * n as u32, 2, 0xffff)
+            .ttl(63);
+        assert_eq!(unwrapped(output).0, segment, "segment {n}");
+    }
+    assert_eq!(outputs.len(), 47);
+    expect_counters!(world, {
+        "flow_created": 1, "tunnel_encapsulated": 1, "segmented": 1, "segments_made": 47, "checksums_completed": 47
+    });
+}
+
+/// A super-frame of 3,000 bytes whose segments are longer than the other pod's link carries.
+fn too_long(packet: &Datagram) -> (World, Vec<Output>) {
+    let mut world = World::new();
+    let frame = from_pod(&packet.clone().partial());
+    let checksum = Some(PartialChecksum { start: 34, offset: 16 });
+    let outputs = world.send_chain(&pod("a"), &cut(&frame, &[1700]), Offload { gso_size: 1500, checksum });
+    (world, outputs)
+}
+
+#[test]
+fn a_super_frame_whose_segments_do_not_fit_is_answered_or_cut_shorter() {
+    let packet = Datagram::tcp((A, 1), (B, 2), ACK, &[7; 3000]);
+    let (_, outputs) = too_long(&packet.clone().dont_fragment());
+    assert_eq!(outputs.len(), 1);
+    let answer = Datagram::read(&outputs[0].frame).unwrap();
+    assert_eq!(
+        (outputs[0].port.clone(), &answer.body[..2], &answer.body[6..8]),
+        (pod("a"), &[3, 4][..], &[0x05, 0xaa][..])
+    );
+    // 1,450 bytes are 1,410 of payload.
+    let (_, outputs) = too_long(&packet);
+    let lengths: Vec<usize> =
+        outputs.iter().map(|output| Datagram::read(&output.frame).unwrap().body.len() - 20).collect();
+    assert_eq!(lengths, [1410, 1410, 180]);
 }

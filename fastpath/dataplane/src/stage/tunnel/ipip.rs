@@ -43,7 +43,7 @@ pub fn encapsulate(context: &mut Context, slot: &mut Slot, tunnel: TunnelIndex) 
         protocol: Protocol::IPIP,
         source,
         destination: far.node_address,
-        payload_len: u16::try_from(inner_len).map_err(|_| DropReason::Oversized)?,
+        payload_len: super::outer_len(&slot.packet, inner_len)?,
     };
     slot.packet.prepend(OVERHEAD).ok_or(DropReason::NoHeadroom)?;
     // The new bytes and the Ethernet header that was there make room for Ethernet and the outer header.

@@ -152,6 +152,12 @@ pub fn over_ipv6(context: &mut Context, slot: &mut Slot, tunnel: TunnelIndex) ->
     let written = way.emit(EtherType::IPV6, link);
     let written = written.and_then(|()| ip_header.emit(ip)).and_then(|()| header.emit(rest));
     written.map_err(|_| DropReason::NoHeadroom)?;
+    // A super-frame's segments get theirs when it is cut.
+    if slot.packet.offload.gso_size != 0 {
+        context.counters.pipeline.tunnel_encapsulated.add(1);
+        slot.verdict = Verdict::Transmit(Egress::Uplink(way.uplink));
+        return Ok(());
+    }
     sum_up(slot, source, far.node_address, header.udp_len)?;
     context.counters.pipeline.tunnel_encapsulated.add(1);
     slot.verdict = Verdict::Transmit(Egress::Uplink(way.uplink));
@@ -197,7 +203,7 @@ impl Header {
         Ok(Header {
             source_port: SOURCE_PORT_FIRST + (entropy >> (u64::BITS - SOURCE_PORT_BITS)) as u16,
             destination_port: node.vxlan_port,
-            udp_len: u16::try_from(udp_len).map_err(|_| DropReason::Oversized)?,
+            udp_len: super::outer_len(&slot.packet, udp_len)?,
             flow_label: (entropy >> 44) as u32,
             vni: Vni::new(node.vni).map_err(|_| DropReason::TunnelUnknownVni)?,
         })

@@ -105,6 +105,9 @@ pub enum Malformed {
     /// An answer this fastpath does not know.
     #[error("unknown endpoint-to-host action {0}")]
     EndpointToHost(i32),
+    /// A port this fastpath does not know.
+    #[error("unknown kind of pod port {0}")]
+    PodPort(i32),
     /// Above 65535.
     #[error("port {0} is above 65535")]
     Port(u32),

@@ -443,6 +443,7 @@ impl TableBuilder {
                 staged_out: staged(self, FlowDirection::Egress, &spec.staged_egress),
                 id: Arc::clone(id),
                 interface: Arc::clone(&spec.interface),
+                port: spec.port,
                 limits_in: spec.limits_in,
                 limits_out: spec.limits_out,
                 allowed_sources: Arc::clone(&spec.allowed_sources),

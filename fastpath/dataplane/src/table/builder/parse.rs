@@ -12,7 +12,7 @@ use super::error::Malformed;
 use super::state::{
     EndpointSpec, FrontendSpec, HookSpec, HostEndpointSpec, Key, ServiceSpec, Target, TierSpec, TunnelSpec,
 };
-use crate::table::endpoint::{Addresses, MAX_ADDRESSES};
+use crate::table::endpoint::{Addresses, MAX_ADDRESSES, PodPort};
 use crate::table::fib::Encapsulation;
 use crate::table::node::{
     DEFAULT_LOG_PREFIX, Failsafe, FlowTimeouts, NatOutgoing, NodeConfig, NodePorts, Pool,
@@ -250,6 +250,11 @@ pub(super) fn endpoint_from_plane(stated: &plane::Endpoint) -> Result<EndpointSp
     let allowed_sources = stated.allowed_sources.iter().map(|prefix| Prefix::from_plane(Some(prefix)));
     Ok(EndpointSpec {
         interface: stated.interface.as_str().into(),
+        port: match plane::PodPort::try_from(stated.port).map_err(|_| Malformed::PodPort(stated.port))? {
+            plane::PodPort::Auto => PodPort::Auto,
+            plane::PodPort::AfXdp => PodPort::AfXdp,
+            plane::PodPort::Packet => PodPort::Packet,
+        },
         addresses: Addresses::new(&addresses)
             .ok_or(Malformed::TooManyAddresses { given: addresses.len(), most: MAX_ADDRESSES })?,
         ingress: tiers_from_plane(&stated.ingress)?,

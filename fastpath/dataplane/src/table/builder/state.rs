@@ -18,7 +18,7 @@ use super::parse::{
     endpoint_from_plane, host_endpoint_from_plane, key_of, members, node_from_plane, service_from_plane,
     target_from_plane, tunnel_from_plane,
 };
-use crate::table::endpoint::{Addresses, Limits};
+use crate::table::endpoint::{Addresses, Limits, PodPort};
 use crate::table::fib::Encapsulation;
 use crate::table::host::Hook;
 use crate::table::node::NodeConfig;
@@ -104,6 +104,7 @@ pub(super) enum Target {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct EndpointSpec {
     pub interface: Arc<str>,
+    pub port: PodPort,
     pub addresses: Addresses,
     pub ingress: Vec<TierSpec>,
     pub egress: Vec<TierSpec>,
