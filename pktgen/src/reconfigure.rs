@@ -9,7 +9,7 @@
 //! what usually lies between two of its packets.
 
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -40,19 +40,20 @@ struct Ran {
 }
 
 impl Meanwhile {
-    /// Makes a run, with the command meanwhile; and tells what it met.
+    /// Makes a run, with the command meanwhile; and tells what it met. `began_ns` becomes the time of the first packet.
     ///
     /// # Errors
     /// The run could not be made, or the command not begun.
     pub fn during(
         &self,
         duration: Duration,
+        began_ns: &AtomicU64,
         run: impl FnOnce() -> anyhow::Result<Report>,
     ) -> anyhow::Result<Report> {
         let Some(command) = &self.command else { return run() };
         let over = AtomicBool::new(false);
         let (report, ran) = thread::scope(|scope| {
-            let runner = scope.spawn(|| self.repeat(command, duration / QUIET, &over));
+            let runner = scope.spawn(|| self.repeat(command, duration / QUIET, began_ns, &over));
             let report = run();
             over.store(true, Ordering::Relaxed);
             (report, runner.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
@@ -62,11 +63,18 @@ impl Meanwhile {
         Ok(report)
     }
 
-    fn repeat(&self, command: &str, after: Duration, over: &AtomicBool) -> anyhow::Result<Vec<Ran>> {
-        let begin = clock::now_ns();
+    fn repeat(
+        &self,
+        command: &str,
+        after: Duration,
+        began_ns: &AtomicU64,
+        over: &AtomicBool,
+    ) -> anyhow::Result<Vec<Ran>> {
         let mut ran = Vec::new();
         while !over.load(Ordering::Relaxed) {
-            if Duration::from_nanos(clock::now_ns() - begin) < after || (!ran.is_empty() && !self.again) {
+            let began = began_ns.load(Ordering::Relaxed);
+            let early = began == 0 || Duration::from_nanos(clock::now_ns().saturating_sub(began)) < after;
+            if early || (!ran.is_empty() && !self.again) {
                 thread::sleep(TURN);
                 continue;
             }
@@ -94,7 +102,7 @@ fn told(report: &mut Report, command: &str, ran: &[Ran]) {
     if failed > 0 {
         report.warnings.push(format!("`{command}` failed {failed} times of {}", ran.len()));
     }
-    if ran.iter().any(|ran| seconds(ran.to_ns) > report.elapsed_s) {
+    if ran.first().is_some_and(|ran| seconds(ran.to_ns) > report.elapsed_s) {
         report.warnings.push("the command went on after the last packet: what it did then was not seen; give it a longer --duration".into());
     }
     report.reconfiguration = Some(Reconfiguration {
@@ -161,13 +169,15 @@ mod tests {
             thread::sleep(Duration::from_millis(300));
             Ok(Report { start_ns, elapsed_s: 1e9, ..report() })
         };
-        let ran = |again| meanwhile(again).during(Duration::ZERO, run).unwrap().reconfiguration.unwrap();
+        let ran = |again| {
+            meanwhile(again).during(Duration::ZERO, &AtomicU64::new(1), run).unwrap().reconfiguration.unwrap()
+        };
         let once = ran(false);
         assert_eq!((once.ran_s.len(), once.failed), (1, 1));
         assert!(ran(true).ran_s.len() > 1);
         assert!(
             Meanwhile { command: None, again: false }
-                .during(Duration::ZERO, run)
+                .during(Duration::ZERO, &AtomicU64::new(1), run)
                 .unwrap()
                 .reconfiguration
                 .is_none()

@@ -182,7 +182,9 @@ pub enum Output {
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let open = args.way.open()?;
     let stop = Stop::on_signals()?;
-    let report = args.meanwhile.during(args.duration, || open.trial(args.rate, args.duration, stop))?;
+    let report = args
+        .meanwhile
+        .during(args.duration, &open.began_ns, || open.trial(args.rate, args.duration, stop))?;
     match args.output {
         Output::Json => println!("{}", serde_json::to_string_pretty(&report)?),
         Output::Table => print!("{}", report.table()),
@@ -212,6 +214,8 @@ pub struct Open<'a> {
     /// In trials, each is one thread's.
     ends: RefCell<Ends>,
     machine: Machine,
+    /// When the first packet of the latest trial was due, by the monotonic clock; 0 before.
+    began_ns: AtomicU64,
     /// What is shown of trials while they go on.
     pub follow: Follow,
 }
@@ -264,6 +268,7 @@ impl Way {
             weights,
             ends: RefCell::new(ends),
             machine: Machine::read(),
+            began_ns: AtomicU64::new(0),
             follow,
         })
     }
@@ -482,6 +487,7 @@ fn measure(ends: &mut Ends, profile: &Profile, open: &Open<'_>, stop: Stop) -> a
             let way_was_open = open_the_way(transmits, run, progress, open.way.wait, stop)?;
             let started = (clock::utc_now(), clock::now_ns());
             collector.begin(started.1);
+            open.began_ns.store(started.1, Ordering::Relaxed);
             let busy = MachineTime::now();
             let senders: Vec<_> = transmits
                 .iter_mut()
