@@ -49,6 +49,9 @@ struct Arguments {
     /// Entries of each ring of each socket (a power of two)
     #[arg(long, default_value_t = 8192)]
     ring: u32,
+    /// Do the devices' receive work, too, so many packets at a time (SO_PREFER_BUSY_POLL)
+    #[arg(long, value_name = "PACKETS")]
+    busy_poll: Option<u32>,
     /// Frames of a worker's memory [default: four rings for each of its pairs, at most 65536]
     #[arg(long)]
     chunks: Option<u32>,
@@ -63,8 +66,6 @@ fn parse_mac(text: &str) -> Result<[u8; 6], String> {
 const OUR_MAC: [u8; 6] = [0xee; 6];
 const BATCH: usize = 64;
 const CHUNKS_MAX: u32 = 65_536;
-/// The kernel is given new frames to receive into when it lacks so many, not one by one.
-const REFILL_BATCH: usize = 64;
 
 fn main() -> ExitCode {
     match run(&Arguments::parse()) {
@@ -122,6 +123,7 @@ struct Worker {
     pairs: Vec<[End; 2]>,
     pool: FramePool,
     in_flight: usize,
+    busy_poll: bool,
     _domain: Domain,
 }
 
@@ -133,8 +135,16 @@ impl Worker {
         let wanted = (mine.len() as u32).saturating_mul(4).saturating_mul(ring).min(CHUNKS_MAX);
         let chunks = arguments.chunks.unwrap_or(wanted);
         let (domain, mut pool) = Domain::new(DomainConfig { chunks, ..DomainConfig::default() })?;
-        let config =
-            Config { rx: ring, tx: ring, fill: ring, completion: ring, tx_budget: ring, ..Config::default() };
+        let busy_poll = arguments.busy_poll;
+        let config = Config {
+            rx: ring,
+            tx: ring,
+            fill: ring,
+            completion: ring,
+            tx_budget: ring,
+            busy_poll,
+            ..Config::default()
+        };
         let open = |device: &str, mac: Option<[u8; 6]>| -> Outcome<End> {
             let ifindex =
                 nix::net::if_::if_nametoindex(device).map_err(|error| format!("{device}: {error}"))?;
@@ -157,7 +167,7 @@ impl Worker {
         for end in pairs.iter_mut().flatten() {
             end.socket.refill(&mut pool, in_flight);
         }
-        Ok(Worker { cpu, pairs, pool, in_flight, _domain: domain })
+        Ok(Worker { cpu, pairs, pool, in_flight, busy_poll: arguments.busy_poll.is_some(), _domain: domain })
     }
 
     fn forward(mut self, stop: &AtomicBool) -> Outcome<Done> {
@@ -169,6 +179,10 @@ impl Worker {
         let start = Instant::now();
         while !stop.load(Ordering::Relaxed) {
             for [a, b] in &mut self.pairs {
+                if self.busy_poll {
+                    a.socket.poll_device();
+                    b.socket.poll_device();
+                }
                 done.turn(a, b, &mut self.pool, self.in_flight, &mut batch);
                 done.turn(b, a, &mut self.pool, self.in_flight, &mut batch);
             }
@@ -218,6 +232,8 @@ impl Done {
             to.socket.reclaim(pool);
             return;
         }
+        // Before the kick, which takes long.
+        from.socket.refill(pool, in_flight);
         for mut frame in batch.drain(..) {
             if let (Some(mac), Some(header)) = (to.mac, frame.data_mut().first_chunk_mut::<12>()) {
                 header[..6].copy_from_slice(&mac);
@@ -233,9 +249,6 @@ impl Done {
         }
         to.socket.flush();
         to.socket.reclaim(pool);
-        if from.socket.receiving() + REFILL_BATCH <= in_flight {
-            from.socket.refill(pool, in_flight);
-        }
     }
 
     fn add(&mut self, kernel: Statistics, kicks: u64) {

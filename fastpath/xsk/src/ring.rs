@@ -84,7 +84,13 @@ impl<I: SharedIndex> Producer<I> {
     /// Whether `reserve` would find a slot; asks the other side only when there seems to be none.
     #[inline]
     pub fn has_room(&mut self) -> bool {
-        self.index.free() > 0 || self.free() > 0
+        self.has_room_for(1)
+    }
+
+    /// The same for several slots.
+    #[inline]
+    pub fn has_room_for(&mut self, slots: u32) -> bool {
+        self.index.free() >= slots || self.free() >= slots
     }
 
     /// What was written since the last commit is a whole (a packet's last segment, say) and may be published.

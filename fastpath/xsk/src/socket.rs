@@ -43,11 +43,14 @@ pub struct Config {
     pub mode: Mode,
     /// How many packets one system call may send (the kernel's default is 32); clamped to what the kernel takes.
     pub tx_budget: u32,
+    /// Whoever polls the socket also does the device's receive work, up to so many packets a call, and its interrupts stay off meanwhile
+    /// (SO_PREFER_BUSY_POLL); for a core that does nothing else. [`Socket::poll_device`] is the call.
+    pub busy_poll: Option<u32>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { rx: 2048, tx: 2048, fill: 2048, completion: 2048, mode: Mode::Copy, tx_budget: 2048 }
+        Self { rx: 2048, tx: 2048, fill: 2048, completion: 2048, mode: Mode::Copy, tx_budget: 2048, busy_poll: None }
     }
 }
 
@@ -259,6 +262,12 @@ impl Socket {
         self.rx.available()
     }
 
+    /// Has the kernel do the device's receive work now: for a socket with [`Config::busy_poll`].
+    pub fn poll_device(&mut self) {
+        // Nothing to do about an error: there is nothing, or the device is down.
+        let _ = sys::kick_rx(self.fd.as_fd());
+    }
+
     /// Gives the kernel chunks to receive into, until it has `target_in_flight` of them, the pool is empty or the fill ring full.
     /// Returns how many it gave.
     #[inline]
@@ -313,6 +322,12 @@ impl Socket {
             self.tx.commit();
         }
         Ok(())
+    }
+
+    /// Whether [`transmit`](Self::transmit) has room for so many frames; asks the kernel only when there seems to be none.
+    #[inline]
+    pub fn has_transmit_room(&mut self, frames: usize) -> bool {
+        self.tx.has_room_for(frames as u32)
     }
 
     /// How many frames [`transmit`](Self::transmit) has room for.
@@ -562,6 +577,9 @@ impl Target<'_> {
             let _ = sys::set_tx_budget(fd, config.tx_budget.clamp(32, config.tx));
             let _ =
                 sys::set_send_buffer(fd, (config.tx + config.completion).saturating_mul(4096).min(1 << 30));
+        }
+        if let Some(packets) = config.busy_poll {
+            sys::set_busy_poll(fd, packets).map_err(|e| self.failed("set busy polling", e))?;
         }
         let zero_copy = sys::is_zero_copy(fd).map_err(|e| self.failed("ask for the mode", e))?;
         Ok(Socket {

@@ -48,6 +48,15 @@ pub(crate) fn set_tx_budget(socket: BorrowedFd<'_>, packets: u32) -> Result<()> 
     set_option(socket, libc::SOL_XDP, XDP_MAX_TX_SKB_BUDGET, &packets)
 }
 
+/// Receive work is done by whoever polls the socket: so many packets a call, and for up to `BUSY_POLL_MICROS`.
+pub(crate) fn set_busy_poll(socket: BorrowedFd<'_>, packets: u32) -> Result<()> {
+    const BUSY_POLL_MICROS: libc::c_int = 20;
+    let on: libc::c_int = 1;
+    set_option(socket, libc::SOL_SOCKET, libc::SO_PREFER_BUSY_POLL, &on)?;
+    set_option(socket, libc::SOL_SOCKET, libc::SO_BUSY_POLL, &BUSY_POLL_MICROS)?;
+    set_option(socket, libc::SOL_SOCKET, libc::SO_BUSY_POLL_BUDGET, &(packets as libc::c_int))
+}
+
 /// In copy mode each packet in flight counts against the socket's send buffer, and the default holds fewer than a hundred.
 pub(crate) fn set_send_buffer(socket: BorrowedFd<'_>, bytes: u32) -> Result<()> {
     set_option(socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, &bytes)

@@ -90,9 +90,9 @@ impl XskPort {
         if pool.free() < self.reserve {
             return Err(packet);
         }
-        if self.socket.transmit_room() < segments {
+        if !self.socket.has_transmit_room(segments) {
             self.flush(pool);
-            if self.socket.transmit_room() < segments {
+            if !self.socket.has_transmit_room(segments) {
                 return Err(packet);
             }
         }

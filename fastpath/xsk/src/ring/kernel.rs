@@ -109,6 +109,12 @@ impl<T: Copy> ProducerRing<T> {
         self.index.has_room()
     }
 
+    /// Whether so many would.
+    #[inline]
+    pub(crate) fn has_room_for(&mut self, entries: u32) -> bool {
+        self.index.has_room_for(entries)
+    }
+
     /// Writes an entry; false if the ring is full. It is published with the first `publish` after the next `commit`.
     #[inline]
     pub(crate) fn push(&mut self, value: T) -> bool {
