@@ -16,6 +16,8 @@ pub const RESOLVED: f64 = 1.25;
 pub const OURS: &str = "caracal";
 /// The subject that others are held against, where it was measured.
 pub const KERNEL: &str = "kernel";
+/// The metric that is above zero where the generator was the limit in some round.
+pub const GENERATOR_LIMIT: &str = "generator: was the limit";
 /// What every machine is measured by; no comparison of subjects.
 pub const CALIBRATION: &str = "mem/calibration";
 
@@ -122,6 +124,19 @@ pub struct Results {
     pub machine: Option<String>,
     /// `command.txt`.
     pub command: Option<String>,
+    /// `skipped.json`: what could not be measured.
+    pub left_out: Vec<LeftOut>,
+}
+
+/// A subject that could not be measured.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct LeftOut {
+    /// Whom.
+    pub subject: String,
+    /// At what.
+    pub case: String,
+    /// Why.
+    pub reason: String,
 }
 
 impl Results {
@@ -138,6 +153,10 @@ impl Results {
             |name: &str| fs::read_to_string(folder.join(name)).ok().map(|text| text.trim().to_owned());
         results.machine = beside("machine.txt");
         results.command = beside("command.txt");
+        if let Some(text) = beside("skipped.json") {
+            let name = || format!("{}", folder.join("skipped.json").display());
+            results.left_out = serde_json::from_str(&text).with_context(name)?;
+        }
         let named =
             if file.ends_with("results.json") { folder.canonicalize().ok() } else { Some(file.clone()) };
         let name = named.as_deref().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
@@ -201,6 +220,7 @@ impl Results {
             former.rows.iter().map(|row| ((row.key(), &row.subject, &row.unit), row)).collect();
         self.rows
             .iter()
+            .filter(|row| row.is_compared() || row.name == CALIBRATION)
             .filter_map(|row| {
                 let other = *known.get(&(row.key(), &row.subject, &row.unit))?;
                 Some(Contest { ours: row, other, gain: row.gain_over(other), verdict: row.against(other) })

@@ -1,5 +1,6 @@
 //! Curves over two axes, as inline SVG. Colours are classes of the style sheet, so that one drawing serves light and dark.
 
+use std::f64::consts::LOG10_2;
 use std::fmt::Write;
 
 use super::page::escape;
@@ -114,7 +115,7 @@ impl Range {
             Scale::Nines => {
                 let to = high.ceil().max(1.0);
                 let named =
-                    [(0.0, "0 %"), (0.301_03, "50"), (1.0, "90"), (2.0, "99"), (3.0, "99.9"), (4.0, "99.99")]
+                    [(0.0, "0 %"), (LOG10_2, "50"), (1.0, "90"), (2.0, "99"), (3.0, "99.9"), (4.0, "99.99")]
                         .into_iter()
                         .chain([(5.0, "99.999"), (6.0, "99.9999"), (7.0, "99.99999")]);
                 let ticks =

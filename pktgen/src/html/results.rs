@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::bars::{Bar, figures, ratios, times};
 use super::page::{Cell, Page};
 use super::plot::{Axis, Line, Scale, plot};
-use crate::results::{CALIBRATION, Contest, KERNEL, OURS, Results, Row, Verdict, family, quantity};
+use crate::results::{
+    CALIBRATION, Contest, GENERATOR_LIMIT, KERNEL, OURS, Results, Row, Verdict, family, quantity,
+};
 
 /// Names with this many numbers are drawn as a curve.
 const CURVE_MIN: usize = 3;
@@ -139,6 +141,7 @@ fn side_by_side(page: &mut Page, results: &Results, contests: &[Contest<'_>]) {
             limited.join(", ")
         ));
     }
+    left_out(page, results);
     let mut others: Vec<&str> = contests.iter().map(|c| c.other.subject.as_str()).collect();
     others.sort_by_key(|other| (*other != KERNEL, *other));
     others.dedup();
@@ -181,14 +184,39 @@ fn generator_limits(results: &Results) -> Vec<String> {
     let sent: BTreeMap<(&str, &str), f64> = results
         .rows
         .iter()
-        .filter(|row| row.metric.starts_with("generator"))
+        .filter(|row| row.metric.starts_with("generator") && row.metric != GENERATOR_LIMIT)
         .map(|row| ((row.name.as_str(), row.subject.as_str()), row.median))
         .collect();
-    let all = |row: &&Row| {
-        sent.get(&(row.name.as_str(), row.subject.as_str()))
-            .is_some_and(|sent| row.metric == "received" && row.median >= sent * GENERATOR_WAS_THE_LIMIT)
+    let all_came = |row: &&Row| {
+        let sent = sent.get(&(row.name.as_str(), row.subject.as_str()));
+        row.metric == "received" && sent.is_some_and(|sent| row.median >= sent * GENERATOR_WAS_THE_LIMIT)
     };
-    results.rows.iter().filter(all).map(|row| format!("{} ({})", row.name, row.subject)).collect()
+    let said = |row: &&Row| row.metric == GENERATOR_LIMIT && row.max > 0.0;
+    let mut found: Vec<String> = results
+        .rows
+        .iter()
+        .filter(|row| all_came(row) || said(row))
+        .map(|row| format!("{} ({})", row.name, row.subject))
+        .collect();
+    found.sort();
+    found.dedup();
+    found
+}
+
+/// What could not be measured, and why.
+fn left_out(page: &mut Page, results: &Results) {
+    if results.left_out.is_empty() {
+        return;
+    }
+    page.subheading(format!("Left out ({})", results.left_out.len()));
+    let rows: Vec<Vec<Cell>> = results
+        .left_out
+        .iter()
+        .map(|left| {
+            vec![Cell::text(&left.case), Cell::text(&left.subject), Cell::text(&left.reason).class("soft")]
+        })
+        .collect();
+    page.table(&["measured", "subject", "why not"], &rows);
 }
 
 /// This run against a former one.

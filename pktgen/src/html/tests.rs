@@ -1,7 +1,7 @@
 use super::*;
 use crate::account::{Series, SeriesRow};
 use crate::report::{Counts, FlowRow, Latency, LatencyPoint, Report};
-use crate::results::{Results, Row};
+use crate::results::{LeftOut, Results, Row};
 use crate::search::Outcome;
 use crate::search::rfc2544::{Bursts, Rfc2544, SizeRow, Step};
 use crate::search::session::{LatencyAt, TrialRow};
@@ -57,12 +57,21 @@ fn results() -> Results {
         rows,
         machine: Some(machine.into()),
         command: Some("scripts/bench".into()),
+        left_out: Vec::new(),
     }
 }
 
 #[test]
 fn a_page_of_results_is_well_formed_and_has_the_figures() {
-    let text = well_formed(&results_page(&results(), None));
+    let mut results = results();
+    let (subject, case, reason) = ("vpp".into(), "veth/forward".into(), "not installed".into());
+    results.left_out.push(LeftOut { subject, case, reason });
+    results
+        .rows
+        .push(Row { metric: "generator: was the limit".into(), ..row("tcp/x", "ovs", [0.0, 0.0, 1.0]) });
+    let text = well_formed(&results_page(&results, None));
+    assert!(text.contains("Left out (1)") && text.contains("not installed"));
+    assert!(text.contains("may carry more: tcp/x (ovs)"), "{text}");
     for figure in [
         "412 k",
         "300 k",
