@@ -354,7 +354,7 @@ impl Node {
             rules.map(|(rule, _)| (rule, counters.read(rule, deciding))).collect();
         let flows = &self.engine.pipeline.flows;
         flows.visit(0, flows.buckets(), |entry, note| {
-            let carried = note.unsettled(entry.packets);
+            let carried = note.unsettled(entry);
             let rule = match deciding {
                 Deciding::Enforced => carried.rule,
                 Deciding::Staged => carried.staged,

@@ -24,6 +24,7 @@
 
 mod domain;
 mod frame;
+mod lanes;
 pub mod ledger;
 pub mod live_frames;
 mod memory;
@@ -40,5 +41,6 @@ pub use domain::{Domain, DomainConfig, DomainError, KERNEL_HEADROOM, MultiBuffer
 pub use frame::{DomainId, Frame, RESERVED_HEADROOM, lost_frames};
 pub use memory::Pages;
 pub use pool::FramePool;
+pub use lanes::equal_lanes;
 pub use prefetch::{prefetch, prefetch_slice};
 pub use socket::{BindError, Checksum, Config, Mode, Socket, Statistics, StatisticsHandle, TxOptions};

@@ -345,8 +345,8 @@ fn flow_row(
         direction: if entry.flags.is_out() { "out".into() } else { "in".into() },
         state: entry.state.label().into(),
         verdict: if entry.flags.is_denied() { format!("denied by {verdict}") } else { verdict.into() },
-        packets: u64::from(entry.packets),
-        bytes: note.bytes,
+        packets: u64::from(note.packets(entry)),
+        bytes: note.bytes(entry),
         idle_ms: u64::from(idle_ms),
         expires_ms: u64::from(lives_ms.saturating_sub(idle_ms)),
     }

@@ -119,7 +119,7 @@ impl FlowFlags {
     }
 }
 
-/// One flow, the part that every packet touches: a cache line.
+/// One flow, all that a packet of it touches: a cache line.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C, align(64))]
 pub struct FlowEntry {
@@ -133,14 +133,16 @@ pub struct FlowEntry {
     pub peer_class: ClassId,
     /// When its last packet came.
     pub last_seen: Tick,
-    /// Packets, both ways; wraps.
-    pub packets: u32,
+    /// Bytes, both ways, that its note does not know of yet. Changed by [`FlowTable::count_packet`].
+    ///
+    /// [`FlowTable::count_packet`]: crate::flow::FlowTable::count_packet
+    pub bytes: u32,
+    /// Packets likewise.
+    pub packets: u16,
     /// How far the connection is. Changed by [`FlowTable::set_state`].
     pub state: State,
     /// How it began.
     pub flags: FlowFlags,
-    /// Type and code of its first packet, if it is of ICMP.
-    pub icmp: (u8, u8),
 }
 
 const _: () = assert!(size_of::<FlowEntry>() == 64);

@@ -2,23 +2,25 @@
 //!
 //! ```text
 //!   tags:    [bucket 0: 8 × u16][bucket 1: …]          four buckets a cache line
-//!   entries: [slot 0: 64 bytes][slot 1: …]             hot: key, what the verdict rests on, state
-//!   notes:   [slot 0: 32 bytes][slot 1: …]             counts and attribution
+//!   entries: [slot 0: 64 bytes][slot 1: …]             key, what the verdict rests on, state, what it has carried of late
+//!   notes:   [slot 0: 40 bytes][slot 1: …]             sums and attribution; not touched by packets
 //!   wheel:   [slot 0: 8 bytes][slot 1: …]              when it is looked at next; not touched by packets
 //!   windows: [slot 0: 32 bytes][slot 1: …]             of TCP, where they are checked
 //! ```
 //!
-//! A lookup reads one line of tags and, on a match, one line of entry; both are prefetched a stage ahead. Nothing moves
-//! once inserted, so an index stays valid until the flow is removed. Allocated once; a full pair of buckets makes room
+//! A lookup reads the tags of both buckets and, on a match, one line of entry; each is prefetched a stage ahead. What a
+//! packet of a known flow changes is in that line. Nothing moves once inserted, so an index stays valid until the flow is removed. Allocated once; a full pair of buckets makes room
 //! in a defined order (see [`crate::flow`]) and never by force.
 //!
 //! The table counts connections: at any time, [`FlowTable::connections`] of an endpoint and a direction is the number of
 //! its flows that [count](FlowEntry::counts), whatever has come, gone or changed. State and verdict of an entry are
 //! therefore changed through the table.
 
+use std::hint::select_unpredictable;
+
 use crate::clock::Tick;
 use crate::flow::entry::{FlowEntry, FlowFlags};
-use crate::flow::key::FlowKey;
+use crate::flow::key::{FlowKey, HashSecret};
 use crate::flow::note::{Carried, FlowNote};
 use crate::flow::tcp::{State, Way};
 use crate::flow::timeout::Timeouts;
@@ -76,7 +78,7 @@ pub struct FlowTable {
     timeouts: Timeouts,
     /// By endpoint: connections that others have opened to it, and that it has opened.
     connections: Vec<[u32; 2]>,
-    secret: u64,
+    secret: HashSecret,
     used: usize,
 }
 
@@ -93,7 +95,7 @@ impl FlowTable {
             windows: Vec::new(),
             timeouts: Timeouts::default(),
             connections: Vec::new(),
-            secret,
+            secret: HashSecret::new(secret),
             used: 0,
         }
     }
@@ -150,7 +152,7 @@ impl FlowTable {
     #[inline]
     #[must_use]
     pub fn hash(&self, key: &FlowKey) -> u64 {
-        key.hash(self.secret)
+        key.hash(&self.secret)
     }
 
     /// Brings the lines of tags for `hash` near.
@@ -164,12 +166,11 @@ impl FlowTable {
     #[inline(always)]
     #[must_use]
     pub fn guess(&self, hash: u64) -> Option<u32> {
-        let tag = tag(hash);
-        let slot_in = |bucket: usize| first_match(&self.tags[bucket], tag).map(|slot| bucket * SLOTS + slot);
-        let index = slot_in(self.bucket(hash)).or_else(|| slot_in(self.other_bucket(hash)))?;
-        caracal_xsk::prefetch_slice(&self.entries, index);
-        caracal_xsk::prefetch_slice(&self.notes, index);
-        Some(index as u32)
+        let matches = self.candidates(hash);
+        let index = self.place(hash, matches.trailing_zeros());
+        // Nobody can predict whether there is one: where there is none, a line that is near is asked for once more.
+        caracal_xsk::prefetch_slice(&self.entries, select_unpredictable(matches != 0, index, 0));
+        (matches != 0).then_some(index as u32)
     }
 
     /// Where `key` is. `guess`: from [`guess`](Self::guess), looked at first.
@@ -197,19 +198,32 @@ impl FlowTable {
             && self.entries.get(index).is_some_and(|e| e.key == *key)
     }
 
+    #[inline]
     fn search(&self, key: &FlowKey, hash: u64) -> Option<usize> {
-        let tag = tag(hash);
-        for bucket in [self.bucket(hash), self.other_bucket(hash)] {
-            let mut matches = matches(&self.tags[bucket], tag);
-            while matches != 0 {
-                let index = bucket * SLOTS + matches.trailing_zeros() as usize;
-                if self.entries[index].key == *key {
-                    return Some(index);
-                }
-                matches &= matches - 1;
+        let mut matches = self.candidates(hash);
+        while matches != 0 {
+            let index = self.place(hash, matches.trailing_zeros());
+            if self.entries[index].key == *key {
+                return Some(index);
             }
+            matches &= matches - 1;
         }
         None
+    }
+
+    /// One bit for each slot of the two buckets that has the tag of `hash`: the first bucket's eight, then the other's.
+    #[inline(always)]
+    fn candidates(&self, hash: u64) -> u32 {
+        let (first, other) = (&self.tags[self.bucket(hash)], &self.tags[self.other_bucket(hash)]);
+        caracal_xsk::equal_lanes(first, other, tag(hash))
+    }
+
+    /// The slot of such a bit.
+    #[inline(always)]
+    fn place(&self, hash: u64, bit: u32) -> usize {
+        let slot = bit as usize;
+        let bucket = select_unpredictable(slot < SLOTS, self.bucket(hash), self.other_bucket(hash));
+        bucket * SLOTS + slot % SLOTS
     }
 
     /// The flow at an index from [`find`](Self::find).
@@ -243,17 +257,30 @@ impl FlowTable {
     pub fn carry(&mut self, index: usize, bytes: usize, way: Way, now: Tick) {
         let entry = &mut self.entries[index];
         entry.last_seen = now;
-        entry.packets = entry.packets.wrapping_add(1);
         if way == Way::Reply {
             entry.mark_answered();
         }
-        self.notes[index].bytes += bytes as u64;
+        self.count_packet(index, bytes);
     }
 
-    /// Counts bytes of a flow.
+    /// Counts a packet of a flow.
     #[inline]
-    pub fn add_bytes(&mut self, index: usize, bytes: usize) {
-        self.notes[index].bytes += bytes as u64;
+    pub fn count_packet(&mut self, index: usize, bytes: usize) {
+        let entry = &mut self.entries[index];
+        // No packet has 4 GiB.
+        let bytes = bytes as u32;
+        match (entry.packets.checked_add(1), entry.bytes.checked_add(bytes)) {
+            (Some(packets), Some(bytes)) => (entry.packets, entry.bytes) = (packets, bytes),
+            _ => self.hand_over(index, bytes),
+        }
+    }
+
+    /// Once in 65,535 packets, or in 4 GiB.
+    #[cold]
+    fn hand_over(&mut self, index: usize, bytes: u32) {
+        let entry = &mut self.entries[index];
+        self.notes[index].take_over(entry);
+        (entry.packets, entry.bytes) = (1, bytes);
     }
 
     /// Whether so much time has gone by since the flow's last packet that a packet of it begins another.
@@ -388,7 +415,7 @@ impl FlowTable {
     /// What a flow has carried since it was last settled, which is now to be accounted for.
     #[must_use]
     pub fn settle(&mut self, index: usize) -> Carried {
-        self.notes[index].settle(self.entries[index].packets)
+        self.notes[index].settle(&mut self.entries[index])
     }
 
     /// Settles the flows in `buckets` buckets from `first`; returns the next bucket, `None` at the end.
@@ -455,29 +482,6 @@ impl FlowTable {
         let offset = usize::from(tag(hash)).wrapping_mul(0x5bd1_e995) | 1;
         (self.bucket(hash) ^ offset) & (self.tags.len() - 1)
     }
-}
-
-/// One bit for each slot whose tag this is. Compiles to one comparison of the whole bucket.
-#[inline]
-fn matches(tags: &[u16; SLOTS], tag: u16) -> u32 {
-    tags.iter().enumerate().fold(0, |bits, (slot, candidate)| bits | u32::from(*candidate == tag) << slot)
-}
-
-/// The first slot whose tag this is, without a branch: in which slot it is cannot be predicted. Four tags at a time; of
-/// the lanes that are zero after the exclusive or, the lowest is found for certain (Warren, Hacker's Delight, 6-1).
-#[inline]
-pub(super) fn first_match(tags: &[u16; SLOTS], tag: u16) -> Option<usize> {
-    const LOW: u64 = 0x0001_0001_0001_0001;
-    const HIGH: u64 = LOW << 15;
-    let wanted = u64::from(tag) * LOW;
-    let zero = |&[a, b, c, d]: &[u16; 4]| {
-        let lanes = u64::from(a) | u64::from(b) << 16 | u64::from(c) << 32 | u64::from(d) << 48;
-        let differs = lanes ^ wanted;
-        differs.wrapping_sub(LOW) & !differs & HIGH
-    };
-    let (halves, _) = tags.as_chunks::<4>();
-    let both = halves.iter().rev().fold(0u128, |both, half| both << 64 | u128::from(zero(half)));
-    (both != 0).then(|| both.trailing_zeros() as usize / 16)
 }
 
 /// 16 bits of the hash that the bucket number does not use; never [`EMPTY`].

@@ -256,7 +256,7 @@ proptest! {
                     if let Some(index) = find(&table, n) {
                         let entry = table.entry_mut(index);
                         entry.last_seen = Tick(now);
-                        entry.packets += 1;
+                        table.count_packet(index, 100);
                         packets += 1;
                     }
                 }
@@ -274,7 +274,7 @@ proptest! {
             let (mut flows, mut unsettled) = (0, 0);
             table.visit(0, table.buckets(), |e, note| {
                 flows += 1;
-                unsettled += note.unsettled(e.packets).packets;
+                unsettled += note.unsettled(e).packets;
                 *counted.entry((e.key.endpoint(), e.flags.is_out())).or_default() += u32::from(e.counts());
             });
             prop_assert_eq!(flows, table.len());
@@ -327,34 +327,21 @@ fn in_a_flood_of_ten_tables_the_established_stay_and_who_answers_in_a_round_trip
     assert!(served * 100 >= asked * 95, "{served} of {asked}");
 }
 
-proptest! {
-    #[test]
-    fn the_first_slot_with_a_tag_is_found(
-        tags in prop::array::uniform8(prop::sample::select(vec![0u16, 1, 2, 0x7fff, 0x8000, 0x8001, 0xffff])),
-        tag in prop::sample::select(vec![1u16, 2, 0x7fff, 0x8000, 0x8001, 0xffff]),
-    ) {
-        let expected = tags.iter().position(|candidate| *candidate == tag);
-        prop_assert_eq!(super::table::first_match(&tags, tag), expected);
-    }
-}
-
 #[test]
 fn what_a_flow_has_carried_is_settled_once_however_it_ends() {
     let note = || FlowNote::new(Some(RuleId(7)), Some(RuleId(9)), Tick(0), 100);
     let carried = |packets, bytes| Carried { rule: Some(RuleId(7)), staged: Some(RuleId(9)), packets, bytes };
     let mut table = FlowTable::new(64, 3);
     let of = |table: &mut FlowTable| {
-        let entry = FlowEntry { packets: 1, ..entry(1, 0, State::Established, true) };
+        let entry = entry(1, 0, State::Established, true);
         let index = table.insert(table.hash(&entry.key), entry, note()).unwrap().0;
-        table.entry_mut(index).packets += 3;
-        table.add_bytes(index, 300);
+        (0..3).for_each(|_| table.count_packet(index, 100));
         index
     };
     let index = of(&mut table);
     assert_eq!(table.settle(index), carried(3, 300));
     assert_eq!(table.settle(index), carried(0, 0));
-    table.entry_mut(index).packets += 1;
-    table.add_bytes(index, 50);
+    table.count_packet(index, 50);
     let gone = |carried| Gone { key: key(1), flags: entry(1, 0, State::Opening, true).flags, carried };
     assert_eq!(table.remove(index), Some(gone(carried(1, 50))));
     assert_eq!(table.remove(index), None);
@@ -365,10 +352,31 @@ fn what_a_flow_has_carried_is_settled_once_however_it_ends() {
     let mut total = 0;
     assert_eq!(table.settle_some(0, table.buckets(), |carried| total += carried.packets), None);
     assert_eq!(total, 3);
-    // The count of packets wraps.
-    let mut note = note();
-    assert_eq!(note.settle(u32::MAX).packets, u64::from(u32::MAX) - 1);
-    assert_eq!(note.settle(4).packets, 5);
+}
+
+#[test]
+fn whatever_a_flow_carries_is_counted_and_settled_though_its_entry_has_room_for_little() {
+    let mut table = FlowTable::new(64, 3);
+    let entry = entry(1, 0, State::Established, true);
+    let note = FlowNote::new(None, None, Tick(0), 100);
+    let (index, _) = table.insert(table.hash(&entry.key), entry, note).unwrap();
+    let (packets, bytes) = (200_000u64, 65_549u64);
+    for _ in 0..packets / 2 {
+        table.count_packet(index, bytes as usize);
+    }
+    let total = |table: &FlowTable| {
+        let (entry, note) = (table.entry(index), table.note(index));
+        (u64::from(note.packets(entry)), note.bytes(entry))
+    };
+    assert_eq!(total(&table), (1 + packets / 2, 100 + packets / 2 * bytes));
+    let carried = table.settle(index);
+    assert_eq!((carried.packets, carried.bytes), (packets / 2, packets / 2 * bytes));
+    for _ in 0..packets / 2 {
+        table.count_packet(index, bytes as usize);
+    }
+    assert_eq!(total(&table), (1 + packets, 100 + packets * bytes));
+    let carried = table.settle(index);
+    assert_eq!((carried.packets, carried.bytes), (packets / 2, packets / 2 * bytes));
 }
 
 #[test]

@@ -13,6 +13,7 @@
 //! oldest of a few that have not been answered makes way, never one that has.
 
 use crate::clock::Tick;
+use crate::flow::key::HashSecret;
 use crate::flow::timeout::Timeouts;
 use crate::flow::{FlowKey, State, Way};
 use crate::nat::Socket;
@@ -131,7 +132,8 @@ pub struct Translations {
     /// Twice the place of an entry, and one more for its wire side, plus 1; 0: free.
     index: Vec<u32>,
     free: Vec<u32>,
-    secret: u64,
+    /// What keys the hash of either side.
+    secrets: [HashSecret; 2],
     hand: usize,
     /// Of those that there are, those of no endpoint.
     of_node: usize,
@@ -155,7 +157,7 @@ impl Translations {
             // At most half full.
             index: vec![0; (capacity * 4).next_power_of_two()],
             free: (0..capacity as u32).rev().collect(),
-            secret,
+            secrets: [HashSecret::new(secret), HashSecret::new(!secret)],
             hand: 0,
             of_node: 0,
             timeouts: Timeouts::default(),
@@ -354,8 +356,7 @@ impl Translations {
     }
 
     fn place(&self, key: &FlowKey, side: Side) -> usize {
-        let secret = self.secret ^ (side as u64).wrapping_mul(0x94d0_49bb_1331_11eb);
-        key.hash(secret) as usize & (self.index.len() - 1)
+        key.hash(&self.secrets[side as usize]) as usize & (self.index.len() - 1)
     }
 
     fn place_of(&self, held: u32) -> usize {

@@ -211,9 +211,7 @@ fn answer_by_origin(slot: &mut Slot, flags: FlowFlags) {
 /// A packet of a flow that policy has come to deny.
 #[cold]
 fn deny(context: &mut Context, slot: &mut Slot, index: usize) {
-    let entry = context.flows.entry_mut(index);
-    entry.packets = entry.packets.wrapping_add(1);
-    context.flows.add_bytes(index, slot.packet.len());
+    context.flows.count_packet(index, slot.packet.len());
     slot.drop(DropReason::PolicyDeny);
 }
 
@@ -247,7 +245,7 @@ fn bring_up_to_date(context: &mut Context, index: usize) -> bool {
     let (remote, _) = entry.key.remote();
     let Some(grounds) = Grounds::of(context, entry.key.endpoint(), remote, out) else { return false };
     let Grounds { list, peer_class, .. } = grounds;
-    let tuple = tuple_of(&entry.key, entry.icmp, out);
+    let tuple = tuple_of(&entry.key, context.flows.note(index).icmp, out);
     stage_again(context, index, &grounds, &tuple);
     let hosts_agree = !context.tables.host_endpoints.have_changed_since(entry.generation);
     let holds = list == entry.list && peer_class == entry.peer_class && hosts_agree;
@@ -455,12 +453,12 @@ fn unknown(context: &mut Context, slot: &mut Slot, out: bool) {
         list,
         peer_class,
         last_seen: context.now,
-        packets: 1,
         state,
         flags,
-        icmp,
+        ..FlowEntry::default()
     };
-    let note = FlowNote::new(rule, staged, context.now, length);
+    let mut note = FlowNote::new(rule, staged, context.now, length);
+    note.icmp = icmp;
     match context.flows.insert(slot.flow_hash, entry, note) {
         Ok((index, inserted)) => {
             context.counters.pipeline.flow_created.add(1);
