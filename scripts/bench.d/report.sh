@@ -59,7 +59,7 @@ vpp_or_skip() { vpp_measure || { skip vpp memory; topology_down vpp; }; }
 
 write_skipped() { if [ -s "$work/skipped" ]; then jq -s . "$work/skipped"; else echo '[]'; fi >"$work/skipped.json"; }
 
-# What is beside the figures, in words, where people look for it: the terminal, and what the page shows of the machine.
+# What is beside the figures, in words.
 in_words() {
   jq -r 'map(select(.metric == "generator: was the limit" and .max > 0)) | .[]
     | "The generator was the limit in some rounds of \(.name), \(.subject): it may carry more."' "$results/results.json"
@@ -86,7 +86,7 @@ tables() {
   echo "packets per CPU-second count every core:"
   "$bin/pktgen" report "$results" --html "$results/report.html" || say "pktgen report makes no page of this"
   echo
-  in_words | tee -a "$results/machine.txt"
+  in_words
 }
 
 # compare BEFORE AFTER: which differences are more than noise.
