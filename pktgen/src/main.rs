@@ -14,6 +14,7 @@ mod account;
 mod clock;
 mod cpu;
 mod engine;
+mod frame;
 mod html;
 mod impair;
 mod live;
@@ -32,6 +33,7 @@ mod search;
 mod soak;
 mod stream;
 mod traffic;
+mod way;
 
 use std::process::ExitCode;
 

@@ -78,22 +78,20 @@ impl Pacer {
         // The largest numbers are a rate of 10^9 for a week, times a deck's cards.
         let below = |weight: u64| (u128::from(all) * u128::from(weight) / u128::from(whole)) as u64;
         let mut before = 0;
-        let cores = weights.len() as f64;
+        // Cores of one weight take turns.
+        let turn = |core: usize| match rate {
+            Rate::Max => 0.0,
+            Rate::PerSecond(rate) => core as f64 / rate,
+        };
         weights
             .iter()
             .enumerate()
             .map(|(core, weight)| {
                 let part = *weight as f64 / whole as f64;
-                let (total, rate) = (below(before + weight) - below(before), rate.part(part));
+                let total = below(before + weight) - below(before);
                 before += weight;
-                match rate {
-                    Rate::Max => Pacer::new(rate, duration),
-                    Rate::PerSecond(pps) => {
-                        let first =
-                            Duration::from_secs_f64((core as f64 / cores / pps).min(duration.as_secs_f64()));
-                        Pacer { rate, duration, total, first, given: 0, missed: 0 }
-                    }
-                }
+                let first = Duration::from_secs_f64(turn(core).min(duration.as_secs_f64()));
+                Pacer { total, first, ..Pacer::new(rate.part(part), duration) }
             })
             .collect()
     }
@@ -162,6 +160,12 @@ impl Pacer {
         }
     }
 
+    /// Whether its time is over, for those who spend tokens later than they take them.
+    #[must_use]
+    pub fn is_over(&self, elapsed: Duration) -> bool {
+        elapsed > self.duration + CATCH_UP
+    }
+
     /// Tokens that were earned while the generator was held up, and are gone.
     #[must_use]
     pub fn missed(&self) -> u64 {
@@ -213,5 +217,36 @@ mod tests {
         let mut pacer = Pacer::new(Rate::Max, SECOND);
         assert_eq!(pacer.take(Duration::ZERO, 64), Some(64));
         assert_eq!(pacer.take(SECOND, 64), None);
+    }
+
+    #[test]
+    fn cores_share_a_rate_exactly_and_are_never_ahead_of_it() {
+        for (rate, weights) in [
+            (100_003.0, vec![1, 1, 1]),
+            (9_999.5, vec![5, 1]),
+            (7.0, vec![3, 2, 1, 1]),
+            (50_000.0, vec![65_536, 1]),
+        ] {
+            let mut pacers = Pacer::split(Rate::PerSecond(rate), 3 * SECOND, &weights);
+            let plans: u64 = pacers.iter().map(|pacer| pacer.plan().tokens).sum();
+            assert_eq!(plans, count(rate, 3 * SECOND));
+            let mut given = 0;
+            for tick in 0..=31_000 {
+                let now = Duration::from_micros(tick * 100);
+                given += pacers.iter_mut().filter_map(|pacer| pacer.take(now, 64)).sum::<u64>();
+                let earned = rate * now.as_secs_f64() + weights.len() as f64;
+                assert!(given as f64 <= earned, "{given} of {earned} at {now:?}");
+            }
+            let missed: u64 = pacers.iter().map(Pacer::missed).sum();
+            assert_eq!((given, missed), (count(rate, 3 * SECOND), 0), "{rate}");
+        }
+    }
+
+    #[test]
+    fn a_plan_has_the_interval_of_its_rate() {
+        let plan = Pacer::new(Rate::PerSecond(1_500_000.0), SECOND).plan();
+        assert_eq!((plan.interval_ns, plan.tokens, plan.first_ns), (666, 1_500_000, 0));
+        let interval = plan.interval_ns as f64 + f64::from(plan.interval_fraction) / 2f64.powi(32);
+        assert!((interval - 1e9 / 1.5e6).abs() < 1e-6);
     }
 }

@@ -53,6 +53,58 @@ impl Mark {
     }
 }
 
+/// VXLAN's UDP port (RFC 7348).
+const VXLAN_PORT: [u8; 2] = 4789u16.to_be_bytes();
+
+/// The mark of a frame, wherever it is: above UDP, TCP or ICMP, in IPv4 or IPv6, plain, or inside VXLAN or IP once. The same as
+/// bpf/record.c finds.
+#[must_use]
+pub fn mark_of(frame: &[u8]) -> Option<Mark> {
+    let (mut ether_type, mut rest) = ethernet(frame)?;
+    if ether_type == [0x81, 0] {
+        ether_type = *rest.get(2..4)?.first_chunk()?;
+        rest = rest.get(4..)?;
+    }
+    for level in 0..2 {
+        let protocol = match ether_type {
+            [0x08, 0x00] => {
+                let header = usize::from(rest.first()? & 15) * 4;
+                let is_later_part = u16::from_be_bytes(*rest.get(6..8)?.first_chunk()?) & 0x1fff != 0;
+                if header < 20 || is_later_part {
+                    return None;
+                }
+                let protocol = *rest.get(9)?;
+                rest = rest.get(header..)?;
+                protocol
+            }
+            [0x86, 0xdd] => {
+                let protocol = *rest.get(6)?;
+                rest = rest.get(40..)?;
+                protocol
+            }
+            _ => return None,
+        };
+        match protocol {
+            17 if level == 0 && rest.get(2..4)? == VXLAN_PORT => {
+                (ether_type, rest) = ethernet(rest.get(16..)?)?;
+            }
+            17 | 1 | 58 => return Mark::read(rest.get(8..)?),
+            6 => {
+                let header = usize::from(rest.get(12)? >> 4) * 4;
+                return Mark::read(rest.get(header..).filter(|_| header >= 20)?);
+            }
+            4 => ether_type = [0x08, 0x00],
+            41 => ether_type = [0x86, 0xdd],
+            _ => return None,
+        }
+    }
+    None
+}
+
+fn ethernet(frame: &[u8]) -> Option<([u8; 2], &[u8])> {
+    Some((*frame.get(12..14)?.first_chunk()?, frame.get(14..)?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,6 +7,8 @@
 //! A flow's packets are numbered by one core: each core gets the flows whose numbers leave its remainder, with their cards.
 
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
 use caracal_wire::checksum::Sum;
 use caracal_wire::tcp::Flags;
@@ -37,7 +39,7 @@ pub struct Hop {
 }
 
 /// What one core sends.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Part {
     /// What frames have in common.
     pub templates: Vec<Template>,
@@ -47,6 +49,102 @@ pub struct Part {
     pub deck: Vec<Pick>,
     /// For each flow the stream that it is of, and which flow of that: for those that come after it.
     pub origins: Vec<Origin>,
+    /// The streams.
+    pub streams: Arc<[Stream]>,
+    /// The card whose turn it is.
+    pub at: usize,
+}
+
+/// Takes one card after the other.
+pub struct Cursor<'a> {
+    templates: &'a [Template],
+    flows: &'a mut [Flow],
+    deck: &'a [Pick],
+    /// The card whose turn it is.
+    pub at: usize,
+}
+
+impl Cursor<'_> {
+    /// Whose turn it is, and how long the frame is.
+    #[allow(clippy::should_implement_trait, reason = "what it lends borrows from itself")]
+    pub fn next(&mut self) -> Option<(&mut Flow, &Template, usize)> {
+        let pick = self.deck.get(self.at)?;
+        self.at = if self.at + 1 < self.deck.len() { self.at + 1 } else { 0 };
+        let flow = self.flows.get_mut(pick.flow as usize)?;
+        let template = self.templates.get(usize::from(flow.template))?;
+        Some((flow, template, usize::from(pick.length)))
+    }
+}
+
+impl Part {
+    /// For engines that take the cards themselves.
+    pub fn cursor(&mut self) -> Cursor<'_> {
+        Cursor { templates: &self.templates, flows: &mut self.flows, deck: &self.deck, at: self.at }
+    }
+
+    /// The flows that end and begin.
+    #[must_use]
+    pub fn churn(&self) -> Churn {
+        let of_stream = |stream: usize| {
+            let is_of = |origin: &Origin| usize::from(origin.stream) == stream;
+            (0u32..)
+                .zip(&self.origins)
+                .filter(|(_, origin)| is_of(origin))
+                .map(|(at, _)| at)
+                .collect::<Vec<_>>()
+        };
+        let churning =
+            self.streams.iter().enumerate().filter(|(_, stream)| stream.churn > 0.0 && stream.is_marked());
+        let streams = churning.filter_map(|(at, stream)| {
+            let flows = of_stream(at);
+            let template =
+                *self.templates.get(usize::from(self.flows.get(*flows.first()? as usize)?.template))?;
+            // Of the stream's flows, this core has its part.
+            let per_second = stream.churn * flows.len() as f64 / f64::from(stream.flows.max(1));
+            Some(Churning { stream: stream.clone(), template, flows, per_second, renewed: 0 })
+        });
+        Churn {
+            streams: streams.collect(),
+            numbers: self.origins.iter().map(|origin| origin.number).collect(),
+        }
+    }
+}
+
+/// Flows that end, with others in their place: a flow's number in the marks is its place's, and so is the count of its packets.
+#[derive(Debug)]
+pub struct Churn {
+    streams: Vec<Churning>,
+    /// By flow: its number in its stream.
+    numbers: Vec<u64>,
+}
+
+#[derive(Debug)]
+struct Churning {
+    stream: Stream,
+    template: Template,
+    flows: Vec<u32>,
+    per_second: f64,
+    renewed: u64,
+}
+
+impl Churn {
+    /// Puts new flows in the place of old ones, as many as have been due since the start; `also` is told of each.
+    pub fn renew(&mut self, elapsed: Duration, flows: &mut [Flow], mut also: impl FnMut(usize, Flow)) {
+        for churning in &mut self.streams {
+            let due = (elapsed.as_secs_f64() * churning.per_second) as u64;
+            while churning.renewed < due {
+                let next = (churning.renewed % churning.flows.len() as u64) as usize;
+                churning.renewed += 1;
+                let Some(at) = churning.flows.get(next).map(|at| *at as usize) else { return };
+                let (Some(number), Some(old)) = (self.numbers.get_mut(at), flows.get_mut(at)) else { return };
+                // The flows that there are have the numbers below; each place goes on in steps of them all.
+                *number += u64::from(churning.stream.flows);
+                let new = flow(&churning.stream, &churning.template, old.template, *number);
+                *old = Flow { id: old.id, sequence: old.sequence, ..new };
+                also(at, *old);
+            }
+        }
+    }
 }
 
 /// Which flow a flow is.
@@ -125,7 +223,10 @@ impl Traffic {
             template.copy = longest_header;
         }
         let cores = cores.clamp(1, flows.len().max(1));
-        let mut parts = vec![Part { templates, ..Part::default() }; cores];
+        let streams: Arc<[Stream]> = streams.into();
+        let empty =
+            Part { templates, flows: Vec::new(), deck: Vec::new(), origins: Vec::new(), streams, at: 0 };
+        let mut parts = vec![empty; cores];
         for (at, (flow, origin)) in flows.into_iter().enumerate() {
             if let Some(part) = parts.get_mut(at % cores) {
                 part.flows.push(flow);
@@ -460,4 +561,82 @@ fn zipf(flows: u32, exponent: f64, cards: usize) -> Vec<u32> {
         dealt.swap(last, (random % (last as u64 + 1)) as usize);
     }
     dealt
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::tests::HOP;
+    use crate::malformed::Malformed;
+    use crate::stream::tests::stream;
+    use std::collections::HashMap;
+
+    fn dealt(traffic: &Traffic) -> HashMap<u32, usize> {
+        let mut dealt = HashMap::new();
+        for part in &traffic.parts {
+            for pick in &part.deck {
+                *dealt.entry(part.flows[pick.flow as usize].id).or_default() += 1;
+            }
+        }
+        dealt
+    }
+
+    #[test]
+    fn uniform_flows_have_equal_turns_and_every_size_on_any_number_of_cores() {
+        for cores in [1, 3, 7] {
+            let traffic = Traffic::new(&[stream(20, "64x3,1400x1")], HOP, cores).unwrap();
+            assert_eq!((traffic.parts.len(), traffic.marked_flows, traffic.longest), (cores, 20, 1400));
+            let dealt = dealt(&traffic);
+            assert_eq!((dealt.len(), dealt.values().max(), dealt.values().min()), (20, Some(&4), Some(&4)));
+            for part in &traffic.parts {
+                for at in 0..part.flows.len() as u32 {
+                    let lengths = part.deck.iter().filter(|pick| pick.flow == at).map(|pick| pick.length);
+                    assert_eq!(lengths.filter(|length| *length == 1400).count(), 1, "flow {at}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn zipfs_first_flow_has_twice_the_turns_of_the_second_and_ten_times_those_of_the_tenth() {
+        let zipf = Stream { distribution: Distribution::Zipf(1.0), ..stream(1000, "64") };
+        let dealt = dealt(&Traffic::new(&[zipf], HOP, 1).unwrap());
+        let of = |flow| dealt[&flow] as f64;
+        assert!((1.98..2.02).contains(&(of(0) / of(1))), "{} and {}", of(0), of(1));
+        assert!((9.8..10.2).contains(&(of(0) / of(9))), "{} and {}", of(0), of(9));
+    }
+
+    #[test]
+    fn streams_have_turns_by_their_shares_whatever_their_flows() {
+        let few = Stream { share: 3.0, ..stream(2, "64") };
+        let malformed = Stream { packets: Packets::Malformed(Malformed::all(false)), ..stream(1, "64") };
+        let many = Stream { share: 6.0, ..stream(5000, "128") };
+        let traffic = Traffic::new(&[few, malformed, many], HOP, 2).unwrap();
+        let dealt = dealt(&traffic);
+        let sum =
+            |ids: std::ops::Range<u32>| ids.map(|id| dealt.get(&id).copied().unwrap_or(0)).sum::<usize>();
+        let (few, many, bad) = (sum(0..2), sum(2..5002), dealt[&UNMARKED]);
+        assert!(bad.abs_diff(few / 3) <= 1 && many.abs_diff(2 * few) <= 2, "{few} {bad} {many}");
+        assert_eq!(traffic.marked_flows, 5002);
+    }
+
+    #[test]
+    fn churn_renews_as_many_flows_as_are_due_and_none_of_them_twice() {
+        let traffic = Traffic::new(&[Stream { churn: 100.0, ..stream(10, "64") }], HOP, 2).unwrap();
+        let mut seen: Vec<_> = Vec::new();
+        for part in &traffic.parts {
+            let (mut churn, mut flows) = (part.churn(), part.flows.clone());
+            seen.extend(flows.iter().map(|flow| (flow.source_port, flow.destination_port)));
+            for tick in 0..=100 {
+                churn.renew(Duration::from_millis(tick * 10), &mut flows, |_, flow| {
+                    seen.push((flow.source_port, flow.destination_port));
+                });
+            }
+            assert!(flows.iter().zip(&part.flows).all(|(new, old)| new.id == old.id));
+        }
+        assert_eq!(seen.len(), 110);
+        seen.sort_unstable();
+        seen.dedup();
+        assert_eq!(seen.len(), 110);
+    }
 }

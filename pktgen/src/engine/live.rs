@@ -8,13 +8,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
-use caracal_xsk::live_frames::{Control, Generator, Size};
+use caracal_xsk::live_frames::{Control, Flow, Generator, Size};
 
 use super::{Sent, Transmit, cores};
 use crate::clock;
 use crate::pace::Pacer;
 use crate::place::Place;
-use crate::traffic::{Part, UNMARKED};
+use crate::traffic::Part;
 
 /// How long one call of the kernel should take.
 const CALL: Duration = Duration::from_millis(2);
@@ -121,6 +121,8 @@ impl Transmit for LiveFrames {
             ..Control::default()
         });
         let (mut frames, mut told) = (FRAMES_FIRST, 0);
+        let mut churn = self.part.churn();
+        let mut flows = self.part.flows.clone();
         let control = loop {
             let control = self.generator.control();
             progress.fetch_add(control.sent - told, Ordering::Relaxed);
@@ -134,6 +136,11 @@ impl Transmit for LiveFrames {
                 std::thread::sleep((early - NAP / 2).min(CALL * 10));
                 continue;
             }
+            let generator = &mut self.generator;
+            churn.renew(Duration::from_nanos(now - start), &mut flows, |at, new| {
+                let Flow { sequence, .. } = generator.flow(at);
+                generator.set_flow(at, Flow { sequence, ..new });
+            });
             self.run(frames, batch)?;
             let took = Duration::from_nanos(clock::now_ns() - now).max(Duration::from_micros(1));
             let wanted = f64::from(frames) * CALL.as_secs_f64() / took.as_secs_f64();
@@ -147,14 +154,13 @@ impl Transmit for LiveFrames {
             // What is left is late for good; without a rate, nothing was owed.
             missed: control.missed + if plan.interval_ns == 0 { 0 } else { control.tokens },
             refused: control.failed,
-            unmarked: 0,
+            ..Sent::default()
         };
         for at in 0..self.part.flows.len() {
             let flow = self.generator.flow(at);
             sent.count(flow.id, flow.sequence);
         }
         debug_assert_eq!(sent.packets() + sent.unmarked, control.sent);
-        let _ = UNMARKED;
         Ok(sent)
     }
 }

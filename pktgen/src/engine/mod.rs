@@ -14,11 +14,17 @@
 
 pub mod cores;
 pub mod live;
+pub mod memory;
 pub mod notes;
 pub mod socket;
+pub mod xsk;
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
+
+use caracal_xsk::live_frames::Flow;
+use serde::{Deserialize, Serialize};
 
 use crate::account::Account;
 use crate::pace::Pacer;
@@ -78,6 +84,57 @@ pub struct Sent {
     pub refused: u64,
     /// Packets without a mark, which nobody is to let through; not in `by_flow`.
     pub unmarked: u64,
+    /// What the engine knows of the subject, when that is within this process.
+    pub inside: Option<Inside>,
+}
+
+/// What is known of a subject within this process.
+#[derive(Debug, Default, Clone, Serialize, Deserialize)]
+pub struct Inside {
+    /// Time that it took for each packet.
+    pub nanoseconds_a_packet: f64,
+    /// Packets that it was given.
+    pub packets: u64,
+    /// What it dropped, by reason.
+    pub drops: BTreeMap<String, u64>,
+}
+
+impl Inside {
+    fn add(&mut self, other: Inside) {
+        let (mine, theirs) = (self.packets as f64, other.packets as f64);
+        if mine + theirs > 0.0 {
+            let sum = self.nanoseconds_a_packet * mine + other.nanoseconds_a_packet * theirs;
+            self.nanoseconds_a_packet = sum / (mine + theirs);
+        }
+        self.packets += other.packets;
+        for (reason, count) in other.drops {
+            *self.drops.entry(reason).or_default() += count;
+        }
+    }
+}
+
+/// Flows as they stand after a run.
+pub struct Sequences<'a>(pub &'a [Flow]);
+
+impl Sequences<'_> {
+    /// Adds what each has sent.
+    pub fn count(&self, sent: &mut Sent) {
+        for flow in self.0 {
+            sent.count(flow.id, flow.sequence);
+        }
+    }
+}
+
+/// Below this, waiting for the next token by sleeping would be late: wake-ups take about so long.
+const SPIN: Duration = Duration::from_micros(60);
+
+/// Waits for the next token.
+pub fn wait(time: Duration) {
+    if time > SPIN {
+        std::thread::sleep(time - SPIN);
+    } else {
+        std::hint::spin_loop();
+    }
 }
 
 impl Sent {
@@ -118,6 +175,9 @@ impl Sent {
             whole.missed += part.missed;
             whole.refused += part.refused;
             whole.unmarked += part.unmarked;
+            if let Some(inside) = part.inside {
+                whole.inside.get_or_insert_default().add(inside);
+            }
         }
         whole
     }

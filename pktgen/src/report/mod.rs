@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::account::{Series, Totals};
 use crate::cpu::{MachineTime, WorkerLoad};
-use crate::engine::Sent;
+use crate::engine::{Inside, Sent};
 use crate::machine::Machine;
 
 /// How a warning begins that figures say more of the generator than of the subject. Scripts look for these words.
@@ -62,6 +62,12 @@ pub struct Report {
     pub reordered_behind_max: u64,
     /// Seconds that all CPUs of the machine were busy meanwhile, whoever made them so.
     pub machine_cpu_s: Option<f64>,
+    /// Malformed packets that were sent: what became of them is not counted.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unmarked: u64,
+    /// What is known of a subject within this process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inside: Option<Inside>,
     /// Packets that came for each of these seconds.
     pub packets_per_cpu_s: Option<f64>,
     /// Seconds that the hypervisor took from this machine's CPUs.
@@ -241,6 +247,10 @@ pub struct Circumstances {
     pub interrupted: bool,
 }
 
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
 impl Report {
     /// Holds what was sent against what came.
     #[must_use]
@@ -315,6 +325,8 @@ impl Report {
             longest_flow_gap_ns: account.flows.iter().map(|flow| flow.longest_gap_ns).max().unwrap_or(0),
             reordered_behind_max: account.flows.iter().map(|flow| flow.behind_max).max().unwrap_or(0),
             machine_cpu_s,
+            unmarked: sent.unmarked,
+            inside: sent.inside.clone(),
             packets_per_cpu_s: machine_cpu_s.filter(|s| *s > 0.0).map(|s| total.received as f64 / s),
             stolen_cpu_s: about.machine_time.map(|time| time.stolen_s),
             workers: about.workers,

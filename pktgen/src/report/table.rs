@@ -61,6 +61,16 @@ impl Report {
                 self.workers.iter().map(|w| format!("{} {:.0} %", w.name, w.load * 100.0)).collect();
             let _ = writeln!(out, "workers     {}", loads.join(", "));
         }
+        if self.unmarked > 0 {
+            let _ =
+                writeln!(out, "malformed   {:>12}   sent besides, and not expected anywhere", self.unmarked);
+        }
+        if let Some(inside) = &self.inside {
+            let _ = writeln!(out, "pipeline    {:.1} ns a packet", inside.nanoseconds_a_packet);
+            for (reason, count) in &inside.drops {
+                let _ = writeln!(out, "dropped     {count:>12}   {reason}");
+            }
+        }
         let machine = &self.machine;
         let _ = writeln!(
             out,

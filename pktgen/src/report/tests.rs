@@ -15,8 +15,7 @@ fn report(asked_pps: Option<f64>, sent: u64, received: u64, overflow: u64) -> Re
     let (collector, _) = Collector::new(1, 0, Duration::from_secs(1)).unwrap();
     let totals = collector.finish(sent, vec![account]).unwrap();
     let rate = asked_pps.map_or(Rate::Max, Rate::PerSecond);
-    let profile =
-        Profile { flows: 1, sizes: "64".parse().unwrap(), rate, duration: Duration::from_secs(1) }.row("64");
+    let profile = Profile { flows: 1, rate, duration: Duration::from_secs(1) }.row("64");
     let sent = Sent { by_flow: vec![sent], elapsed: Duration::from_secs(1), ..Sent::default() };
     let about = Circumstances {
         started: ("2026-11-21T10:00:00Z".into(), 0),

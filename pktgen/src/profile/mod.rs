@@ -1,5 +1,7 @@
 //! What is sent: flows, sizes, rate, for how long.
 
+pub mod file;
+
 use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
@@ -9,6 +11,8 @@ use serde::Serialize;
 use crate::pace::Rate;
 use crate::payload;
 
+/// The port that packets go to.
+pub const SINK_PORT: u16 = 9000;
 /// An Ethernet header.
 pub const ETHERNET_LEN: usize = 14;
 /// The smallest frame: headers of IPv4 and a mark. A frame's size here counts from its Ethernet header to the end of its
@@ -36,6 +40,12 @@ impl Sizes {
             .collect();
         places.sort_by(|a, b| a.0.total_cmp(&b.0));
         Sizes(places.into_iter().map(|(_, size)| size).collect())
+    }
+
+    /// All of one size.
+    #[must_use]
+    pub fn one(bytes: usize) -> Self {
+        Sizes(vec![bytes.clamp(SIZE_MIN, SIZE_MAX)])
     }
 
     /// The size of the `n`th packet.
@@ -144,8 +154,6 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
 pub struct Profile {
     /// How many flows; each has a source port of its own.
     pub flows: u32,
-    /// Frame sizes.
-    pub sizes: Sizes,
     /// How fast, all flows together.
     pub rate: Rate,
     /// How long.
