@@ -27,6 +27,7 @@ mod frame;
 mod lanes;
 pub mod ledger;
 pub mod live_frames;
+mod keys;
 mod memory;
 pub mod packet_socket;
 mod pool;
@@ -39,8 +40,9 @@ pub mod xdp;
 
 pub use domain::{Domain, DomainConfig, DomainError, KERNEL_HEADROOM, MultiBuffer, kernel_ring_bytes};
 pub use frame::{DomainId, Frame, RESERVED_HEADROOM, lost_frames};
+pub use keys::{KEYS, count_below};
 pub use memory::Pages;
 pub use pool::FramePool;
 pub use lanes::equal_lanes;
-pub use prefetch::{prefetch, prefetch_slice};
+pub use prefetch::{prefetch, prefetch_lines, prefetch_slice};
 pub use socket::{BindError, Checksum, Config, Mode, Socket, Statistics, StatisticsHandle, TxOptions};

@@ -14,6 +14,14 @@ pub fn prefetch_slice<T>(slice: &[T], index: usize) {
     }
 }
 
+/// Starts loading the first `LINES` cache lines of `value`, and beyond its end if it is shorter: no need to ask how long
+/// it is.
+#[inline(always)]
+pub fn prefetch_lines<const LINES: usize, T: ?Sized>(value: &T) {
+    let start = std::ptr::from_ref(value).cast::<u8>();
+    (0..LINES).for_each(|number| line(start.wrapping_add(64 * number)));
+}
+
 /// Starts loading the line that contains `address`, which need not be valid.
 #[inline(always)]
 pub(crate) fn line(address: *const u8) {

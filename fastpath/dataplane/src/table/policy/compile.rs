@@ -56,11 +56,12 @@ enum Variants {
 /// Rows by peer class.
 #[derive(Debug)]
 pub(super) struct VariantTable {
+    pub list: Arc<List>,
     base: Arc<Row>,
     /// The base row where nothing is set.
     rows: Paged<Option<Arc<Row>>, ROWS_PAGE>,
     /// Layers that rows share, by number.
-    layers: Box<[Arc<Layer>]>,
+    pub layers: Box<[Arc<Layer>]>,
 }
 
 impl CompiledPolicy {
@@ -77,10 +78,10 @@ impl CompiledPolicy {
 }
 
 impl VariantTable {
-    /// What is said of a flow whose peer is in this class.
+    /// What the row of a flow's peer says.
     #[inline]
-    pub fn judge(&self, peer: ClassId, list: &List, question: Question) -> Packed {
-        rows::judge(self.row(peer), &self.layers, list, question)
+    pub fn judge(&self, row: &Row, question: Question) -> Packed {
+        rows::judge(row, &self.layers, &self.list, question)
     }
 
     /// The row of a peer class.
@@ -95,12 +96,6 @@ impl VariantTable {
         if let Some(row) = self.rows.get(peer.0 as usize) {
             caracal_xsk::prefetch(row);
         }
-    }
-
-    /// Layers that rows share, by number.
-    #[inline]
-    pub fn layers(&self) -> &[Arc<Layer>] {
-        &self.layers
     }
 }
 
@@ -256,7 +251,9 @@ impl ListCompiler {
 
     /// What workers run.
     pub fn compiled(&mut self, chosen: &Chosen) -> Arc<CompiledPolicy> {
-        let mut table = |number: &VariantNumber| self.variants.get_mut(number).map(Variant::snapshot);
+        let mut table = |number: &VariantNumber| {
+            self.variants.get_mut(number).map(|variant| variant.snapshot(&self.list))
+        };
         let variants = match chosen {
             Chosen::ByFamily { v4, v6 } => {
                 table(v4).zip(table(v6)).map(|(v4, v6)| Variants::ByFamily { v4, v6 })
@@ -495,10 +492,11 @@ impl Narrowed {
 }
 
 impl Variant {
-    fn snapshot(&mut self) -> Arc<VariantTable> {
+    fn snapshot(&mut self, list: &Arc<List>) -> Arc<VariantTable> {
         let published = self.published.get_or_insert_with(|| {
             let layers = self.layers.iter().cloned().collect();
-            Arc::new(VariantTable { base: Arc::clone(&self.base), rows: self.rows.snapshot(), layers })
+            let (list, base) = (Arc::clone(list), Arc::clone(&self.base));
+            Arc::new(VariantTable { list, base, rows: self.rows.snapshot(), layers })
         });
         Arc::clone(published)
     }

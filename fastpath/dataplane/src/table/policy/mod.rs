@@ -154,7 +154,7 @@ impl PolicyTable {
             return Judgement::default();
         };
         let packed = match compiled.variant(flow.local_address) {
-            Some(variant) => variant.judge(peer_class, &compiled.list, rows::Question::new(flow)),
+            Some(variant) => variant.judge(variant.row(peer_class), rows::Question::new(flow)),
             None => self.walk(&compiled.list, flow),
         };
         self.unpacked(packed)

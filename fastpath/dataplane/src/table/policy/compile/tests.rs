@@ -7,7 +7,7 @@ use super::super::{RuleId, RuleOwner};
 use super::*;
 
 /// The first word of a flat row.
-const FLAT: u32 = u32::MAX;
+const FLAT: u16 = u16::MAX;
 
 /// Whom a rule takes, and on which TCP port.
 struct Allow {

@@ -95,14 +95,3 @@ fn source_ports_apart_make_a_flat_row_and_so_do_overlaps_up_to_the_limit() {
     assert!(is_flat(&row_of(&list(&[(&[(0, 10)], &[]), (&[(5, 5)], &[])]))));
     assert!(!is_flat(&row_of(&list(&[(&[(0, 10)], &[]), (&[(5, 5), (7, 7)], &[]), (&[(2, 9)], &[])]))));
 }
-
-#[test]
-fn a_search_counts_what_is_below_however_many_words_there_are() {
-    for length in 0..=300 {
-        let words: Vec<u32> = (0..length).map(|i| 2 * i + 1).collect();
-        for asked in 0..=2 * length + 1 {
-            let below = words.partition_point(|word| *word < asked);
-            assert_eq!(count_below(&words, |word| word < asked), below, "{asked} among {length}");
-        }
-    }
-}

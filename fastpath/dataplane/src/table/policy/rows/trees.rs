@@ -1,36 +1,43 @@
 //! Segment trees over source ports: the form of a layer whose grid would be too large. [The words](super).
 
-use super::{Area, NONE, PortRule, Question, areas, cuts, firsts, piece, protocols};
+use super::areas::{Area, areas, cuts, firsts, piece};
+use super::table::{self, NONE, find, halves, long};
+use super::{KINDS, PortRule, Question};
 
 /// The first rule that matches, of what [`trees`] made.
-pub(super) fn in_trees(trees: &[u32], question: Question) -> u32 {
-    let [other, rest @ ..] = trees else { return NONE };
-    let mut trees = rest;
-    while let [protocol, length, rest @ ..] = trees {
-        let Some((tree, after)) = rest.split_at_checked(*length as usize) else { break };
-        if *protocol == u32::from(question.protocol) {
-            return in_tree(tree, question).unwrap_or(NONE);
+///
+/// The rules that match a source port are in the nodes on the way from its leaf to the root. Node n's parent is n / 2, and
+/// leaf i is node `leaves + i`.
+#[inline(never)]
+pub(super) fn in_trees(trees: &[u16], question: Question) -> u32 {
+    let (leaves, nodes) = (long(trees, 4 * question.kind()), long(trees, 4 * question.kind() + 2) as usize);
+    // Words that are not well made lead no further than to the last node there may be.
+    let mut node = find(trees, leaves, question.source) as usize;
+    let mut first = NONE;
+    while node > 0 {
+        match long(trees, nodes.saturating_add(2 * node)) {
+            0 => {}
+            table => first = first.min(find(trees, table, question.destination)),
         }
-        trees = after;
+        node /= 2;
     }
-    *other
+    first
 }
 
-/// Rules of one section as words: a tree for each protocol.
-pub(super) fn trees(rules: &[PortRule<'_>]) -> Vec<u32> {
-    let mut words = vec![areas(0, rules).first().map_or(NONE, |area| area.place)];
-    for protocol in protocols(rules) {
-        let tree = tree(&areas(protocol, rules));
-        words.extend([protocol.into(), tree.len() as u32]);
-        words.extend(tree);
+/// Rules of one section as words: a tree for each kind of protocols.
+pub(super) fn trees(rules: &[PortRule<'_>]) -> Vec<u16> {
+    let mut words = vec![0; 4 * KINDS.len()];
+    for (number, kind) in KINDS.into_iter().enumerate() {
+        let [leaves, nodes] = tree(&mut words, &areas(kind, rules)).map(halves);
+        words[4 * number..4 * number + 4].copy_from_slice(&[leaves, nodes].concat());
     }
+    table::finish(&mut words);
     words
 }
 
-/// A segment tree over source ports: the rules that match a source port are in the nodes on the way from its leaf to the
-/// root. Node n's parent is n / 2, and leaf i is node `leaves + i`. Each node knows the first of its rules for every
-/// destination port.
-fn tree(areas: &[Area]) -> Vec<u32> {
+/// Appends a tree: gives the table of its leaves, and where its nodes begin. Each node knows the first of its rules for
+/// every destination port, by a table, or 0 if it has none.
+fn tree(words: &mut Vec<u16>, areas: &[Area]) -> [u32; 2] {
     let cuts = cuts(areas.iter().map(|area| area.source));
     let leaves = cuts.len();
     let mut of_node: Vec<Vec<Area>> = vec![Vec::new(); 2 * leaves];
@@ -50,39 +57,12 @@ fn tree(areas: &[Area]) -> Vec<u32> {
             (from, to) = (from / 2, to / 2);
         }
     }
-    let (mut ends, mut values) = (Vec::with_capacity(2 * leaves), Vec::new());
-    for areas in of_node {
-        if !areas.is_empty() {
-            values.extend(firsts(&areas));
-        }
-        ends.push(values.len() as u32);
-    }
-    let mut words = vec![leaves as u32];
-    words.extend(cuts.into_iter().map(u32::from));
-    words.extend(ends);
-    words.extend(values.into_iter().flat_map(|(last, place)| [last.into(), place]));
-    words
-}
-
-fn in_tree(tree: &[u32], question: Question) -> Option<u32> {
-    let (leaves, rest) = tree.split_first()?;
-    let (cuts, rest) = rest.split_at_checked(*leaves as usize)?;
-    let (ends, rest) = rest.split_at_checked(2 * cuts.len())?;
-    let (values, _) = rest.as_chunks::<2>();
-    let mut node = cuts.len() + cuts.partition_point(|last| *last < question.source.into());
-    let mut first = NONE;
-    while node > 0 {
-        let (start, end) = (*ends.get(node - 1)?, *ends.get(node)?);
-        let values = values.get(start as usize..end as usize)?;
-        first = first
-            .min(values.get(find(values, question.destination.into())).map_or(NONE, |[_, place]| *place));
-        node /= 2;
-    }
-    Some(first)
-}
-
-/// The first of the pairs whose first word is not below `key`: its place.
-#[inline]
-fn find(pairs: &[[u32; 2]], key: u32) -> usize {
-    pairs.partition_point(|[last, _]| *last < key)
+    let tables: Vec<u32> = of_node
+        .iter()
+        .map(|areas| if areas.is_empty() { 0 } else { table::write(words, &firsts(areas)) })
+        .collect();
+    let nodes = words.len();
+    words.extend(tables.into_iter().flat_map(halves));
+    let numbered: Vec<(u16, u32)> = cuts.into_iter().zip(leaves as u32..).collect();
+    [table::write(words, &numbered), nodes as u32]
 }
