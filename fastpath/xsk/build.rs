@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-const PROGRAMS: [&str; 5] = ["uplink", "pod", "guard", "generate", "record"];
+const PROGRAMS: [&str; 6] = ["uplink", "uplink_vlan", "pod", "guard", "generate", "record"];
 
 fn main() -> ExitCode {
     println!("cargo::rerun-if-changed=bpf");

@@ -217,7 +217,9 @@ pub(crate) fn get_option<T: Copy>(
     Ok(value)
 }
 
+pub(crate) const BPF_PROG_LOAD: libc::c_int = 5;
 pub(crate) const BPF_OBJ_GET: libc::c_int = 7;
+pub(crate) const BPF_LINK_CREATE: libc::c_int = 28;
 pub(crate) const BPF_PROG_TEST_RUN: libc::c_int = 10;
 /// Frames go where the program says (Linux 5.18).
 pub(crate) const BPF_F_TEST_XDP_LIVE_FRAMES: u32 = 2;

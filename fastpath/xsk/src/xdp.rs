@@ -11,6 +11,7 @@
 //! switch TSO and GSO off in the pod (`ethtool -K eth0 tso off gso off`), or its TCP collapses.
 
 pub mod bpffs;
+mod device_bound;
 pub mod guard;
 pub mod pod;
 pub mod uplink;

@@ -22,14 +22,22 @@ const PEER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 11);
 const POD: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 7);
 const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 
-/// What `packets` from the peer become, with a socket on the uplink that captures a VXLAN port, IPIP and the pods' prefix.
+/// What `packets` from the peer become, with a socket on the uplink that captures a VXLAN port, IPIP and the pods' prefix. The program that
+/// asks for VLAN tags does the same as the other.
 fn captured(packets: Vec<Vec<u8>>) -> (Vec<Vec<u8>>, UplinkCounters) {
+    let asking = captured_by(packets.clone(), |up| Uplink::attach_seeing_vlan_tags(up).unwrap());
+    let plain = captured_by(packets, |up| Uplink::attach(up, Preference::NativeFirst).unwrap());
+    assert_eq!(asking, plain);
+    plain
+}
+
+fn captured_by(packets: Vec<Vec<u8>>, attach: fn(u32) -> Uplink) -> (Vec<Vec<u8>>, UplinkCounters) {
     in_netns(move || {
         let (up, _) = veth("crtup", "crtwire");
         let mut wire = Wire::new("crtwire");
         let (domain, mut pool) = domain(64);
         let mut socket = Socket::bind(&domain, up, 0, small_rings()).unwrap();
-        let mut uplink = Uplink::attach(up, Preference::NativeFirst).unwrap();
+        let mut uplink = attach(up);
         uplink.capture(Capture::Vxlan { local: IpAddr::V4(HOST), port: 4789 }).unwrap();
         uplink.capture(Capture::Ipip { local: IpAddr::V4(HOST) }).unwrap();
         uplink

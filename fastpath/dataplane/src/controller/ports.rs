@@ -450,12 +450,13 @@ impl Ports {
             });
         };
         for uplink in self.uplinks.values() {
+            let tags = if uplink.program.sees_vlan_tags() { ", asks for VLAN tags" } else { "" };
             for port in &uplink.queues {
                 row(
                     &uplink.device.name,
                     uplinks::KIND,
                     port,
-                    format!("{}, xdp {}", port.io, uplink.program.mode()),
+                    format!("{}, xdp {}{tags}", port.io, uplink.program.mode()),
                     uplink.why_copy.as_deref().unwrap_or_default(),
                 );
             }

@@ -137,7 +137,7 @@ fn a_node_sets_its_uplinks_queues_says_why_it_copies_and_puts_them_back_when_it_
         let rows: Vec<_> = node.ports().into_iter().filter(|row| row.name == "crtup0").collect();
         assert_eq!(rows.iter().map(|row| row.worker).collect::<Vec<_>>(), [0, 1]);
         for row in rows {
-            assert_eq!(row.io, "af_xdp copy, xdp native");
+            assert_eq!(row.io, "af_xdp copy, xdp native, asks for VLAN tags");
             assert_eq!(row.detail, "copy mode: driver veth has no zero-copy");
         }
         assert_eq!(queues("crtup0"), 2);

@@ -1,14 +1,22 @@
 //! The program on the uplink; see bpf/uplink.c for what it takes and what it passes.
 
-use super::{AttachMode, Preference, XdpError, attach, load_object, program};
+use super::device_bound::{DeviceProgram, Question};
+use super::{AttachMode, Preference, XdpError, attach, load_object, program, read_object};
 use crate::socket::Socket;
 use aya::maps::lpm_trie::Key;
 use aya::maps::{HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, XskMap};
 use aya::programs::links::FdLink;
 use std::fmt;
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/uplink.o"));
+/// The same, for devices that tell of VLAN tags that they took off.
+static OBJECT_VLAN: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/uplink_vlan.o"));
+
+/// What the latter asks of the device: the number in its code, and the kernel's function.
+const VLAN_QUESTION: Question =
+    Question { placeholder: 0x7ca7_0001, function: "bpf_xdp_metadata_rx_vlan_tag" };
 
 /// Something that the program takes from the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -90,11 +98,18 @@ pub struct UplinkCounters {
     pub no_socket: u64,
 }
 
+/// What keeps a program attached.
+enum Link {
+    Aya { _link: FdLink },
+    Own { _link: OwnedFd },
+}
+
 /// The attached program. Dropping it detaches, as does the end of the process.
 pub struct Uplink {
     // The program itself is kept alive by its link.
-    _link: FdLink,
+    _link: Link,
     mode: AttachMode,
+    sees_vlan_tags: bool,
     sockets: XskMap<MapData>,
     doors: HashMap<MapData, [u8; 20], u32>,
     locals: HashMap<MapData, [u8; 16], u32>,
@@ -117,6 +132,25 @@ impl Uplink {
     /// Loads the program and attaches it to a device of the calling thread's network namespace. It captures nothing yet.
     pub fn attach(ifindex: u32, preference: Preference) -> Result<Self, XdpError> {
         let mut ebpf = load_object("uplink", OBJECT)?;
+        let (link, mode) = attach(program(&mut ebpf, "uplink")?, ifindex, preference)?;
+        Self::of(ebpf, Link::Aya { _link: link }, mode, false)
+    }
+
+    /// The same in native mode, with a program that asks the device of each frame that is to be captured whether it has taken a VLAN
+    /// tag off (Linux 6.8): those are the host's. For devices that answer; others say nothing to it, and each call costs.
+    pub fn attach_seeing_vlan_tags(ifindex: u32) -> Result<Self, XdpError> {
+        let ebpf = read_object("uplink", OBJECT_VLAN)?;
+        let program = DeviceProgram { name: "uplink", object: OBJECT_VLAN, question: VLAN_QUESTION };
+        let link = program.attach(&ebpf, ifindex)?;
+        Self::of(ebpf, Link::Own { _link: link }, AttachMode::Native, true)
+    }
+
+    /// Whether the device is asked for VLAN tags.
+    pub fn sees_vlan_tags(&self) -> bool {
+        self.sees_vlan_tags
+    }
+
+    fn of(mut ebpf: aya::Ebpf, link: Link, mode: AttachMode, sees_vlan_tags: bool) -> Result<Self, XdpError> {
         let mut take = |name: &str| {
             let missing =
                 || XdpError::Load { doing: format!("find map {name}"), reason: "not in its object".into() };
@@ -128,8 +162,7 @@ impl Uplink {
         let prefixes4 = typed(take("prefixes4")?)?;
         let prefixes6 = typed(take("prefixes6")?)?;
         let counters = typed(take("counters")?)?;
-        let (link, mode) = attach(program(&mut ebpf, "uplink")?, ifindex, preference)?;
-        Ok(Self { _link: link, mode, sockets, doors, locals, prefixes4, prefixes6, counters })
+        Ok(Self { _link: link, mode, sees_vlan_tags, sockets, doors, locals, prefixes4, prefixes6, counters })
     }
 
     /// How it is attached; [`AttachMode::Generic`] is worth a notice.

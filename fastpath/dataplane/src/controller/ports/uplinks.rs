@@ -10,7 +10,7 @@ use std::sync::Arc;
 use caracal_xsk::xdp::uplink::Capture;
 use caracal_xsk::xdp::{self, AttachMode, Preference, Uplink};
 use caracal_xsk::{Mode, Socket};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::{FrameShares, LivePort, Missing, Plan, PortError, Ports, SocketConfig, UplinkIo, rings};
 use crate::batch::UplinkIndex;
@@ -187,7 +187,7 @@ impl Ports {
         self.tune(link)?;
         let device = Interface::ask(&link.name);
         let receiving = device.as_ref().map_or(link.queues, Interface::receiving_queues).min(link.queues);
-        let mut program = Uplink::attach(link.index, Preference::NativeFirst)?;
+        let mut program = attach(link, &device)?;
         if let AttachMode::Generic(reason) = program.mode() {
             warn!(uplink = link.name, "XDP runs in generic mode, which costs the host throughput: {reason}");
         }
@@ -218,6 +218,7 @@ impl Ports {
             queues = queues.len(),
             io = queues.first().map(|q| q.io),
             xdp = %program.mode(),
+            asks_for_vlan_tags = program.sees_vlan_tags(),
             "uplink attached"
         );
         Ok(LiveUplink {
@@ -267,6 +268,26 @@ impl Ports {
         }
         self.bind(worker, ifindex, queue, rings(ring))
     }
+}
+
+/// Attaches the program: one that asks for VLAN tags where the device tells of those that it takes off.
+fn attach(link: &KernelLink, device: &Result<Interface, probe::ProbeError>) -> Result<Uplink, xdp::XdpError> {
+    let tells = device.as_ref().is_ok_and(|d| d.xdp.as_ref().is_ok_and(XdpFeatures::rx_vlan_tag));
+    let asking = tells.then(|| Uplink::attach_seeing_vlan_tags(link.index));
+    match asking {
+        Some(Ok(program)) => return Ok(program),
+        Some(Err(taken @ xdp::XdpError::Taken { .. })) => return Err(taken),
+        Some(Err(error)) => debug!(uplink = link.name, "it is not asked for VLAN tags: {error}"),
+        None => {}
+    }
+    if device.as_ref().is_ok_and(Interface::strips_vlan_tags) {
+        warn!(
+            uplink = link.name,
+            "the device takes VLAN tags off before our program sees them: if frames of VLANs come here: ethtool -K {} rxvlan off",
+            link.name
+        );
+    }
+    Uplink::attach(link.index, Preference::NativeFirst)
 }
 
 /// How an uplink's sockets are bound.
