@@ -295,7 +295,11 @@ impl Report {
         let generator_was_the_limit = match about.asked_pps {
             Some(asked) => sent_pps < asked * RATE_REACHED && !about.interrupted,
             // Who loses nothing of all that the generator has might carry more.
-            None => total.loss_percent() < LOSS_OF_THE_UNLOADED_PERCENT,
+            // What the sink threw away had come through.
+            None => {
+                let lost = total.lost.saturating_sub(about.sink_overflow.unwrap_or(0));
+                Counts { lost, ..total }.loss_percent() < LOSS_OF_THE_UNLOADED_PERCENT
+            }
         };
         let heard: Vec<f64> = account.flows.iter().filter(|f| f.received > 0).map(|f| f.jitter_ns).collect();
         let ends = EndsReport {

@@ -55,6 +55,11 @@ fn a_generator_that_does_not_keep_up_says_so() {
 fn a_generator_without_a_rate_is_the_limit_when_nothing_is_lost() {
     assert!(report(None, 10_000, 10_000, 0).ends.generator_was_the_limit);
     assert!(!report(None, 10_000, 9_000, 0).ends.generator_was_the_limit);
+    assert!(!report(None, 10_000, 9_000, 900).ends.generator_was_the_limit);
+    assert!(
+        report(None, 10_000, 9_000, 1_000).ends.generator_was_the_limit,
+        "it was the sink that lost them"
+    );
 }
 
 #[test]

@@ -113,7 +113,7 @@ pub struct Row {
     pub upper_pps: Option<f64>,
     /// What came through at the lower: the conditional throughput.
     pub throughput_pps: Option<f64>,
-    /// The generator's utmost was carried: the subject may carry more.
+    /// The generator's utmost was carried, or what was not carried it had not sent, or the sink not taken: the subject may carry more.
     pub generator_was_the_limit: bool,
 }
 
@@ -154,7 +154,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             lower_pps: Some(utmost.received_pps),
             upper_pps: None,
             throughput_pps: Some(utmost.received_pps),
-            generator_was_the_limit: utmost.total.lost == 0,
+            generator_was_the_limit: utmost.ends.generator_was_the_limit,
         });
     }
     let goal = |wanted| match wanted {
