@@ -34,12 +34,21 @@ pub enum Scale {
 pub struct Axis {
     label: String,
     scale: Scale,
+    /// Stretches of it that are shaded.
+    shaded: Vec<(f64, f64)>,
 }
 
 impl Axis {
     /// An axis.
     pub fn new(label: impl Into<String>, scale: Scale) -> Self {
-        Axis { label: label.into(), scale }
+        Axis { label: label.into(), scale, shaded: Vec::new() }
+    }
+
+    /// With stretches of it shaded.
+    #[must_use]
+    pub fn shaded(mut self, from_to: &[(f64, f64)]) -> Self {
+        self.shaded = from_to.to_vec();
+        self
     }
 }
 
@@ -256,6 +265,17 @@ fn draw_plot(title: &str, x: &Axis, y: &Axis, lines: &[Line], width: f64) -> Str
         py(0.5),
         escape(&y.label)
     );
+    for (from, to) in &x.shaded {
+        if let (Some(from), Some(to)) = (across.at(*from), across.at(*to)) {
+            let (from, to) = (px(from.clamp(0.0, 1.0)), px(to.clamp(0.0, 1.0)));
+            let _ = writeln!(
+                out,
+                "<rect class=\"area\" x=\"{from:.1}\" y=\"{TOP}\" width=\"{:.1}\" height=\"{:.1}\"/>",
+                (to - from).max(1.5),
+                py(0.0) - TOP
+            );
+        }
+    }
     for line in lines {
         draw(&mut out, line, |point| Some((px(across.at(point.0)?), py(up.at(point.1)?))));
     }

@@ -171,7 +171,10 @@ fn over_time(page: &mut Page, run: &Named, named: bool) {
         Line::new(name, colour, rows.iter().map(|row| (row.at_s, of(row))).collect())
     };
     let micros = |ns: Option<u64>| ns.map_or(f64::NAN, |ns| ns as f64 / 1e3);
-    let seconds = || Axis::new(format!("seconds (a point every {})", span(series.row_s)), Scale::Linear);
+    let ran = run.report.reconfiguration.as_ref().map_or(&[][..], |change| &change.ran_s);
+    let shaded = if ran.is_empty() { "" } else { "; shaded: the command ran" };
+    let label = format!("seconds (a point every {}{shaded})", span(series.row_s));
+    let seconds = || Axis::new(&label, Scale::Linear).shaded(ran);
     page.beside(&[
         plot(
             "Rate",

@@ -1,6 +1,6 @@
 use super::*;
 use crate::account::{Series, SeriesRow};
-use crate::report::{Counts, FlowRow, Latency, LatencyPoint, Report};
+use crate::report::{Counts, FlowRow, Latency, LatencyPoint, Reconfiguration, Report};
 use crate::results::{LeftOut, Results, Row};
 use crate::search::Outcome;
 use crate::search::rfc2544::{Bursts, Rfc2544, SizeRow, Step};
@@ -160,6 +160,7 @@ fn run(name: &str, size: &str) -> Named {
         latency_points: points(),
         series: Series { row_s: 1.0, rows: (0..8).map(row).collect() },
         warnings: vec!["the machine was busy & slow".into()],
+        reconfiguration: Some(Reconfiguration { ran_s: vec![(2.0, 99.0)], ..Reconfiguration::default() }),
         flows: (0..30).map(flow).collect(),
         ..Report::default()
     };
@@ -177,6 +178,7 @@ fn a_page_of_a_run_is_well_formed_and_has_the_figures() {
         "91.2",
         "busy &amp; slow",
         "The 20 of 30 that lost most",
+        "shaded: the command ran",
         "–",
     ] {
         assert!(text.contains(said), "{said} is not in the page");
