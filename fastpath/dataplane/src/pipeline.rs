@@ -21,14 +21,16 @@ use std::net::IpAddr;
 use caracal_wire::MacAddr;
 use caracal_xsk::FramePool;
 
-use crate::batch::{BATCH_MAX, Batch, Ingress, Slot, Step, UplinkIndex, Verdict};
+use crate::batch::{BATCH_MAX, Batch, Egress, Ingress, Slot, Step, UplinkIndex, Verdict};
 use crate::clock::Tick;
 use crate::counters::WorkerCounters;
 use crate::flow::{FlowTable, Timeouts};
 use crate::fragment::{self, Tracker};
 use crate::nat::{Affinity, Translations};
+use crate::packet::Packet;
 use crate::policy_log::Recorder;
 use crate::rate_limit::RateLimit;
+use crate::stage::express::{self, Express};
 use crate::stage::fragment::Half;
 use crate::stage::limit::{self, Limiter};
 use crate::stage::parse::Fragment;
@@ -53,6 +55,8 @@ pub struct Pipeline {
     answers: Vec<Slot>,
     icmp_limit: RateLimit,
     limits: Limiter,
+    /// What takes established flows the short way.
+    pub express: Express,
     /// Where judgements go that are to be logged; nowhere, until it is set.
     pub recorder: Recorder,
     /// Next hops that a packet needed and whose MAC address is not known: the controller has them resolved.
@@ -92,6 +96,7 @@ impl Pipeline {
             answers: Vec::with_capacity(BATCH_MAX),
             icmp_limit: RateLimit::new(ICMP_ERRORS_PER_SECOND, ICMP_ERRORS_BURST),
             limits: Limiter::default(),
+            express: Express::default(),
             recorder: Recorder::default(),
             unknown_neighbors: Vec::with_capacity(UNKNOWN_NEIGHBORS_MAX),
         }
@@ -111,6 +116,24 @@ impl Pipeline {
             self.translations.set_timeouts(Timeouts::new(&node.flow_timeouts));
         }
         self.limits.follow(tables.endpoints.limited(), self.worker);
+        self.express.follow(tables);
+    }
+
+    /// Carries those packets that can be, all of which have just come in by one port, the express way: they are as they are
+    /// to leave then. `fates` says by which port, of each in turn; None: it is to be [run](Self::run). Returns how many are.
+    pub fn carry(
+        &mut self,
+        packets: &mut [Packet],
+        ingress: Ingress,
+        fates: &mut Vec<Option<Egress>>,
+        surroundings: Surroundings,
+    ) -> usize {
+        let mut context = self.context(surroundings);
+        let left = express::carry(&mut context, packets, ingress, fates);
+        if left == 0 {
+            context.counters.pipeline.batches.add(1);
+        }
+        left
     }
 
     /// Takes packets that have just come in by a port to their verdicts. Answers of ours are appended to the batch.
@@ -205,6 +228,7 @@ impl Pipeline {
             answers: &mut self.answers,
             icmp_limit: &mut self.icmp_limit,
             limits: &mut self.limits,
+            express: &mut self.express,
             recorder: &mut self.recorder,
             unknown_neighbors: &mut self.unknown_neighbors,
             now,
@@ -352,9 +376,17 @@ pub struct Links {
     pub forward: Option<Link>,
     uplinks: Vec<Option<Uplink>>,
     endpoints: Vec<Option<EndpointLink>>,
+    version: u32,
 }
 
 impl Links {
+    /// Another number whenever an uplink or an endpoint's link may have changed.
+    #[inline]
+    #[must_use]
+    pub fn version(&self) -> u32 {
+        self.version
+    }
+
     /// An uplink.
     #[inline]
     #[must_use]
@@ -375,6 +407,7 @@ impl Links {
 
     /// Sets or removes an uplink.
     pub fn set_uplink(&mut self, uplink: UplinkIndex, to: Option<Uplink>) {
+        self.version = self.version.wrapping_add(1);
         let at = usize::from(uplink.0);
         if at >= self.uplinks.len() {
             self.uplinks.resize(at + 1, None);
@@ -391,11 +424,13 @@ impl Links {
 
     /// The same, to change.
     pub fn endpoint_mut(&mut self, endpoint: EndpointIndex) -> Option<&mut EndpointLink> {
+        self.version = self.version.wrapping_add(1);
         self.endpoints.get_mut(endpoint.0 as usize)?.as_mut()
     }
 
     /// Sets or removes an endpoint's link.
     pub fn set_endpoint(&mut self, endpoint: EndpointIndex, link: Option<EndpointLink>) {
+        self.version = self.version.wrapping_add(1);
         let index = endpoint.0 as usize;
         if index >= self.endpoints.len() {
             self.endpoints.resize(index + 1, None);

@@ -112,6 +112,19 @@ impl FlowFlags {
         self.0 & Self::DENIED != 0
     }
 
+    /// Whether nothing but its state and its verdict's age is to be asked of a packet of it, either way: policy allows it,
+    /// its addresses stay, and the route says where its answers go.
+    #[inline]
+    #[must_use]
+    pub fn is_simple(self) -> bool {
+        const ASKED: u8 = FlowFlags::FROM_HOST
+            | FlowFlags::FROM_FORWARD
+            | FlowFlags::DENIED
+            | FlowFlags::TRANSLATED
+            | FlowFlags::BY_NODE;
+        self.0 & ASKED == 0
+    }
+
     /// Notes what policy says now.
     pub(super) fn set_denied(&mut self, denied: bool) {
         let flag = if denied { Self::DENIED } else { 0 };

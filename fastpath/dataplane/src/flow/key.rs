@@ -35,6 +35,18 @@ impl FlowKey {
         }
     }
 
+    /// The same, between IPv4 addresses as numbers.
+    #[inline(always)]
+    #[must_use]
+    pub fn of_v4(endpoint: EndpointIndex, protocol: u8, local: (u32, u16), remote: (u32, u16)) -> Self {
+        FlowKey {
+            local: [0, MAPPED | u64::from(local.0)],
+            remote: [0, MAPPED | u64::from(remote.0)],
+            ports: u32::from(local.1) << 16 | u32::from(remote.1),
+            endpoint_and_protocol: endpoint.0 << 8 | u32::from(protocol),
+        }
+    }
+
     /// Hash, keyed with the worker's secret so that no sender can aim at one bucket.
     ///
     /// Folded multiplication: each step multiplies two words into 128 bits and folds the halves, which mixes every
@@ -74,6 +86,20 @@ impl FlowKey {
     #[allow(clippy::cast_possible_truncation, reason = "the low half is wanted")]
     pub fn remote(&self) -> (IpAddr, u16) {
         (address(self.remote), self.ports as u16)
+    }
+
+    /// Says whose flow it is.
+    #[inline]
+    pub fn set_endpoint(&mut self, endpoint: EndpointIndex) {
+        self.endpoint_and_protocol = endpoint.0 << 8 | self.endpoint_and_protocol & 0xff;
+    }
+
+    /// The local address, the remote one and both ports, of a flow between IPv4 addresses.
+    #[inline]
+    #[must_use]
+    #[allow(clippy::cast_possible_truncation, reason = "the low half is the address")]
+    pub fn parts_v4(&self) -> (u32, u32, u32) {
+        (self.local[1] as u32, self.remote[1] as u32, self.ports)
     }
 }
 

@@ -9,6 +9,7 @@ mod chains;
 mod conntrack;
 mod drops;
 mod encapsulations;
+mod express;
 mod flows;
 mod fragments;
 mod host;

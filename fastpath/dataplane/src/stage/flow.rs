@@ -22,11 +22,13 @@ use caracal_wire::{Protocol, Tcp};
 use crate::batch::{AtNode, Egress, Ingress, Slot, Verdict};
 use crate::drop_reason::DropReason;
 use crate::flow::window::{Segment, Window};
-use crate::flow::{FlowEntry, FlowFlags, FlowKey, FlowNote, Inserted, State, Way};
+use crate::flow::{FlowEntry, FlowFlags, FlowKey, FlowNote, FlowTable, Inserted, State, Way};
 use crate::stage::parse::{self, Fragment, Icmp, Parsed, Quoted};
 use crate::stage::service::{self, Asked};
 use crate::stage::{Context, limit, node, source};
-use crate::table::{ClassId, Deciding, EndpointIndex, FlowDirection, FlowTuple, PolicyListId, RuleId};
+use crate::table::{
+    ClassId, Deciding, EndpointIndex, FlowDirection, FlowTuple, PolicyListId, RuleId, Tables,
+};
 
 const TCP: u8 = Protocol::TCP.0;
 
@@ -284,6 +286,25 @@ fn bring_up_to_date(context: &mut Context, index: usize) -> bool {
     allow
 }
 
+/// Whether the verdict of a flow, of former tables, still holds though no rule is asked: brings it up to date then. False,
+/// and nothing has changed, where more is to be done.
+#[inline(never)]
+pub(super) fn holds_still(tables: &Tables, flows: &mut FlowTable, generation: u32, index: usize) -> bool {
+    let entry = flows.entry(index);
+    let (remote, _) = entry.key.remote();
+    let grounds = Grounds::under(tables, entry.key.endpoint(), remote, entry.flags.is_out());
+    let holds = grounds.is_some_and(|grounds| {
+        (grounds.list, grounds.peer_class) == (entry.list, entry.peer_class)
+            && !tables.host_endpoints.have_changed_since(entry.generation)
+            && grounds.staged.is_none()
+            && flows.note(index).staged().is_none()
+    });
+    if holds {
+        flows.entry_mut(index).generation = generation;
+    }
+    holds
+}
+
 /// Whether the node has flows keep the verdict of their first packet, as Calico's kernel data planes do.
 fn keeps_established(context: &Context) -> bool {
     context.tables.node.config().is_some_and(|node| node.keep_established)
@@ -332,13 +353,19 @@ impl Grounds {
     /// `None` when the endpoint is gone.
     #[inline]
     fn of(context: &Context, endpoint: EndpointIndex, peer: IpAddr, out: bool) -> Option<Self> {
-        let endpoint = context.tables.endpoints.get(endpoint)?;
+        Grounds::under(context.tables, endpoint, peer, out)
+    }
+
+    /// The same under these tables.
+    #[inline]
+    fn under(tables: &Tables, endpoint: EndpointIndex, peer: IpAddr, out: bool) -> Option<Self> {
+        let endpoint = tables.endpoints.get(endpoint)?;
         let (list, staged) = if out {
             (endpoint.policy_out, endpoint.staged_out)
         } else {
             (endpoint.policy_in, endpoint.staged_in)
         };
-        Some(Grounds { list, staged, peer_class: context.tables.policy.class_of(peer) })
+        Some(Grounds { list, staged, peer_class: tables.policy.class_of(peer) })
     }
 }
 

@@ -2,6 +2,7 @@
 //! verdict, or both; what it may use is in [`Context`].
 
 pub mod arp;
+pub mod express;
 pub mod flow;
 pub mod fragment;
 pub mod fragmentation;
@@ -33,6 +34,7 @@ use crate::packet::Packet;
 use crate::pipeline::{Links, UNKNOWN_NEIGHBORS_MAX};
 use crate::policy_log::Recorder;
 use crate::rate_limit::RateLimit;
+use crate::stage::express::Express;
 use crate::stage::limit::Limiter;
 use crate::table::{Deciding, RuleCount, RuleId, Tables};
 use crate::worker::WorkerIndex;
@@ -63,6 +65,8 @@ pub struct Context<'a> {
     pub translations: &'a mut Translations,
     /// Which backends it has given to whom.
     pub affinity: &'a mut Affinity,
+    /// What takes established flows the short way.
+    pub express: &'a mut Express,
     /// MAC addresses and MTUs of what packets can leave by.
     pub links: &'a mut Links,
     /// This worker's counters.

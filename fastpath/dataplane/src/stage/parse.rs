@@ -213,16 +213,22 @@ pub(crate) fn ip_plausible(ip: &[u8; ipv4::HEADER_LEN]) -> Result<u16, DropReaso
     if ip[0] != 0x45 {
         return Err(not_plain(ip));
     }
+    if !is_summed_up(ip) {
+        return Err(DropReason::Ipv4BadChecksum);
+    }
+    let total_len = u16::from_be_bytes([ip[2], ip[3]]);
+    if usize::from(total_len) < ipv4::HEADER_LEN { Err(DropReason::Ipv4Malformed) } else { Ok(total_len) }
+}
+
+/// Whether the checksum of an IPv4 header without options is right.
+#[inline(always)]
+fn is_summed_up(ip: &[u8; ipv4::HEADER_LEN]) -> bool {
     let (words, _) = ip.as_chunks::<4>();
     let sum: u64 = words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum();
     // One's complement sums do not depend on the byte order: all ones is all ones.
     let folded = (sum & 0xffff_ffff) + (sum >> 32);
     let folded = (folded & 0xffff) + (folded >> 16);
-    if (folded & 0xffff) + (folded >> 16) != 0xffff {
-        return Err(DropReason::Ipv4BadChecksum);
-    }
-    let total_len = u16::from_be_bytes([ip[2], ip[3]]);
-    if usize::from(total_len) < ipv4::HEADER_LEN { Err(DropReason::Ipv4Malformed) } else { Ok(total_len) }
+    (folded & 0xffff) + (folded >> 16) == 0xffff
 }
 
 /// What is wrong with a header that does not begin as one of version 4 without options does.

@@ -29,7 +29,27 @@ use crate::stage::parse::Fragment;
 use crate::stage::{Context, icmp_error, parse, rewrite};
 use crate::table::{Encapsulation, NodeConfig, TunnelIndex, Underlay};
 
+pub use ecn::{leaves as leaves_mark, of_tos as mark_of};
+pub use vxlan::{OUTER_LEN_V4 as VXLAN_OVERHEAD_V4, source_port};
+
 const OUTER_HOP_LIMIT: u8 = 64;
+
+/// The outer IPv4 header of a tunnel packet, without its length and mark. Tunnel endpoints do not fragment (RFC 7348, 4.3),
+/// and neither may anybody on the way.
+#[inline]
+#[must_use]
+pub fn outer_v4_header(protocol: Protocol, source: Ipv4Addr, destination: Ipv4Addr) -> ipv4::Repr {
+    ipv4::Repr {
+        tos: 0,
+        identification: 0,
+        fragment_word: ipv4::DONT_FRAGMENT,
+        ttl: OUTER_HOP_LIMIT,
+        protocol,
+        source,
+        destination,
+        payload_len: 0,
+    }
+}
 
 /// Parses a packet from the fabric; one that is in a tunnel is taken out of it first.
 #[inline]
@@ -234,7 +254,15 @@ fn entropy(slot: &Slot) -> u64 {
         Fragment::No => u32::from(parsed.source_port) << 16 | u32::from(parsed.destination_port),
         Fragment::First | Fragment::Later => 0,
     };
-    (u64::from(a ^ ports.rotate_left(7)) << 32 | u64::from(b ^ ports)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    entropy_of(a, b, ports)
+}
+
+/// The same of two addresses and both ports.
+#[inline]
+#[must_use]
+pub fn entropy_of(source: u32, destination: u32, ports: u32) -> u64 {
+    let both = u64::from(source ^ ports.rotate_left(7)) << 32 | u64::from(destination ^ ports);
+    both.wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 /// All bits of an IPv6 address in 32.

@@ -192,6 +192,11 @@ impl EndpointTable {
         self.endpoints.get(index.0 as usize)?.as_deref()
     }
 
+    /// Whether no endpoint has changed between them.
+    pub fn is_same(&self, other: &EndpointTable) -> bool {
+        self.endpoints.is_same(&other.endpoints)
+    }
+
     /// Those that have limits.
     pub fn limited(&self) -> &LimitedEndpoints {
         &self.limited

@@ -4,7 +4,7 @@
 //! address of the host itself, kernel route.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::lpm::Lpm;
 use super::paged::Paged;
@@ -128,6 +128,29 @@ impl Fib {
             IpAddr::V4(destination) => self.entry(self.lpm.lookup_v4(destination)?),
             IpAddr::V6(destination) => self.lookup_v6(destination),
         }
+    }
+
+    /// As [`prefetch`](Self::prefetch), of an IPv4 address.
+    #[inline]
+    pub fn prefetch_v4(&self, destination: Ipv4Addr) {
+        self.lpm.prefetch(IpAddr::V4(destination));
+    }
+
+    /// The number of that entry, for who remembers something about each.
+    #[inline]
+    pub fn number_v4(&self, destination: Ipv4Addr) -> Option<u32> {
+        self.lpm.lookup_v4(destination)
+    }
+
+    /// The entry with a number from [`number_v4`](Self::number_v4).
+    #[inline]
+    pub fn numbered(&self, number: u32) -> Option<&FibEntry> {
+        self.entry(number)
+    }
+
+    /// Whether no entry has changed between them, whatever leads there.
+    pub fn has_entries_of(&self, other: &Fib) -> bool {
+        self.entries.is_same(&other.entries)
     }
 
     #[inline(never)]

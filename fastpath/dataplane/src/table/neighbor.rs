@@ -27,6 +27,11 @@ impl NeighborTable {
         *self.macs.get(neighbor.0 as usize)?
     }
 
+    /// Whether nothing has changed between them.
+    pub fn is_same(&self, other: &NeighborTable) -> bool {
+        self.macs.is_same(&other.macs) && Arc::ptr_eq(&self.by_address, &other.by_address)
+    }
+
     /// The neighbour with this address on this interface, for destinations that are on the link themselves.
     pub fn find(&self, ifindex: u32, address: IpAddr) -> Option<NeighborIndex> {
         self.by_address.get(&(ifindex, address)).copied()

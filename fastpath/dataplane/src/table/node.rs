@@ -192,6 +192,15 @@ impl NodeTable {
         NodeTable { config }
     }
 
+    /// Whether both are one configuration.
+    pub fn is_same(&self, other: &NodeTable) -> bool {
+        match (&self.config, &other.config) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            (None, None) => true,
+            _ => false,
+        }
+    }
+
     /// The configuration; None before the control plane has sent it.
     #[inline]
     pub fn config(&self) -> Option<&NodeConfig> {

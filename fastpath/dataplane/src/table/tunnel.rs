@@ -96,6 +96,11 @@ impl TunnelTable {
         self.tunnels.get(index.0 as usize)?.as_deref()
     }
 
+    /// Whether no node has changed between them.
+    pub fn is_same(&self, other: &TunnelTable) -> bool {
+        self.tunnels.is_same(&other.tunnels)
+    }
+
     /// The node whose tunnel packets have this outer source; None: nobody's we know.
     #[inline]
     pub fn by_source(&self, outer_source: IpAddr) -> Option<TunnelIndex> {

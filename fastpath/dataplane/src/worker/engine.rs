@@ -118,6 +118,11 @@ pub struct Engine {
     endpoints: Vec<Option<usize>>,
     owners: Owners,
     peers: Vec<Option<Peer>>,
+    /// What has just come, and by which port each of it leaves that has been carried the express way.
+    arrivals: Vec<Packet>,
+    fates: Vec<Option<Egress>>,
+    /// The first packet of the last batch that has taken the long way was TCP.
+    was_first_tcp: bool,
     batch: Batch,
     steps: Vec<Step>,
     boxes: Boxes,
@@ -160,6 +165,9 @@ impl Engine {
             endpoints: Vec::new(),
             owners: Owners::default(),
             peers,
+            arrivals: Vec::with_capacity(BATCH_MAX),
+            fates: Vec::with_capacity(BATCH_MAX),
+            was_first_tcp: false,
             // Answers may double a batch.
             batch: Vec::with_capacity(2 * BATCH_MAX),
             steps: Vec::with_capacity(BATCH_MAX),
@@ -286,12 +294,12 @@ impl Engine {
     pub fn receive_from(&mut self, slot: PortSlot, now: Tick) -> usize {
         let Some(Some(entry)) = self.ports.get_mut(slot.0) else { return 0 };
         let ingress = entry.role.ingress();
-        let batch = &mut self.batch;
+        let arrivals = &mut self.arrivals;
         let mut bytes = 0;
         let count = entry.port.receive(&mut self.pool, &mut self.boxes, BATCH_MAX, |packet| {
             bytes += packet.len() as u64;
             prefetch_headers(&packet);
-            batch.push(Slot::new(packet, ingress));
+            arrivals.push(packet);
         });
         if count == 0 {
             return 0;
@@ -300,12 +308,50 @@ impl Engine {
         entry.counters.received_bytes.add(bytes);
         let surroundings =
             Surroundings { tables: self.tables.get(), pool: &mut self.pool, counters: &self.counters, now };
-        self.pipeline.run(&mut self.batch, surroundings);
-        let is_tcp = self.batch.first().is_some_and(|slot| slot.parsed.protocol == Protocol::TCP.0);
-        entry.counters.batches.add(1);
-        entry.counters.tcp_batches.add(u64::from(is_tcp));
-        self.dispatch();
+        let left = self.pipeline.carry(&mut self.arrivals, ingress, &mut self.fates, surroundings);
+        let is_first_carried = self.fates.first().is_some_and(Option::is_some);
+        if left == 0 {
+            self.dispatch_carried();
+        } else {
+            self.run_rest(ingress, now);
+        }
+        // A batch is taken to be what its first packet is.
+        let is_tcp = match is_first_carried {
+            true => self.pipeline.express.was_first_tcp(),
+            false => self.was_first_tcp,
+        };
+        if let Some(Some(entry)) = self.ports.get(slot.0) {
+            entry.counters.batches.add(1);
+            entry.counters.tcp_batches.add(u64::from(is_tcp));
+        }
         count
+    }
+
+    /// Sends a batch that has been carried whole.
+    fn dispatch_carried(&mut self) {
+        let (mut arrivals, mut fates) = (std::mem::take(&mut self.arrivals), std::mem::take(&mut self.fates));
+        for (packet, fate) in arrivals.drain(..).zip(fates.drain(..)) {
+            match fate {
+                Some(egress) => self.transmit(egress, packet),
+                None => self.discard(packet, DropReason::NoRoute),
+            }
+        }
+        (self.arrivals, self.fates) = (arrivals, fates);
+    }
+
+    /// Takes those of a batch the long way that have not been carried; they all leave in the order in which they came.
+    #[inline(never)]
+    fn run_rest(&mut self, ingress: Ingress, now: Tick) {
+        for (packet, fate) in self.arrivals.drain(..).zip(self.fates.drain(..)) {
+            let verdict = fate.map_or(Verdict::Continue, Verdict::Transmit);
+            self.batch.push(Slot { verdict, ..Slot::new(packet, ingress) });
+        }
+        let surroundings =
+            Surroundings { tables: self.tables.get(), pool: &mut self.pool, counters: &self.counters, now };
+        self.pipeline.run(&mut self.batch, surroundings);
+        let first = self.batch.first();
+        self.was_first_tcp = first.is_some_and(|slot| slot.parsed.protocol == Protocol::TCP.0);
+        self.dispatch();
     }
 
     /// Goes on with what other workers have handed over. Returns how many packets came.

@@ -37,6 +37,20 @@ pub fn of(slot: &Slot) -> u8 {
 /// Where traffic class ends in the second byte of an IPv6 header.
 const IPV6_SHIFT: u8 = 4;
 
+/// The mark in a type of service.
+#[inline]
+#[must_use]
+pub fn of_tos(tos: u8) -> u8 {
+    tos & MASK
+}
+
+/// Whether a packet with this type of service comes out of a tunnel as it is, if the outer header has that one.
+#[inline]
+#[must_use]
+pub fn leaves(inner: u8, outer: u8) -> bool {
+    of_tos(outer) == NOT_ECT || of_tos(outer) == of_tos(inner)
+}
+
 /// Combines the outer header's mark with that of the packet that has come out of the tunnel.
 pub fn leave(slot: &mut Slot, outer: u8) -> Result<(), DropReason> {
     let inner = of(slot);

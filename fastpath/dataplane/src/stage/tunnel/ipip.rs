@@ -2,7 +2,7 @@
 
 use caracal_wire::{EtherType, MacAddr, Protocol, ethernet, ipv4};
 
-use super::{OUTER_HOP_LIMIT, ecn, no_way, way_out};
+use super::{ecn, no_way, outer_v4_header, way_out};
 use crate::batch::{Egress, Slot, Verdict};
 use crate::drop_reason::DropReason;
 use crate::stage::Context;
@@ -37,13 +37,8 @@ pub fn encapsulate(context: &mut Context, slot: &mut Slot, tunnel: TunnelIndex) 
     let inner_len = slot.packet.len() - ethernet::HEADER_LEN;
     let ip_header = ipv4::Repr {
         tos: ecn::of(slot),
-        identification: 0,
-        fragment_word: ipv4::DONT_FRAGMENT,
-        ttl: OUTER_HOP_LIMIT,
-        protocol: Protocol::IPIP,
-        source,
-        destination: far.node_address,
         payload_len: super::outer_len(&slot.packet, inner_len)?,
+        ..outer_v4_header(Protocol::IPIP, source, far.node_address)
     };
     slot.packet.prepend(OVERHEAD).ok_or(DropReason::NoHeadroom)?;
     // The new bytes and the Ethernet header that was there make room for Ethernet and the outer header.

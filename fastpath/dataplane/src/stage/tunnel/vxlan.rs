@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use caracal_wire::checksum::Sum;
 use caracal_wire::{EtherType, Ipv6, Malformed, Protocol, Vni, Vxlan, ethernet, ipv4, ipv6, udp, vxlan};
 
-use super::{OUTER_HOP_LIMIT, Outer, ecn, entropy, no_way, way_out};
+use super::{OUTER_HOP_LIMIT, Outer, ecn, entropy, no_way, outer_v4_header, way_out};
 use crate::batch::{Egress, Slot, Verdict};
 use crate::drop_reason::DropReason;
 use crate::stage::{Context, rewrite};
@@ -25,6 +25,13 @@ pub const OUTER_LEN_V6: u16 = OUTER_LEN_V4 + (ipv6::HEADER_LEN - ipv4::HEADER_LE
 /// Outer source ports: the ephemeral range of RFC 6335, so that the fabric spreads flows over its links (RFC 7348, 4.1).
 const SOURCE_PORT_FIRST: u16 = 49_152;
 const SOURCE_PORT_BITS: u32 = 14;
+
+/// The outer source port for a flow's [`entropy`].
+#[inline]
+#[must_use]
+pub fn source_port(entropy: u64) -> u16 {
+    SOURCE_PORT_FIRST + (entropy >> (u64::BITS - SOURCE_PORT_BITS)) as u16
+}
 
 /// Whether what follows an IP header is UDP to this port.
 #[inline]
@@ -105,14 +112,8 @@ pub fn over_ipv4(context: &mut Context, slot: &mut Slot, tunnel: TunnelIndex) ->
     let (ip, rest) = rest.split_at_mut(ipv4::HEADER_LEN);
     let ip_header = ipv4::Repr {
         tos: ecn,
-        identification: 0,
-        // Tunnel endpoints do not fragment (RFC 7348, 4.3), and neither may anybody on the way.
-        fragment_word: ipv4::DONT_FRAGMENT,
-        ttl: OUTER_HOP_LIMIT,
-        protocol: Protocol::UDP,
-        source,
-        destination: far.node_address,
         payload_len: header.udp_len,
+        ..outer_v4_header(Protocol::UDP, source, far.node_address)
     };
     let written = way.emit(EtherType::IPV4, link);
     let written = written.and_then(|()| ip_header.emit(ip)).and_then(|()| header.emit(rest));
@@ -201,7 +202,7 @@ impl Header {
         let udp_len = slot.packet.len() + udp::HEADER_LEN + vxlan::HEADER_LEN;
         let entropy = entropy(slot);
         Ok(Header {
-            source_port: SOURCE_PORT_FIRST + (entropy >> (u64::BITS - SOURCE_PORT_BITS)) as u16,
+            source_port: source_port(entropy),
             destination_port: node.vxlan_port,
             udp_len: super::outer_len(&slot.packet, udp_len)?,
             flow_label: (entropy >> 44) as u32,
