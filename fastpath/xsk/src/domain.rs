@@ -174,9 +174,9 @@ impl Domain {
         &self.memory
     }
 
-    /// The flags of a bind that does not share.
-    pub(crate) fn bind_flags(&self) -> u16 {
-        bind_flags(&self.config, self.multi_buffer == MultiBuffer::On)
+    /// The flags of a bind that does not share, with several frames a packet if that may be and is wanted.
+    pub(crate) fn bind_flags(&self, multi_buffer: bool) -> u16 {
+        bind_flags(&self.config, multi_buffer && self.multi_buffer == MultiBuffer::On)
     }
 }
 

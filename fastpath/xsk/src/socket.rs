@@ -43,6 +43,8 @@ pub struct Config {
     pub mode: Mode,
     /// How many packets one system call may send (the kernel's default is 32); clamped to what the kernel takes.
     pub tx_budget: u32,
+    /// Packets may span several frames, if the domain has it so. Many drivers have zero-copy without: binding then takes this off.
+    pub multi_buffer: bool,
     /// Whoever polls the socket also does the device's receive work, up to so many packets a call, and its interrupts stay off meanwhile
     /// (SO_PREFER_BUSY_POLL); for a core that does nothing else. [`Socket::poll_device`] is the call.
     pub busy_poll: Option<u32>,
@@ -50,7 +52,16 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { rx: 2048, tx: 2048, fill: 2048, completion: 2048, mode: Mode::Copy, tx_budget: 2048, busy_poll: None }
+        Self {
+            rx: 2048,
+            tx: 2048,
+            fill: 2048,
+            completion: 2048,
+            mode: Mode::Copy,
+            tx_budget: 2048,
+            multi_buffer: true,
+            busy_poll: None,
+        }
     }
 }
 
@@ -553,7 +564,13 @@ impl Target<'_> {
         let completion = KernelRing::map(fd, config.completion, &completion).map_err(map_failed)?;
 
         let bind = || match zero_copy {
-            true => sys::bind(fd, ifindex, queue, domain.bind_flags() | libc::XDP_ZEROCOPY, None),
+            true => sys::bind(
+                fd,
+                ifindex,
+                queue,
+                domain.bind_flags(config.multi_buffer) | libc::XDP_ZEROCOPY,
+                None,
+            ),
             false => sys::bind(fd, ifindex, queue, libc::XDP_SHARED_UMEM, Some(domain.anchor())),
         };
         let mut bound = bind();
@@ -598,7 +615,8 @@ impl Target<'_> {
             fd: Arc::new(socket),
             zero_copy,
             checksum_offload: domain.checksum_offload(),
-            multi_buffer: domain.multi_buffer() == MultiBuffer::On,
+            // One that shares has it as the first bind to the UMEM has it, the anchor's.
+            multi_buffer: domain.multi_buffer() == MultiBuffer::On && (config.multi_buffer || !zero_copy),
             ifindex,
             queue,
         })

@@ -50,9 +50,10 @@ pub fn advise(interface: &Interface, tried: Option<&Tried>, settings: Settings, 
     if !interface.ethernet {
         return vec![warning("uplink", "no", "its packets have no Ethernet header")];
     }
-    let mut advice = vec![program(interface, tried), socket(interface, tried)];
+    let chunk_size = settings.chunk_size;
+    let mut advice = vec![program(interface, tried), socket(interface, tried, chunk_size)];
     advice.extend([
-        tx_checksum(interface, tried),
+        tx_checksum(interface, tried, chunk_size),
         rx_vlan(interface),
         choice(
             "RX hash",
@@ -87,10 +88,18 @@ fn program(interface: &Interface, tried: Option<&Tried>) -> Choice {
     }
 }
 
-/// Why a socket on it could not be in zero-copy mode; `None`: it could.
+/// Why a socket on it could not be in zero-copy mode, with frames of that size; `None`: it could.
 #[must_use]
-pub fn no_zero_copy(interface: &Interface) -> Option<String> {
+pub fn no_zero_copy(interface: &Interface, chunk_size: u16) -> Option<String> {
     match &interface.xdp {
+        Ok(xdp)
+            if xdp.zero_copy() && !xdp.zero_copy_multi_buffer() && interface.mtu > carried(chunk_size) =>
+        {
+            Some(format!(
+                "the MTU is {}, and its zero-copy carries no packets of several frames",
+                interface.mtu
+            ))
+        }
         Ok(xdp) if xdp.zero_copy() => None,
         Ok(_) => Some(format!("driver {} has no zero-copy", interface.driver().unwrap_or("unknown"))),
         // Nobody knows: to try is the only way.
@@ -98,32 +107,38 @@ pub fn no_zero_copy(interface: &Interface) -> Option<String> {
     }
 }
 
-fn is_zero_copy(interface: &Interface, tried: Option<&Tried>) -> bool {
+/// The largest IP packet that one frame holds.
+fn carried(chunk_size: u16) -> u32 {
+    u32::from(chunk_size).saturating_sub(KERNEL_HEADROOM + ethernet::HEADER_LEN as u32)
+}
+
+fn is_zero_copy(interface: &Interface, tried: Option<&Tried>, chunk_size: u16) -> bool {
+    let may_be = no_zero_copy(interface, chunk_size).is_none();
     match tried {
-        Some(tried) => tried.zero_copy.is_ok(),
-        None => interface.xdp.as_ref().is_ok_and(super::netdev::XdpFeatures::zero_copy),
+        Some(tried) => may_be && tried.zero_copy.is_ok(),
+        None => may_be && interface.xdp.is_ok(),
     }
 }
 
-fn socket(interface: &Interface, tried: Option<&Tried>) -> Choice {
+fn socket(interface: &Interface, tried: Option<&Tried>, chunk_size: u16) -> Choice {
     const WHAT: &str = "socket";
-    if let Some(tried) = tried {
+    if let (Some(tried), None) = (tried, no_zero_copy(interface, chunk_size)) {
         return match (&tried.zero_copy, &tried.copy) {
             (Ok(()), _) => choice(WHAT, "zero-copy", "it was tried"),
             (Err(reason), Ok(())) => choice(WHAT, "copy", reason.clone()),
             (Err(_), Err(reason)) => warning(WHAT, "none", reason.clone()),
         };
     }
-    match (no_zero_copy(interface), &interface.xdp) {
+    match (no_zero_copy(interface, chunk_size), &interface.xdp) {
         (Some(reason), _) => choice(WHAT, "copy", reason),
         (None, Ok(_)) => choice(WHAT, "zero-copy, or copy if binding fails", "the driver says that it can"),
         (None, Err(silence)) => choice(WHAT, "zero-copy if it can, else copy", silence.clone()),
     }
 }
 
-fn tx_checksum(interface: &Interface, tried: Option<&Tried>) -> Choice {
+fn tx_checksum(interface: &Interface, tried: Option<&Tried>, chunk_size: u16) -> Choice {
     const WHAT: &str = "TX checksum";
-    if !is_zero_copy(interface, tried) {
+    if !is_zero_copy(interface, tried, chunk_size) {
         let why = "in copy mode the kernel takes half-made checksums (Linux 6.11), and completes what the device cannot";
         return choice(WHAT, "left to the kernel, by metadata", why);
     }
@@ -165,7 +180,7 @@ fn rx_vlan(interface: &Interface) -> Choice {
 fn frames(interface: &Interface, settings: Settings) -> Choice {
     const WHAT: &str = "frames";
     let size = u32::from(settings.chunk_size);
-    let carried = size.saturating_sub(KERNEL_HEADROOM + ethernet::HEADER_LEN as u32);
+    let carried = carried(settings.chunk_size);
     let mtu = interface.mtu;
     let chosen = format!("{} of {size} bytes a worker", settings.chunks);
     if mtu <= carried {

@@ -252,9 +252,12 @@ pub struct Tried {
 pub fn try_out(ifindex: u32) -> Tried {
     let program = Uplink::attach(ifindex, Preference::NativeFirst);
     let domain = Domain::new(DomainConfig { chunks: 64, huge_pages: false, ..DomainConfig::default() });
+    // Many drivers have zero-copy without several frames a packet.
+    let multi_buffer = false;
     let bind = |mode| -> Answer<()> {
         let (domain, pool) = domain.as_ref().map_err(ToString::to_string)?;
-        let config = Config { rx: 64, tx: 64, fill: 64, completion: 64, mode, ..Config::default() };
+        let config =
+            Config { rx: 64, tx: 64, fill: 64, completion: 64, mode, multi_buffer, ..Config::default() };
         // Nothing is given to it, so nothing comes back.
         Socket::bind(domain, ifindex, 0, config).map(|socket| drop((socket, pool))).map_err(|e| e.to_string())
     };

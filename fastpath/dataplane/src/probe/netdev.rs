@@ -51,6 +51,12 @@ impl XdpFeatures {
         self.actions & 8 != 0
     }
 
+    /// In zero-copy mode, too, a packet may span several frames.
+    #[must_use]
+    pub fn zero_copy_multi_buffer(&self) -> bool {
+        self.zero_copy_segments > 1
+    }
+
     /// A received packet may span several buffers.
     #[must_use]
     pub fn multi_buffer(&self) -> bool {

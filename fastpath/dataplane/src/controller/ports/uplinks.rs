@@ -192,7 +192,8 @@ impl Ports {
             warn!(uplink = link.name, "XDP runs in generic mode, which costs the host throughput: {reason}");
         }
         let mut queues: Vec<LivePort> = Vec::new();
-        let mut binding = Binding::of(self.config.uplink_io, program.mode(), &device);
+        let chunk_size = self.workers[0].domain.config().chunk_size;
+        let mut binding = Binding::of(self.config.uplink_io, program.mode(), &device, chunk_size);
         for queue in 0..link.queues {
             // Queue q belongs to worker q mod N.
             let worker = queue as usize % self.workers.len();
@@ -259,7 +260,8 @@ impl Ports {
             // receive nothing on this queue.
             let filled = (FrameShares::of(chunks).uplink / here.max(1)).min(ring as usize) as u32;
             let rx = prior_power_of_two(filled / 2).max(2);
-            let direct = SocketConfig { rx, mode: Mode::ZeroCopy, ..rings(ring) };
+            let multi_buffer = binding.device_multi_buffer;
+            let direct = SocketConfig { rx, mode: Mode::ZeroCopy, multi_buffer, ..rings(ring) };
             match self.bind(worker, ifindex, queue, direct) {
                 Ok(socket) => return Ok(socket),
                 Err(PortError::Bind(refusal)) => binding.why_copy = Some(refusal.to_string()),
@@ -296,19 +298,30 @@ struct Binding {
     why_copy: Option<String>,
     /// In zero-copy mode the device completes checksums.
     device_completes: bool,
+    /// In zero-copy mode packets may span several frames.
+    device_multi_buffer: bool,
 }
 
 impl Binding {
-    fn of(io: UplinkIo, mode: &AttachMode, device: &Result<Interface, probe::ProbeError>) -> Self {
+    fn of(
+        io: UplinkIo,
+        mode: &AttachMode,
+        device: &Result<Interface, probe::ProbeError>,
+        chunk_size: u16,
+    ) -> Self {
         let why_copy = match (io, mode, device) {
             (UplinkIo::Copy, ..) => Some("copy mode, as configured".into()),
             (_, AttachMode::Generic(_), _) => Some("copy mode: zero-copy takes native XDP".into()),
-            (.., Ok(device)) => no_zero_copy(device).map(|reason| format!("copy mode: {reason}")),
+            (.., Ok(device)) => no_zero_copy(device, chunk_size).map(|reason| format!("copy mode: {reason}")),
             // To try is the only way to know.
             (.., Err(_)) => None,
         };
         let xdp = device.as_ref().ok().and_then(|device| device.xdp.as_ref().ok());
-        Binding { why_copy, device_completes: xdp.is_some_and(XdpFeatures::tx_checksum) }
+        Binding {
+            why_copy,
+            device_completes: xdp.is_some_and(XdpFeatures::tx_checksum),
+            device_multi_buffer: xdp.is_some_and(XdpFeatures::zero_copy_multi_buffer),
+        }
     }
 }
 
@@ -331,7 +344,7 @@ mod tests {
     fn sockets_are_in_copy_mode_when_asked_so_or_when_the_program_is_not_in_the_driver() {
         let silent = || Err(probe::ProbeError::Netlink(std::io::ErrorKind::NotFound.into()));
         let generic = AttachMode::Generic("none".into());
-        let why = |io, mode: &AttachMode| Binding::of(io, mode, &silent()).why_copy;
+        let why = |io, mode: &AttachMode| Binding::of(io, mode, &silent(), 2048).why_copy;
         assert!(why(UplinkIo::Copy, &AttachMode::Native).unwrap().contains("configured"));
         assert!(why(UplinkIo::Auto, &generic).unwrap().contains("native XDP"));
         assert_eq!(why(UplinkIo::Auto, &AttachMode::Native), None);

@@ -97,6 +97,17 @@ fn a_mtu_beyond_one_frame_needs_a_driver_with_several_buffers() {
 }
 
 #[test]
+fn zero_copy_without_several_frames_a_packet_is_not_for_a_large_mtu() {
+    let mut card = card();
+    card.xdp.as_mut().unwrap().zero_copy_segments = 1;
+    assert!(advice(&card, None, "socket").choice.starts_with("zero-copy"));
+    card.mtu = 9000;
+    let socket = advice(&card, None, "socket");
+    assert!(socket.choice == "copy" && socket.why.contains("9000"), "{socket:?}");
+    assert!(advice(&card, None, "TX checksum").choice.contains("kernel"));
+}
+
+#[test]
 fn fewer_queues_than_workers_or_a_table_that_leaves_some_out_is_warned_of() {
     let mut card = card();
     card.channels = Ok(Channels { combined: 1, combined_max: 8, ..Channels::default() });
@@ -116,7 +127,7 @@ fn silence_is_told_as_silence() {
         assert_eq!(advice(&silent, None, what).why, "the kernel is old");
     }
     assert!(advice(&silent, None, "rings").why.contains(SILENT));
-    assert_eq!(no_zero_copy(&silent), None, "to try is the only way to know");
+    assert_eq!(no_zero_copy(&silent, 2048), None, "to try is the only way to know");
 }
 
 #[test]
