@@ -34,7 +34,7 @@ use crate::stage::express::{self, Express};
 use crate::stage::fragment::Half;
 use crate::stage::limit::{self, Limiter};
 use crate::stage::parse::Fragment;
-use crate::stage::{self, Context, arp, flow, nd, node, parse, rewrite, route, source, tunnel};
+use crate::stage::{self, Context, arp, flow, foresee, nd, node, parse, rewrite, route, source, tunnel};
 use crate::table::{EndpointIndex, Tables};
 use crate::worker::WorkerIndex;
 
@@ -57,6 +57,7 @@ pub struct Pipeline {
     limits: Limiter,
     /// What takes established flows the short way.
     pub express: Express,
+    foreseen: foresee::Foreseen,
     /// Where judgements go that are to be logged; nowhere, until it is set.
     pub recorder: Recorder,
     /// Next hops that a packet needed and whose MAC address is not known: the controller has them resolved.
@@ -97,6 +98,7 @@ impl Pipeline {
             icmp_limit: RateLimit::new(ICMP_ERRORS_PER_SECOND, ICMP_ERRORS_BURST),
             limits: Limiter::default(),
             express: Express::default(),
+            foreseen: foresee::Foreseen::default(),
             recorder: Recorder::default(),
             unknown_neighbors: Vec::with_capacity(UNKNOWN_NEIGHBORS_MAX),
         }
@@ -229,6 +231,7 @@ impl Pipeline {
             icmp_limit: &mut self.icmp_limit,
             limits: &mut self.limits,
             express: &mut self.express,
+            foreseen: &mut self.foreseen,
             recorder: &mut self.recorder,
             unknown_neighbors: &mut self.unknown_neighbors,
             now,
@@ -263,12 +266,18 @@ fn from_endpoint(context: &mut Context, batch: &mut Batch, endpoint: EndpointInd
         parts_from_endpoint(context, batch, endpoint);
     }
     limit::packets(context, batch, true);
+    let mut unknown = 0;
     for slot in going_on(batch) {
         flow::fetch(context, slot);
+        unknown += u32::from(slot.flow_guess.is_none());
+    }
+    if unknown > 1 {
+        foresee::first_packets(context, batch, true, |_| Some(endpoint));
     }
     for slot in going_on(batch) {
         flow::track(context, slot, endpoint, true);
     }
+    context.foreseen.clear();
     limit::bytes(context, batch, true);
 }
 
@@ -302,16 +311,22 @@ fn to_endpoints(context: &mut Context, batch: &mut Batch, has_parts: bool) {
             flow::prepare(context, slot, endpoint, false);
         }
     }
+    let mut unknown = 0;
     for slot in going_on(batch) {
         if slot.deliver_to.is_some() {
             flow::fetch(context, slot);
+            unknown += u32::from(slot.flow_guess.is_none());
         }
+    }
+    if unknown > 1 {
+        foresee::first_packets(context, batch, false, |slot| slot.deliver_to);
     }
     for slot in going_on(batch) {
         if let Some(endpoint) = slot.deliver_to {
             flow::track(context, slot, endpoint, false);
         }
     }
+    context.foreseen.clear();
     limit::bytes(context, batch, false);
     for slot in batch {
         rewrite::finish(context, slot);

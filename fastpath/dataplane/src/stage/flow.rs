@@ -340,19 +340,19 @@ fn would_be_decided_by(context: &Context, grounds: &Grounds, tuple: &FlowTuple) 
 }
 
 /// What a verdict rests on.
-struct Grounds {
+pub(super) struct Grounds {
     /// The endpoint's policy list for the direction.
-    list: PolicyListId,
+    pub list: PolicyListId,
     /// What it would be if staged policies were enforced, where that would change anything.
     staged: Option<PolicyListId>,
     /// The peer's class.
-    peer_class: ClassId,
+    pub peer_class: ClassId,
 }
 
 impl Grounds {
     /// `None` when the endpoint is gone.
     #[inline]
-    fn of(context: &Context, endpoint: EndpointIndex, peer: IpAddr, out: bool) -> Option<Self> {
+    pub fn of(context: &Context, endpoint: EndpointIndex, peer: IpAddr, out: bool) -> Option<Self> {
         Grounds::under(context.tables, endpoint, peer, out)
     }
 
@@ -436,7 +436,10 @@ fn unknown(context: &mut Context, slot: &mut Slot, out: bool) {
             if let Some(staged) = staged {
                 context.count_first(staged, Deciding::Staged, length);
             }
-            let judgement = context.tables.policy.judge(list, peer_class, &tuple);
+            let judgement = context
+                .foreseen
+                .take(slot.flow_hash, list, peer_class, &tuple)
+                .unwrap_or_else(|| context.tables.policy.judge(list, peer_class, &tuple));
             context.count_first(judgement.rule, Deciding::Enforced, length);
             context.recorder.judged(key.endpoint(), &tuple, judgement, context.counters);
             if !judgement.allow {

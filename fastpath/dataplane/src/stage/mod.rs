@@ -4,6 +4,7 @@
 pub mod arp;
 pub mod express;
 pub mod flow;
+pub mod foresee;
 pub mod fragment;
 pub mod fragmentation;
 pub mod host;
@@ -83,6 +84,8 @@ pub struct Context<'a> {
     pub icmp_limit: &'a mut RateLimit,
     /// What this worker's endpoints may move.
     pub limits: &'a mut Limiter,
+    /// Judgements of this batch's first packets.
+    pub foreseen: &'a mut foresee::Foreseen,
     /// Where judgements go that are to be logged.
     pub recorder: &'a mut Recorder,
     /// Next hops that packets needed and nobody knew.

@@ -121,8 +121,28 @@ impl Node {
         self.seq += 1;
         let ops = ops.into_iter().map(|op| plane::Op { op: Some(op) }).collect();
         self.say(from_client::Message::Transaction(plane::Transaction { seq: self.seq, ops, in_sync: true }));
+        self.hear_ack(self.seq);
+    }
+
+    /// States one after another without waiting for each: up to `ahead` are under way. All must be acknowledged, in order.
+    pub fn tell_all(&mut self, transactions: impl Iterator<Item = Vec<op::Op>>, ahead: usize) {
+        let mut acknowledged = self.seq;
+        for ops in transactions {
+            self.seq += 1;
+            let ops = ops.into_iter().map(|op| plane::Op { op: Some(op) }).collect();
+            let transaction = plane::Transaction { seq: self.seq, ops, in_sync: true };
+            self.say(from_client::Message::Transaction(transaction));
+            if self.seq - acknowledged >= ahead as u64 {
+                acknowledged += 1;
+                self.hear_ack(acknowledged);
+            }
+        }
+        (acknowledged + 1..=self.seq).for_each(|seq| self.hear_ack(seq));
+    }
+
+    fn hear_ack(&mut self, seq: u64) {
         match self.hear() {
-            from_fastpath::Message::Ack(ack) => assert_eq!(ack.seq, self.seq),
+            from_fastpath::Message::Ack(ack) => assert_eq!(ack.seq, seq),
             other => panic!("no acknowledgement: {other:?}"),
         }
     }
@@ -159,6 +179,12 @@ impl Node {
     pub fn counter(&mut self, name: &str) -> u64 {
         let rows = self.read(plane::What::Counters).into_iter().flat_map(|reply| reply.counters);
         rows.filter(|row| row.name == name).map(|row| row.value).sum()
+    }
+
+    /// Packets dropped, by reasons that there were.
+    pub fn all_drops(&mut self) -> Vec<(String, u64)> {
+        let rows = self.read(plane::What::Drops).into_iter().flat_map(|reply| reply.drops);
+        rows.filter(|row| row.packets > 0).map(|row| (row.reason, row.packets)).collect()
     }
 
     /// Packets dropped for a reason.

@@ -6,6 +6,7 @@
     reason = "a test's helpers fail as tests do"
 )]
 
+mod changes;
 #[path = "../../../xsk/tests/common/mod.rs"]
 mod common;
 mod devices;
