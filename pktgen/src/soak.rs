@@ -38,9 +38,9 @@ Exit status: 0 passed; 1 failed; 2 could not run. Ctrl-C ends it early, with a v
 pub struct Args {
     #[command(flatten)]
     way: Way,
-    /// Packets a second, all flows together
-    #[arg(long, value_name = "RATE", default_value = "10k")]
-    rate: Rate,
+    /// Packets a second, all flows together [default: what the profile says, or 10k]
+    #[arg(long, value_name = "RATE")]
+    rate: Option<Rate>,
     /// For how long
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse_duration)]
     duration: Duration,
@@ -78,7 +78,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let stop = Stop::on_signals()?;
     let mut open = args.way.open()?;
     open.follow.lines_every = Some(args.every);
-    let mut report = open.trial(args.rate, args.duration, stop)?;
+    let mut report = open.trial(args.rate.unwrap_or(open.asked.rate), args.duration, stop)?;
     let failures = judge(&report, args.max_loss, args.max_silence);
     for warning in &report.warnings {
         eprintln!("pktgen: {warning}");
@@ -210,5 +210,6 @@ mod tests {
     fn latency_that_grows_with_time_fails_it() {
         assert!(failures(&report(|at| 100_000 + at * 20_000)).contains("latency grew"));
         assert_eq!(failures(&report(|at| 10_000 + at * 1_000)), "", "a tenth of a millisecond is no matter");
+        assert_eq!(failures(&report(|at| 10_000_000 + at * 50_000)), "", "nor is half as much again");
     }
 }

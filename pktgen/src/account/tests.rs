@@ -269,3 +269,29 @@ fn a_flow_that_came_to_two_sinks_is_said_to_have() {
     let totals = totals(sinks);
     assert_eq!((totals.split_flows, totals.flows[0].received), (1, 2));
 }
+
+#[test]
+fn what_a_sink_tells_only_after_a_silence_is_still_told_of_its_time() {
+    let second = 1_000_000_000;
+    let (mut collector, outlets) = Collector::new(2, 0, Duration::from_secs(200)).unwrap();
+    let mut sinks: Vec<Account> =
+        outlets.into_iter().map(|outlet| Account::new(1, 2).unwrap().with_outlet(outlet)).collect();
+    let mut come = |sink: usize, sequence, at, latency| {
+        let mark = Mark { run: 1, flow: sink as u32, sequence, sent_ns: at };
+        sinks[sink].count(mark, at + latency, 0);
+    };
+    // The first sink hears two packets, the second of them after one was lost, and then nothing for a minute; the other one hears
+    // one a second.
+    come(0, 0, 1, 70);
+    come(0, 2, 2, 90);
+    for at in 0..60 {
+        come(1, at, at * second, 5);
+        collector.collect(at * second, at).unwrap();
+    }
+    come(0, 3, 60 * second, 70);
+    collector.collect(60 * second, 60).unwrap();
+    let totals = collector.finish(60, sinks).unwrap();
+    let first = &totals.series.rows[0];
+    assert_eq!((first.received_pps, first.missing, first.max_ns), (3.0, 1, Some(90)));
+    assert_eq!(totals.latency.len(), 63);
+}

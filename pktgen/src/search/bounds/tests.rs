@@ -178,3 +178,21 @@ fn a_short_lossy_trial_alone_decides_nothing_and_a_long_one_outweighs_it() {
     assert_eq!(tell(1, 7), Verdict::Open);
     assert_eq!(tell(10, 0), Verdict::Carried);
 }
+
+#[test]
+fn many_short_lossy_trials_outweigh_a_long_one_unless_as_many_were_not() {
+    let verdict = |lossy: usize, carried: usize| {
+        let mut search = Search::new(Plan { phases: 2, ..plan() }, goals());
+        let mut tell = |seconds, lost| {
+            let ask = Ask { load: 5_000.0, duration: Duration::from_secs(seconds) };
+            search.tell(Trial { ask, sent: 5_000 * seconds, lost });
+        };
+        (0..lossy).for_each(|_| tell(1, 7));
+        (0..carried).for_each(|_| tell(1, 0));
+        tell(10, 0);
+        search.verdict(&search.goals[0], 1, 5_000.0)
+    };
+    assert_eq!(verdict(9, 0), Verdict::Carried);
+    assert_eq!(verdict(11, 0), Verdict::Lossy);
+    assert_eq!(verdict(11, 11), Verdict::Carried);
+}
