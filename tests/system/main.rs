@@ -14,6 +14,7 @@
 
 mod api;
 mod bad_input;
+mod bulk;
 mod changes;
 mod convergence;
 mod flood;

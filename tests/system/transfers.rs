@@ -101,7 +101,7 @@ fn iperf(what: &str, lab: &Lab, from: &Place, asked: SocketAddr, to: &Place) {
 }
 
 /// No segment came with a wrong checksum: pods' kernels leave them to the device, and none may arrive half made.
-fn checksums_are_right(places: &[&Place]) {
+pub fn checksums_are_right(places: &[&Place]) {
     for place in places {
         let text = place.run(|| std::fs::read_to_string("/proc/thread-self/net/snmp").unwrap());
         let mut tcp = text.lines().filter(|line| line.starts_with("Tcp:"));

@@ -69,6 +69,7 @@ pipeline_counters! {
     translations_ended: "Translations that timed out, or whose pod went, found by looking through them.",
     nat_ports_exhausted: "Connections for which every port tried was taken.",
     segmented: "Super-frames that were cut for a port that carries none.",
+    segmented_by_kernel: "Super-frames that left by an uplink whole, for the kernel or the device to segment.",
     segments_made: "Packets that those were cut into.",
     checksums_completed: "Half-made checksums completed in software.",
     handed_over: "Packets handed to another worker.",

@@ -82,6 +82,9 @@ struct Arguments {
     /// long as what a pod moves is bulk TCP. A pod's annotation projectcaracal.org/podPort goes before this
     #[arg(long, default_value = "auto")]
     pod_port: PodPort,
+    /// Segment pods' super-frames here also where an uplink's AF_XDP sockets copy, and the kernel could do it
+    #[arg(long)]
+    segment_here: bool,
     /// Entries of each ring of a pod's socket (a power of two)
     #[arg(long, default_value_t = 1024, value_parser = parse_ring)]
     pod_ring: u32,
@@ -307,6 +310,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     let config = PortConfig {
         bpf_dir: arguments.bpf_dir.clone(),
         pod_port: arguments.pod_port,
+        segment_here: arguments.segment_here,
         pod_ring: arguments.pod_ring,
         uplink_ring: arguments.uplink_ring,
         uplinks: arguments.uplinks.clone(),

@@ -24,9 +24,14 @@ impl RateLimit {
 
     /// Takes a token, if there is one.
     pub fn allow(&mut self, now: Tick) -> bool {
-        let has = self.has(now, 1);
+        self.allow_many(now, 1)
+    }
+
+    /// Takes so many tokens, if there are so many, or the bucket is full.
+    pub fn allow_many(&mut self, now: Tick, amount: u64) -> bool {
+        let has = self.has(now, amount);
         if has {
-            self.take(1);
+            self.take(amount);
         }
         has
     }

@@ -84,6 +84,13 @@ impl Headers {
         if behind == l4 { headers.ended(bytes) } else { None }
     }
 
+    /// Whether the packet is in a tunnel.
+    #[inline]
+    #[must_use]
+    pub fn is_in_tunnel(&self) -> bool {
+        self.outer.is_some()
+    }
+
     /// Finds out where the payload begins.
     #[inline]
     fn ended(self, bytes: &[u8]) -> Option<Headers> {
@@ -220,6 +227,76 @@ pub fn cut(
     let count = cut.count;
     packet.release(pool, boxes);
     Ok(count)
+}
+
+/// Makes of a super-frame of TCP in VXLAN over IPv4 super-frames of UDP, each datagram of which is a segment in its tunnel: those the kernel and its
+/// devices can cut. Inner checksums are whole afterwards. Returns how many segments there are.
+///
+/// ```text
+///   Ethernet · IPv4 · UDP │ VXLAN · Ethernet · IP · TCP · payload │ VXLAN · Ethernet · IP · TCP · payload │ …
+///   └─────── once ───────┘└──────────── gso_size ────────────────┘
+/// ```
+///
+/// # Errors
+/// Gives the packet back when it is in another tunnel or none, or its segments are not where they would have to be; then [`cut`] does it.
+pub fn as_datagrams(
+    packet: Packet,
+    pool: &mut FramePool,
+    boxes: &mut Boxes,
+    mut out: impl FnMut(Packet, &mut FramePool, &mut Boxes),
+) -> Result<usize, Packet> {
+    let Some(cut) = Cut::of(&packet) else { return Err(packet) };
+    let (Some(true), Some(udp_at), true) =
+        (cut.headers.outer, cut.headers.outer_udp, cut.is_aligned(&packet))
+    else {
+        return Err(packet);
+    };
+    let outer_len = udp_at + udp::HEADER_LEN;
+    let each = cut.headers.end - outer_len + cut.size;
+    // As many as one IPv4 packet can have.
+    let together = (usize::from(u16::MAX) - (outer_len - ethernet::HEADER_LEN)) / each;
+    let count = cut.count;
+    let Packet { head, rest, .. } = packet;
+    let mut rest = rest.unwrap_or_else(|| boxes.pop().unwrap_or_default());
+    let mut datagrams: Option<Packet> = None;
+    for (index, mut frame) in std::iter::once(head).chain(rest.drain(..)).enumerate() {
+        if index > 0
+            && let Some(place) = frame.prepend(cut.headers.end)
+        {
+            place.copy_from_slice(cut.template());
+        }
+        let mut segment = cut.finish(Packet::new(frame), index);
+        segment.complete_checksum();
+        if let Some(all) = &mut datagrams {
+            let mut frame = segment.head;
+            frame.trim_front(outer_len);
+            all.rest.get_or_insert_with(|| boxes.pop().unwrap_or_default()).push(frame);
+        } else {
+            datagrams = Some(segment);
+        }
+        let is_full = (index + 1) % together.max(1) == 0 || index + 1 == count;
+        if is_full && let Some(mut all) = datagrams.take() {
+            describe(&mut all, udp_at, each);
+            out(all, pool, boxes);
+        }
+    }
+    boxes.push(rest);
+    Ok(count)
+}
+
+/// Writes the outer headers of datagrams of `each` bytes, and leaves their checksum half made.
+fn describe(datagrams: &mut Packet, udp_at: usize, each: usize) {
+    let total = datagrams.len();
+    let bytes = datagrams.head.data_mut();
+    set_ip_len(bytes, ethernet::HEADER_LEN, true, total, 0);
+    put_u16(bytes, udp_at + udp::field::LEN.start, total - udp_at);
+    let source = ethernet::HEADER_LEN + ipv4::field::SOURCE.start;
+    let sum = Sum::of(bytes.get(source..source + 8).unwrap_or_default());
+    let sum = (sum + u32::from(Protocol::UDP.0) + (total - udp_at) as u32).fold();
+    put_u16(bytes, udp_at + udp::field::CHECKSUM.start, usize::from(sum));
+    datagrams.offload.gso_size = if datagrams.rest.is_some() { each as u16 } else { 0 };
+    datagrams.offload.checksum =
+        Some(PartialChecksum { start: udp_at as u16, offset: udp::field::CHECKSUM.start as u16 });
 }
 
 /// One super-frame that is being cut.

@@ -68,7 +68,19 @@ pub struct PacketSocket {
 
 impl PacketSocket {
     /// Everything that a device of the calling thread's network namespace receives, and nothing else.
+    ///
+    /// What is sent goes the way of all packets of the device: one that is not up to a super-frame (a pod has put an XDP program on its own end)
+    /// has the kernel segment it.
     pub fn open(ifindex: u32) -> Result<Self, PacketSocketError> {
+        Self::open_for(ifindex, libc::ETH_P_ALL as u16)
+    }
+
+    /// Only to send by a device of the calling thread's network namespace: nothing is received.
+    pub fn open_to_send(ifindex: u32) -> Result<Self, PacketSocketError> {
+        Self::open_for(ifindex, 0)
+    }
+
+    fn open_for(ifindex: u32, protocol: u16) -> Result<Self, PacketSocketError> {
         let failed = |doing| move |source| PacketSocketError { doing, ifindex, source };
         // Without a protocol it receives nothing, until it is bound to the device.
         // SAFETY: no pointers.
@@ -85,7 +97,6 @@ impl PacketSocket {
                 1,
                 "keep a packet socket from what the host sends",
             ),
-            (libc::SOL_PACKET, libc::PACKET_QDISC_BYPASS, 1, "have a packet socket send without a queue"),
             (libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, BUFFER_BYTES, "size a packet socket's receive buffer"),
             (libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, BUFFER_BYTES, "size a packet socket's send buffer"),
         ] {
@@ -95,7 +106,7 @@ impl PacketSocket {
         // SAFETY: plain integers; all-zero is valid.
         let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
         address.sll_family = libc::AF_PACKET as u16;
-        address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
+        address.sll_protocol = protocol.to_be();
         address.sll_ifindex = ifindex as libc::c_int;
         // SAFETY: pointer and length of a live sockaddr_ll.
         sys::check(unsafe {

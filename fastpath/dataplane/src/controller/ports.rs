@@ -68,6 +68,8 @@ pub struct PortConfig {
     pub bpf_dir: PathBuf,
     /// What pods' ports are, where the pod does not say.
     pub pod_port: PodPort,
+    /// Whether super-frames that leave by an uplink are segmented here in any case.
+    pub segment_here: bool,
     /// Entries of each ring of a pod's socket.
     pub pod_ring: u32,
     /// Entries of each ring of the uplink's sockets.
@@ -372,7 +374,18 @@ impl Ports {
         role: Role,
         link: &KernelLink,
     ) -> Result<LivePort, PortError> {
-        let counters = Arc::new(PortCounters::default());
+        self.add_counting(worker, port, role, link, Arc::default())
+    }
+
+    /// As [`add`](Self::add), of a port that goes on counting where another has begun.
+    fn add_counting(
+        &mut self,
+        worker: usize,
+        port: Port,
+        role: Role,
+        link: &KernelLink,
+        counters: Arc<PortCounters>,
+    ) -> Result<LivePort, PortError> {
         let io = port.io();
         let kernel = match &port {
             Port::Xsk(port) => Some(port.socket().statistics_handle()),

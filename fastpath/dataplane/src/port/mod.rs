@@ -7,6 +7,7 @@
 //! | [`PacketSocketPort`] | frames, chains and super-frames, with a virtio-net header | yes |
 //! | [`MemoryPort`] | frames | no: what leaves it is complete |
 
+pub mod bulk;
 pub mod memory;
 pub mod packet_socket;
 pub mod tap;
@@ -18,6 +19,7 @@ use caracal_xsk::{Frame, FramePool};
 
 use crate::packet::Packet;
 
+pub use bulk::BulkSender;
 pub use memory::MemoryPort;
 pub use packet_socket::PacketSocketPort;
 pub use tap::TapPort;

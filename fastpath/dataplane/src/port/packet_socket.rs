@@ -309,7 +309,7 @@ pub(super) fn header_of(packet: &Packet) -> VirtioNetHeader {
 }
 
 /// An iterator whose length is known to us, and not to the compiler.
-struct Counted<I>(I, usize);
+pub(super) struct Counted<I>(pub I, pub usize);
 
 impl<I: Iterator> Iterator for Counted<I> {
     type Item = I::Item;

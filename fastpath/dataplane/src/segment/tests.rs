@@ -299,3 +299,58 @@ fn what_cannot_be_cut_comes_back_whole() {
         assert_eq!(pool.free(), pool.total());
     }
 }
+
+proptest! {
+    #[test]
+    fn datagrams_that_the_kernel_can_cut_hold_the_same_segments(
+        v6 in any::<bool>(),
+        len in 3000usize..65_000,
+        size in 1100usize..1500,
+        flags in any::<u8>(),
+        tunnel in prop_oneof![5 => Just(Tunnel::Vxlan), 1 => Just(Tunnel::VxlanOverIpv6), 1 => Just(Tunnel::Ipip)],
+    ) {
+        let v6 = v6 && tunnel != Tunnel::Ipip;
+        let stream = Stream {
+            v6, udp: false, tunnel, sequence: 77, identification: 9, options: payload(12), fragment_word: 0x4000,
+        };
+        let (mut pool, mut boxes) = (FramePool::heap(256), Boxes::new());
+        let payload = payload(len);
+        let end = stream.headers_len();
+        let bytes = stream.super_frame(&payload, flags);
+        let mut packet = chain(&mut pool, &bytes, (1..64).map(|n| end + n * size), SEGMENT_HEADROOM);
+        let checksum = Some(PartialChecksum { start: stream.l4() as u16, offset: 16 });
+        packet.offload = Offload { gso_size: size as u16, checksum };
+        let mut found = Vec::new();
+        let count = as_datagrams(packet, &mut pool, &mut boxes, |mut datagrams, pool, boxes| {
+            let each = usize::from(datagrams.offload.gso_size);
+            let bytes = sent(&mut datagrams);
+            let outer = crate::sim::datagram::Datagram::read(&bytes).expect("a right outer header");
+            assert!(outer.checksum_is_right());
+            assert_eq!(outer.body[4..6], (outer.body.len() as u16).to_be_bytes());
+            let inner = &outer.body[8..];
+            found.extend(inner.chunks(if each == 0 { inner.len() } else { each }).map(<[u8]>::to_vec));
+            datagrams.release(pool, boxes);
+        });
+        match count {
+            Err(packet) => {
+                prop_assert!(tunnel != Tunnel::Vxlan);
+                packet.release(&mut pool, &mut boxes);
+            }
+            Ok(count) => {
+                prop_assert!(tunnel == Tunnel::Vxlan);
+                let pieces = payload.chunks(size).enumerate().map(|(index, piece)| {
+                    let (is_first, is_last) = (index == 0, (index + 1) * size >= len);
+                    let flags = if is_last { flags } else { flags & !(FIN | PSH) };
+                    let flags = if is_first { flags } else { flags & !CWR };
+                    stream.frame(piece, index * size, index as u16, flags)[42..].to_vec()
+                });
+                let pieces: Vec<Vec<u8>> = pieces.collect();
+                prop_assert_eq!((count, found.len()), (pieces.len(), pieces.len()));
+                for (found, piece) in found.iter().zip(&pieces) {
+                    prop_assert_eq!(found, piece);
+                }
+            }
+        }
+        prop_assert_eq!(pool.free(), pool.total());
+    }
+}

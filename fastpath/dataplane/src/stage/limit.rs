@@ -16,7 +16,7 @@ use rustc_hash::FxHashMap;
 use crate::batch::{Egress, Ingress, Slot, Step, Verdict};
 use crate::drop_reason::DropReason;
 use crate::rate_limit::RateLimit;
-use crate::stage::{Context, tcp_reset};
+use crate::stage::{Context, rewrite, tcp_reset};
 use crate::table::{EndpointIndex, LimitedEndpoints, Limits};
 use crate::worker::WorkerIndex;
 
@@ -118,7 +118,8 @@ pub fn packets(context: &mut Context, batch: &mut [Slot], out: bool) {
         for slot in batch.iter_mut().filter(|slot| slot.goes_on()) {
             let Some(endpoint) = endpoint_of(slot, out) else { continue };
             let Some(meter) = context.limits.meter(endpoint, out) else { continue };
-            if meter.packets.as_mut().is_some_and(|limit| !limit.allow(context.now)) {
+            let packets = rewrite::packets(slot);
+            if meter.packets.as_mut().is_some_and(|limit| !limit.allow_many(context.now, packets)) {
                 slot.drop(DropReason::PacketRateLimit);
             }
         }
@@ -146,7 +147,7 @@ pub fn bytes(context: &mut Context, batch: &mut [Slot], out: bool) {
         }
         let Some(endpoint) = endpoint_of(slot, out) else { continue };
         let Some(meter) = context.limits.meter(endpoint, out) else { continue };
-        let bits = slot.packet.len() as u64 * 8;
+        let bits = rewrite::bytes(slot) * 8;
         let mut both = [&mut meter.bandwidth, &mut meter.peak];
         if both.iter_mut().all(|limit| limit.as_mut().is_none_or(|limit| limit.has(context.now, bits))) {
             both.into_iter().flatten().for_each(|limit| limit.take(bits));

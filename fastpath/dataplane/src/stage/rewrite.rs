@@ -41,6 +41,18 @@ pub fn longest(slot: &Slot) -> u16 {
     if slot.packet.offload.gso_size == 0 { slot.parsed.ip_len } else { super_frame::segment_len(slot) }
 }
 
+/// How many packets on a wire this is: of a super-frame, its segments.
+#[inline]
+pub fn packets(slot: &Slot) -> u64 {
+    if slot.packet.offload.gso_size == 0 { 1 } else { super_frame::segments(slot) }
+}
+
+/// How many bytes on a wire this is, from the Ethernet header on: of a super-frame, those of all its segments.
+#[inline]
+pub fn bytes(slot: &Slot) -> u64 {
+    if slot.packet.offload.gso_size == 0 { slot.packet.len() as u64 } else { super_frame::bytes(slot) }
+}
+
 /// Makes the packet fit: one that may be is cut, and `exit` takes out the pieces behind the first, which stays here. If it
 /// asked not to be, its sender is told and the packet dropped: false.
 #[inline]

@@ -16,7 +16,7 @@ use crate::flow::{Aged, FlowEntry};
 use crate::handover::Peer;
 use crate::packet::Packet;
 use crate::pipeline::{EndpointLink, Link, Pipeline, Surroundings, Uplink};
-use crate::port::{Boxes, HEADROOM, Port};
+use crate::port::{Boxes, BulkSender, HEADROOM, Port};
 use crate::segment;
 use crate::snapshot::Subscriber;
 use crate::stage::{self, arp, nd};
@@ -86,6 +86,8 @@ struct EnginePort {
     port: Port,
     role: Role,
     counters: Arc<PortCounters>,
+    /// What super-frames leave by that the port does not carry.
+    bulk: Option<BulkSender>,
     /// It has frames that the kernel has not taken: it is in `Engine::dirty` or in `Engine::stalled`.
     dirty: bool,
     /// How many, after the last flush.
@@ -208,7 +210,8 @@ impl Engine {
             Role::Forward => self.forward = Some(at),
             Role::Endpoint(EndpointIndex(index)) => set_at(&mut self.endpoints, index as usize, at),
         }
-        self.ports[at] = Some(EnginePort { port, role, counters, dirty: false, unsent: 0, idle_flushes: 0 });
+        self.ports[at] =
+            Some(EnginePort { port, role, counters, bulk: None, dirty: false, unsent: 0, idle_flushes: 0 });
         PortSlot(at)
     }
 
@@ -234,6 +237,13 @@ impl Engine {
             self.pipeline.links.set_endpoint(endpoint, None);
         }
         Some(removed.port)
+    }
+
+    /// Has the super-frames that leave by a port's device leave by this.
+    pub fn set_bulk_sender(&mut self, slot: PortSlot, bulk: BulkSender) {
+        if let Some(Some(entry)) = self.ports.get_mut(slot.0) {
+            entry.bulk = Some(bulk);
+        }
     }
 
     /// The port at a slot.
@@ -621,6 +631,26 @@ impl Engine {
             return self.discard(packet, DropReason::PortGone);
         };
         let counters = &self.counters;
+        let len = packet.len() as u64;
+        let packet = match &mut entry.bulk {
+            None => packet,
+            Some(bulk) => {
+                // What came before it leaves before it.
+                if entry.port.unsent() > 0 {
+                    entry.port.flush(&mut self.pool, &mut self.boxes);
+                }
+                match bulk.send(packet, &mut self.pool, &mut self.boxes) {
+                    Ok(sent) => {
+                        counters.count_drops(DropReason::TransmitRingFull, sent.lost as u64);
+                        counters.pipeline.segmented_by_kernel.add(1);
+                        entry.counters.sent_packets.add(sent.segments as u64);
+                        entry.counters.sent_bytes.add(len);
+                        return;
+                    }
+                    Err(packet) => packet,
+                }
+            }
+        };
         let in_software = !entry.port.completes_checksums();
         let cut = segment::cut(packet, &mut self.pool, &mut self.boxes, |segment, pool, boxes| {
             let len = segment.len() as u64;

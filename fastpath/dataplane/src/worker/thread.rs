@@ -24,7 +24,7 @@ use crate::counters::PortCounters;
 use crate::flow::{FlowEntry, FlowNote};
 use crate::handover::Doorbell;
 use crate::pipeline::{EndpointLink, Link, Uplink};
-use crate::port::Port;
+use crate::port::{BulkSender, Port};
 use crate::table::EndpointIndex;
 
 /// What the controller tells a worker. Followed between batches.
@@ -47,6 +47,8 @@ pub enum Command {
         /// Gets the port.
         reply: SyncSender<Option<Box<Port>>>,
     },
+    /// Have the super-frames that leave by a port's device leave by this.
+    BulkSender(PortSlot, BulkSender),
     /// Frames that a port which was closed elsewhere had held.
     ReturnFrames(Vec<caracal_xsk::Frame>),
     /// What is known of a pod's link.
@@ -315,6 +317,7 @@ impl Thread {
                 }
                 let _ = reply.send(port);
             }
+            Command::BulkSender(slot, bulk) => self.engine.set_bulk_sender(slot, bulk),
             Command::ReturnFrames(frames) => {
                 for frame in frames {
                     self.engine.pool.put(frame);

@@ -42,6 +42,8 @@ pub(super) struct LivePod {
     pub why: String,
     kind: Kind,
     traffic: Traffic,
+    /// The last attempt to change it came to nothing.
+    has_failed: bool,
 }
 
 /// How often the traffic of pods is looked at.
@@ -119,10 +121,10 @@ impl Ports {
         self.check_link(link)?;
         let choice = self.choice(endpoint);
         let kind = if choice == PodPort::Packet { Kind::Packet } else { Kind::AfXdp };
-        let port = self.open_kind(index, endpoint, link, kind)?;
+        let port = self.open_kind(index, endpoint, link, kind, Arc::default())?;
         let why = if choice == PodPort::Auto { String::new() } else { self.configured(endpoint) };
         let traffic = Traffic::new(&port.counters);
-        Ok(LivePod { endpoint: Arc::clone(endpoint), port, why, kind, traffic })
+        Ok(LivePod { endpoint: Arc::clone(endpoint), port, why, kind, traffic, has_failed: false })
     }
 
     fn configured(&self, endpoint: &Endpoint) -> String {
@@ -139,6 +141,7 @@ impl Ports {
         endpoint: &Endpoint,
         link: &KernelLink,
         kind: Kind,
+        counters: Arc<PortCounters>,
     ) -> Result<LivePort, PortError> {
         let worker = usize::from(endpoint.worker);
         let bpf_dir = self.config.bpf_dir.clone();
@@ -150,12 +153,18 @@ impl Ports {
                 xdp::pod::put_back(&bpf_dir, &link.name, link.index, place)?;
                 let completes = self.workers[worker].domain.checksum_offload();
                 let port = Port::Xsk(XskPort::new(socket, completes, 0));
-                self.add(worker, port, role, link)?
+                self.add_counting(worker, port, role, link, counters)?
             }
             Kind::Packet => {
                 // Before there is a packet for it: it gets none while the pod program is there.
                 let socket = PacketSocket::open(link.index)?;
-                let port = self.add(worker, Port::PacketSocket(PacketSocketPort::new(socket)), role, link)?;
+                let port = self.add_counting(
+                    worker,
+                    Port::PacketSocket(PacketSocketPort::new(socket)),
+                    role,
+                    link,
+                    counters,
+                )?;
                 if let Err(error) = xdp::pod::set_aside(&bpf_dir, &link.name, link.index) {
                     self.close(port);
                     return Err(error.into());
@@ -189,7 +198,9 @@ impl Ports {
                     None => continue,
                 },
             };
-            if kind != pod.kind {
+            // One that could not be made is not tried all the time.
+            let has_failed = pod.has_failed && pod.traffic.is_settling(now);
+            if kind != pod.kind && !has_failed {
                 changes.push((*index, kind, why));
             }
         }
@@ -204,7 +215,8 @@ impl Ports {
         let link = links.iter().find(|link| link.index == pod.port.ifindex);
         let opened = link
             .ok_or_else(|| PortError::NoLink(endpoint.interface.to_string()))
-            .and_then(|link| self.open_kind(index, &endpoint, link, kind));
+            .and_then(|link| self.open_kind(index, &endpoint, link, kind, Arc::clone(&pod.port.counters)));
+        pod.has_failed = opened.is_err();
         match opened {
             Ok(port) => {
                 info!(endpoint = %endpoint.id, "pod port changed from {} to {}: {why}", pod.port.io, port.io);
@@ -215,8 +227,11 @@ impl Ports {
                 (pod.kind, pod.why) = (kind, why);
             }
             Err(error) => {
-                warn!(endpoint = %endpoint.id, "pod port stays {}: {error}", pod.port.io);
-                pod.why = format!("it would have another if that could be made: {error}");
+                let why = format!("it would have another if that could be made: {error}");
+                if pod.why != why {
+                    warn!(endpoint = %endpoint.id, "pod port stays {}: {error}", pod.port.io);
+                }
+                pod.why = why;
             }
         }
         pod.traffic = Traffic::new(&pod.port.counters);
@@ -287,9 +302,14 @@ impl Traffic {
         }
     }
 
+    /// Whether the last change, or attempt, is not long ago.
+    fn is_settling(&self, now: Instant) -> bool {
+        self.changed_at.is_some_and(|at| now.duration_since(at) < SETTLED)
+    }
+
     /// Another kind of port, if the traffic of the last looks is for it, and why.
     fn asks_for(&self, kind: Kind, now: Instant) -> Option<(Kind, String)> {
-        if self.changed_at.is_some_and(|at| now.duration_since(at) < SETTLED) {
+        if self.is_settling(now) {
             return None;
         }
         match kind {

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
+use caracal_xsk::packet_socket::PacketSocket;
 use caracal_xsk::xdp::uplink::Capture;
 use caracal_xsk::xdp::{self, AttachMode, Preference, Uplink};
 use caracal_xsk::{Mode, Socket};
@@ -17,7 +18,7 @@ use crate::batch::UplinkIndex;
 use crate::controller::mirror::KernelLink;
 use crate::controller::uplinks::{self, Chosen, Facts};
 use crate::pipeline::{self, Link};
-use crate::port::{Port, XskPort};
+use crate::port::{BulkSender, Port, XskPort};
 use crate::probe::advice::no_zero_copy;
 use crate::probe::netdev::XdpFeatures;
 use crate::probe::tuning::Tuning;
@@ -202,7 +203,14 @@ impl Ports {
                     program.set_socket(queue, &socket)?;
                     let by_metadata = !socket.is_zero_copy() || binding.device_completes;
                     let completes = by_metadata && self.workers[worker].domain.checksum_offload();
-                    self.add(worker, Port::Xsk(XskPort::new(socket, completes, 0)), Role::Uplink(index), link)
+                    let copies = !socket.is_zero_copy();
+                    let port = Port::Xsk(XskPort::new(socket, completes, 0));
+                    let live = self.add(worker, port, Role::Uplink(index), link)?;
+                    if copies && !self.config.segment_here {
+                        let bulk = BulkSender::new(PacketSocket::open_to_send(link.index)?);
+                        self.workers[worker].tell(Command::BulkSender(live.slot, bulk));
+                    }
+                    Ok(live)
                 });
             match port {
                 Ok(port) => queues.push(port),

@@ -8,7 +8,7 @@ use super::super::{Output, PortName};
 use super::support::*;
 use super::workers::Pair;
 use crate::drop_reason::DropReason;
-use crate::packet::Offload;
+use crate::packet::{Offload, PartialChecksum};
 use caracal_plane_api::plane::op::Op as Kind;
 use caracal_plane_api::plane::{self, Limits};
 
@@ -50,6 +50,33 @@ fn out(len: usize) -> Vec<u8> {
 
 fn back(len: usize) -> Vec<u8> {
     from_uplink(&Datagram::udp((OUTSIDE, 2), (A, 1), &vec![0; len]))
+}
+
+#[test]
+fn a_super_frame_counts_as_what_it_is_on_a_wire() {
+    // Ten segments, of 100 bytes each, and 54 in front of each.
+    let frame = from_pod(&Datagram::tcp((A, 1), (B, 2), ACK, &[7; 1000]).dont_fragment().partial());
+    let send = |world: &mut World| {
+        let checksum = Some(PartialChecksum { start: 34, offset: 16 });
+        world.send_chain(&pod("a"), &[&frame], Offload { gso_size: 100, checksum }).len()
+    };
+    for (limit, reason) in [
+        (packets(1, 25), "drop.packet-rate-limit"),
+        // Two of them are 24,640 bits; were the headers counted once, three would pass.
+        (bandwidth(1000, 26_000), "drop.bandwidth-limit"),
+    ] {
+        let mut world = limited(Limits::default(), limit);
+        assert_eq!([send(&mut world), send(&mut world), send(&mut world)], [10, 10, 0], "{reason}");
+        world.expect_moved(&[
+            ("checksums_completed", 20),
+            ("delivered_local", 2),
+            ("flow_created", 2),
+            ("flow_hits", if reason == "drop.bandwidth-limit" { 3 } else { 2 }),
+            ("segmented", 2),
+            ("segments_made", 20),
+            (reason, 1),
+        ]);
+    }
 }
 
 #[test]

@@ -26,6 +26,20 @@ pub fn segment_len(slot: &Slot) -> u16 {
     headers_len(slot).saturating_add(slot.packet.offload.gso_size).min(slot.parsed.ip_len)
 }
 
+/// How many segments a super-frame is going to be.
+#[cold]
+pub fn segments(slot: &Slot) -> u64 {
+    let payload = slot.parsed.ip_len.saturating_sub(headers_len(slot));
+    u64::from(payload.div_ceil(slot.packet.offload.gso_size.max(1)).max(1))
+}
+
+/// Bytes of all segments of a super-frame: each has headers of its own.
+#[cold]
+pub fn bytes(slot: &Slot) -> u64 {
+    let headers = u64::from(slot.parsed.l3 + headers_len(slot));
+    slot.packet.len() as u64 + (segments(slot) - 1) * headers
+}
+
 /// Has a super-frame of TCP that may be fragmented cut into shorter segments instead. False: it is none.
 #[cold]
 pub fn shorten(slot: &mut Slot, mtu: u16) -> bool {
