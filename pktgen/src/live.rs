@@ -12,6 +12,9 @@ const DRAW_EVERY: Duration = Duration::from_millis(500);
 /// Rates that the small curves show.
 const HISTORY: usize = 40;
 const BAR: usize = 30;
+/// A line that is too long for the terminal ends at its edge: else there would be more lines to go over than we know.
+const NO_WRAP: &str = "\x1b[?7l";
+const WRAP: &str = "\x1b[?7h";
 /// Nobody's terminal is wider than what we write.
 const WIDTH_MAX: usize = 110;
 
@@ -82,7 +85,8 @@ impl Live {
             let screen = self.screen(&now, interval, collector);
             let back = back_over(self.lines);
             self.lines = screen.len();
-            back + &screen.iter().map(|line| format!("{}\n", cut(line))).collect::<String>()
+            let lines: String = screen.iter().map(|line| format!("{}\n", cut(line))).collect();
+            format!("{back}{NO_WRAP}{lines}{WRAP}")
         };
         self.last = now;
         // A terminal that is gone does not stop a run.

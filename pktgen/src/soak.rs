@@ -84,10 +84,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         eprintln!("pktgen: {warning}");
     }
     let passed = failures.is_empty();
+    report.warnings.splice(0..0, failures.iter().map(|failure| format!("failed: {failure}")));
     if let Some(file) = &args.html {
-        let mut shown = report.clone();
-        shown.warnings.splice(0..0, failures.iter().map(|failure| format!("failed: {failure}")));
-        write(file, &html::runs_page(&[Named { name: "soak".into(), report: shown }]))?;
+        write(file, &html::runs_page(&[Named { name: "soak".into(), report: report.clone() }]))?;
     }
     match args.output {
         Output::Json => {

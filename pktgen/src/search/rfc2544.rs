@@ -20,7 +20,7 @@ use super::session::{Circumstances, LatencyAt, Session, TrialRow};
 use super::{NDR, RATE_MIN};
 use crate::html;
 use crate::pace::Rate;
-use crate::profile::parse_duration;
+use crate::profile::{SIZE_MAX, SIZE_MIN, parse_duration};
 use crate::report::command::write;
 use crate::report::rate;
 use crate::run::{Output, Stop, Way};
@@ -52,7 +52,7 @@ pub struct Args {
     #[command(flatten)]
     way: Way,
     /// Frame sizes, from Ethernet header to end of payload, without FCS
-    #[arg(long, value_name = "SIZE", value_delimiter = ',', default_values_t = SIZES)]
+    #[arg(long, value_name = "SIZE", value_delimiter = ',', default_values_t = SIZES, value_parser = clap::value_parser!(u32).range(SIZE_MIN as i64..=SIZE_MAX as i64))]
     sizes: Vec<u32>,
     /// How long trials are; earlier ones of a search are shorter. The RFC asks for 60s
     #[arg(long, value_name = "TIME", default_value = "4s", value_parser = parse_duration)]
