@@ -88,10 +88,23 @@ write_results() {
         | del(.[0].value)[0]
           + {min: $v[0], median: (($v[(($n - 1) / 2) | floor] + $v[($n / 2) | floor]) / 2), max: $v[-1], rounds: $n})
   ' "$rows" | jq . >"$work/results.json"
-  [ -z "${BENCH_PART_OF:-}" ] || cat "$rows" >>"$BENCH_PART_OF/raw/rounds.tsv"
+  [ -z "${BENCH_PART_OF:-}" ] || by_subject <"$rows" >>"$BENCH_PART_OF/raw/rounds.tsv"
   mkdir -p "$results"
   cp -r --no-preserve=mode "$work"/{results.json,machine.txt,command.txt,raw} "$results/"
   [ ! -f "$work/skipped.json" ] || cp "$work/skipped.json" "$results/"
+}
+
+# by_subject: a part may say in the metric which of DPDK's tables a figure is of ("rte_lpm, batches of 64"); beside everything else it is
+# the subject, so that the same metric is held against the same.
+by_subject() {
+  awk -F'\t' -v OFS='\t' '
+    $2 == "dpdk" && $3 ~ /^rte_/ && match($3, /(: |, )[^,:]*$/) {
+      who = substr($3, 1, RSTART - 1); what = substr($3, RSTART + 2)
+      gsub(/ /, "-", who)
+      $2 = who ~ /^rte_(fib|fib6|hash)$/ ? "dpdk" : "dpdk-" who
+      $3 = what ~ /^(one by one|batches of)/ ? "lookup, " what : what
+    }
+    { print }'
 }
 
 # say_if_busy: one line if other things ran when the run began.
