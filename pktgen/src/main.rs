@@ -11,7 +11,9 @@
 //! Exit status: 0 done, 1 what was expected did not happen, 2 could not run.
 
 mod account;
+mod capture;
 mod clock;
+mod connections;
 mod cpu;
 mod engine;
 mod frame;
@@ -26,6 +28,7 @@ mod place;
 mod profile;
 mod reach;
 mod reconfigure;
+mod replay;
 mod report;
 mod results;
 mod run;
@@ -54,6 +57,7 @@ enum Command {
     Rfc2544(search::rfc2544::Args),
     Soak(soak::Args),
     Report(report::command::Args),
+    Replay(replay::Args),
     Impair(impair::Args),
 }
 
@@ -64,6 +68,7 @@ fn main() -> ExitCode {
         Command::Rfc2544(args) => search::rfc2544::run(&args),
         Command::Soak(args) => soak::run(&args),
         Command::Report(args) => report::command::run(&args),
+        Command::Replay(args) => replay::run(&args),
         Command::Impair(args) => impair::run(&args),
     };
     result.unwrap_or_else(|error| {

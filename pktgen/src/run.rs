@@ -7,18 +7,20 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::ValueEnum;
 use nix::sys::signal::{SigSet, Signal};
 
 use crate::account::{Account, Collector, Totals};
 use crate::clock;
+use crate::connections;
 use crate::cpu::{MachineTime, WorkerLoad, Workers};
 use crate::engine::{Progress, Receive, Sent, Transmit};
 use crate::html::{self, Named};
 use crate::live::{Follow, Live};
 use crate::machine::Machine;
 use crate::pace::{Pacer, Rate};
+use crate::profile::file::Connections;
 use crate::profile::{Profile, parse_duration};
 use crate::reconfigure::Meanwhile;
 use crate::report::command::write;
@@ -86,6 +88,17 @@ pub enum Output {
 /// # Errors
 /// It could not run.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let asked = args.way.asked()?;
+    if let Some((what, from, to)) = asked.connections()? {
+        let stop = Stop::on_signals()?;
+        let what = match args.rate {
+            Some(Rate::PerSecond(per_second)) => Connections { per_second, ..what },
+            Some(Rate::Max) => bail!("connections: how many a second? --rate max is for packets"),
+            None => what,
+        };
+        let duration = args.duration.unwrap_or(asked.duration);
+        return connections::run(&from, &to, what, duration, stop, args.output, args.expect_no_loss);
+    }
     let open = args.way.open()?;
     let stop = Stop::on_signals()?;
     let rate = args.rate.unwrap_or(open.asked.rate);

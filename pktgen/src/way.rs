@@ -11,6 +11,7 @@ use caracal_wire::MacAddr;
 use clap::ValueEnum;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
+use crate::connections;
 use crate::engine::live::LiveFrames;
 use crate::engine::memory::{self, Spot};
 use crate::engine::notes::Notes;
@@ -21,7 +22,7 @@ use crate::live::Follow;
 use crate::machine::Machine;
 use crate::pace::Rate;
 use crate::place::Place;
-use crate::profile::file::{Defaults, FLOWS_MAX, File, Flagged, SizesFile, StreamFile, Where};
+use crate::profile::file::{Connections, Defaults, FLOWS_MAX, File, Flagged, SizesFile, StreamFile, Where};
 use crate::profile::{ETHERNET_LEN, SINK_PORT, Sizes, parse_duration};
 use crate::reach::{self, Given, Reach};
 use crate::run::{Ends, Open};
@@ -252,6 +253,9 @@ impl Way {
     /// A place cannot be entered, or has no address; a port is taken; frames do not fit.
     pub fn open(&self) -> anyhow::Result<Open<'_>> {
         let asked = self.asked()?;
+        if asked.file.connections.is_some() {
+            bail!("a profile with connections is for pktgen run");
+        }
         if self.reflect && asked.engine != Engine::Socket {
             bail!("--reflect needs --engine socket: only its far end sends packets back");
         }
@@ -317,6 +321,21 @@ impl Way {
 }
 
 impl Asked {
+    /// Both ends of connections, when the profile asks for those.
+    ///
+    /// # Errors
+    /// A place cannot be entered, or has no way to the other.
+    pub fn connections(&self) -> anyhow::Result<Option<(Connections, connections::End, connections::End)>> {
+        let Some(what) = self.file.connections else { return Ok(None) };
+        let (from, to, to_address) = self.places()?;
+        let client = reach::reach(&from, to_address, self.from.given())?;
+        let mut server =
+            reach::reach(&to, client.source, Given { source: Some(to_address), ..self.to.given() })?;
+        server.source = to_address;
+        let end = |place, reach| connections::End { place, reach };
+        Ok(Some((what, end(from, client), end(to, server))))
+    }
+
     fn places(&self) -> anyhow::Result<(Place, Place, IpAddr)> {
         let from = place(&self.from).context("--from")?;
         let to = place(&self.to).context("--to")?;
@@ -348,17 +367,12 @@ impl Asked {
     /// Frames that were made by ourselves, out of an interface.
     fn open_frames(&self, sink: Sink) -> anyhow::Result<Opened> {
         let (from, to, to_address) = self.places()?;
-        let given = Given {
-            interface: self.from.interface.as_deref(),
-            source: self.from.address,
-            next_hop: self.from.gateway_mac,
-        };
         let sink_interface = match &self.to.interface {
             Some(name) => reach::interface(&to, name),
             None => reach::interface_of(&to, to.address(to_address.is_ipv6())?),
         };
         let sink_interface = sink_interface.context("the sink")?;
-        let reach = reach::reach(&from, to_address, given)?;
+        let reach = reach::reach(&from, to_address, self.from.given())?;
         let streams = self.streams(reach.source, to_address)?;
         let longest = usize::from(reach.interface.mtu) + ETHERNET_LEN;
         fits(&streams, longest, &reach.interface.name)?;
@@ -416,6 +430,13 @@ impl Asked {
         }
         let about = |name: &str| format!("{name} in memory");
         Ok(Opened { ends, flows, weights, from: about(from_name), to: about(to_name), sizes: self.sizes() })
+    }
+}
+
+impl Where {
+    /// What need not be asked for.
+    fn given(&self) -> Given<'_> {
+        Given { interface: self.interface.as_deref(), source: self.address, next_hop: self.gateway_mac }
     }
 }
 

@@ -21,6 +21,10 @@ struct control {
 	__u32 by_cpu;
 	/* Packets are sent to AF_XDP sockets, not noted. */
 	__u32 to_sockets;
+	/* Not marked packets are taken, but TCP from or to this port; 0: marked ones. */
+	__be16 tcp_port;
+	__u16 unused;
+	__u32 unused_too;
 };
 
 /* Each index on cache lines of its own. */
@@ -133,6 +137,28 @@ static __always_inline __u8 *find_mark(void *data, void *end)
 	return 0;
 }
 
+/* Whether a packet, as a device of a kernel's own stack would take it, is TCP from or to a port. */
+static __always_inline int is_tcp(__u8 *at, __u8 *end, __be16 port)
+{
+	__u8 protocol;
+
+	if (at + 34 > end)
+		return 0;
+	if (*(__be16 *)(at + 12) == NET16(ETH_P_IP)) {
+		__u32 header = (at[14] & 15) * 4;
+		protocol = at[23];
+		if (header < 20 || (*(__be16 *)(at + 20) & NET16(0x1fff)))
+			return 0;
+		at += 14 + header;
+	} else if (*(__be16 *)(at + 12) == NET16(ETH_P_IPV6)) {
+		protocol = at[20];
+		at += 54;
+	} else {
+		return 0;
+	}
+	return protocol == 6 && at + 20 <= end && (*(__be16 *)at == port || *(__be16 *)(at + 2) == port);
+}
+
 SEC("xdp.frags")
 int record(struct xdp_md *ctx)
 {
@@ -142,6 +168,11 @@ int record(struct xdp_md *ctx)
 	struct control *c = bpf_map_lookup_elem(&controls, &zero);
 	if (!c)
 		return XDP_PASS;
+	if (c->tcp_port) {
+		if (!is_tcp(data, end, c->tcp_port))
+			return XDP_PASS;
+		return bpf_redirect_map(&xsks, ctx->rx_queue_index, XDP_DROP);
+	}
 	__u8 *mark = find_mark(data, end);
 	if (!mark || mark + MARK_BYTES > (__u8 *)end)
 		return XDP_PASS;

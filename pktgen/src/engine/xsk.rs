@@ -43,11 +43,130 @@ fn rings() -> Config {
     Config { rx: RING, tx: RING, fill: RING, completion: RING, tx_budget: RING, ..Config::default() }
 }
 
-/// One queue's sender.
-pub struct XskSender {
+fn with_room(socket: &mut Socket) -> Option<&mut Socket> {
+    (socket.transmit_room() > 0).then_some(socket)
+}
+
+/// A queue to send by.
+pub struct Port {
     _domain: Domain,
     pool: FramePool,
+    /// There until it is dropped.
     socket: Option<Socket>,
+}
+
+impl Port {
+    /// Binds to a queue of an interface of the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// Not root, or somebody has the queue.
+    pub fn open(interface: &Interface, queue: u32) -> anyhow::Result<Self> {
+        let (domain, pool) = memory()?;
+        let socket = Socket::bind(&domain, interface.index, queue, rings())
+            .with_context(|| format!("cannot send by AF_XDP out of {}", interface.name))?;
+        Ok(Port { _domain: domain, pool, socket: Some(socket) })
+    }
+
+    /// Queues a frame of so many bytes, which `write` writes. False: there is no room now, or it was not written.
+    #[inline]
+    fn queue(&mut self, length: usize, write: impl FnOnce(&mut [u8]) -> bool) -> bool {
+        // First, so that what was written is never given back.
+        let Some(socket) = self.socket.as_mut().and_then(with_room) else { return false };
+        let Some(mut frame) = self.pool.take() else { return false };
+        frame.reset(0);
+        let refused: Option<Frame> = match frame.append(length).is_some_and(write) {
+            true => socket.transmit(frame, TxOptions::default()).err(),
+            false => Some(frame),
+        };
+        let is_queued = refused.is_none();
+        if let Some(frame) = refused {
+            self.pool.put(frame);
+        }
+        is_queued
+    }
+
+    /// Queues a copy of a frame. False: there is no room, even after what is queued was sent.
+    pub fn send(&mut self, bytes: &[u8]) -> bool {
+        let copy = |port: &mut Self| {
+            port.queue(bytes.len(), |room| {
+                room.copy_from_slice(bytes);
+                true
+            })
+        };
+        copy(self) || {
+            self.flush();
+            copy(self)
+        }
+    }
+
+    /// Sends what is queued, and takes back what was sent.
+    pub fn flush(&mut self) {
+        if let Some(socket) = &mut self.socket {
+            socket.flush();
+            socket.reclaim(&mut self.pool);
+        }
+    }
+
+    /// Waits until everything is sent, but not for ever.
+    pub fn finish(&mut self) {
+        let limit = Instant::now() + Duration::from_secs(1);
+        while self.socket.as_ref().is_some_and(|socket| socket.transmitting() > 0) && Instant::now() < limit {
+            self.flush();
+        }
+    }
+}
+
+impl Drop for Port {
+    fn drop(&mut self) {
+        if let Some(socket) = self.socket.take() {
+            socket.close(&mut self.pool);
+        }
+    }
+}
+
+/// TCP of one port at an interface: its segments come to us, all else to the kernel.
+pub struct TcpPort {
+    port: Port,
+    _program: Recorder,
+}
+
+impl TcpPort {
+    /// Takes the port at an interface of the calling thread's network namespace, until it is dropped. Of several queues the first.
+    ///
+    /// # Errors
+    /// Not root, or another program or socket is there.
+    pub fn take(interface: &Interface, number: u16) -> anyhow::Result<Self> {
+        let mut program =
+            Recorder::attach(interface.index, Preference::NativeFirst, Taken::Tcp(number), 1, 1)?;
+        let mut port = Port::open(interface, 0)?;
+        if let Some(socket) = &mut port.socket {
+            program.set_socket(0, socket)?;
+            socket.refill(&mut port.pool, RING as usize);
+        }
+        Ok(TcpPort { port, _program: program })
+    }
+
+    /// Sends a copy of a frame, with the next flush. False: there is no room.
+    pub fn send(&mut self, bytes: &[u8]) -> bool {
+        self.port.send(bytes)
+    }
+
+    /// Sends what is queued; hands over what came. Returns how many that were.
+    pub fn turn(&mut self, mut came: impl FnMut(&[u8])) -> usize {
+        self.port.flush();
+        let Port { socket: Some(socket), pool, .. } = &mut self.port else { return 0 };
+        let count = socket.receive(BATCH, |frame, _| {
+            came(frame.data());
+            pool.put(frame);
+        });
+        socket.refill(pool, RING as usize);
+        count
+    }
+}
+
+/// One queue's sender.
+pub struct XskSender {
+    port: Port,
     core: Option<usize>,
     part: Part,
 }
@@ -64,12 +183,8 @@ impl XskSender {
         core: Option<usize>,
         part: Part,
     ) -> anyhow::Result<Self> {
-        place.within(|| {
-            let (domain, pool) = memory()?;
-            let socket = Socket::bind(&domain, interface.index, queue, rings())
-                .with_context(|| format!("cannot send by AF_XDP out of {}", interface.name))?;
-            Ok(XskSender { _domain: domain, pool, socket: Some(socket), core, part })
-        })
+        let port = place.within(|| Port::open(interface, queue))?;
+        Ok(XskSender { port, core, part })
     }
 
     /// Gives frames to the kernel. Returns how many it took of `count`.
@@ -81,33 +196,23 @@ impl XskSender {
         scout: bool,
         bytes: &mut u64,
     ) -> usize {
-        let Some(socket) = &mut self.socket else { return 0 };
         let mut queued = 0;
         while queued < count {
-            let Some(mut frame) = self.pool.take() else { break };
-            let Some((flow, template, length)) = cursor.next() else {
-                self.pool.put(frame);
-                break;
-            };
-            frame.reset(0);
+            let at = cursor.at;
+            let Some((flow, template, length)) = cursor.next() else { break };
             let packet = Packet { template, length, run, now_ns: clock::now_ns(), scout };
-            let written = frame.append(length).is_some_and(|room| {
+            let is_queued = self.port.queue(length, |room| {
                 room.fill(0);
                 frame::write(packet, flow, room)
             });
-            let refused: Option<Frame> = match written {
-                true => socket.transmit(frame, TxOptions::default()).err(),
-                false => Some(frame),
-            };
-            if let Some(frame) = refused {
-                self.pool.put(frame);
+            if !is_queued {
+                cursor.at = at;
                 break;
             }
             *bytes += length as u64;
             queued += 1;
         }
-        socket.flush();
-        socket.reclaim(&mut self.pool);
+        self.port.flush();
         queued
     }
 }
@@ -168,27 +273,11 @@ impl Transmit for XskSender {
             }
         }
         let elapsed = start.elapsed();
-        // What is in the ring goes out; its frames come back.
-        let limit = Instant::now() + Duration::from_secs(1);
-        while let Some(socket) = &mut self.socket
-            && socket.transmitting() > 0
-            && Instant::now() < limit
-        {
-            socket.flush();
-            socket.reclaim(&mut self.pool);
-        }
+        self.port.finish();
         let mut sent = Sent { bytes, elapsed, missed: pacer.missed() + owed as u64, ..Sent::default() };
         Sequences(&part.flows).count(&mut sent);
         debug_assert_eq!(sent.packets() + sent.unmarked, packets);
         Ok(sent)
-    }
-}
-
-impl Drop for XskSender {
-    fn drop(&mut self) {
-        if let Some(socket) = self.socket.take() {
-            socket.close(&mut self.pool);
-        }
     }
 }
 

@@ -24,6 +24,8 @@ struct Control {
     mask: u32,
     by_cpu: u32,
     to_sockets: u32,
+    tcp_port: [u8; 2],
+    unused: [u8; 6],
 }
 
 /// A packet that came.
@@ -44,22 +46,24 @@ pub struct Note {
 
 type Head = [u64; 16];
 
-const _: () = assert!(size_of::<Control>() == 16 && size_of::<Note>() == 32 && size_of::<Head>() == 128);
+const _: () = assert!(size_of::<Control>() == 24 && size_of::<Note>() == 32 && size_of::<Head>() == 128);
 
-// SAFETY: `repr(C)`, four integers of one size.
+// SAFETY: `repr(C)`, integers and arrays of them, and 24 bytes are the sum of theirs.
 unsafe impl Plain for Control {}
 // SAFETY: `repr(C)`, integers, and 32 bytes are the sum of theirs.
 unsafe impl Plain for Note {}
 // SAFETY: an array of integers.
 unsafe impl Plain for Head {}
 
-/// How marked packets are taken.
+/// What is taken, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Taken {
-    /// Noted in the kernel.
+    /// Marked packets, noted in the kernel.
     Noted,
-    /// Given to AF_XDP sockets.
+    /// Marked packets, given to AF_XDP sockets.
     BySockets,
+    /// TCP from or to this port, given to AF_XDP sockets.
+    Tcp(u16),
 }
 
 /// A sink on a device. Dropping it, or the end of the process, detaches the program.
@@ -105,6 +109,11 @@ impl Recorder {
             mask: notes - 1,
             by_cpu: u32::from(matches!(mode, Some(AttachMode::Generic(_)))),
             to_sockets: u32::from(taken == Taken::BySockets),
+            tcp_port: match taken {
+                Taken::Tcp(port) => port.to_be_bytes(),
+                Taken::Noted | Taken::BySockets => [0; 2],
+            },
+            unused: [0; 6],
         };
         control.write(0, set(None));
         let (link, mode) = xdp::attach(xdp::program(&mut ebpf, "record")?, ifindex, preference)?;
