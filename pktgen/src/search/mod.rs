@@ -231,11 +231,15 @@ pub fn print(found: &Outcome, output: Output) -> anyhow::Result<()> {
         return Ok(());
     }
     for result in &found.results {
-        let lower = result.lower_pps.map_or_else(|| "none".into(), report::rate);
-        let upper =
-            result.upper_pps.map_or_else(String::new, |upper| format!("   not {}", report::rate(upper)));
         let limit = if result.generator_was_the_limit { "   the generator was the limit" } else { "" };
-        println!("{:<12} {lower:>12} packets/s{upper}{limit}", result.name);
+        let upper = result.upper_pps.map(report::rate);
+        let said = match (result.lower_pps, upper) {
+            (Some(lower), Some(upper)) => format!("{:>12} packets/s   not {upper}", report::rate(lower)),
+            (Some(lower), None) => format!("{:>12} packets/s", report::rate(lower)),
+            (None, Some(upper)) => format!("        none: not even {upper} packets/s"),
+            (None, None) => "        none".into(),
+        };
+        println!("{:<12} {said}{limit}", result.name);
     }
     for at in &found.latency {
         println!(
