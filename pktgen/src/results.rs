@@ -1,7 +1,7 @@
 //! `results.json` of the benchmarks: figures of several subjects, and what can be said of them.
 //!
-//! A difference counts only when the rounds of the two do not overlap, and it is [`RESOLVED`] at least: what is less is noise on the
-//! machines we have. The same rule judges two subjects of a run, and two runs of a subject.
+//! A difference counts only when the rounds of the two do not overlap, and it is a quarter at least (of instructions: half a percent): what
+//! is less is noise on the machines we have. The same rule judges two subjects of a run, and two runs of a subject.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,7 +11,9 @@ use anyhow::{Context, anyhow};
 use serde::{Deserialize, Serialize};
 
 /// Medians differ by this factor at least, or the difference is called noise.
-pub const RESOLVED: f64 = 1.25;
+const RESOLVED: f64 = 1.25;
+/// Counts of instructions repeat on every machine, however busy.
+const RESOLVED_INSTRUCTIONS: f64 = 1.005;
 /// The subject that all this is about.
 pub const OURS: &str = "caracal";
 /// The subject that others are held against, where it was measured.
@@ -93,7 +95,9 @@ impl Row {
     pub fn against(&self, other: &Row) -> Verdict {
         let gain = self.gain_over(other);
         let overlap = self.min <= other.max && other.min <= self.max;
-        if overlap || (gain < RESOLVED && gain > 1.0 / RESOLVED) {
+        let counted = self.unit.starts_with("instructions");
+        let resolved = if counted { RESOLVED_INSTRUCTIONS } else { RESOLVED };
+        if overlap || (gain < resolved && gain > 1.0 / resolved) {
             Verdict::Noise
         } else if gain > 1.0 {
             Verdict::Better
@@ -318,6 +322,14 @@ mod tests {
         assert_eq!(ours.against(&overlaps), Verdict::Noise);
         let near = row("a", "x", "packets/s", [119.0, 120.0, 121.0]);
         assert_eq!(ours.against(&near), Verdict::Noise);
+    }
+
+    #[test]
+    fn instructions_are_counted_and_have_no_noise() {
+        let of = |count: f64| row("a", OURS, "instructions/packet", [count; 3]);
+        assert_eq!(of(1_000.0).against(&of(1_010.0)), Verdict::Better);
+        assert_eq!(of(1_010.0).against(&of(1_000.0)), Verdict::Worse);
+        assert_eq!(of(1_001.0).against(&of(1_000.0)), Verdict::Noise);
     }
 
     #[test]

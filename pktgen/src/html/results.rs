@@ -120,7 +120,7 @@ fn side_by_side(page: &mut Page, results: &Results, contests: &[Contest<'_>]) {
     page.heading("Where we lose, where we win");
     page.paragraph(
         "Ratios of medians; above ×1 we are better, whatever the unit. A comparison counts as won or lost only when the rounds of the two do not \
-         overlap and the medians differ by a quarter; all else is noise here.",
+         overlap and the medians differ by a quarter (counts of instructions: by half a percent); all else is noise here.",
     );
     let of = |verdict| {
         let mut found: Vec<Contest<'_>> = contests.iter().filter(|c| c.verdict == verdict).copied().collect();
