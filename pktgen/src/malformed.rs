@@ -71,7 +71,7 @@ pub enum Malformed {
 }
 
 const ETHERNET: usize = 14;
-const SIZE: usize = 128;
+const SIZE: usize = 176;
 const FRAGMENT_OFFSET: usize = 6;
 const MORE_FRAGMENTS: u16 = 0x2000;
 

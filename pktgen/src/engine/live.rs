@@ -168,3 +168,87 @@ impl Transmit for LiveFrames {
 fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::tests::{HOP, streams};
+    use crate::frame::{self, Packet};
+    use crate::malformed::Malformed;
+    use crate::pace::Rate;
+    use crate::payload;
+    use crate::stream::tests::stream;
+    use crate::stream::{Packets, Stream};
+    use crate::traffic::Traffic;
+    use caracal_xsk::xdp::{Preference, WireEnd};
+    use caracal_xsk::{Config, Domain, DomainConfig, Socket};
+    use nix::sched::{CloneFlags, unshare};
+    use std::process::Command;
+    use std::time::Instant;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    /// Runs `test` in a network namespace with a veth pair, given the numbers of its ends. Both end with the thread.
+    fn with_veth(test: impl FnOnce(u32, u32) + Send + 'static) {
+        assert!(nix::unistd::geteuid().is_root(), "this test makes a network namespace: run it as root");
+        let thread = std::thread::spawn(move || {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").unwrap();
+            for arguments in ["link add va type veth peer name vb", "link set va up", "link set vb up"] {
+                let status = Command::new("ip").args(arguments.split(' ')).status().unwrap();
+                assert!(status.success(), "ip {arguments}");
+            }
+            let index = |name| nix::net::if_::if_nametoindex(name).unwrap();
+            test(index("va"), index("vb"));
+        });
+        if let Err(panic) = thread.join() {
+            std::panic::resume_unwind(panic);
+        }
+    }
+
+    #[test]
+    fn the_program_makes_the_same_frames_as_we_do_byte_by_byte() {
+        with_veth(|a, b| {
+            let mut all = streams();
+            all.push(Stream { packets: Packets::Malformed(Malformed::all(false)), ..stream(1, "64") });
+            let part = Traffic::new(&all, HOP, 1).unwrap().parts.remove(0);
+            let (domain, mut pool) =
+                Domain::new(DomainConfig { chunks: 4096, ..DomainConfig::default() }).unwrap();
+            let mut program = WireEnd::attach(b, Preference::Native).unwrap();
+            let mut socket = Socket::bind(&domain, b, 0, Config::default()).unwrap();
+            program.set_socket(0, &socket).unwrap();
+            socket.refill(&mut pool, 2048);
+
+            const PACKETS: u64 = 1_000;
+            let mut live = LiveFrames::open(Place::Here, a, None, part.clone(), 1001).unwrap();
+            let pacer = Pacer::new(Rate::PerSecond(PACKETS as f64), Duration::from_secs(1));
+            let sent = live.send(77, pacer, &AtomicU64::new(0), &AtomicBool::new(false)).unwrap();
+            let made = sent.packets() + sent.unmarked;
+            assert_eq!((made + sent.missed, sent.refused), (PACKETS, 0));
+
+            let mut ours = part;
+            let mut cursor = ours.cursor();
+            let (mut came, begun) = (0, Instant::now());
+            while came < made {
+                assert!(begun.elapsed() < PATIENCE, "{came} of {made} came");
+                let mut frames = Vec::new();
+                socket.receive(64, |frame, _| frames.push(frame));
+                for theirs in frames {
+                    let (flow, template, length) = cursor.next().unwrap();
+                    let now_ns = payload::mark_of(theirs.data()).map_or(0, |mark| mark.sent_ns);
+                    let mut frame = vec![0; length];
+                    assert!(frame::write(
+                        Packet { template, length, run: 77, now_ns, scout: false },
+                        flow,
+                        &mut frame
+                    ));
+                    assert_eq!(theirs.data(), frame, "packet {came}, {template:?}");
+                    came += 1;
+                    pool.put(theirs);
+                }
+                socket.refill(&mut pool, 2048);
+            }
+            socket.close(&mut pool);
+        });
+    }
+}

@@ -280,3 +280,73 @@ impl Receive for Arrivals {
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::malformed::Malformed;
+    use crate::stream::tests::stream;
+    use crate::stream::{Packets, Stream};
+
+    /// A stream from one place to another.
+    fn between(from: &str, to: &str, ipv6: bool) -> (Spot, Stream) {
+        let (from, to) = (Spot::named(from, ipv6).unwrap(), Spot::named(to, ipv6).unwrap());
+        let mut stream = Stream { tunnel: from.tunnel(), ..stream(1, "64") };
+        (stream.source.address, stream.destination.address) = (from.address, to.address);
+        (from, stream)
+    }
+
+    #[test]
+    fn every_malformed_kind_arrives_at_the_data_plane_and_is_dropped_with_a_reason() {
+        for (from, to) in [("a", "b"), ("a", "remote"), ("outside", "a"), ("remote", "a")] {
+            for ipv6 in [false, true] {
+                let (from, stream) = between(from, to, ipv6);
+                for kind in Malformed::all(ipv6) {
+                    let stream = Stream { packets: Packets::Malformed(vec![kind]), ..stream.clone() };
+                    let mut node = world::node(1 << 12, 1 << 10).unwrap();
+                    let frames = kind.frames(&stream, from.hop());
+                    assert!(!frames.is_empty());
+                    for frame in &frames {
+                        assert!(node.inject(&from.port, frame));
+                    }
+                    node.run(Tick(0));
+                    // A fragment waits for the others of its datagram before anybody can say what is wrong with them.
+                    let later: Vec<_> = (1..=120).flat_map(|s| node.run(Tick(s * 1000))).collect();
+                    let dropped: u64 = node.drops().into_iter().map(|(_, count)| count).sum();
+                    assert!(
+                        dropped >= 1,
+                        "{kind:?} from {from:?} IPv6 {ipv6}: {frames:x?}, later {later:x?}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn sound_packets_of_every_protocol_pass_from_everywhere() {
+        use caracal_wire::tcp::Flags;
+        for (from, to) in
+            [("a", "b"), ("a", "remote"), ("a", "outside"), ("outside", "a"), ("remote", "a"), ("plain", "c")]
+        {
+            for ipv6 in [false, true] {
+                for packets in [Packets::Udp, Packets::Tcp(Flags::SYN), Packets::Echo] {
+                    let (spot, stream) = between(from, to, ipv6);
+                    let stream = Stream { packets, flows: 8, ..stream };
+                    let traffic = crate::traffic::Traffic::new(&[stream.clone()], spot.hop(), 1).unwrap();
+                    let (mut pipeline, arrivals) = open(&spot, None, traffic.parts[0].clone()).unwrap();
+                    let pacer = Pacer::new(crate::pace::Rate::PerSecond(1e6), Duration::from_micros(64));
+                    let sent = pipeline.send(1, pacer, &AtomicU64::new(0), &AtomicBool::new(false)).unwrap();
+                    let came: usize = arrivals.batches.try_iter().map(|batch| batch.len()).sum();
+                    let drops = sent.inside.as_ref().unwrap().drops.clone();
+                    assert_eq!(
+                        came as u64,
+                        sent.packets(),
+                        "{from} to {to} IPv6 {ipv6} {:?}: {drops:?}",
+                        stream.packets
+                    );
+                    assert!(came > 0);
+                }
+            }
+        }
+    }
+}
