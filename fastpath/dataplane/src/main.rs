@@ -385,7 +385,7 @@ fn make_workers(
     let doorbells: Vec<Arc<Doorbell>> =
         (0..count).map(|_| Doorbell::new().map(Arc::new)).collect::<Result<_, _>>().context(descriptors)?;
     let others = usize::from(count).saturating_sub(1).max(1);
-    let lent = FrameShares::of(arguments.chunks as usize).lent / others;
+    let lent = FrameShares::of(arguments.chunks as usize, usize::from(count)).lent / others;
     let peers = connect_all(&doorbells, lent.min(LENT_FRAMES_MAX));
     let mut workers = Vec::new();
     for (((index, doorbell), peers), recorder) in (0..count).zip(doorbells).zip(peers).zip(recorders) {

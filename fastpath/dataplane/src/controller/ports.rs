@@ -191,10 +191,11 @@ pub struct FrameShares {
 }
 
 impl FrameShares {
-    /// The shares in a domain of so many frames.
+    /// The shares in a domain of so many frames, of one of so many workers. A worker alone lends nothing: its pods have it.
     #[must_use]
-    pub fn of(chunks: usize) -> Self {
-        FrameShares { uplink: chunks / 4, pods: chunks * 3 / 8, lent: chunks / 8 }
+    pub fn of(chunks: usize, workers: usize) -> Self {
+        let lent = if workers > 1 { chunks / 8 } else { 0 };
+        FrameShares { uplink: chunks / 4, pods: chunks / 2 - lent, lent }
     }
 }
 
@@ -338,7 +339,7 @@ impl Ports {
     /// worker. Told before they are there, so that the first do not take what is the last ones'.
     fn set_fill_targets(&self, pods: usize, uplink_queues: &[usize]) {
         for (worker, queues) in self.workers.iter().zip(uplink_queues) {
-            let shares = FrameShares::of(worker.domain.config().chunks as usize);
+            let shares = FrameShares::of(worker.domain.config().chunks as usize, self.workers.len());
             let pods_here = pods.div_ceil(self.workers.len()).max(1);
             let pod = (shares.pods / pods_here).clamp(POD_FILL_MIN, self.config.pod_ring as usize);
             let uplink = (shares.uplink / queues.max(&1)).min(self.config.uplink_ring as usize);

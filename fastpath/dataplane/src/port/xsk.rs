@@ -7,6 +7,31 @@ use caracal_xsk::{Checksum, Frame, FramePool, Socket, TxOptions};
 use super::Boxes;
 use crate::packet::{Packet, SEGMENTS_MAX};
 
+/// Frames beyond its share that a busy port has to receive into.
+///
+/// Shares are small where there are many pods, and few pods are busy at a time. What the kernel has been given cannot be taken back; it
+/// comes back with packets. So a port that nearly runs dry is lent as much again while the pool has plenty, and one that does not need it any
+/// more is not given what comes back, until the loan is paid. Who falls silent keeps it; who is not lent anything has the share.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Loan(usize);
+
+/// A pool has plenty while this part of its frames is free.
+const PLENTY: usize = 8;
+
+impl Loan {
+    /// After `came` frames: of `target`, share and loan, the kernel has `left`. At most `most` is lent.
+    #[inline]
+    fn follow(&mut self, came: usize, left: usize, target: usize, most: usize, plenty: bool) {
+        if left < target / 4 {
+            if plenty {
+                self.0 = (self.0 + target).min(most);
+            }
+        } else if left > target - target / 4 {
+            self.0 = self.0.saturating_sub(came);
+        }
+    }
+}
+
 /// An AF_XDP socket with its share of the domain's frames.
 #[derive(Debug)]
 pub struct XskPort {
@@ -14,6 +39,7 @@ pub struct XskPort {
     checksum_offload: bool,
     /// Frames that the kernel should have to receive into.
     fill_target: usize,
+    loan: Loan,
     /// Frames that stay in the pool: none are sent that leave fewer there.
     reserve: usize,
     /// Segments of a packet whose last one has not come yet.
@@ -24,7 +50,7 @@ impl XskPort {
     /// A port on `socket`. `checksum_offload`: the domain takes half-made checksums on transmit.
     #[must_use]
     pub fn new(socket: Socket, checksum_offload: bool, fill_target: usize) -> Self {
-        XskPort { socket, checksum_offload, fill_target, reserve: 0, partial: None }
+        XskPort { socket, checksum_offload, fill_target, loan: Loan::default(), reserve: 0, partial: None }
     }
 
     /// Sets how many frames the kernel should have to receive into. Fewer than now: the surplus comes back as packets
@@ -42,7 +68,16 @@ impl XskPort {
 
     /// Gives the kernel frames to receive into, up to the target.
     pub fn refill(&mut self, pool: &mut FramePool) {
-        self.socket.refill(pool, self.fill_target);
+        self.socket.refill(pool, self.fill_target + self.loan.0);
+    }
+
+    fn follow_loan(&mut self, came: usize, pool: &FramePool) {
+        // What the device of a zero-copy socket has is what the host receives with: see `set_fill_target`.
+        let ring = if self.socket.is_zero_copy() { 0 } else { self.socket.receive_ring() };
+        let most = ring.saturating_sub(self.fill_target);
+        let left = self.socket.receiving() - self.socket.receivable().min(self.socket.receiving());
+        let plenty = pool.free() > pool.total() / PLENTY;
+        self.loan.follow(came, left, self.fill_target + self.loan.0, most, plenty);
     }
 
     pub(super) fn receive(
@@ -54,7 +89,7 @@ impl XskPort {
     ) -> usize {
         let mut packets = 0;
         let partial = &mut self.partial;
-        self.socket.receive(max, |frame, more| {
+        let came = self.socket.receive(max, |frame, more| {
             let packet = match partial.take() {
                 None => Packet::new(frame),
                 Some(mut packet) => {
@@ -70,7 +105,10 @@ impl XskPort {
                 sink(packet);
             }
         });
-        self.socket.refill(pool, self.fill_target);
+        if came > 0 {
+            self.follow_loan(came, pool);
+        }
+        self.refill(pool);
         packets
     }
 
@@ -166,5 +204,30 @@ impl XskPort {
             frames.extend(packet.rest.into_iter().flat_map(|rest| *rest));
         }
         frames
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn after(loan: Loan, came: usize, left: usize, plenty: bool) -> usize {
+        let mut loan = loan;
+        loan.follow(came, left, 48 + loan.0, 1024 - 48, plenty);
+        loan.0
+    }
+
+    #[test]
+    fn a_port_that_runs_dry_is_lent_as_much_again_up_to_its_ring_while_there_is_plenty() {
+        let lent = std::iter::successors(Some(0), |loan| Some(after(Loan(*loan), 48, 0, true)));
+        assert_eq!(lent.take(7).collect::<Vec<_>>(), [0, 48, 144, 336, 720, 976, 976]);
+        assert_eq!(after(Loan(48), 96, 0, false), 48);
+    }
+
+    #[test]
+    fn a_loan_is_paid_with_what_comes_back_once_it_is_not_needed() {
+        assert_eq!(after(Loan(336), 10, 374, true), 326);
+        assert_eq!(after(Loan(5), 10, 43, true), 0);
+        assert_eq!(after(Loan(336), 100, 200, true), 336, "half of it is in use");
     }
 }

@@ -234,7 +234,8 @@ fn queues(interface: &Interface, settings: Settings) -> Choice {
 fn rings(interface: &Interface, settings: Settings) -> Choice {
     const WHAT: &str = "rings";
     let queues = (interface.receiving_queues() as usize).div_ceil(settings.workers).max(1);
-    let fill = (FrameShares::of(settings.chunks as usize).uplink / queues).min(settings.uplink_ring as usize);
+    let fill = (FrameShares::of(settings.chunks as usize, settings.workers).uplink / queues)
+        .min(settings.uplink_ring as usize);
     let ours = format!("{} entries a socket, {fill} frames to receive into", settings.uplink_ring);
     match &interface.rings {
         Ok(rings) if rings.rx < rings.rx_max && rings.rx < 1024 => warning(

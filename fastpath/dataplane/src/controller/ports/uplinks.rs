@@ -266,7 +266,8 @@ impl Ports {
             let chunks = self.workers[worker].domain.config().chunks as usize;
             // While we are stopped, the device goes on with the frames that the RX ring has no room for: or else the host would
             // receive nothing on this queue.
-            let filled = (FrameShares::of(chunks).uplink / here.max(1)).min(ring as usize) as u32;
+            let filled =
+                (FrameShares::of(chunks, self.workers.len()).uplink / here.max(1)).min(ring as usize) as u32;
             let rx = prior_power_of_two(filled / 2).max(2);
             let multi_buffer = binding.device_multi_buffer;
             let direct = SocketConfig { rx, mode: Mode::ZeroCopy, multi_buffer, ..rings(ring) };
