@@ -5,7 +5,9 @@ use std::fmt::Write;
 use super::page::escape;
 use crate::results::{Contest, OURS, Row, Verdict, quantity};
 
+/// Of a drawing beside another, and of one as wide as the page.
 const WIDTH: f64 = 520.0;
+const PAGE_WIDTH: f64 = 1060.0;
 const FIGURES: f64 = 70.0;
 /// About what a letter takes.
 const LETTER: f64 = 7.0;
@@ -28,22 +30,32 @@ pub struct Bar<'a> {
 /// Figures of one unit, with a whisker from the least to the greatest of their rounds.
 #[must_use]
 pub fn figures(title: &str, bars: &[Bar<'_>]) -> String {
+    draw_figures(title, bars, WIDTH)
+}
+
+/// The same as wide as the page.
+#[must_use]
+pub fn wide_figures(title: &str, bars: &[Bar<'_>]) -> String {
+    draw_figures(title, bars, PAGE_WIDTH)
+}
+
+fn draw_figures(title: &str, bars: &[Bar<'_>], width: f64) -> String {
     let unit = escape(bars.first().map_or("", |bar| bar.row.unit.as_str()));
     let most = bars.iter().map(|bar| bar.row.max).fold(f64::MIN_POSITIVE, f64::max);
     let labels = bars.iter().map(|bar| bar.label.chars().count()).max().unwrap_or(0) as f64 * LETTER + 12.0;
-    let labels = labels.clamp(80.0, WIDTH / 2.0);
+    let labels = labels.clamp(80.0, width / 2.0);
     let height = bars.len() as f64 * PITCH + 6.0;
-    let x = |value: f64| labels + (value / most).clamp(0.0, 1.0) * (WIDTH - labels - FIGURES);
+    let x = |value: f64| labels + (value / most).clamp(0.0, 1.0) * (width - labels - FIGURES);
     let title = escape(title);
     let mut out = format!(
         "<figure><figcaption>{title} <span class=\"soft\">{unit}</span></figcaption>\n\
-         <svg viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" aria-label=\"{title}\">\n"
+         <svg viewBox=\"0 0 {width} {height}\" role=\"img\" aria-label=\"{title}\">\n"
     );
     // Writing into a String cannot fail.
     for (at, Bar { label, row, colour }) in bars.iter().enumerate() {
         let top = at as f64 * PITCH + 3.0;
         let middle = top + BAR / 2.0;
-        let class = if row.subject == OURS { "ours" } else { "strong" };
+        let class = if *label == OURS { "ours" } else { "strong" };
         let _ = writeln!(
             out,
             "<g class=\"s{colour}\"><title>{label}: {} {unit} ({} … {}, {} rounds)</title>\

@@ -141,6 +141,9 @@ impl Page {
 
     /// Drawings beside one another, where there is room.
     pub fn beside(&mut self, drawings: &[String]) {
+        if drawings.is_empty() {
+            return;
+        }
         self.put(format_args!("<div class=\"beside\">{}</div>\n", drawings.concat()));
     }
 

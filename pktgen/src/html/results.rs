@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::bars::{Bar, figures, ratios, times};
+use super::bars::{Bar, figures, ratios, times, wide_figures};
 use super::page::{Cell, Page};
 use super::plot::{Axis, Line, Scale, plot};
 use crate::results::{
@@ -47,27 +47,24 @@ pub fn results_page(results: &Results, former: Option<&Results>) -> String {
             if rows.len() == 1 {
                 alone.entry((&first.metric, &first.unit)).or_default().push(first);
             } else if !drawn.contains(&(first.name.as_str(), first.metric.as_str())) {
-                let labelled = rows.iter().map(|row| (row.subject.clone(), *row));
-                drawings.push(bars(&format!("{}: {}", first.name, first.metric), labelled, &colours));
+                let bars: Vec<Bar<'_>> = rows
+                    .iter()
+                    .map(|row| Bar { label: &row.subject, row, colour: colours.of_subject(&row.subject) })
+                    .collect();
+                drawings.push(figures(&format!("{}: {}", first.name, first.metric), &bars));
             }
         }
-        for ((metric, _), rows) in alone {
-            let title = format!("Measured of one subject only: {metric}");
-            drawings.push(bars(&title, rows.iter().map(|row| (row.name.clone(), *row)), &colours));
-        }
         page.beside(&drawings);
+        for ((metric, _), rows) in alone {
+            let bars: Vec<Bar<'_>> = rows
+                .iter()
+                .map(|row| Bar { label: &row.name, row, colour: colours.of_subject(&row.subject) })
+                .collect();
+            page.drawing(wide_figures(&format!("Measured of one subject only: {metric}"), &bars));
+        }
     }
     all_figures(&mut page, results);
     page.html()
-}
-
-fn bars<'a>(title: &str, rows: impl Iterator<Item = (String, &'a Row)>, colours: &Colours) -> String {
-    let rows: Vec<(String, &Row)> = rows.collect();
-    let bars: Vec<Bar<'_>> = rows
-        .iter()
-        .map(|(label, row)| Bar { label, row, colour: colours.of_subject(&row.subject) })
-        .collect();
-    figures(title, &bars)
 }
 
 /// What the machine's facts are, the ones that matter most first.
