@@ -25,6 +25,7 @@ pub mod drop_reason;
 pub mod flow;
 pub mod fragment;
 pub mod handover;
+pub mod huge_pages;
 pub mod nat;
 pub mod packet;
 pub mod pipeline;

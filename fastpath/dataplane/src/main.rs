@@ -17,6 +17,7 @@ use caracal_dataplane::controller::server::{self, Event, Greeting};
 use caracal_dataplane::controller::{Controller, report::Identity};
 use caracal_dataplane::counters::WorkerCounters;
 use caracal_dataplane::handover::{Doorbell, Peer, connect};
+use caracal_dataplane::huge_pages;
 use caracal_dataplane::pipeline::Pipeline;
 use caracal_dataplane::policy_log::{self, PolicyLog, Recorder};
 use caracal_dataplane::probe::advice::{Settings, advise};
@@ -163,6 +164,7 @@ fn parse_cpus(text: &str) -> Result<Cpus, String> {
 }
 
 fn main() -> ExitCode {
+    let huge_pages = huge_pages::ask();
     let arguments = Arguments::parse();
     let filter = tracing_subscriber::EnvFilter::try_new(&arguments.log);
     let Ok(filter) = filter else {
@@ -175,6 +177,9 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .with_ansi(is_terminal)
         .init();
+    if let Err(error) = huge_pages {
+        warn!(%error, "large tables lie in small pages: this program cannot be started anew with an allocator that asks for huge ones");
+    }
     let done = if arguments.probe.is_empty() { run(&arguments) } else { probe(&arguments) };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -26,6 +26,8 @@ const NOTHING: u32 = u32::MAX;
 const BURST: usize = 64;
 
 fn main() -> Result<(), Box<dyn Error>> {
+    // As the fastpath does.
+    caracal_dataplane::huge_pages::ask()?;
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match *arguments.as_slice() {

@@ -63,6 +63,14 @@ impl FlowKey {
         fold(remote ^ high, local ^ low)
     }
 
+    /// No flow's: of no endpoint, between addresses that nobody has.
+    pub const OF_NONE: FlowKey = FlowKey {
+        local: [u64::MAX; 2],
+        remote: [u64::MAX; 2],
+        ports: u32::MAX,
+        endpoint_and_protocol: u32::MAX,
+    };
+
     /// The endpoint.
     #[must_use]
     pub fn endpoint(&self) -> EndpointIndex {

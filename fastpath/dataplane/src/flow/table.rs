@@ -30,6 +30,8 @@ use crate::table::EndpointIndex;
 
 const SLOTS: usize = 8;
 const EMPTY: u16 = 0;
+/// Beyond the bits of two buckets' slots: there is always a lowest bit.
+const NO_MATCH: u32 = 1 << (2 * SLOTS);
 
 /// Why there was no room: both buckets hold flows that may not make way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,7 +169,7 @@ impl FlowTable {
     #[must_use]
     pub fn guess(&self, hash: u64) -> Option<u32> {
         let matches = self.candidates(hash);
-        let index = self.place(hash, matches.trailing_zeros());
+        let index = self.place(hash, (matches | NO_MATCH).trailing_zeros());
         // Nobody can predict whether there is one: where there is none, a line that is near is asked for once more.
         caracal_xsk::prefetch_slice(&self.entries, select_unpredictable(matches != 0, index, 0));
         (matches != 0).then_some(index as u32)
@@ -178,8 +180,8 @@ impl FlowTable {
     #[must_use]
     pub fn find(&self, key: &FlowKey, hash: u64, guess: Option<u32>) -> Option<usize> {
         match guess.map(|index| index as usize) {
-            // The tag is looked at again: the flow may have gone since.
-            Some(index) if self.holds(index, tag(hash), key) => Some(index),
+            // If the flow has gone since, so has its key.
+            Some(index) if self.entries.get(index).is_some_and(|entry| entry.key == *key) => Some(index),
             _ => self.search(key, hash),
         }
     }
@@ -189,13 +191,6 @@ impl FlowTable {
     #[must_use]
     pub fn get(&self, key: &FlowKey, hash: u64) -> Option<usize> {
         self.find(key, hash, None)
-    }
-
-    #[inline]
-    fn holds(&self, index: usize, tag: u16, key: &FlowKey) -> bool {
-        let tags = self.tags.get(index / SLOTS);
-        tags.is_some_and(|tags| tags[index % SLOTS] == tag)
-            && self.entries.get(index).is_some_and(|e| e.key == *key)
     }
 
     #[inline]
@@ -406,6 +401,7 @@ impl FlowTable {
         self.wheel.take_out(index);
         let carried = self.settle(index);
         let entry = self.entries[index];
+        self.entries[index].key = FlowKey::OF_NONE;
         if entry.counts() {
             self.count(&entry, false);
         }
@@ -478,15 +474,13 @@ impl FlowTable {
 
     #[inline]
     fn other_bucket(&self, hash: u64) -> usize {
-        // Depends on the first bucket and the tag only, and is never the first bucket: the multiplier is odd.
-        let offset = usize::from(tag(hash)).wrapping_mul(0x5bd1_e995) | 1;
-        (self.bucket(hash) ^ offset) & (self.tags.len() - 1)
+        // By other bits of the hash, and never the first bucket: the lowest differs.
+        (self.bucket(hash) ^ ((hash >> 32) as usize | 1)) & (self.tags.len() - 1)
     }
 }
 
-/// 16 bits of the hash that the bucket number does not use; never [`EMPTY`].
+/// 15 bits of the hash that the bucket number does not use; never [`EMPTY`].
 #[inline]
 fn tag(hash: u64) -> u16 {
-    let tag = (hash >> 48) as u16;
-    if tag == EMPTY { 1 } else { tag }
+    (hash >> 48) as u16 | 1
 }

@@ -95,15 +95,14 @@ impl Lpm {
         }
     }
 
-    /// The values for a batch of IPv4 addresses, given as numbers; [`NO_VALUE`] for those that have none. The slices are
-    /// of one length; beyond the shorter nothing is looked up.
-    pub fn lookup_batch_v4(&self, addresses: &[u32], values: &mut [u32]) {
-        // By four, so that what a loop costs is paid once for them.
+    /// The values for a batch of IPv4 addresses, given as numbers; [`NO_VALUE`] for those that have none.
+    // By itself: it needs every register.
+    #[inline(never)]
+    pub fn lookup_batch_v4<const N: usize>(&self, addresses: &[u32; N], values: &mut [u32; N]) {
         let (fours, rest) = addresses.as_chunks::<4>();
         let (values_of_fours, values_of_rest) = values.as_chunks_mut::<4>();
-        for (values, [a, b, c, d]) in values_of_fours.iter_mut().zip(fours) {
-            let find = |address: &u32| self.v4.find_v4(*address);
-            *values = [find(a), find(b), find(c), find(d)];
+        for (values, four) in values_of_fours.iter_mut().zip(fours) {
+            self.v4.find_four_v4(four, values);
         }
         for (value, address) in values_of_rest.iter_mut().zip(rest) {
             *value = self.v4.find_v4(*address);
@@ -111,7 +110,7 @@ impl Lpm {
     }
 
     /// The same for IPv6. Sixteen addresses take each step together, so that they wait for memory together.
-    pub fn lookup_batch_v6(&self, addresses: &[u128], values: &mut [u32]) {
+    pub fn lookup_batch_v6<const N: usize>(&self, addresses: &[u128; N], values: &mut [u32; N]) {
         let (sixteens, rest) = addresses.as_chunks::<16>();
         let (values_of_sixteens, values_of_rest) = values.as_chunks_mut::<16>();
         for (values, sixteen) in values_of_sixteens.iter_mut().zip(sixteens) {
@@ -141,6 +140,29 @@ impl Trie {
             slot = self.below(slot, address as u8);
         }
         select_unpredictable(slot == NOTHING, self.default, slot)
+    }
+
+    /// Four at once: where all go on to a page, as a pod's peers do, or none does, they are asked about it once.
+    #[inline(always)]
+    fn find_four_v4(&self, addresses: &[u32; 4], values: &mut [u32; 4]) {
+        let &[a, b, c, d] = addresses;
+        let [mut at_a, mut at_b, mut at_c, mut at_d] = [a, b, c, d].map(|address| *self.first(address >> 8));
+        if at_a & at_b & at_c & at_d & PAGE != 0 {
+            at_a = self.below(at_a, a as u8);
+            at_b = self.below(at_b, b as u8);
+            at_c = self.below(at_c, c as u8);
+            at_d = self.below(at_d, d as u8);
+        } else if (at_a | at_b | at_c | at_d) & PAGE != 0 {
+            return self.find_each_v4(addresses, values);
+        }
+        let or_default = |slot| select_unpredictable(slot == NOTHING, self.default, slot);
+        *values = [or_default(at_a), or_default(at_b), or_default(at_c), or_default(at_d)];
+    }
+
+    // Apart: what it needs in registers, the others need not.
+    #[inline(never)]
+    fn find_each_v4(&self, addresses: &[u32; 4], values: &mut [u32; 4]) {
+        *values = addresses.map(|address| self.find_v4(address));
     }
 
     #[inline]
@@ -175,14 +197,11 @@ impl Trie {
         &self.root[(bits >> SEGMENT_BITS) as usize % ROOT_SEGMENTS][bits as usize % SEGMENT]
     }
 
-    /// The slot in the page that a slot refers to, by the address' next byte.
+    /// The slot in the page that a slot refers to, by the address' next byte. Slots refer to pages that there are.
     #[inline(always)]
     fn below(&self, page: u32, byte: u8) -> u32 {
         let slot = (page << 8 | u32::from(byte)) as usize;
-        match self.pages.get(slot >> SEGMENT_BITS) {
-            Some(segment) => segment[slot % SEGMENT],
-            None => NOTHING,
-        }
+        self.pages[slot >> SEGMENT_BITS][slot % SEGMENT]
     }
 
     fn bytes(&self) -> usize {

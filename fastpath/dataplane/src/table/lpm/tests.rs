@@ -149,22 +149,24 @@ proptest! {
             builder.insert(prefix, value);
         }
         let lpm = builder.snapshot();
-        let v4: Vec<Ipv4Addr> = asked.iter().filter_map(|address| match address {
-            IpAddr::V4(address) => Some(*address),
-            IpAddr::V6(_) => None,
-        }).collect();
-        let v6: Vec<Ipv6Addr> = asked.iter().filter_map(|address| match address {
-            IpAddr::V6(address) => Some(*address),
-            IpAddr::V4(_) => None,
-        }).collect();
-        let mut values = vec![7; v4.len()];
-        lpm.lookup_batch_v4(&v4.iter().map(|address| address.to_bits()).collect::<Vec<_>>(), &mut values);
-        let alone: Vec<u32> = v4.iter().map(|address| lpm.lookup_v4(*address).unwrap_or(NO_VALUE)).collect();
-        prop_assert_eq!(values, alone);
-        let mut values = vec![7; v6.len()];
-        lpm.lookup_batch_v6(&v6.iter().map(|address| address.to_bits()).collect::<Vec<_>>(), &mut values);
-        let alone: Vec<u32> = v6.iter().map(|address| lpm.lookup_v6(*address).unwrap_or(NO_VALUE)).collect();
-        prop_assert_eq!(values, alone);
+        // Neither a multiple of four nor of sixteen.
+        const BATCH: usize = 39;
+        for asked in asked.chunks(BATCH) {
+            let (mut v4, mut v6) = ([0; BATCH], [0; BATCH]);
+            for (place, address) in asked.iter().enumerate() {
+                match address {
+                    IpAddr::V4(address) => v4[place] = address.to_bits(),
+                    IpAddr::V6(address) => v6[place] = address.to_bits(),
+                }
+            }
+            let mut values = [7; BATCH];
+            lpm.lookup_batch_v4(&v4, &mut values);
+            let alone = |address: u32| lpm.lookup_v4(Ipv4Addr::from_bits(address)).unwrap_or(NO_VALUE);
+            prop_assert_eq!(values, v4.map(alone));
+            lpm.lookup_batch_v6(&v6, &mut values);
+            let alone = |address: u128| lpm.lookup_v6(Ipv6Addr::from_bits(address)).unwrap_or(NO_VALUE);
+            prop_assert_eq!(values, v6.map(alone));
+        }
     }
 }
 
