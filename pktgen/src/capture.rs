@@ -155,7 +155,7 @@ fn pcapng(file: &[u8]) -> Result<Capture, CaptureError> {
             break;
         };
         let len = len as usize;
-        if len < 12 || len % 4 != 0 {
+        if len < 12 || !len.is_multiple_of(4) {
             return Err(CaptureError::Damaged(at));
         }
         let Some(end) = at.checked_add(len).filter(|end| *end <= file.len()) else {

@@ -294,7 +294,7 @@ mod tests {
     fn recorded_times_are_kept_or_scaled_and_never_go_back() {
         let times = [5_000_000_000, 5_010_000_000, 5_004_000_000, 5_030_000_000];
         let table = Timetable::new(&times, Speed::Recorded(1.0));
-        assert_eq!(table.due, [0 * MS, 10 * MS, 10 * MS, 30 * MS]);
+        assert_eq!(table.due, [Duration::ZERO, 10 * MS, 10 * MS, 30 * MS]);
         assert_eq!(table.length, 40 * MS);
         assert_eq!(Timetable::new(&times, Speed::Recorded(2.0)).due[3], 15 * MS);
         let paced = Timetable::new(&times, Speed::At(Rate::PerSecond(1000.0)));

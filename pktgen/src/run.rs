@@ -174,7 +174,11 @@ impl Open<'_> {
             round_trip: self.way.reflect,
             interrupted: stop.is_set(),
         };
-        Ok(Report::new(&measured.sent, &measured.totals, about))
+        let mut report = Report::new(&measured.sent, &measured.totals, about);
+        if report.total.received == 0 {
+            report.warnings.extend(self.asked.hint());
+        }
+        Ok(report)
     }
 }
 
@@ -274,7 +278,7 @@ fn measure(ends: &mut Ends, profile: &Profile, open: &Open<'_>, stop: Stop) -> a
         };
         let sent = generate();
         close.store(true, Ordering::Relaxed);
-        receivers.into_iter().map(join).collect::<anyhow::Result<()>>()?;
+        receivers.into_iter().try_for_each(join)?;
         sent
     });
     let (sent, started, machine_time, way_was_open) = result?;

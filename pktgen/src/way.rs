@@ -336,6 +336,16 @@ impl Asked {
         Ok(Some((what, end(from, client), end(to, server))))
     }
 
+    /// What may be amiss when nothing comes.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        (self.engine == Engine::Live).then(|| {
+            "live frames come into a veth only while its other end polls: with an XDP program, or GRO (`ethtool -K INTERFACE gro on` there); \
+             or try --engine xsk"
+                .into()
+        })
+    }
+
     fn places(&self) -> anyhow::Result<(Place, Place, IpAddr)> {
         let from = place(&self.from).context("--from")?;
         let to = place(&self.to).context("--to")?;

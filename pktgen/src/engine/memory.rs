@@ -332,7 +332,8 @@ mod tests {
                 for packets in [Packets::Udp, Packets::Tcp(Flags::SYN), Packets::Echo] {
                     let (spot, stream) = between(from, to, ipv6);
                     let stream = Stream { packets, flows: 8, ..stream };
-                    let traffic = crate::traffic::Traffic::new(&[stream.clone()], spot.hop(), 1).unwrap();
+                    let traffic =
+                        crate::traffic::Traffic::new(std::slice::from_ref(&stream), spot.hop(), 1).unwrap();
                     let (mut pipeline, arrivals) = open(&spot, None, traffic.parts[0].clone()).unwrap();
                     let pacer = Pacer::new(crate::pace::Rate::PerSecond(1e6), Duration::from_micros(64));
                     let sent = pipeline.send(1, pacer, &AtomicU64::new(0), &AtomicBool::new(false)).unwrap();

@@ -54,7 +54,7 @@ impl<T: Plain> Shared<T> {
             )));
         }
         // The kernel rounds values up to eight bytes.
-        if size_of::<T>() % 8 != 0 {
+        if !size_of::<T>().is_multiple_of(8) {
             return Err(failed(format!("values of {} bytes", size_of::<T>())));
         }
         let bytes = entries * size_of::<T>();
