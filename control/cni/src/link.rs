@@ -7,8 +7,8 @@
 //!         default via 169.254.1.1
 //! ```
 //!
-//! The invariant: from the moment the host end is up until it is gone, its XDP program is on it and the kernel forwards nothing from
-//! it. So a pod whose data plane is dead is cut off, not unfiltered; therefore the order of the steps in [`add`] matters.
+//! The invariant: from the moment the host end is up until it is gone, its XDP program, or the guard that the fastpath has put in its
+//! place, is on it and the kernel forwards nothing from it. So a pod whose data plane is dead is cut off, not unfiltered; therefore the order of the steps in [`add`] matters.
 
 use std::{
     io,

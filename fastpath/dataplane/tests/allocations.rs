@@ -98,9 +98,9 @@ fn through_super_frames(pool: &mut FramePool, boxes: &mut Boxes, waiting: &mut C
                 .dont_fragment()
                 .numbered(1 + 1400 * n, 2, 3)
                 .frame(POD_MAC, GATEWAY_MAC);
-            let mut frame = pool.take().unwrap();
+            let mut frame = pool.take().expect("a frame");
             frame.reset(segment::SEGMENT_HEADROOM);
-            frame.append(segment.len()).unwrap().copy_from_slice(&segment);
+            frame.append(segment.len()).expect("room").copy_from_slice(&segment);
             frame
         })
         .collect();
@@ -112,7 +112,7 @@ fn through_super_frames(pool: &mut FramePool, boxes: &mut Boxes, waiting: &mut C
             assert_eq!(waiting.sealed().len(), 1);
             let mut whole = None;
             waiting.sent(1, |packet| whole = Some(packet));
-            let cut = segment::cut(whole.unwrap(), pool, boxes, |segment, _, boxes| {
+            let cut = segment::cut(whole.expect("a packet"), pool, boxes, |segment, _, boxes| {
                 waiting.add(segment, boxes);
             });
             assert_eq!(cut.ok(), Some(32));

@@ -194,6 +194,34 @@ fn a_frame_with_a_vlan_tag_is_cut_to_less_than_an_ethernet_header() {
 }
 
 #[test]
+fn what_is_not_received_in_time_is_counted_as_lost() {
+    const FRAMES: usize = 10_000;
+    in_netns(|| {
+        let (peer, host) = make_pod("crthost", "crtpod");
+        let mut receiver = Receiver::open(host);
+        peer.run(move || {
+            let frame: Vec<u8> = [&[0xff; 6][..], &[2, 0, 0, 0, 0, 1, 0x88, 0xb5], &[0; 1400]].concat();
+            let mut sender = PacketSocket::open_to_send(ifindex("crtpod")).unwrap();
+            let mut sent = 0;
+            while sent < FRAMES {
+                let mut packets = Outgoing::default();
+                while packets.push(VirtioNetHeader::default(), [&frame[..]].into_iter()) {}
+                sent += sender.send(&mut packets).unwrap();
+            }
+        });
+        let (mut received, mut lost) = (0, 0);
+        eventually("all that was sent", || {
+            received += receiver.receive(|_, _, _| ());
+            lost += receiver.socket.take_lost();
+            (received + lost as usize >= FRAMES).then_some(())
+        });
+        assert!(lost > 0 && received > 1000, "{received} received, {lost} lost");
+        assert_eq!(receiver.socket.take_lost(), 0, "told once");
+        receiver.close();
+    });
+}
+
+#[test]
 fn bulk_tcp_goes_through_two_sockets_in_super_frames() {
     const BYTES: usize = 16 << 20;
     in_netns(|| {

@@ -325,3 +325,98 @@ impl<I: Iterator> Iterator for Counted<I> {
 }
 
 impl<I: Iterator> ExactSizeIterator for Counted<I> {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::segment::tests::{Stream, Tunnel, chain, payload};
+
+    const SIZE: u16 = 1000;
+
+    fn stream(v6: bool, udp: bool) -> Stream {
+        Stream {
+            v6,
+            udp,
+            tunnel: Tunnel::None,
+            sequence: 1,
+            identification: 1,
+            options: if udp { Vec::new() } else { payload(12) },
+            fragment_word: 0x4000,
+        }
+    }
+
+    /// What is made of a packet of 5,000 bytes of payload that comes with this header.
+    fn read(stream: &Stream, header: VirtioNetHeader) -> Option<Offload> {
+        let (mut pool, mut boxes) = (FramePool::heap(16), Boxes::new());
+        let bytes = stream.super_frame(&payload(5000), 0x10);
+        let packet = chain(&mut pool, &bytes, (1..6).map(|n| n * 1100), SEGMENT_HEADROOM);
+        let found = super_frame(&packet, header).map(|(offload, _)| offload);
+        packet.release(&mut pool, &mut boxes);
+        found
+    }
+
+    fn header(stream: &Stream, kind: u8) -> VirtioNetHeader {
+        VirtioNetHeader {
+            flags: VirtioNetHeader::NEEDS_CHECKSUM,
+            gso_type: kind,
+            header_len: 0,
+            gso_size: SIZE,
+            checksum_start: stream.l4() as u16,
+            checksum_offset: if stream.udp { 6 } else { 16 },
+        }
+    }
+
+    #[test]
+    fn a_header_that_says_what_its_packet_does_is_believed() {
+        for (v6, udp, kind) in [
+            (false, false, VirtioNetHeader::GSO_TCP4),
+            (true, false, VirtioNetHeader::GSO_TCP6),
+            (false, true, VirtioNetHeader::GSO_UDP),
+            (true, true, VirtioNetHeader::GSO_UDP),
+        ] {
+            let stream = stream(v6, udp);
+            let right = header(&stream, kind);
+            let checksum = PartialChecksum { start: right.checksum_start, offset: right.checksum_offset };
+            let expected = Offload { gso_size: SIZE, checksum: Some(checksum) };
+            assert_eq!(read(&stream, right), Some(expected), "{v6} {udp}");
+            let congested = VirtioNetHeader { gso_type: kind | VirtioNetHeader::GSO_ECN, ..right };
+            assert_eq!(read(&stream, congested), Some(expected));
+            // What fits into one segment has only its checksum left.
+            let one = VirtioNetHeader { gso_size: 6000, ..right };
+            assert_eq!(read(&stream, one), Some(Offload { gso_size: 0, ..expected }));
+        }
+    }
+
+    #[test]
+    fn a_header_of_a_pods_own_making_is_refused() {
+        let stream = stream(false, false);
+        let right = header(&stream, VirtioNetHeader::GSO_TCP4);
+        for (what, wrong) in [
+            ("a checksum where the addresses are", VirtioNetHeader { checksum_start: 14, ..right }),
+            ("a checksum where the ports are", VirtioNetHeader { checksum_offset: 2, ..right }),
+            ("a checksum in the payload", VirtioNetHeader { checksum_start: 900, ..right }),
+            ("no checksum", VirtioNetHeader { flags: 0, ..right }),
+            ("another version of IP", VirtioNetHeader { gso_type: VirtioNetHeader::GSO_TCP6, ..right }),
+            ("another protocol", VirtioNetHeader { gso_type: VirtioNetHeader::GSO_UDP, ..right }),
+            ("a kind that nobody knows", VirtioNetHeader { gso_type: 9, ..right }),
+            ("segments of nothing", VirtioNetHeader { gso_size: 0, ..right }),
+            ("too many segments", VirtioNetHeader { gso_size: 4, ..right }),
+        ] {
+            assert_eq!(read(&stream, wrong), None, "{what}");
+        }
+        let fragment = Stream { fragment_word: 0x2000, ..stream };
+        assert_eq!(read(&fragment, right), None, "a fragment");
+    }
+
+    #[test]
+    fn every_shape_has_room_for_the_longest_packet() {
+        assert!(frames_of(FULL, 2048) <= SEGMENTS_MAX && frames_of(FULL, 4096) <= SEGMENTS_MAX);
+        for (headers, size, is_taken) in
+            [(66, 1398, true), (66, 1448, true), (86, 1040, true), (66, 536, false), (66, 8948, false)]
+        {
+            let shape = Shape { first_len: headers + size, len: size, ..FULL };
+            let fits = size + SEGMENT_HEADROOM <= 2024 && frames_of(shape, 2048) <= SEGMENTS_MAX;
+            assert_eq!(fits, is_taken, "{size}");
+        }
+    }
+}

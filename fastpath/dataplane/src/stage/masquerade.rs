@@ -29,7 +29,7 @@ pub fn outgoing(context: &mut Context, slot: &mut Slot, mtu: u16, address: Optio
         return;
     }
     // Its sender is going to be told about the packet as it was.
-    let is_too_big = rewrite::longest(slot) > mtu;
+    let is_too_big = !rewrite::is_within(slot, mtu);
     if is_too_big && slot.parsed.dont_fragment {
         return;
     }

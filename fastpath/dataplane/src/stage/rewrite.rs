@@ -34,11 +34,11 @@ pub fn decrement_ttl(slot: &mut Slot) {
     slot.parsed.ttl = *ttl;
 }
 
-/// Length of the longest IP packet that is going to be on a wire: of a super-frame, which the port that cannot carry it whole
-/// cuts, a segment's.
+/// Whether no packet that is going to be on a wire is longer: of a super-frame, which the port that cannot carry it whole cuts,
+/// no segment.
 #[inline]
-pub fn longest(slot: &Slot) -> u16 {
-    if slot.packet.offload.gso_size == 0 { slot.parsed.ip_len } else { super_frame::segment_len(slot) }
+pub fn is_within(slot: &Slot, mtu: u16) -> bool {
+    slot.parsed.ip_len <= mtu || (slot.packet.offload.gso_size != 0 && super_frame::segment_len(slot) <= mtu)
 }
 
 /// How many packets on a wire this is: of a super-frame, its segments.
@@ -62,7 +62,7 @@ pub fn fits(
     mtu: u16,
     mut exit: impl FnMut(&mut Context, &mut Slot),
 ) -> bool {
-    if longest(slot) <= mtu {
+    if is_within(slot, mtu) {
         return true;
     }
     let is_super_frame = slot.packet.offload.gso_size != 0;

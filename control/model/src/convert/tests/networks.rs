@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::convert::*;
 use crate::labels::Labels;
+use crate::pod_port::PodPort;
 use crate::policy::PortRange;
 
 fn from<T: serde::de::DeserializeOwned>(value: Value) -> T {
@@ -188,4 +189,20 @@ fn a_pod_may_ask_for_other_sources() {
     };
     assert_eq!(pod(r#"["10.9.0.0/16", "10.8.0.1", "x"]"#), ["10.9.0.0/16", "10.8.0.1/32"]);
     assert_eq!(pod("nonsense"), Vec::<String>::new());
+}
+
+#[test]
+fn a_pod_may_say_what_its_port_is() {
+    let pod = |annotation: &str| {
+        let pod = pod_endpoint(&from(json!({
+            "metadata": {"name": "p", "namespace": "x", "annotations": {"projectcaracal.org/podPort": annotation}},
+            "spec": {"nodeName": "n", "containers": []},
+        })))
+        .unwrap();
+        (pod.port, pod.dropped_limits.len())
+    };
+    assert_eq!(pod("packet"), (PodPort::Packet, 0));
+    assert_eq!(pod("af_xdp"), (PodPort::AfXdp, 0));
+    assert_eq!(pod("auto"), (PodPort::Auto, 0));
+    assert_eq!(pod("Packet"), (PodPort::Auto, 1));
 }

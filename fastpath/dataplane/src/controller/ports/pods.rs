@@ -340,3 +340,82 @@ impl Totals {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a port has counted after a second of so many packets of such a length from the pod, as batches of TCP or not.
+    fn second(traffic: &mut Traffic, counters: &PortCounters, packets: u64, len: u64, is_tcp: bool) {
+        counters.received_packets.add(packets);
+        counters.received_bytes.add(packets * len);
+        counters.sent_packets.add(packets);
+        counters.sent_bytes.add(packets * 66);
+        counters.batches.add(packets / 10);
+        counters.tcp_batches.add(if is_tcp { packets / 10 } else { 0 });
+        traffic.look(counters);
+    }
+
+    #[test]
+    fn bulk_tcp_that_goes_on_asks_for_a_packet_socket() {
+        let counters = PortCounters::default();
+        let now = Instant::now();
+        for (packets, len, is_tcp, is_bulk) in [
+            (30_000, 1448, true, true),
+            (1_000, 60_000, true, true),
+            (30_000, 1448, false, false),
+            (10_000, 1448, true, false),
+            (200_000, 200, true, false),
+        ] {
+            let mut traffic = Traffic::new(&counters);
+            second(&mut traffic, &counters, packets, len, is_tcp);
+            assert_eq!(traffic.asks_for(Kind::AfXdp, now), None, "a second is not enough");
+            second(&mut traffic, &counters, packets, len, is_tcp);
+            let asked = traffic.asks_for(Kind::AfXdp, now);
+            assert_eq!(
+                asked.as_ref().map(|(kind, _)| *kind),
+                is_bulk.then_some(Kind::Packet),
+                "{packets} of {len}"
+            );
+            assert_eq!(traffic.asks_for(Kind::Packet, now), None, "one that has it keeps it");
+            if let Some((_, why)) = asked {
+                assert!(why.contains("bulk TCP"), "{why}");
+                traffic.changed_at = Some(now);
+                assert_eq!(
+                    traffic.asks_for(Kind::AfXdp, now + SETTLED / 2),
+                    None,
+                    "not so soon after a change"
+                );
+                assert!(traffic.asks_for(Kind::AfXdp, now + SETTLED).is_some());
+            }
+        }
+    }
+
+    #[test]
+    fn a_second_without_bulk_begins_the_count_anew() {
+        let counters = PortCounters::default();
+        let mut traffic = Traffic::new(&counters);
+        for is_bulk in [true, false, true] {
+            second(&mut traffic, &counters, if is_bulk { 30_000 } else { 10 }, 1448, true);
+            assert_eq!(traffic.asks_for(Kind::AfXdp, Instant::now()), None);
+        }
+    }
+
+    #[test]
+    fn many_small_packets_ask_for_af_xdp_and_silence_for_nothing() {
+        let counters = PortCounters::default();
+        let now = Instant::now();
+        for (packets, len, is_asked) in
+            [(15_000, 64, true), (5_000, 64, false), (30_000, 1400, false), (0, 0, false)]
+        {
+            let mut traffic = Traffic::new(&counters);
+            for _ in 0..SMALL_LOOKS - 1 {
+                second(&mut traffic, &counters, packets, len, false);
+                assert_eq!(traffic.asks_for(Kind::Packet, now), None);
+            }
+            second(&mut traffic, &counters, packets, len, false);
+            let kind = traffic.asks_for(Kind::Packet, now).map(|(kind, _)| kind);
+            assert_eq!(kind, is_asked.then_some(Kind::AfXdp), "{packets} of {len}");
+        }
+    }
+}

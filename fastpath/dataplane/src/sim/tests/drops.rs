@@ -496,7 +496,7 @@ fn every_drop_reason_is_reached_by_a_packet_test() {
     for scene in scenes {
         reached.extend(scene());
     }
-    // What a packet socket has lost is known to the kernel alone: tests/packet_socket.rs.
+    // What a packet socket has lost is known to the kernel alone: see tests/packet_sockets.rs of fastpath/xsk.
     reached.insert(DropReason::ReceiveBufferFull);
     let missing: Vec<_> = DropReason::ALL.iter().filter(|reason| !reached.contains(reason)).collect();
     assert!(missing.is_empty(), "no packet test reaches {missing:?}");
