@@ -79,6 +79,14 @@ impl Packet {
         }
     }
 
+    /// Brings near what the first stage reads: all headers of a tunnel packet are in two cache lines.
+    #[inline]
+    pub fn prefetch_headers(&self) {
+        const LINE: usize = 64;
+        self.head.prefetch();
+        caracal_xsk::prefetch_slice(self.head.data(), LINE);
+    }
+
     /// Whether there is not a single byte.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -207,6 +207,12 @@ impl Frame {
         self.len = 0;
     }
 
+    /// Starts loading the cache line in which the data would begin if so many bytes were prepended.
+    #[inline]
+    pub fn prefetch_room(&self, n: usize) {
+        prefetch::line(self.chunk.as_ptr().wrapping_add((self.start as usize).saturating_sub(n)));
+    }
+
     /// Starts loading the first cache line of the data.
     #[inline]
     pub fn prefetch(&self) {

@@ -102,6 +102,16 @@ impl FlowKey {
         self.endpoint_and_protocol = endpoint.0 << 8 | self.endpoint_and_protocol & 0xff;
     }
 
+    /// The key under which the other side, an endpoint too, knows the same packets.
+    #[inline]
+    #[must_use]
+    pub fn seen_by(&self, endpoint: EndpointIndex) -> FlowKey {
+        let mut key =
+            FlowKey { local: self.remote, remote: self.local, ports: self.ports.rotate_left(16), ..*self };
+        key.set_endpoint(endpoint);
+        key
+    }
+
     /// The local address, the remote one and both ports, of a flow between IPv4 addresses.
     #[inline]
     #[must_use]

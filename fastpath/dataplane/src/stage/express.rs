@@ -11,9 +11,10 @@
 //! is that of the tables of now and whose state this packet does not change, by an exit that is ready ([`exits`]).
 //!
 //! Invariant: a packet that is not carried has not been changed, nor has anything been counted for it. It takes the long
-//! way from its very beginning, and what comes of it is the same as if there were no express way: nor does it matter that
-//! packets carried here are ahead of it, since they change no flow's state. (In a full table, which flow makes way may
-//! depend on it.) A test holds both ways together, over random batches.
+//! way from its very beginning, and what comes of it is the same as if there were no express way. That packets carried here
+//! are ahead of it does not matter, since they change no flow's state; but a SYN may begin another flow in the place of one,
+//! so what follows it in its batch is not carried ([`Openings`]). (In a full table, which flow makes way may depend on
+//! it.) A test holds both ways together, over random batches.
 
 mod exits;
 mod headers;
@@ -24,7 +25,7 @@ use caracal_wire::checksum::Sum;
 use caracal_wire::{Protocol, ethernet, ipv4, udp};
 
 use self::exits::{Exit, Exits, Kind, TEMPLATE};
-use self::headers::{Here, Plain, is_ipv4};
+use self::headers::{Here, Openings, Plain, is_ipv4};
 use crate::batch::{BATCH_MAX, Egress, Ingress, UplinkIndex};
 use crate::clock::Tick;
 use crate::flow::{FlowKey, FlowTable, State, Way};
@@ -37,6 +38,8 @@ use crate::table::{EndpointIndex, Tables};
 #[derive(Debug)]
 pub struct Express {
     lanes: Box<[Lane; BATCH_MAX]>,
+    /// The receiver's half of what one pod sends to another of this worker's.
+    seconds: Box<[Sought; BATCH_MAX]>,
     exits: Exits,
     is_closed: bool,
     carried: u64,
@@ -46,6 +49,7 @@ impl Default for Express {
     fn default() -> Self {
         Express {
             lanes: Box::new([Lane::default(); BATCH_MAX]),
+            seconds: Box::new([Sought::default(); BATCH_MAX]),
             exits: Exits::default(),
             is_closed: false,
             carried: 0,
@@ -68,7 +72,7 @@ impl Express {
     /// Whether the first packet of the last batch, which has been carried, was TCP.
     #[must_use]
     pub fn was_first_tcp(&self) -> bool {
-        self.lanes[0].key.protocol() == Protocol::TCP.0
+        self.lanes[0].flow.key.protocol() == Protocol::TCP.0
     }
 
     /// Takes up newer tables.
@@ -77,21 +81,41 @@ impl Express {
     }
 }
 
-/// What was read of a packet.
-#[derive(Clone, Copy, Debug)]
-struct Lane {
+/// A flow that is looked for.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sought {
     key: FlowKey,
     hash: u64,
     guess: Option<u32>,
+}
+
+impl Sought {
+    /// Brings near what says where the flow is.
+    #[inline(always)]
+    fn prepare(&mut self, flows: &FlowTable) {
+        self.hash = flows.hash(&self.key);
+        flows.prefetch(self.hash);
+    }
+}
+
+/// What was read of a packet.
+#[derive(Clone, Copy, Debug)]
+struct Lane {
+    flow: Sought,
     /// Where its exit is; [`NOT_HERE`]: it takes the long way.
     exit: u16,
     /// Bytes in front of what becomes its Ethernet header.
     outer_len: u16,
     ip_len: u16,
     tos: u8,
+    /// It is for a pod of this worker's, too.
+    is_local: bool,
     /// Where in its transport header the checksum is, if that is half made; else 0.
     partial: u8,
 }
+
+/// How many packets ahead headers are fetched: more at once than the processor waits for together would hold up all.
+pub const HEADERS_AHEAD: usize = 8;
 
 const NOT_HERE: u16 = u16::MAX;
 /// Its exit has not been found yet.
@@ -100,13 +124,12 @@ const READ: u16 = NOT_HERE - 1;
 impl Default for Lane {
     fn default() -> Self {
         Lane {
-            key: FlowKey::default(),
-            hash: 0,
-            guess: None,
+            flow: Sought::default(),
             exit: NOT_HERE,
             outer_len: 0,
             ip_len: 0,
             tos: 0,
+            is_local: false,
             partial: 0,
         }
     }
@@ -115,6 +138,8 @@ impl Default for Lane {
 /// What is counted for a batch.
 #[derive(Default)]
 struct Tally {
+    carried: u64,
+    local: u64,
     hits: u64,
     revalidated: u64,
     out_of_tunnels: u64,
@@ -144,6 +169,7 @@ pub fn carry(
             _ => false,
         };
     if !has_read {
+        packets.iter().skip(HEADERS_AHEAD).for_each(Packet::prefetch_headers);
         fates.resize(packets.len(), None);
         return packets.len();
     }
@@ -152,11 +178,16 @@ pub fn carry(
         _ => None,
     };
     find(context, packets.len(), sender);
-    for lane in context.express.lanes[..packets.len()].iter_mut().filter(|lane| lane.exit != NOT_HERE) {
-        lane.guess = context.flows.guess(lane.hash);
+    let Express { lanes, seconds, exits, .. } = &mut *context.express;
+    for (lane, second) in lanes[..packets.len()].iter_mut().zip(seconds.iter_mut()) {
+        if lane.exit != NOT_HERE {
+            lane.flow.guess = context.flows.guess(lane.flow.hash);
+            if lane.is_local {
+                second.guess = context.flows.guess(second.hash);
+            }
+        }
     }
     let keeps_addresses = context.tables.node.config().is_some_and(|node| node.nat_outgoing.is_none());
-    let Express { lanes, exits, .. } = &*context.express;
     let mut carrier = Carrier {
         flows: context.flows,
         tables: context.tables,
@@ -167,7 +198,9 @@ pub fn carry(
         keeps_addresses,
         tally: Tally::default(),
     };
-    fates.extend(packets.iter_mut().zip(lanes.iter()).map(|(packet, lane)| carrier.carry(packet, lane)));
+    let lanes = lanes.iter().zip(seconds.iter());
+    let carried = packets.iter_mut().zip(lanes);
+    fates.extend(carried.map(|(packet, (lane, second))| carrier.carry(packet, lane, second)));
     let tally = carrier.tally;
     let counters = &context.counters.pipeline;
     counters.flow_hits.add(tally.hits);
@@ -175,7 +208,8 @@ pub fn carry(
     counters.tunnel_decapsulated.add(tally.out_of_tunnels);
     counters.tunnel_encapsulated.add(tally.into_tunnels);
     counters.to_uplink_plain.add(tally.plain);
-    let carried = tally.hits + tally.revalidated;
+    counters.delivered_local.add(tally.local);
+    let carried = tally.carried;
     context.express.carried += carried;
     packets.len() - carried as usize
 }
@@ -188,14 +222,24 @@ fn from_uplink(context: &mut Context, packets: &[Packet], uplink: UplinkIndex) -
     let here = Here::new(node, context.links.uplink(uplink)?.link.mac)?;
     // Packets from one node come together often.
     let mut known = None;
-    for (lane, packet) in context.express.lanes.iter_mut().zip(packets) {
+    let mut openings = Openings::default();
+    for (at, (lane, packet)) in context.express.lanes.iter_mut().zip(packets).enumerate() {
+        if let Some(ahead) = packets.get(at + HEADERS_AHEAD) {
+            ahead.prefetch_headers();
+        }
         lane.exit = NOT_HERE;
         let frame = packet.head.data();
-        let Some(arrival) = here.arrival(frame) else { continue };
-        if !is_plain(packet) {
+        let arrival = here.arrival(frame).filter(|_| is_plain(packet));
+        let Some((arrival, plain)) = arrival.and_then(|arrival| {
+            let frame = frame.get(usize::from(arrival.outer_len)..)?;
+            Some((arrival, Plain::read(frame)?))
+        }) else {
+            openings.note(frame, node.vxlan_port);
+            continue;
+        };
+        if openings.may_have(&plain) {
             continue;
         }
-        let Some(plain) = frame.get(usize::from(arrival.outer_len)..).and_then(Plain::read) else { continue };
         if arrival.outer_len != 0 {
             if known != Some(arrival.source) {
                 if tables.tunnels.by_source(Ipv4Addr::from_bits(arrival.source).into()).is_none() {
@@ -225,13 +269,23 @@ fn from_endpoint(context: &mut Context, packets: &[Packet], endpoint: EndpointIn
     let node = tables.node.config()?;
     let sender = tables.endpoints.get(endpoint)?;
     let mut known = None;
-    for (lane, packet) in context.express.lanes.iter_mut().zip(packets) {
+    let mut openings = Openings::default();
+    for (at, (lane, packet)) in context.express.lanes.iter_mut().zip(packets).enumerate() {
+        if let Some(ahead) = packets.get(at + HEADERS_AHEAD) {
+            ahead.prefetch_headers();
+        }
+        // What goes in front will be written there.
+        packet.head.prefetch_room(TEMPLATE);
         lane.exit = NOT_HERE;
         let frame = packet.head.data();
-        if !is_ipv4(frame) || !is_plain(packet) {
+        let is_ordinary = is_ipv4(frame) && is_plain(packet);
+        let Some(plain) = Some(frame).filter(|_| is_ordinary).and_then(Plain::read) else {
+            openings.note(frame, node.vxlan_port);
+            continue;
+        };
+        if openings.may_have(&plain) {
             continue;
         }
-        let Some(plain) = Plain::read(frame) else { continue };
         if known != Some(plain.source) {
             if !sender.may_send_from(Ipv4Addr::from_bits(plain.source).into()) {
                 continue;
@@ -259,23 +313,31 @@ fn is_plain(packet: &Packet) -> bool {
 #[inline(never)]
 fn find(context: &mut Context, count: usize, sender: Option<EndpointIndex>) {
     let Context { express, flows, tables, links, .. } = context;
-    let Express { lanes, exits, .. } = &mut **express;
+    let Express { lanes, seconds, exits, .. } = &mut **express;
     exits.follow_links(links);
-    for lane in lanes[..count].iter_mut().filter(|lane| lane.exit == READ) {
+    for (lane, second) in lanes[..count].iter_mut().zip(seconds.iter_mut()) {
+        if lane.exit != READ {
+            continue;
+        }
         lane.exit = NOT_HERE;
-        let (local, remote, _) = lane.key.parts_v4();
+        let (local, remote, _) = lane.flow.key.parts_v4();
         let destination = if sender.is_some() { remote } else { local };
         let Some(entry) = tables.fib.number_v4(Ipv4Addr::from_bits(destination)) else { continue };
         let exit = exits.of(entry, tables, links, context.worker);
         let endpoint = match (sender, exits.at(exit).egress) {
             (Some(sender), Some(Egress::Uplink(_))) => sender,
+            (Some(sender), Some(Egress::Endpoint(receiver))) => {
+                lane.is_local = true;
+                second.key = lane.flow.key.seen_by(receiver);
+                second.prepare(flows);
+                sender
+            }
             (None, Some(Egress::Endpoint(endpoint))) => endpoint,
             _ => continue,
         };
         lane.exit = exit;
-        lane.key.set_endpoint(endpoint);
-        lane.hash = flows.hash(&lane.key);
-        flows.prefetch(lane.hash);
+        lane.flow.key.set_endpoint(endpoint);
+        lane.flow.prepare(flows);
     }
 }
 
@@ -283,8 +345,9 @@ impl Lane {
     #[inline(always)]
     fn read(&mut self, plain: &Plain, outer_len: u16, local: (u32, u16), remote: (u32, u16)) {
         // Whose flow it is turns out later.
-        self.key = FlowKey::of_v4(EndpointIndex(0), plain.protocol, local, remote);
+        self.flow.key = FlowKey::of_v4(EndpointIndex(0), plain.protocol, local, remote);
         self.exit = READ;
+        self.is_local = false;
         self.outer_len = outer_len;
         self.ip_len = plain.ip_len;
         self.tos = plain.tos;
@@ -309,38 +372,36 @@ struct Carrier<'a> {
 impl Carrier<'_> {
     /// Carries one packet if its flow allows it. None, and nothing has changed, if it must take the long way.
     #[inline(always)]
-    fn carry(&mut self, packet: &mut Packet, lane: &Lane) -> Option<Egress> {
+    fn carry(&mut self, packet: &mut Packet, lane: &Lane, second: &Sought) -> Option<Egress> {
         if lane.exit == NOT_HERE {
             return None;
         }
         let exit = self.exits.at(lane.exit);
-        // Nothing comes or goes between the guess and this: where the key is, the flow is.
-        let mut index = lane.guess? as usize;
-        if self.flows.entry(index).key != lane.key {
-            index = self.flows.get(&lane.key, lane.hash)?;
-        }
-        let entry = self.flows.entry(index);
-        let way = if entry.flags.is_out() == self.out { Way::Original } else { Way::Reply };
-        // A state that such a packet leaves as it is.
-        let stays = entry.state == State::Established
-            || way == Way::Original
-                && entry.state == State::Opening
-                && lane.key.protocol() != Protocol::TCP.0;
+        let (index, way, is_current) = self.admit(&lane.flow, self.out)?;
         // A pod's own connection to somewhere outside may need another address.
         let keeps_address = exit.kind != Kind::Outside || way == Way::Reply || self.keeps_addresses;
         let fits = lane.ip_len <= exit.mtu && packet.head.headroom() >= TEMPLATE;
-        let is_ordinary = stays && keeps_address && fits && entry.flags.is_simple();
-        if !is_ordinary || self.flows.has_expired(entry, self.now) {
+        if !keeps_address || !fits {
             return None;
         }
-        if entry.generation == self.generation {
+        let length = ethernet::HEADER_LEN + usize::from(lane.ip_len);
+        if lane.is_local {
+            let (index, way, is_second_current) = self.admit(second, false)?;
+            if !is_current || !is_second_current {
+                return None;
+            }
+            self.flows.carry(index, length, way, self.now);
+            self.tally.hits += 2;
+            self.tally.local += 1;
+        } else if is_current {
             self.tally.hits += 1;
         } else if flow::holds_still(self.tables, self.flows, self.generation, index) {
             self.tally.revalidated += 1;
         } else {
             return None;
         }
-        self.flows.carry(index, ethernet::HEADER_LEN + usize::from(lane.ip_len), way, self.now);
+        self.flows.carry(index, length, way, self.now);
+        self.tally.carried += 1;
         self.tally.out_of_tunnels += u64::from(lane.outer_len != 0);
         match exit.kind {
             Kind::Endpoint => {}
@@ -349,6 +410,26 @@ impl Carrier<'_> {
         }
         rewrite(packet, lane, exit);
         exit.egress
+    }
+
+    /// Where a flow is, which way the packet goes and whether its verdict is of now; None: it is not known, or this packet
+    /// means more to it than one more.
+    #[inline(always)]
+    fn admit(&self, sought: &Sought, out: bool) -> Option<(usize, Way, bool)> {
+        // Nothing comes or goes between the guess and this: where the key is, the flow is.
+        let mut index = sought.guess? as usize;
+        if self.flows.entry(index).key != sought.key {
+            index = self.flows.get(&sought.key, sought.hash)?;
+        }
+        let entry = self.flows.entry(index);
+        let way = if entry.flags.is_out() == out { Way::Original } else { Way::Reply };
+        // A state that such a packet leaves as it is.
+        let stays = entry.state == State::Established
+            || way == Way::Original
+                && entry.state == State::Opening
+                && sought.key.protocol() != Protocol::TCP.0;
+        let is_ordinary = stays && entry.flags.is_simple() && !self.flows.has_expired(entry, self.now);
+        is_ordinary.then_some((index, way, entry.generation == self.generation))
     }
 }
 
@@ -368,7 +449,7 @@ fn rewrite(packet: &mut Packet, lane: &Lane, exit: &Exit) {
             let Some(frame) = front::<{ TEMPLATE + TTL_END }>(packet) else { return };
             frame[..TEMPLATE].copy_from_slice(&exit.template);
             write_outer(frame, lane, exit, FRONT as u16);
-            let (source, destination, ports) = lane.key.parts_v4();
+            let (source, destination, ports) = lane.flow.key.parts_v4();
             let entropy = tunnel::entropy_of(source, destination, ports);
             let (port, len) = (tunnel::source_port(entropy), lane.ip_len + UDP_AND_MORE);
             frame[HEADERS..][udp::field::SOURCE_PORT].copy_from_slice(&port.to_be_bytes());

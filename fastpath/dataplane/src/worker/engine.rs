@@ -19,6 +19,7 @@ use crate::pipeline::{EndpointLink, Link, Pipeline, Surroundings, Uplink};
 use crate::port::{Boxes, BulkSender, HEADROOM, Port};
 use crate::segment;
 use crate::snapshot::Subscriber;
+use crate::stage::express::HEADERS_AHEAD;
 use crate::stage::{self, arp, nd};
 use crate::table::{EndpointIndex, Tables};
 
@@ -94,14 +95,6 @@ struct EnginePort {
     unsent: usize,
     /// Flushes in a row that sent nothing.
     idle_flushes: u8,
-}
-
-/// Brings near what the first stage reads: all headers of a tunnel packet are in two cache lines.
-#[inline]
-fn prefetch_headers(packet: &Packet) {
-    const LINE: usize = 64;
-    packet.head.prefetch();
-    caracal_xsk::prefetch_slice(packet.head.data(), LINE);
 }
 
 /// Everything of a worker but its thread.
@@ -308,8 +301,13 @@ impl Engine {
         let mut bytes = 0;
         let count = entry.port.receive(&mut self.pool, &mut self.boxes, BATCH_MAX, |packet| {
             bytes += packet.len() as u64;
-            prefetch_headers(&packet);
             arrivals.push(packet);
+            // The others are fetched while their turn comes.
+            if arrivals.len() <= HEADERS_AHEAD
+                && let Some(packet) = arrivals.last()
+            {
+                packet.prefetch_headers();
+            }
         });
         if count == 0 {
             return 0;

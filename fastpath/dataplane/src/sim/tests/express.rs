@@ -17,19 +17,8 @@ use crate::table::Deciding;
 use caracal_plane_api::Encapsulation;
 use caracal_plane_api::plane::{Endpoint, Limits, Op, op::Op as Kind};
 
-const PEERS: [[u8; 4]; 11] = [
-    REMOTE,
-    REMOTE,
-    REMOTE,
-    IPIP_REMOTE,
-    IPIP_REMOTE,
-    PLAIN_REMOTE,
-    OUTSIDE,
-    VXLAN6_REMOTE,
-    services::VIP,
-    B,
-    NODE2,
-];
+const PEERS: [[u8; 4]; 11] =
+    [REMOTE, REMOTE, REMOTE, IPIP_REMOTE, PLAIN_REMOTE, OUTSIDE, VXLAN6_REMOTE, services::VIP, A, B, NODE2];
 
 /// One packet between a pod and a peer.
 #[derive(Clone, Debug)]
@@ -175,7 +164,13 @@ impl Step {
     fn ports(&self) -> ((u16, u16), bool) {
         let out = self.by == By::Pod;
         // Some sides of services, which the pods' peers are backends of.
-        let peer = if self.peer == REMOTE && self.pod_port == 5001 { 8080 } else { services::VIP_PORT };
+        let peer = if [A, B].contains(&self.peer) {
+            self.pod_port
+        } else if self.peer == REMOTE && self.pod_port == 5001 {
+            8080
+        } else {
+            services::VIP_PORT
+        };
         if out { ((self.pod_port, peer), out) } else { ((peer, self.pod_port), out) }
     }
 
@@ -383,6 +378,26 @@ fn packets_of_established_flows_are_carried_through_every_kind_of_tunnel_and_non
             is_carried(&ordinary(By::Pod, peer, protocol), &ordinary(by, peer, protocol));
         }
     }
+}
+
+#[test]
+fn packets_from_one_pod_to_another_are_carried_through_both_flows() {
+    let out = ordinary(By::Pod, B, 17);
+    let back = Step { pod: B, peer: A, ..out.clone() };
+    let mut pair = Pair::new();
+    for (step, carried) in [(&out, 0), (&back, 0), (&out, 1), (&back, 2)] {
+        pair.go_on(&Event::Packets(vec![step.clone()]));
+        assert_eq!(pair.carried(), carried);
+    }
+}
+
+#[test]
+fn what_follows_a_new_beginning_in_its_batch_belongs_to_that() {
+    let flags = |flags| Step { flags, ..ordinary(By::Vxlan, REMOTE, 6) };
+    let mut pair = Pair::new();
+    pair.go_on(&Event::Packets(vec![ordinary(By::Pod, REMOTE, 6)]));
+    pair.go_on(&Event::Packets(vec![flags(RST), flags(SYN), flags(ACK)]));
+    assert_eq!(pair.carried(), 0);
 }
 
 #[test]

@@ -11,7 +11,7 @@
 //! means: not ordinary. The long way finds out what it is instead, and says what is wrong with it.
 
 use caracal_wire::tcp::Flags;
-use caracal_wire::{EtherType, MacAddr, Protocol, ethernet, ipv4, tcp, udp, vxlan};
+use caracal_wire::{EtherType, MacAddr, Protocol, ethernet, ipv4, ipv6, tcp, udp, vxlan};
 
 use crate::stage::parse::HEADERS;
 use crate::table::NodeConfig;
@@ -274,4 +274,59 @@ impl Here {
 #[inline(always)]
 pub fn is_ipv4(frame: &[u8]) -> bool {
     frame.first_chunk::<{ ethernet::HEADER_LEN }>().is_some_and(|header| pair(header, 12) == IPV4)
+}
+
+/// The connections that SYNs in a batch may begin: a bit for each, which others may have, too.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Openings(u64);
+
+impl Openings {
+    /// Notes a frame that takes the long way, in case it is or carries a SYN.
+    #[cold]
+    pub fn note(&mut self, frame: &[u8], vxlan_port: u16) {
+        self.0 |= opening(frame, vxlan_port).unwrap_or(0);
+    }
+
+    /// Whether a packet may belong to one of them.
+    #[inline(always)]
+    pub fn may_have(self, plain: &Plain) -> bool {
+        let Plain { source, destination, source_port, destination_port, .. } = *plain;
+        self.0 != 0 && self.0 & bit_of(source ^ destination, source_port ^ destination_port) != 0
+    }
+}
+
+/// The same for both ways.
+fn bit_of(addresses: u32, ports: u16) -> u64 {
+    let mixed = (u64::from(addresses) << 16 | u64::from(ports)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    1 << (mixed >> 58)
+}
+
+/// The bit of the connection that a frame's SYN may begin, in a tunnel or in none. Lengths and checksums may be wrong: then it
+/// begins none, and nothing is lost but time.
+fn opening(frame: &[u8], vxlan_port: u16) -> Option<u64> {
+    let (link, packet) = frame.split_at_checked(ethernet::HEADER_LEN)?;
+    let (protocol, behind) = match EtherType(u16::from_be_bytes([link[12], link[13]])) {
+        EtherType::IPV4 => (*packet.get(ipv4::field::PROTOCOL)?, packet.get(ipv4::HEADER_LEN..)?),
+        EtherType::IPV6 => (*packet.get(ipv6::field::NEXT_HEADER)?, packet.get(ipv6::HEADER_LEN..)?),
+        _ => return None,
+    };
+    match Protocol(protocol) {
+        Protocol::UDP if behind.get(2..4) == Some(&vxlan_port.to_be_bytes()) => {
+            const FRONT: usize = udp::HEADER_LEN + vxlan::HEADER_LEN + ethernet::HEADER_LEN;
+            opening_of(behind.get(FRONT..)?)
+        }
+        Protocol::IPIP => opening_of(behind),
+        _ => opening_of(packet),
+    }
+}
+
+/// The same of an IP packet.
+fn opening_of(packet: &[u8]) -> Option<u64> {
+    let (ip, behind) = packet.split_first_chunk::<{ ipv4::HEADER_LEN }>()?;
+    let tcp: &[u8; tcp::HEADER_LEN] = behind.first_chunk()?;
+    let is_syn = ip[0] == 0x45
+        && ip[ipv4::field::PROTOCOL] == Protocol::TCP.0
+        && Flags(tcp[tcp::field::FLAGS]).contains(Flags::SYN);
+    let addresses = (half(ip, 12) ^ half(ip, 16)).swap_bytes();
+    is_syn.then(|| bit_of(addresses, (pair(tcp, 0) ^ pair(tcp, 2)).swap_bytes()))
 }
