@@ -10,8 +10,8 @@ use crate::packet::{Packet, SEGMENTS_MAX};
 /// Frames beyond its share that a busy port has to receive into.
 ///
 /// Shares are small where there are many pods, and few pods are busy at a time. What the kernel has been given cannot be taken back; it
-/// comes back with packets. So a port that nearly runs dry is lent as much again while the pool has plenty, and one that does not need it any
-/// more is not given what comes back, until the loan is paid. Who falls silent keeps it; who is not lent anything has the share.
+/// comes back with packets. So a port that nearly runs dry is lent as much again while the pool has plenty; when it has not, ports that do not
+/// need their loan pay it with what comes back to them. Who falls silent keeps it; who is not lent anything has the share.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Loan(usize);
 
@@ -26,7 +26,7 @@ impl Loan {
             if plenty {
                 self.0 = (self.0 + target).min(most);
             }
-        } else if left > target - target / 4 {
+        } else if !plenty && left > target - target / 4 {
             self.0 = self.0.saturating_sub(came);
         }
     }
@@ -225,9 +225,10 @@ mod tests {
     }
 
     #[test]
-    fn a_loan_is_paid_with_what_comes_back_once_it_is_not_needed() {
-        assert_eq!(after(Loan(336), 10, 374, true), 326);
-        assert_eq!(after(Loan(5), 10, 43, true), 0);
-        assert_eq!(after(Loan(336), 100, 200, true), 336, "half of it is in use");
+    fn a_loan_is_paid_with_what_comes_back_when_others_want_it_and_it_is_not_needed() {
+        assert_eq!(after(Loan(336), 10, 374, false), 326);
+        assert_eq!(after(Loan(5), 10, 43, false), 0);
+        assert_eq!(after(Loan(336), 10, 374, true), 336, "nobody wants it");
+        assert_eq!(after(Loan(336), 100, 200, false), 336, "half of it is in use");
     }
 }
