@@ -192,8 +192,11 @@ int record(struct xdp_md *ctx)
 	}
 	__u32 index = which * (c->mask + 1) + (written & c->mask);
 	struct note *note = bpf_map_lookup_elem(&notes, &index);
-	if (!note)
+	if (!note) {
+		/* More queues, or CPUs, than there are rings: never silently. */
+		head->lost++;
 		return XDP_DROP;
+	}
 	note->now_ns = bpf_ktime_get_ns();
 	note->flow = TO_NET32(*(__be32 *)(mark + 4));
 	note->sequence = (__u64)TO_NET16(*(__be16 *)(mark + 8)) << 32 | TO_NET32(*(__be32 *)(mark + 10));

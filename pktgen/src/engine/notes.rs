@@ -1,6 +1,6 @@
 //! The sink in the kernel: an XDP program on the sink's interface takes the run's packets off the way and notes when each came
 //! ([`caracal_xsk::live_frames`]); a thread reads the notes. It costs less than any socket, so it is the default wherever it can be. All else that
-//! comes by the interface goes on to the kernel.
+//! comes by the interface goes on to the kernel. In generic mode each CPU notes what it sees: a flow that moves between CPUs may seem out of order.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;

@@ -292,8 +292,10 @@ impl Report {
         let received_pps =
             if arriving_s > 0.0 { total.received.saturating_sub(1) as f64 / arriving_s } else { 0.0 };
         let sent_pps = per_second(total.sent as f64);
+        // What is not expected anywhere was made all the same.
+        let made_pps = per_second((total.sent + sent.unmarked) as f64);
         let generator_was_the_limit = match about.asked_pps {
-            Some(asked) => sent_pps < asked * RATE_REACHED && !about.interrupted,
+            Some(asked) => made_pps < asked * RATE_REACHED && !about.interrupted,
             // Who loses nothing of all that the generator has might carry more.
             // What the sink threw away had come through.
             None => {
