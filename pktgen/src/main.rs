@@ -58,6 +58,7 @@ enum Command {
     Soak(soak::Args),
     Report(report::command::Args),
     Replay(replay::Args),
+    Profile(profile::command::Args),
     Impair(impair::Args),
 }
 
@@ -69,6 +70,7 @@ fn main() -> ExitCode {
         Command::Soak(args) => soak::run(&args),
         Command::Report(args) => report::command::run(&args),
         Command::Replay(args) => replay::run(&args),
+        Command::Profile(args) => profile::command::run(&args),
         Command::Impair(args) => impair::run(&args),
     };
     result.unwrap_or_else(|error| {

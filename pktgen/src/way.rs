@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use caracal_wire::MacAddr;
+use caracal_xsk::live_frames;
 use clap::ValueEnum;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
@@ -386,6 +387,10 @@ impl Asked {
         let streams = self.streams(reach.source, to_address)?;
         let longest = usize::from(reach.interface.mtu) + ETHERNET_LEN;
         fits(&streams, longest, &reach.interface.name)?;
+        match self.engine {
+            Engine::Xsk => fits(&streams, xsk::FRAME_MAX, "a chunk of AF_XDP's memory")?,
+            _ => fits(&streams, live_frames::FRAME_MAX, "the page of a live frame")?,
+        }
         let traffic = Traffic::new(&streams, reach.hop, self.cores.len())?;
         let receive: Box<dyn Receive> = match sink {
             Sink::Xdp => Box::new(Notes::open(&to, &sink_interface)?),
@@ -398,7 +403,6 @@ impl Asked {
             let Reach { interface, .. } = &reach;
             transmits.push(match self.engine {
                 Engine::Xsk => {
-                    fits(&streams, xsk::FRAME_MAX, "a chunk of AF_XDP's memory")?;
                     let queue = at as u32 % interface.queues;
                     Box::new(XskSender::open(&from, interface, queue, core, part)?)
                 }

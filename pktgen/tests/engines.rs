@@ -312,10 +312,18 @@ fn a_profile_that_is_wrong_is_refused_with_its_line() {
     let file = std::env::temp_dir().join(format!("crt{}-wrong.yaml", std::process::id()));
     std::fs::write(&file, "rate: 1k\nstreams:\n  - sise: 64\n").unwrap();
     let output = start(&format!("run {}", file.display())).wait_with_output().unwrap();
+    let checked = start(&format!("profile check {}", file.display())).wait_with_output().unwrap();
     std::fs::remove_file(&file).unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(2));
-    assert!(said.contains("line 3") && said.contains("sise"), "{said}");
+    for (bytes, status, expected) in [(output.stderr, output.status, 2), (checked.stdout, checked.status, 1)]
+    {
+        let said = String::from_utf8_lossy(&bytes);
+        assert_eq!(status.code(), Some(expected), "{said}");
+        assert!(said.contains("line 3") && said.contains("sise"), "{said}");
+    }
+    for file in profiles() {
+        let checked = start(&format!("profile check {}", file.display())).wait_with_output().unwrap();
+        assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stdout));
+    }
 }
 
 #[test]

@@ -602,4 +602,22 @@ streams:
             assert!(file.streams[0].resolve(0, &defaults()).is_err(), "{bad}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_makes_it_panic(
+            parts in proptest::collection::vec(proptest::sample::select(vec![
+                "streams:", "\n  - ", "\n", ": ", "{", "}", "[", "]", ", ", "flows", "size", "imix", "64x1", "-1", "1e400", "18446744073709551616",
+                "tunnel", "kind: vxlan", "vni", "churn", "packets", "tcp", "syn", "source", "address", "::1", "10.0.0.1", "ports", "65536", "0",
+                "distribution", "zipf 1", "zipf", "zipf NaN", "share", ".inf", "connections", "perSecond", "rate", "&a", "*a", "'", "\"", "é", "from", "to",
+            ]), 0..40),
+        ) {
+            if let Ok(file) = File::parse(&parts.concat()) {
+                for (at, stream) in file.streams.iter().enumerate() {
+                    // Right or wrong, it is an answer.
+                    let _ = stream.resolve(at, &defaults());
+                }
+            }
+        }
+    }
 }

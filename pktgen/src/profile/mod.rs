@@ -1,5 +1,6 @@
 //! What is sent: flows, sizes, rate, for how long.
 
+pub mod command;
 pub mod file;
 
 use std::net::IpAddr;
