@@ -4,7 +4,7 @@
 //! address of the host itself, kernel route.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::lpm::Lpm;
 use super::paged::Paged;
@@ -126,7 +126,7 @@ impl Fib {
     pub fn lookup(&self, destination: IpAddr) -> Option<&FibEntry> {
         match destination {
             IpAddr::V4(destination) => self.entry(self.lpm.lookup_v4(destination)?),
-            IpAddr::V6(destination) => self.lookup_v6(destination),
+            IpAddr::V6(destination) => self.lookup_v6(destination.to_bits()),
         }
     }
 
@@ -154,8 +154,8 @@ impl Fib {
     }
 
     #[inline(never)]
-    fn lookup_v6(&self, destination: Ipv6Addr) -> Option<&FibEntry> {
-        self.entry(self.lpm.lookup_v6(destination)?)
+    fn lookup_v6(&self, destination: u128) -> Option<&FibEntry> {
+        self.entry(self.lpm.lookup_v6_bits(destination)?)
     }
 
     #[inline]

@@ -81,9 +81,16 @@ impl Lpm {
     }
 
     /// The same for an IPv6 address: in up to fourteen steps, which nobody wants in the place of those two.
-    #[inline(never)]
+    #[inline]
     pub fn lookup_v6(&self, address: Ipv6Addr) -> Option<u32> {
-        value_of(self.v6.find_v6(address.to_bits()))
+        self.lookup_v6_bits(address.to_bits())
+    }
+
+    // A number travels in registers. An address would be put together on the stack from pieces, and reading it there would
+    // wait until all before it is done.
+    #[inline(never)]
+    pub(super) fn lookup_v6_bits(&self, address: u128) -> Option<u32> {
+        value_of(self.v6.find_v6(address))
     }
 
     /// Brings near what a lookup of `address` begins with.
@@ -179,12 +186,14 @@ impl Trie {
     #[inline]
     fn find_some_v6<const N: usize>(&self, addresses: &[u128; N]) -> [u32; N] {
         let mut slots = addresses.map(|address| *self.first((address >> 104) as u32));
-        let mut shift = 128 - u32::from(ROOT_BITS);
-        while slots.iter().fold(0, |all, slot| all | slot) & PAGE != 0 && shift > 0 {
-            shift -= 8;
-            for (slot, address) in slots.iter_mut().zip(addresses) {
+        let keys = addresses.map(u128::to_be_bytes);
+        for byte in ROOT_BYTES..16 {
+            if slots.iter().fold(0, |all, slot| all | slot) & PAGE == 0 {
+                break;
+            }
+            for (slot, key) in slots.iter_mut().zip(&keys) {
                 if *slot & PAGE != 0 {
-                    *slot = self.below(*slot, (address >> shift) as u8);
+                    *slot = self.below(*slot, key[byte]);
                 }
             }
         }
