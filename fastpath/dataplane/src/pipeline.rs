@@ -13,6 +13,9 @@
 //! is one's. What the node itself translates leaves the picture at the route, for the worker that owns the translation,
 //! and comes back to the route ([`crate::stage::node`]).
 //!
+//! Before all that, packets of established flows leave by the express way if nothing about them is out of the ordinary
+//! ([`crate::stage::express`]): what comes of them is the same.
+//!
 //! Stages run over a whole batch before the next begins, so that the memory one packet waits for arrives while others
 //! are worked on.
 

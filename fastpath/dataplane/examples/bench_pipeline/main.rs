@@ -81,6 +81,10 @@ const RULE_COUNTS: [u32; 3] = [100, 1_000, 10_000];
 const VERDICTS: usize = 1 << 18;
 
 fn main() -> anyhow::Result<()> {
+    // As the fastpath itself does.
+    if let Err(error) = caracal_dataplane::huge_pages::ask() {
+        eprintln!("bench_pipeline: goes on with small pages: {error}");
+    }
     let args = Args::parse();
     if let Some(id) = args.cpu
         && !core_affinity::set_for_current(core_affinity::CoreId { id })
