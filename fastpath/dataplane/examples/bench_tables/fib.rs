@@ -123,7 +123,7 @@ pub fn publish(directory: &Path) -> Result<(), Box<dyn Error>> {
             let route = &mut routes[place];
             route.ifindex = route.ifindex % 16 + 1;
             let from = Instant::now();
-            builder.set_kernel_route(route.clone());
+            builder.set_kernel_route(*route);
             let built = builder.build();
             let ms = from.elapsed().as_secs_f64() * 1e3;
             // As when the last worker has adopted the next: the former one goes, outside of what is measured.
