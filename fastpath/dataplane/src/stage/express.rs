@@ -43,7 +43,14 @@ pub struct Express {
     exits: Exits,
     is_closed: bool,
     carried: u64,
+    /// Batches that are not read, since one like them was read for nothing: from uplinks, and from pods.
+    pause: [u8; 2],
 }
+
+/// Of such a row of batches one in so many is read, …
+const PAUSE: u8 = 8;
+/// … if they are of at least so many packets: what reading fewer costs is little beside the rest.
+const WORTH_A_PAUSE: usize = 32;
 
 impl Default for Express {
     fn default() -> Self {
@@ -53,6 +60,7 @@ impl Default for Express {
             exits: Exits::default(),
             is_closed: false,
             carried: 0,
+            pause: [0; 2],
         }
     }
 }
@@ -162,6 +170,10 @@ pub fn carry(
         && context.limits.is_idle()
         && !context.tables.host_endpoints.has_untracked()
         && !context.flows.checks_windows();
+    let side = usize::from(matches!(ingress, Ingress::Endpoint(_)));
+    let pause = &mut context.express.pause[side];
+    let is_open = is_open && *pause == 0;
+    *pause = pause.saturating_sub(1);
     let has_read = is_open
         && match ingress {
             Ingress::Uplink(uplink) => from_uplink(context, packets, uplink).is_some(),
@@ -211,6 +223,9 @@ pub fn carry(
     counters.delivered_local.add(tally.local);
     let carried = tally.carried;
     context.express.carried += carried;
+    if carried == 0 && packets.len() >= WORTH_A_PAUSE {
+        context.express.pause[side] = PAUSE - 1;
+    }
     packets.len() - carried as usize
 }
 

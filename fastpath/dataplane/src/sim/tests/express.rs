@@ -401,6 +401,22 @@ fn what_follows_a_new_beginning_in_its_batch_belongs_to_that() {
 }
 
 #[test]
+fn after_a_large_batch_in_vain_a_few_take_the_long_way_unread_and_then_they_are_read_again() {
+    let known = ordinary(By::Vxlan, REMOTE, 17);
+    let resets = vec![Step { flags: RST, ..ordinary(By::Vxlan, REMOTE, 6) }; 32];
+    let mut pair = Pair::new();
+    pair.go_on(&Event::Packets(vec![known.clone()]));
+    pair.go_on(&Event::Packets(resets));
+    let carried: Vec<u64> = (0..9)
+        .map(|_| {
+            pair.go_on(&Event::Packets(vec![known.clone()]));
+            pair.carried()
+        })
+        .collect();
+    assert_eq!(carried, [0, 0, 0, 0, 0, 0, 0, 1, 2]);
+}
+
+#[test]
 fn packets_with_half_made_checksums_and_equal_congestion_marks_are_carried() {
     let odd = |step: Step| Step { oddity: Oddity::HalfMadeChecksum, tos: 2, outer_tos: 2, ..step };
     is_carried(&odd(ordinary(By::Pod, REMOTE, 6)), &odd(ordinary(By::Vxlan, REMOTE, 6)));
