@@ -234,7 +234,7 @@ impl PacketSocketPort {
     /// (which it is asked now and then: that is a system call).
     pub fn take_losses(&mut self) -> (u64, u64) {
         self.questions = self.questions.wrapping_add(1);
-        let lost = if self.questions % QUESTIONS_A_SYSTEM_CALL == 0 { self.socket.take_lost() } else { 0 };
+        let lost = if self.questions.is_multiple_of(QUESTIONS_A_SYSTEM_CALL) { self.socket.take_lost() } else { 0 };
         (std::mem::take(&mut self.refused), lost)
     }
 
