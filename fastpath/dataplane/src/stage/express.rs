@@ -24,6 +24,8 @@ use std::net::Ipv4Addr;
 use caracal_wire::checksum::Sum;
 use caracal_wire::{Protocol, ethernet, ipv4, udp};
 
+#[cfg(test)]
+pub use self::exits::PLACES;
 use self::exits::{Exit, Exits, Kind, TEMPLATE};
 use self::headers::{Here, Openings, Plain, is_ipv4};
 use crate::batch::{BATCH_MAX, Egress, Ingress, UplinkIndex};
@@ -110,8 +112,8 @@ impl Sought {
 #[derive(Clone, Copy, Debug)]
 struct Lane {
     flow: Sought,
-    /// Where its exit is; [`NOT_HERE`]: it takes the long way.
-    exit: u16,
+    /// The number of its exit's FIB entry; [`NOT_HERE`]: it takes the long way.
+    exit: u32,
     /// Bytes in front of what becomes its Ethernet header.
     outer_len: u16,
     ip_len: u16,
@@ -125,9 +127,10 @@ struct Lane {
 /// How many packets ahead headers are fetched: more at once than the processor waits for together would hold up all.
 pub const HEADERS_AHEAD: usize = 8;
 
-const NOT_HERE: u16 = u16::MAX;
+/// No entry's number: there are fewer.
+const NOT_HERE: u32 = u32::MAX;
 /// Its exit has not been found yet.
-const READ: u16 = NOT_HERE - 1;
+const READ: u32 = NOT_HERE - 1;
 
 impl Default for Lane {
     fn default() -> Self {
@@ -339,7 +342,7 @@ fn find(context: &mut Context, count: usize, sender: Option<EndpointIndex>) {
         let destination = if sender.is_some() { remote } else { local };
         let Some(entry) = tables.fib.number_v4(Ipv4Addr::from_bits(destination)) else { continue };
         let exit = exits.of(entry, tables, links, context.worker);
-        let endpoint = match (sender, exits.at(exit).egress) {
+        let endpoint = match (sender, exit.egress) {
             (Some(sender), Some(Egress::Uplink(_))) => sender,
             (Some(sender), Some(Egress::Endpoint(receiver))) => {
                 lane.is_local = true;
@@ -350,7 +353,7 @@ fn find(context: &mut Context, count: usize, sender: Option<EndpointIndex>) {
             (None, Some(Egress::Endpoint(endpoint))) => endpoint,
             _ => continue,
         };
-        lane.exit = exit;
+        lane.exit = entry;
         lane.flow.key.set_endpoint(endpoint);
         lane.flow.prepare(flows);
     }
@@ -388,10 +391,7 @@ impl Carrier<'_> {
     /// Carries one packet if its flow allows it. None, and nothing has changed, if it must take the long way.
     #[inline(always)]
     fn carry(&mut self, packet: &mut Packet, lane: &Lane, second: &Sought) -> Option<Egress> {
-        if lane.exit == NOT_HERE {
-            return None;
-        }
-        let exit = self.exits.at(lane.exit);
+        let exit = self.exits.still(lane.exit)?;
         let (index, way, is_current) = self.admit(&lane.flow, self.out)?;
         // A pod's own connection to somewhere outside may need another address.
         let keeps_address = exit.kind != Kind::Outside || way == Way::Reply || self.keeps_addresses;

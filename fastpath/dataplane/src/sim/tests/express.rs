@@ -13,9 +13,11 @@ use super::super::{Node, Output, PortName, services};
 use super::support::{from_pod, from_uplink};
 use crate::clock::Tick;
 use crate::drop_reason::DropReason;
+use crate::stage::express::PLACES;
 use crate::table::Deciding;
 use caracal_plane_api::Encapsulation;
 use caracal_plane_api::plane::{Endpoint, Limits, Op, op::Op as Kind};
+use caracal_wire::MacAddr;
 
 const PEERS: [[u8; 4]; 11] =
     [REMOTE, REMOTE, REMOTE, IPIP_REMOTE, PLAIN_REMOTE, OUTSIDE, VXLAN6_REMOTE, services::VIP, A, B, NODE2];
@@ -276,7 +278,11 @@ struct Pair {
 
 impl Pair {
     fn new() -> Pair {
-        let node = || Node::new(&first_ops(), world::kernel(), 1024, 512).unwrap();
+        Pair::with(&first_ops())
+    }
+
+    fn with(ops: &[Op]) -> Pair {
+        let node = || Node::new(ops, world::kernel(), 1024, 512).unwrap();
         let mut nodes = [node(), node()];
         nodes[1].engine_mut().pipeline.express.close();
         Pair { nodes, now: 1000 }
@@ -430,4 +436,26 @@ fn a_flow_is_carried_on_under_newer_tables_that_say_the_same_of_it() {
     pair.go_on(&Event::Change(4));
     pair.go_on(&Event::Packets(vec![step]));
     assert_eq!(pair.carried(), 1);
+}
+
+#[test]
+fn ways_out_that_share_a_place_are_not_taken_for_one_another() {
+    // More nodes than there are places: the packets of a batch go to two of the same place by turns.
+    let (mut ops, mut pods) = (first_ops(), Vec::new());
+    for node in 0..PLACES as u16 + 88 {
+        let [high, low] = node.to_be_bytes();
+        let (name, mac) = (format!("far{node}"), MacAddr([0x66, 7, 7, 7, high, low]));
+        let (address, ends) = ([203, 0, high, low], [100, 64 + high, low, 0]);
+        ops.push(world::tunnel(&name, address, v6(address), ends, mac));
+        ops.push(world::route_to_node(ends, 24, &name, Encapsulation::Vxlan));
+        pods.push([ends[0], ends[1], ends[2], 9]);
+    }
+    let mut pair = Pair::with(&ops);
+    let to = |at: usize| ordinary(By::Pod, pods[at], 17);
+    let batches = (0..88).step_by(8).map(|first| (first..first + 8).flat_map(|at| [to(at), to(at + PLACES)]));
+    let batches: Vec<Event> = batches.map(|steps| Event::Packets(steps.collect())).collect();
+    for event in batches.iter().chain(&batches) {
+        pair.go_on(event);
+    }
+    assert_eq!(pair.carried(), 88, "one of each two");
 }

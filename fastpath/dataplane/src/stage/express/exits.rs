@@ -74,8 +74,9 @@ impl Exit {
     };
 }
 
-/// So many exits at once: more than there are pods and nodes that a worker talks to at a time.
-const PLACES: usize = 512;
+/// So many exits at once: more than there are pods and nodes that a worker talks to at a time. Numbers of entries are given
+/// from the first on, so that on all but the largest clusters no two share a place.
+pub const PLACES: usize = 4096;
 
 /// A worker's exits.
 #[derive(Debug)]
@@ -142,23 +143,21 @@ impl Exits {
         }
     }
 
-    /// The place of the exit for a FIB entry.
+    /// The exit for a FIB entry, which takes the place of another's.
     #[inline(always)]
-    pub fn of(&mut self, entry: u32, tables: &Tables, links: &Links, worker: WorkerIndex) -> u16 {
-        let place = entry as usize % PLACES;
-        if let Some(exit) = self.places.get_mut(place)
-            && (exit.entry, exit.epoch) != (entry, self.epoch)
-        {
+    pub fn of(&mut self, entry: u32, tables: &Tables, links: &Links, worker: WorkerIndex) -> &Exit {
+        let exit = &mut self.places[entry as usize % PLACES];
+        if (exit.entry, exit.epoch) != (entry, self.epoch) {
             *exit = make(entry, tables, links, worker).unwrap_or(Exit::NOWHERE);
             (exit.entry, exit.epoch) = (entry, self.epoch);
         }
-        place as u16
+        exit
     }
 
-    /// The exit at a place.
+    /// The same, if it has been asked for in this batch; None: another one has taken its place since.
     #[inline(always)]
-    pub fn at(&self, place: u16) -> &Exit {
-        &self.places[usize::from(place) % PLACES]
+    pub fn still(&self, entry: u32) -> Option<&Exit> {
+        Some(&self.places[entry as usize % PLACES]).filter(|exit| exit.entry == entry)
     }
 }
 
