@@ -1,6 +1,8 @@
 //! Nothing is allocated for packets once a worker is warm: not for those of known flows, not for new ones, not for those
 //! that are dropped or answered, and not when newer tables are adopted. (Tables are built by the controller.)
 
+#![allow(clippy::expect_used, reason = "a test's helpers fail as tests do")]
+
 use caracal_dataplane::clock::Tick;
 use caracal_dataplane::coalesce::Coalescer;
 use caracal_dataplane::drop_reason::DropReason;

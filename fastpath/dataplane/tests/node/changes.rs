@@ -31,7 +31,7 @@ fn send(stop: &AtomicBool, from: &OwnedFd) -> u64 {
         let due = (start.elapsed().as_secs_f64() * RATE) as u64;
         // After a pause in small bursts: what is tested is not how much the rings hold.
         for _ in 0..due.saturating_sub(number).min(32) {
-            let source = if number % 2 == 0 { 1000 } else { 2000 + (number / 2 % 60_000) as u16 };
+            let source = if number.is_multiple_of(2) { 1000 } else { 2000 + (number / 2 % 60_000) as u16 };
             let datagram = udp(source, PORT, &number.to_be_bytes());
             let packet = ipv4(near, pod, 17, 0, &datagram);
             // Without the Ethernet header.
