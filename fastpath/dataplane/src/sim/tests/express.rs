@@ -1,134 +1,32 @@
 //! The express way against the long way: two nodes see the same, one of them with its express way closed. They say the
 //! same, count the same and remember the same.
 
+mod any;
+
 use proptest::prelude::*;
 
-use super::super::datagram::{ACK, Datagram, FIN, PSH, RST, SYN, ipip, vxlan};
-use super::super::datagram6::Datagram6;
-use super::super::world::{
-    self, A, B, IPIP_REMOTE, NODE1, NODE2, OUTSIDE, PLAIN_REMOTE, REMOTE, TUNNEL1_MAC, TUNNEL2, TUNNEL2_MAC,
-    VNI, VXLAN_PORT, VXLAN6_REMOTE, pod, v6,
-};
-use super::super::{Node, Output, PortName, services};
-use super::support::{from_pod, from_uplink};
+use self::any::{By, Oddity, Step, step};
+use super::super::datagram::{ACK, RST, SYN};
+use super::super::world::{self, A, B, IPIP_REMOTE, PLAIN_REMOTE, REMOTE, TUNNEL2, v6};
+use super::super::{FIRST_UPLINK, Node, Output, UPLINK_IFINDEX, UPLINK_MAC, services};
+use super::host_endpoints::{forward_in, host, policy};
+use super::policy::allow_port;
+use super::staged::staged;
 use crate::clock::Tick;
 use crate::drop_reason::DropReason;
+use crate::pipeline::{EndpointLink, Link, Uplink};
 use crate::stage::express::PLACES;
-use crate::table::Deciding;
+use crate::table::{Deciding, EndpointIndex};
 use caracal_plane_api::Encapsulation;
-use caracal_plane_api::plane::{Endpoint, Limits, Op, op::Op as Kind};
+use caracal_plane_api::plane::{Action, Endpoint, Limits, Op, Profile, op::Op as Kind};
 use caracal_wire::MacAddr;
-
-const PEERS: [[u8; 4]; 11] =
-    [REMOTE, REMOTE, REMOTE, IPIP_REMOTE, PLAIN_REMOTE, OUTSIDE, VXLAN6_REMOTE, services::VIP, A, B, NODE2];
-
-/// One packet between a pod and a peer.
-#[derive(Clone, Debug)]
-struct Step {
-    by: By,
-    pod: [u8; 4],
-    peer: [u8; 4],
-    is_v6: bool,
-    protocol: u8,
-    pod_port: u16,
-    flags: u8,
-    tos: u8,
-    outer_tos: u8,
-    ttl: u8,
-    payload: usize,
-    oddity: Oddity,
-}
-
-/// How it comes.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum By {
-    Pod,
-    Vxlan,
-    Ipip,
-    Plain,
-}
-
-/// How a peer's packets come.
-fn natural(peer: [u8; 4]) -> By {
-    match peer {
-        IPIP_REMOTE => By::Ipip,
-        PLAIN_REMOTE | OUTSIDE | NODE2 => By::Plain,
-        _ => By::Vxlan,
-    }
-}
-
-/// What is not ordinary about it.
-#[derive(Clone, Copy, Debug)]
-enum Oddity {
-    Nothing,
-    HalfMadeChecksum,
-    Padded(usize),
-    Cut(usize),
-    Changed(usize, u8),
-    Part(u16),
-}
 
 #[derive(Clone, Debug)]
 enum Event {
     Packets(Vec<Step>),
     Pause(u32),
     Change(u8),
-}
-
-fn oddity() -> impl Strategy<Value = Oddity> {
-    prop_oneof![
-        30 => Just(Oddity::Nothing),
-        10 => Just(Oddity::HalfMadeChecksum),
-        1 => (1usize..60).prop_map(Oddity::Padded),
-        1 => (1usize..80).prop_map(Oddity::Cut),
-        2 => (0usize..110, any::<u8>()).prop_map(|(at, by)| Oddity::Changed(at, by)),
-        1 => prop::sample::select(vec![0x2000u16, 0x2003, 3, 0x4000]).prop_map(Oddity::Part),
-    ]
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    let ways = [By::Vxlan, By::Ipip, By::Plain];
-    let by = prop_oneof![
-        4 => Just(Some(By::Pod)),
-        4 => Just(None),
-        1 => prop::sample::select(ways.to_vec()).prop_map(Some),
-    ];
-    let mut flags = vec![ACK | PSH; 12];
-    flags.extend([ACK, SYN, SYN | ACK, FIN | ACK, RST]);
-    let mut hops = vec![64u8; 20];
-    hops.extend([2, 1, 0]);
-    let marks = prop::sample::select(vec![0u8, 0, 0, 0, 0, 0xb8, 1, 2, 3]);
-    let who = (
-        prop::sample::select(vec![A, A, B]),
-        prop::sample::select(PEERS.to_vec()),
-        prop::bool::weighted(0.1),
-        prop::sample::select(vec![6u8, 6, 6, 17, 17, 17, 1, 132]),
-        5000u16..5002,
-    );
-    let how = (
-        prop::sample::select(flags),
-        marks.clone(),
-        marks,
-        prop::sample::select(hops),
-        prop::sample::select(vec![0usize, 1, 20, 100, 500, 1380, 1405, 1430]),
-        oddity(),
-    );
-    (by, who, how).prop_map(
-        |(by, (pod, peer, is_v6, protocol, pod_port), (flags, tos, outer_tos, ttl, payload, oddity))| Step {
-            by: by.unwrap_or(natural(peer)),
-            pod,
-            peer,
-            is_v6,
-            protocol,
-            pod_port,
-            flags,
-            tos,
-            outer_tos,
-            ttl,
-            payload,
-            oddity,
-        },
-    )
+    Link(u8),
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -136,95 +34,8 @@ fn event() -> impl Strategy<Value = Event> {
         12 => prop::collection::vec(step(), 1..40).prop_map(Event::Packets),
         1 => prop::sample::select(vec![1u32, 3000, 20_001, 60_001]).prop_map(Event::Pause),
         3 => any::<u8>().prop_map(Event::Change),
+        1 => any::<u8>().prop_map(Event::Link),
     ]
-}
-
-impl Step {
-    fn port(&self) -> PortName {
-        match self.by {
-            By::Pod if self.pod == A => pod("a"),
-            By::Pod => pod("b"),
-            _ => PortName::Uplink,
-        }
-    }
-
-    fn frame(&self) -> Vec<u8> {
-        let mut frame = if self.is_v6 { self.frame_v6() } else { self.frame_v4() };
-        match self.oddity {
-            Oddity::Padded(by) => frame.resize(frame.len() + by, 0xaa),
-            Oddity::Cut(by) => frame.truncate(frame.len().saturating_sub(by).max(1)),
-            Oddity::Changed(at, by) => {
-                if let Some(byte) = frame.get_mut(at) {
-                    *byte ^= by;
-                }
-            }
-            _ => {}
-        }
-        frame
-    }
-
-    fn ports(&self) -> ((u16, u16), bool) {
-        let out = self.by == By::Pod;
-        // Some sides of services, which the pods' peers are backends of.
-        let peer = if [A, B].contains(&self.peer) {
-            self.pod_port
-        } else if self.peer == REMOTE && self.pod_port == 5001 {
-            8080
-        } else {
-            services::VIP_PORT
-        };
-        if out { ((self.pod_port, peer), out) } else { ((peer, self.pod_port), out) }
-    }
-
-    fn frame_v4(&self) -> Vec<u8> {
-        let (ports, out) = self.ports();
-        let (from, to) = if out { (self.pod, self.peer) } else { (self.peer, self.pod) };
-        let (payload, from_port, to_port) = (vec![0x5a; self.payload], (from, ports.0), (to, ports.1));
-        let mut packet = match self.protocol {
-            6 => Datagram::tcp(from_port, to_port, self.flags, &payload),
-            17 => Datagram::udp(from_port, to_port, &payload),
-            1 => Datagram::echo(from, to, !out, self.pod_port, 1),
-            _ => Datagram::sctp(from_port, to_port),
-        };
-        packet = packet.ttl(self.ttl).tos(self.tos);
-        match self.oddity {
-            Oddity::HalfMadeChecksum if self.protocol != 1 => packet = packet.partial(),
-            Oddity::Part(word) => packet.fragment_word = word,
-            _ => {}
-        }
-        match self.by {
-            By::Pod => from_pod(&packet),
-            By::Plain => from_uplink(&packet),
-            By::Vxlan => self.in_vxlan(&packet.frame(TUNNEL1_MAC, TUNNEL2_MAC)),
-            By::Ipip => from_uplink(&ipip(NODE2, NODE1, &packet).tos(self.outer_tos)),
-        }
-    }
-
-    fn frame_v6(&self) -> Vec<u8> {
-        let (ports, out) = self.ports();
-        let (pod, peer) = (v6(self.pod), v6(self.peer));
-        let (from, to) = if out { (pod, peer) } else { (peer, pod) };
-        let (payload, from_port, to_port) = (vec![0x5a; self.payload], (from, ports.0), (to, ports.1));
-        let mut packet = match self.protocol {
-            6 => Datagram6::tcp(from_port, to_port, self.flags, &payload),
-            17 => Datagram6::udp(from_port, to_port, &payload),
-            1 => Datagram6::echo(from, to, !out, self.pod_port, 1),
-            _ => Datagram6::sctp(from_port, to_port),
-        };
-        packet = packet.hop_limit(self.ttl).class(self.tos);
-        if matches!(self.oddity, Oddity::HalfMadeChecksum) && self.protocol != 1 {
-            packet = packet.partial();
-        }
-        match self.by {
-            By::Pod => packet.frame(crate::stage::arp::GATEWAY_MAC, super::super::POD_MAC),
-            By::Plain | By::Ipip => packet.frame(super::super::UPLINK_MAC, world::NEIGHBOR_MAC),
-            By::Vxlan => self.in_vxlan(&packet.frame(TUNNEL1_MAC, TUNNEL2_MAC)),
-        }
-    }
-
-    fn in_vxlan(&self, inner: &[u8]) -> Vec<u8> {
-        from_uplink(&vxlan((NODE2, 50_000), (NODE1, VXLAN_PORT), VNI, inner).tos(self.outer_tos))
-    }
 }
 
 fn first_ops() -> Vec<Op> {
@@ -242,7 +53,7 @@ fn first_ops() -> Vec<Op> {
 fn change(number: u8) -> Vec<Op> {
     let bit = |at: u8| number >> at & 1 != 0;
     let endpoint = |endpoint: Endpoint| vec![world::op(Kind::Endpoint(endpoint))];
-    match number % 6 {
+    match number % 12 {
         0 => {
             let profiles = if bit(7) { vec![] } else { vec!["kns.default".into()] };
             endpoint(Endpoint { profiles, ..world::endpoint("a", A) })
@@ -266,8 +77,63 @@ fn change(number: u8) -> Vec<Op> {
             }
             ops
         }
+        4 => match bit(7) {
+            true => vec![world::op(Kind::EndpointRemove("default/b".into()))],
+            false => endpoint(world::endpoint("b", B)),
+        },
+        5 => staged(vec![allow_port(6, 8080)]),
+        6 => {
+            let rules = if bit(7) {
+                vec![allow_port(6, 80)]
+            } else {
+                vec![world::rule(Action::Log), world::rule(Action::Allow)]
+            };
+            let (web, tier) = policy("web", rules);
+            vec![web, host("h", "uplink0", forward_in(&tier))]
+        }
+        7 => vec![world::op(Kind::HostEndpointRemove("h".into()))],
+        8 => {
+            let allow = world::rule(Action::Allow);
+            let of = |ports: &[u32]| ports.iter().map(|port| allow_port(6, *port)).collect::<Vec<_>>();
+            let ingress =
+                if bit(7) { of(&[5000, 80]) } else { vec![world::rule(Action::Log), allow.clone()] };
+            let profile = Profile { name: "kns.default".into(), ingress, egress: vec![allow] };
+            vec![world::op(Kind::Profile(profile))]
+        }
+        9 => {
+            let mut ops = first_ops();
+            ops.retain(|op| matches!(op.op, Some(Kind::NodeConfig(_))));
+            for op in &mut ops {
+                if let Some(Kind::NodeConfig(config)) = &mut op.op {
+                    config.keep_established = bit(7);
+                    config.vxlan_port = if bit(6) { 4789 } else { 5001 };
+                }
+            }
+            ops
+        }
         // Another generation, and nothing that flows rest on.
         _ => vec![world::route([10, 244, number, 0], 24, world::to_node("node2", Encapsulation::Vxlan))],
+    }
+}
+
+/// One of the things that may happen to links.
+fn change_link(node: &mut Node, number: u8) {
+    let bit = |at: u8| number >> at & 1 != 0;
+    let mtu = if bit(6) { 1450 } else { 900 };
+    let engine = node.engine_mut();
+    match number % 3 {
+        0 => {
+            let link = Link { mac: UPLINK_MAC, mtu };
+            let uplink = Uplink { ifindex: UPLINK_IFINDEX, link };
+            engine.set_uplink(FIRST_UPLINK, Some(uplink).filter(|_| !bit(7)));
+        }
+        // Pod b's.
+        _ => {
+            let pod_mac = (!bit(7)).then_some(MacAddr([2, 0, 0, 0, 3, number & 1]));
+            if let Some(link) = engine.pipeline.links.endpoint_mut(EndpointIndex(1)) {
+                *link = EndpointLink { pod_mac, mtu };
+            }
+        }
     }
 }
 
@@ -300,11 +166,10 @@ impl Pair {
             Event::Change(number) => self.nodes.iter_mut().for_each(|node| {
                 node.apply(&change(*number)).unwrap();
             }),
+            Event::Link(number) => self.nodes.iter_mut().for_each(|node| change_link(node, *number)),
             Event::Packets(steps) => {
                 for node in &mut self.nodes {
-                    for step in steps {
-                        assert!(node.inject(&step.port(), &step.frame()), "no room for a frame");
-                    }
+                    steps.iter().for_each(|step| step.inject(node));
                     said.push(node.run(Tick(self.now)));
                 }
                 // One by one: a packet is long to read, and they are many.
@@ -326,7 +191,14 @@ fn state(node: &mut Node) -> Vec<String> {
     let mut state: Vec<String> =
         counters.pipeline.each().map(|(name, _, value)| format!("{name} {value}")).collect();
     state.extend(DropReason::ALL.iter().map(|r| format!("{} {}", r.label(), counters.dropped(*r))));
-    state.extend(node.rule_counts(Deciding::Enforced).iter().map(|count| format!("{count:?}")));
+    for deciding in [Deciding::Enforced, Deciding::Staged] {
+        state.extend(node.rule_counts(deciding).iter().map(|count| format!("{deciding:?} {count:?}")));
+    }
+    for endpoint in (0..3).map(EndpointIndex) {
+        let flows = &node.engine_mut().pipeline.flows;
+        let connections = [false, true].map(|out| flows.connections(endpoint, out));
+        state.push(format!("{endpoint:?} has {connections:?}"));
+    }
     let flows = &node.engine_mut().pipeline.flows;
     flows.visit(0, flows.buckets(), |entry, note| state.push(format!("{entry:?} {note:?}")));
     let pool = &node.engine_mut().pool;

@@ -12,7 +12,7 @@ use caracal_plane_api::plane::{self, Action, Hook, HostEndpoint, Op};
 use std::net::IpAddr;
 
 /// A policy's rules for both directions, and the tier that it is alone in.
-fn policy(name: &str, rules: Vec<plane::Rule>) -> (Op, plane::TierBinding) {
+pub fn policy(name: &str, rules: Vec<plane::Rule>) -> (Op, plane::TierBinding) {
     let id = plane::PolicyId { kind: "GlobalNetworkPolicy".into(), name: name.into(), ..Default::default() };
     let stated =
         plane::Policy { id: Some(id.clone()), tier: "default".into(), ingress: rules.clone(), egress: rules };
@@ -24,7 +24,7 @@ fn policy(name: &str, rules: Vec<plane::Rule>) -> (Op, plane::TierBinding) {
     (op(Kind::Policy(stated)), tier)
 }
 
-fn host(name: &str, interface: &str, host: HostEndpoint) -> Op {
+pub fn host(name: &str, interface: &str, host: HostEndpoint) -> Op {
     op(Kind::HostEndpoint(HostEndpoint { id: name.into(), interface: interface.into(), ..host }))
 }
 
@@ -44,7 +44,7 @@ fn world(interface: &str, hooks: fn(&plane::TierBinding) -> HostEndpoint) -> Wor
     world
 }
 
-fn forward_in(tier: &plane::TierBinding) -> HostEndpoint {
+pub fn forward_in(tier: &plane::TierBinding) -> HostEndpoint {
     HostEndpoint { forward: ingress(tier), ..HostEndpoint::default() }
 }
 

@@ -8,7 +8,7 @@ use crate::table::{Deciding, RuleCount};
 use caracal_plane_api::plane::{self, Action, Op, op::Op as Kind};
 
 /// Pod b, which all may talk to, and for which a policy of these ingress rules is staged.
-fn staged(rules: Vec<plane::Rule>) -> Vec<Op> {
+pub fn staged(rules: Vec<plane::Rule>) -> Vec<Op> {
     let id = plane::PolicyId {
         kind: "StagedNetworkPolicy".into(),
         namespace: "default".into(),
