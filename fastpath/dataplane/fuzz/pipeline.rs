@@ -41,7 +41,7 @@ pub fn any_traffic(bytes: &[u8]) {
         }
         let link = link_of(link);
         let frame = frame_of(&link, how, content);
-        let came = u64::from(inject(&mut node, &link, &frame, how));
+        let came = u64::from(inject(&mut node, &link, &frame, how, time));
         let before = Totals::of(&mut node);
         let outputs = node.run(now);
         let after = Totals::of(&mut node);
@@ -57,9 +57,9 @@ pub fn any_traffic(bytes: &[u8]) {
 }
 
 struct Totals {
-    /// Dropped, or cut into pieces.
+    /// Dropped, or cut into pieces or segments.
     gone: u64,
-    /// Answers, and pieces.
+    /// Answers, pieces and segments.
     made: u64,
     /// Parts of datagrams that wait for the first one.
     held: u64,
@@ -73,8 +73,8 @@ impl Totals {
         let pipeline = &counters.pipeline;
         let answers = pipeline.icmp_errors_sent.get() + pipeline.tcp_resets_sent.get();
         Totals {
-            gone: dropped + pipeline.fragmented.get(),
-            made: answers + pipeline.fragments_made.get(),
+            gone: dropped + pipeline.fragmented.get() + pipeline.segmented.get(),
+            made: answers + pipeline.fragments_made.get() + pipeline.segments_made.get(),
             held,
         }
     }
@@ -140,8 +140,11 @@ fn mended6(content: &[u8]) -> Vec<u8> {
     packet
 }
 
+/// What a super-frame's header may say its segments are to be: nothing, hardly anything, what fits a wire or what fits none.
+const SEGMENT_SIZES: [u16; 8] = [1, 8, 100, 536, 1398, 1400, 9000, u16::MAX];
+
 /// In one frame, or in a chain of frames; with offloads as a port with a virtio-net header has them.
-fn inject(node: &mut Node, link: &PortName, frame: &[u8], how: u8) -> bool {
+fn inject(node: &mut Node, link: &PortName, frame: &[u8], how: u8, number: u8) -> bool {
     let pool = &mut node.engine_mut().pool;
     let size = if how & 0x40 != 0 { 256 } else { 1800 };
     let mut frames = Vec::new();
@@ -161,11 +164,18 @@ fn inject(node: &mut Node, link: &PortName, frame: &[u8], how: u8) -> bool {
     if !frames.is_empty() {
         packet.rest = Some(Box::new(frames));
     }
-    // Behind the IPv4 headers: within them no port says that there is a checksum.
-    let start = if (how & 0x0f) % WAYS < 8 { 34 } else { 54 };
+    // Behind the IP headers: within them no port says that there is a checksum. Of a super-frame it is the transport header's.
+    let way = (how & 0x0f) % WAYS;
+    let is_super_frame = how & 0x20 != 0;
+    let start = if way == 4 || way >= 8 { 54 } else { 34 };
+    let offset = match frame.get(23) {
+        Some(6) if is_super_frame && way != 4 => 16,
+        _ if is_super_frame => 6,
+        _ => u16::from(how & 0x0f) * 2,
+    };
     packet.offload = Offload {
-        gso_size: if how & 0x20 != 0 { 1400 } else { 0 },
-        checksum: (how & 0x10 != 0).then_some(PartialChecksum { start, offset: u16::from(how & 0x0f) * 2 }),
+        gso_size: if is_super_frame { SEGMENT_SIZES[usize::from(number) % SEGMENT_SIZES.len()] } else { 0 },
+        checksum: (how & 0x10 != 0).then_some(PartialChecksum { start, offset }),
     };
     match node.port_mut(link) {
         Some(port) => port.inject(packet),

@@ -28,7 +28,7 @@ fn datagram() -> impl Strategy<Value = Datagram> {
         address(),
         0u8..6,
         any::<bool>(),
-        prop::sample::select(vec![0usize, 1, 9, 600, 1422, 1500, 4000]),
+        prop::sample::select(vec![0usize, 1, 9, 600, 1422, 1500, 4000, 20_000]),
         0u8..3,
         // Whole and not to be cut, whole, the first part, and others.
         prop::sample::select(vec![0x4000u16, 0x4000, 0, 0, 0x2000, 0x2001, 0x2003, 2, 75]),
@@ -68,7 +68,7 @@ fn datagram6() -> impl Strategy<Value = Datagram6> {
         address6(),
         0u8..7,
         any::<bool>(),
-        prop::sample::select(vec![0usize, 1, 9, 600, 1402, 1500, 4000]),
+        prop::sample::select(vec![0usize, 1, 9, 600, 1402, 1500, 4000, 20_000]),
         prop::sample::select(vec![0u8, 1, 64, 255]),
         prop_oneof![3 => Just(vec![]), 1 => headers],
     )
@@ -103,7 +103,8 @@ fn datagram6() -> impl Strategy<Value = Datagram6> {
 /// A packet as the target takes it, with up to two bytes of it changed.
 fn record() -> impl Strategy<Value = Vec<u8>> {
     let changes = prop::collection::vec((0usize..60, any::<u8>()), 0..3);
-    let bits = prop::sample::select(vec![0u8, 0, 0, 0x10, 0x18, 0x20, 0x40, 0x80, 0xc0]);
+    let bits =
+        prop::sample::select(vec![0u8, 0, 0, 0x10, 0x18, 0x20, 0x30, 0x30, 0x40, 0x70, 0x80, 0xb0, 0xc0]);
     let packet = prop_oneof![
         (prop::sample::select(vec![1u8, 2, 3, 6, 8]), datagram())
             .prop_map(|(way, datagram)| (way, datagram.bytes())),

@@ -24,10 +24,10 @@
 
 mod domain;
 mod frame;
+mod keys;
 mod lanes;
 pub mod ledger;
 pub mod live_frames;
-mod keys;
 mod memory;
 pub mod packet_socket;
 mod pool;
@@ -41,8 +41,8 @@ pub mod xdp;
 pub use domain::{Domain, DomainConfig, DomainError, KERNEL_HEADROOM, MultiBuffer, kernel_ring_bytes};
 pub use frame::{DomainId, Frame, RESERVED_HEADROOM, lost_frames};
 pub use keys::{KEYS, count_below};
+pub use lanes::equal_lanes;
 pub use memory::Pages;
 pub use pool::FramePool;
-pub use lanes::equal_lanes;
 pub use prefetch::{prefetch, prefetch_lines, prefetch_slice};
 pub use socket::{BindError, Checksum, Config, Mode, Socket, Statistics, StatisticsHandle, TxOptions};

@@ -52,7 +52,7 @@ pub enum Port {
 }
 
 impl Port {
-    /// Hands up to `max` received packets to `sink`; returns how many.
+    /// Hands up to `max` received packets to `sink`; returns how many came, those included that the port has refused.
     #[inline]
     pub fn receive(
         &mut self,

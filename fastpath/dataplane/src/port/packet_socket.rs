@@ -75,6 +75,7 @@ impl PacketSocketPort {
         }
     }
 
+    /// What is refused counts as well: it has taken its time, and the next one may be none of it.
     pub(super) fn receive(
         &mut self,
         pool: &mut FramePool,
@@ -92,13 +93,15 @@ impl PacketSocketPort {
                 Ok(came) => came,
                 Err(_) => {
                     self.refused += 1;
-                    0
+                    packets += 1;
+                    continue;
                 }
             };
+            packets += came;
             for at in 0..came {
-                if let Some(packet) = self.take_packet(at, boxes) {
-                    frames += 1 + packet.rest.as_ref().map_or(0, |rest| rest.len());
-                    packets += 1;
+                let used = used_of(&self.incoming[at]);
+                frames += used.max(1);
+                if let Some(packet) = self.take_packet(at, used, boxes) {
                     sink(packet);
                 }
             }
@@ -131,10 +134,9 @@ impl PacketSocketPort {
         packets
     }
 
-    /// Makes a packet of what has been received.
-    fn take_packet(&mut self, at: usize, boxes: &mut Boxes) -> Option<Packet> {
+    /// Makes a packet of what has been received, into `used` frames.
+    fn take_packet(&mut self, at: usize, used: usize, boxes: &mut Boxes) -> Option<Packet> {
         let incoming = &mut self.incoming[at];
-        let used = incoming.frames.iter().rev().take_while(|frame| !frame.is_empty()).count();
         if used == 0 || incoming.is_truncated {
             self.refused += 1;
             return None;
@@ -234,7 +236,8 @@ impl PacketSocketPort {
     /// (which it is asked now and then: that is a system call).
     pub fn take_losses(&mut self) -> (u64, u64) {
         self.questions = self.questions.wrapping_add(1);
-        let lost = if self.questions.is_multiple_of(QUESTIONS_A_SYSTEM_CALL) { self.socket.take_lost() } else { 0 };
+        let lost =
+            if self.questions.is_multiple_of(QUESTIONS_A_SYSTEM_CALL) { self.socket.take_lost() } else { 0 };
         (std::mem::take(&mut self.refused), lost)
     }
 
@@ -252,6 +255,11 @@ impl PacketSocketPort {
         });
         frames
     }
+}
+
+/// How many frames a packet has been received into.
+fn used_of(incoming: &Incoming) -> usize {
+    incoming.frames.iter().rev().take_while(|frame| !frame.is_empty()).count()
 }
 
 /// What is left to be done to a super-frame, and its headers, if the header that came with it says nothing else than its packet does.

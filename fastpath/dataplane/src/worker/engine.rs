@@ -314,6 +314,9 @@ impl Engine {
         }
         entry.counters.received_packets.add(count as u64);
         entry.counters.received_bytes.add(bytes);
+        if self.arrivals.is_empty() {
+            return count;
+        }
         let surroundings =
             Surroundings { tables: self.tables.get(), pool: &mut self.pool, counters: &self.counters, now };
         let left = self.pipeline.carry(&mut self.arrivals, ingress, &mut self.fates, surroundings);
@@ -632,22 +635,20 @@ impl Engine {
         let len = packet.len() as u64;
         let packet = match &mut entry.bulk {
             None => packet,
-            Some(bulk) => {
-                // What came before it leaves before it.
-                if entry.port.unsent() > 0 {
-                    entry.port.flush(&mut self.pool, &mut self.boxes);
-                }
-                match bulk.send(packet, &mut self.pool, &mut self.boxes) {
-                    Ok(sent) => {
-                        counters.count_drops(DropReason::TransmitRingFull, sent.lost as u64);
-                        counters.pipeline.segmented_by_kernel.add(1);
-                        entry.counters.sent_packets.add(sent.segments as u64);
-                        entry.counters.sent_bytes.add(len);
-                        return;
-                    }
-                    Err(packet) => packet,
-                }
+            // What came before it leaves before it.
+            Some(_) if entry.port.unsent() > 0 && entry.port.flush(&mut self.pool, &mut self.boxes) > 0 => {
+                packet
             }
+            Some(bulk) => match bulk.send(packet, &mut self.pool, &mut self.boxes) {
+                Ok(sent) => {
+                    counters.count_drops(DropReason::TransmitRingFull, sent.lost as u64);
+                    counters.pipeline.segmented_by_kernel.add(1);
+                    entry.counters.sent_packets.add(sent.segments as u64);
+                    entry.counters.sent_bytes.add(len);
+                    return;
+                }
+                Err(packet) => packet,
+            },
         };
         let in_software = !entry.port.completes_checksums();
         let cut = segment::cut(packet, &mut self.pool, &mut self.boxes, |segment, pool, boxes| {

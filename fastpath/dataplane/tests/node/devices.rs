@@ -2,9 +2,13 @@
 
 use std::process::{Command, Output};
 
+use caracal_dataplane::port::{PacketSocketPort, Port};
 use caracal_dataplane::probe::Interface;
 use caracal_dataplane::probe::ethtool::Channels;
 use caracal_dataplane::probe::tuning::{Tuning, Wanted};
+use caracal_xsk::FramePool;
+use caracal_xsk::packet_socket::{Outgoing, PacketSocket};
+use caracal_xsk::tap::VirtioNetHeader;
 use caracal_xsk::xdp::{Preference, Uplink};
 
 use super::*;
@@ -143,5 +147,53 @@ fn a_node_sets_its_uplinks_queues_says_why_it_copies_and_puts_them_back_when_it_
         assert_eq!(queues("crtup0"), 2);
         node.end();
         assert_eq!(queues("crtup0"), 4);
+    });
+}
+
+#[test]
+fn super_frames_that_are_refused_take_no_more_of_a_turn_than_others_and_all_come_in_the_end() {
+    const SENT: usize = 300;
+    const A_TURN: usize = 64;
+    in_netns(|| {
+        let (index, _) = veth("crthost", "crtpod");
+        let peer = Peer::new();
+        peer.adopt("crtpod");
+        peer.run(|| ip("link set crtpod up"));
+        let mut port = Port::PacketSocket(PacketSocketPort::new(PacketSocket::open(index).unwrap()));
+        peer.run(|| {
+            let mut socket = PacketSocket::open_to_send(ifindex("crtpod")).unwrap();
+            let ip = [0x45, 0, 0x1f, 0xa8, 0, 1, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
+            let tcp = [0, 80, 0, 80, 0, 0, 0, 0, 0, 0, 0, 0, 0x50, 0x10, 1, 0, 0, 0, 0, 0];
+            let frame = [&[2; 12][..], &[8, 0], &ip, &tcp, &[0; 8064]].concat();
+            // More segments than anybody cuts one into.
+            let header = VirtioNetHeader {
+                flags: VirtioNetHeader::NEEDS_CHECKSUM,
+                gso_type: VirtioNetHeader::GSO_TCP4,
+                header_len: 54,
+                gso_size: 4,
+                checksum_start: 34,
+                checksum_offset: 16,
+            };
+            for _ in 0..SENT {
+                let mut packet = Outgoing::default();
+                assert!(packet.push(header, [&frame[..]].into_iter()));
+                assert_eq!(socket.send(&mut packet).unwrap(), 1);
+            }
+        });
+        let (mut pool, mut boxes) = (FramePool::heap(1024), Vec::new());
+        let (mut came, mut turns, mut others) = (0, 0, Vec::new());
+        loop {
+            // What kernels say when a link comes up.
+            let now = port.receive(&mut pool, &mut boxes, A_TURN, |packet| others.push(packet));
+            assert!(now <= A_TURN, "{now} in a turn");
+            if now == 0 {
+                break;
+            }
+            (came, turns) = (came + now, turns + 1);
+        }
+        let Port::PacketSocket(mut port) = port else { unreachable!() };
+        assert_eq!((came, port.take_losses().0 as usize), (SENT + others.len(), SENT), "in {turns} turns");
+        others.into_iter().for_each(|packet| packet.release(&mut pool, &mut boxes));
+        assert_eq!(pool.free(), pool.total(), "without traffic it holds no frames");
     });
 }

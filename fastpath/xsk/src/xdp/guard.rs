@@ -23,7 +23,11 @@ pub fn ensure(bpf_dir: &Path, veth: &str, ifindex: u32) -> Result<(), XdpError> 
     if holds(bpf_dir, veth)? == Some(ifindex) {
         return Ok(());
     }
-    let path = directory(bpf_dir, veth)?.join("guard");
+    let directory = directory(bpf_dir, veth)?;
+    if !directory.is_dir() {
+        return Err(XdpError::NotPinned { path: directory });
+    }
+    let path = directory.join("guard");
     super::pod::unless_not_found(std::fs::remove_file(&path)).map_err(XdpError::file("remove", &path))?;
     let mut ebpf = read_object("guard", OBJECT)?;
     let failed = |error: &(dyn std::error::Error + 'static)| match os_error(error) {
