@@ -115,6 +115,12 @@ fn the_socket_gets_what_the_pod_sends_once_and_the_kernel_gets_nothing() {
         assert_eq!(guard::holds(&pins.0, "crthost").unwrap(), Some(host));
         assert_eq!(pod::attachment(&pins.0, "crthost").unwrap().map(|(device, _)| device), Some(host));
         peer.run(|| ip("neigh replace 198.51.100.10 lladdr 02:00:00:00:00:77 dev crtpod nud permanent"));
+        // The kernel takes a program off a little after its last pin is gone.
+        eventually("the pod program is gone", || {
+            assert!(!peer.run(|| succeeds("ping", "-c 1 -W 0.05 198.51.100.10")), "guarded");
+            (receiver.receive(|_, _, _| ()) > 0).then_some(())
+        });
+        while receiver.receive(|_, _, _| ()) > 0 {}
         assert!(!peer.run(|| succeeds("ping", "-c 3 -i 0.01 -W 0.2 198.51.100.10")), "guarded");
         let mut echoes = 0;
         while receiver.receive(|_, _, segments| {
