@@ -197,3 +197,23 @@ fn super_frames_that_are_refused_take_no_more_of_a_turn_than_others_and_all_come
         assert_eq!(pool.free(), pool.total(), "without traffic it holds no frames");
     });
 }
+
+#[test]
+fn a_port_stays_what_its_pod_said_when_it_says_nothing_any_more_and_status_tells_so() {
+    in_netns(|| {
+        let _near = machine("crtup0", NODE, NEAR, 1500);
+        let mut node = Node::start(1450, "");
+        node.wait_for("calia");
+        for (said, io, why) in [
+            (plane::PodPort::Packet, "packet socket", "the pod's annotation"),
+            (plane::PodPort::Auto, "packet socket", "which is gone"),
+            (plane::PodPort::AfXdp, "af_xdp copy", "the pod's annotation"),
+        ] {
+            node.tell(vec![op::Op::Endpoint(plane::Endpoint { port: said.into(), ..endpoint() })]);
+            eventually(&format!("{io}: {why}"), || {
+                node.port("calia").filter(|row| row.io == io && row.detail.contains(why))
+            });
+        }
+        node.end();
+    });
+}

@@ -40,6 +40,8 @@ pub(super) struct LivePod {
     pub port: LivePort,
     /// Why it is what it is, for people.
     pub why: String,
+    /// Somebody has said what it shall be.
+    is_told: bool,
     kind: Kind,
     traffic: Traffic,
     /// The last attempt to change it came to nothing.
@@ -122,9 +124,10 @@ impl Ports {
         let choice = self.choice(endpoint);
         let kind = if choice == PodPort::Packet { Kind::Packet } else { Kind::AfXdp };
         let port = self.open_kind(index, endpoint, link, kind, Arc::default())?;
-        let why = if choice == PodPort::Auto { String::new() } else { self.configured(endpoint) };
+        let is_told = choice != PodPort::Auto;
+        let why = if is_told { self.configured(endpoint) } else { String::new() };
         let traffic = Traffic::new(&port.counters);
-        Ok(LivePod { endpoint: Arc::clone(endpoint), port, why, kind, traffic, has_failed: false })
+        Ok(LivePod { endpoint: Arc::clone(endpoint), port, why, is_told, kind, traffic, has_failed: false })
     }
 
     fn configured(&self, endpoint: &Endpoint) -> String {
@@ -187,6 +190,14 @@ impl Ports {
 
     /// Changes the ports of pods that should have another kind.
     fn follow_choices(&mut self, links: &[KernelLink]) {
+        let node = self.config.pod_port;
+        for pod in self.pods.values_mut() {
+            let is_told = node != PodPort::Auto || pod.endpoint.port != PodPort::Auto;
+            if std::mem::replace(&mut pod.is_told, is_told) && !is_told {
+                // It stays what it is until its traffic asks for another: a change costs packets.
+                pod.why = "as the pod's annotation had it, which is gone".into();
+            }
+        }
         let now = Instant::now();
         let mut changes = Vec::new();
         for (index, pod) in &self.pods {
