@@ -50,17 +50,17 @@ impl FlowKey {
     /// Hash, keyed with the worker's secret so that no sender can aim at one bucket.
     ///
     /// Folded multiplication: each step multiplies two words into 128 bits and folds the halves, which mixes every
-    /// input bit into every output bit in a few cycles. Both halves of the peer's address, which a sender may choose, meet
-    /// a secret of their own before they meet each other: which addresses collide depends on it.
+    /// input bit into every output bit in a few cycles. All halves of addresses, which senders may choose (the local one is a
+    /// client's where the node itself is asked), meet a secret of their own before they meet one another: which addresses
+    /// collide depends on it.
     #[inline]
     #[must_use]
     pub fn hash(&self, secret: &HashSecret) -> u64 {
-        let HashSecret([high, low, local, tail]) = secret;
+        let HashSecret([high, low, local_high, local_low]) = secret;
         let ports = u64::from(self.ports) << 32 | u64::from(self.endpoint_and_protocol);
         let remote = fold(self.remote[0] ^ high, self.remote[1] ^ low);
-        // The pod's own address is not a sender's choice.
-        let local = fold(self.local[0].rotate_left(32) ^ self.local[1] ^ local, ports ^ tail);
-        fold(remote ^ high, local ^ low)
+        let local = fold(self.local[0] ^ local_high, self.local[1] ^ local_low);
+        fold(remote ^ ports ^ high, local ^ low)
     }
 
     /// No flow's: of no endpoint, between addresses that nobody has.
@@ -208,18 +208,20 @@ mod tests {
     fn a_sender_who_may_choose_both_halves_of_an_address_cannot_aim() {
         // Halves that cancel each other in whatever only adds them up, for every rotation: a few buckets would get all.
         let secret = HashSecret::new(11);
-        for rotation in 0..64 {
+        for (rotation, is_local) in (0..64).flat_map(|rotation| [(rotation, false), (rotation, true)]) {
             let hashes: std::collections::BTreeSet<u64> = (0..256u64)
                 .map(|n| {
                     let (high, low) =
                         (0x2001_0db8_0000_0000 | n, (0x2001_0db8_0000_0000 | n).rotate_left(rotation));
-                    let remote = Ipv6Addr::from_bits(u128::from(high) << 64 | u128::from(low));
-                    let local = (IpAddr::V6(Ipv6Addr::LOCALHOST), 80);
-                    FlowKey::new(EndpointIndex(1), 6, local, (IpAddr::V6(remote), 1)).hash(&secret) % 4096
+                    let chosen =
+                        (IpAddr::V6(Ipv6Addr::from_bits(u128::from(high) << 64 | u128::from(low))), 1);
+                    let given = (IpAddr::V6(Ipv6Addr::LOCALHOST), 80);
+                    let (local, remote) = if is_local { (chosen, given) } else { (given, chosen) };
+                    FlowKey::new(EndpointIndex(1), 6, local, remote).hash(&secret) % 4096
                 })
                 .collect();
             // Of 4,096 buckets 256 balls hit 248 on average.
-            assert!(hashes.len() > 220, "{rotation}: {}", hashes.len());
+            assert!(hashes.len() > 220, "{rotation}, {is_local}: {}", hashes.len());
         }
     }
 }
