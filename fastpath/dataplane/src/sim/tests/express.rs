@@ -270,6 +270,19 @@ fn packets_from_one_pod_to_another_are_carried_through_both_flows() {
 }
 
 #[test]
+fn a_packet_as_long_as_its_way_out_allows_is_carried_and_a_longer_one_is_not() {
+    const HEADERS: usize = 28;
+    for (peer, mtu) in [(REMOTE, 1450), (IPIP_REMOTE, 1480), (PLAIN_REMOTE, 1500), (B, 1450)] {
+        let of = |payload| Step { payload, ..ordinary(By::Pod, peer, 17) };
+        let mut pair = Pair::new();
+        for (payload, carried) in [(20, 0), (mtu - HEADERS, 1), (mtu - HEADERS + 1, 1)] {
+            pair.go_on(&Event::Packets(vec![of(payload)]));
+            assert_eq!(pair.carried(), carried, "{payload} bytes to {peer:?}");
+        }
+    }
+}
+
+#[test]
 fn what_follows_a_new_beginning_in_its_batch_belongs_to_that() {
     let flags = |flags| Step { flags, ..ordinary(By::Vxlan, REMOTE, 6) };
     let mut pair = Pair::new();

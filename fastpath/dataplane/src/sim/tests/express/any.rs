@@ -115,7 +115,7 @@ pub fn step() -> impl Strategy<Value = Step> {
         marks.clone(),
         marks,
         prop::sample::select(hops),
-        prop::sample::select(vec![0usize, 1, 20, 100, 500, 1380, 1405, 1430]),
+        prop::sample::select(vec![0usize, 1, 20, 100, 500, 1380, 1410, 1411, 1430]),
         oddity(),
     );
     (by, who, how).prop_map(
