@@ -16,6 +16,7 @@ mod clock;
 mod connections;
 mod cpu;
 mod engine;
+mod files;
 mod frame;
 mod html;
 mod impair;
@@ -74,7 +75,7 @@ fn main() -> ExitCode {
         Command::Impair(args) => impair::run(&args),
     };
     result.unwrap_or_else(|error| {
-        eprintln!("pktgen: {error:#}");
+        files::say(format_args!("{error:#}"));
         ExitCode::from(2)
     })
 }

@@ -8,17 +8,25 @@
 //! Packets lost count as time, too: at a steady rate, a way that is shut for t loses rate × t packets. A flow's longest silence is told beside
 //! what usually lies between two of its packets.
 
-use std::process::{Command, Stdio};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use anyhow::Context;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+
 use crate::clock;
 use crate::report::{Reconfiguration, Report};
+use crate::run::Stop;
 
 /// The part of a run that passes before the command.
 const QUIET: u32 = 5;
 const TURN: Duration = Duration::from_millis(5);
+/// How often it is looked whether the command is over: its end is known as exactly.
+const LOOK: Duration = Duration::from_millis(1);
 
 /// A command that runs while packets flow.
 #[derive(Debug, Clone, clap::Args)]
@@ -48,12 +56,13 @@ impl Meanwhile {
         &self,
         duration: Duration,
         began_ns: &AtomicU64,
+        stop: Stop,
         run: impl FnOnce() -> anyhow::Result<Report>,
     ) -> anyhow::Result<Report> {
         let Some(command) = &self.command else { return run() };
         let over = AtomicBool::new(false);
         let (report, ran) = thread::scope(|scope| {
-            let runner = scope.spawn(|| self.repeat(command, duration / QUIET, began_ns, &over));
+            let runner = scope.spawn(|| self.repeat(command, duration / QUIET, began_ns, &over, stop));
             let report = run();
             over.store(true, Ordering::Relaxed);
             (report, runner.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
@@ -69,6 +78,7 @@ impl Meanwhile {
         after: Duration,
         began_ns: &AtomicU64,
         over: &AtomicBool,
+        stop: Stop,
     ) -> anyhow::Result<Vec<Ran>> {
         let mut ran = Vec::new();
         while !over.load(Ordering::Relaxed) {
@@ -80,14 +90,36 @@ impl Meanwhile {
             }
             let from_ns = clock::now_ns();
             // What it says would be taken for the report.
-            let status = Command::new("sh")
+            let mut child = Command::new("sh")
                 .args(["-c", command])
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())
-                .status()?;
-            ran.push(Ran { from_ns, to_ns: clock::now_ns(), failed: !status.success() });
+                // A group, so that all of it can be ended.
+                .process_group(0)
+                .spawn()
+                .with_context(|| format!("cannot run `{command}`"))?;
+            let status = loop {
+                if let Some(status) = child.try_wait()? {
+                    break Some(status);
+                }
+                if stop.is_set() {
+                    end(&child);
+                    break None;
+                }
+                thread::sleep(LOOK);
+            };
+            let failed = !status.is_some_and(|status| status.success());
+            ran.push(Ran { from_ns, to_ns: clock::now_ns(), failed });
         }
         Ok(ran)
+    }
+}
+
+/// Who ends the run ends its command.
+fn end(command: &Child) {
+    if let Ok(group) = i32::try_from(command.id()) {
+        // It may have ended just now.
+        let _ = killpg(Pid::from_raw(group), Signal::SIGTERM);
     }
 }
 
@@ -170,14 +202,18 @@ mod tests {
             Ok(Report { start_ns, elapsed_s: 1e9, ..report() })
         };
         let ran = |again| {
-            meanwhile(again).during(Duration::ZERO, &AtomicU64::new(1), run).unwrap().reconfiguration.unwrap()
+            meanwhile(again)
+                .during(Duration::ZERO, &AtomicU64::new(1), Stop::never(), run)
+                .unwrap()
+                .reconfiguration
+                .unwrap()
         };
         let once = ran(false);
         assert_eq!((once.ran_s.len(), once.failed), (1, 1));
         assert!(ran(true).ran_s.len() > 1);
         assert!(
             Meanwhile { command: None, again: false }
-                .during(Duration::ZERO, &AtomicU64::new(1), run)
+                .during(Duration::ZERO, &AtomicU64::new(1), Stop::never(), run)
                 .unwrap()
                 .reconfiguration
                 .is_none()

@@ -12,6 +12,7 @@ use serde::Serialize;
 use crate::capture::Capture;
 use crate::engine::wait;
 use crate::engine::xsk::{FRAME_MAX, Port};
+use crate::files;
 use crate::pace::Rate;
 use crate::place::Place;
 use crate::profile::parse_duration;
@@ -166,11 +167,7 @@ impl Timetable {
 /// It could not run.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let path = args.file.display();
-    let metadata = std::fs::metadata(&args.file).with_context(|| format!("cannot read {path}"))?;
-    if metadata.len() > FILE_MAX {
-        bail!("{path} has {} bytes; up to {FILE_MAX} can be replayed", metadata.len());
-    }
-    let file = std::fs::read(&args.file).with_context(|| format!("cannot read {path}"))?;
+    let file = files::read(&args.file, FILE_MAX)?;
     let capture = Capture::read(&file).with_context(|| path.to_string())?;
     let place = args.netns.clone().map_or(Place::Here, Place::Netns);
     let interface = reach::interface(&place, &args.interface)?;
@@ -261,11 +258,11 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         warnings,
     };
     match args.output {
-        Output::Json => println!("{}", serde_json::to_string_pretty(&report)?),
-        Output::Table => print!("{}", report.table()),
+        Output::Json => files::print_json(&report)?,
+        Output::Table => files::print(&report.table())?,
     }
     for warning in &report.warnings {
-        eprintln!("pktgen: {warning}");
+        files::say(warning);
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -10,6 +10,8 @@ use std::path::Path;
 use anyhow::{Context, anyhow};
 use serde::{Deserialize, Serialize};
 
+use crate::files;
+
 /// Medians differ by this factor at least, or the difference is called noise.
 const RESOLVED: f64 = 1.25;
 /// Counts of instructions repeat on every machine, however busy.
@@ -150,7 +152,7 @@ impl Results {
     /// It is not there, or is not such a file.
     pub fn read(path: &Path) -> anyhow::Result<Self> {
         let file = if path.is_dir() { path.join("results.json") } else { path.to_path_buf() };
-        let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        let text = files::read_text(&file)?;
         let mut results = Self::parse(&text).with_context(|| format!("{}", file.display()))?;
         let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let beside =

@@ -16,6 +16,7 @@ use crate::clock;
 use crate::connections;
 use crate::cpu::{MachineTime, WorkerLoad, Workers};
 use crate::engine::{Progress, Receive, Sent, Transmit};
+use crate::files::{self, check_writable, write};
 use crate::html::{self, Named};
 use crate::live::{Follow, Live};
 use crate::machine::Machine;
@@ -23,7 +24,6 @@ use crate::pace::{Pacer, Rate};
 use crate::profile::file::Connections;
 use crate::profile::{Profile, parse_duration};
 use crate::reconfigure::Meanwhile;
-use crate::report::command::write;
 use crate::report::{Circumstances, Report};
 use crate::way::Asked;
 pub use crate::way::Way;
@@ -31,6 +31,8 @@ pub use crate::way::Way;
 /// How often scouts are sent until one comes through.
 const SCOUT_EVERY: Duration = Duration::from_millis(20);
 const TURN: Duration = Duration::from_millis(5);
+/// How long the last packets of a run that was ended early are waited for, at most.
+const LINGER_STOPPED: Duration = Duration::from_millis(500);
 
 const EXAMPLES: &str = "\
 Examples:
@@ -99,17 +101,22 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         let duration = args.duration.unwrap_or(asked.duration);
         return connections::run(&from, &to, what, duration, stop, args.output, args.expect_no_loss);
     }
+    check_writable(args.html.as_deref())?;
     let open = args.way.open()?;
     let stop = Stop::on_signals()?;
     let rate = args.rate.unwrap_or(open.asked.rate);
     let duration = args.duration.unwrap_or(open.asked.duration);
-    let report = args.meanwhile.during(duration, &open.began_ns, || open.trial(rate, duration, stop))?;
+    if (Profile { flows: open.flows, rate, duration }).is_empty() {
+        bail!("nothing is due in {duration:?} at that rate: give it a longer --duration, or a higher --rate");
+    }
+    let report =
+        args.meanwhile.during(duration, &open.began_ns, stop, || open.trial(rate, duration, stop))?;
     match args.output {
-        Output::Json => println!("{}", serde_json::to_string_pretty(&report)?),
-        Output::Table => print!("{}", report.table()),
+        Output::Json => files::print_json(&report)?,
+        Output::Table => files::print(&report.table())?,
     }
     for warning in &report.warnings {
-        eprintln!("pktgen: {warning}");
+        files::say(warning);
     }
     let (lost, sent) = (report.total.lost, report.total.sent);
     if let Some(file) = &args.html {
@@ -203,6 +210,14 @@ impl Stop {
         Ok(Stop(&STOP))
     }
 
+    /// For what no signal is to end.
+    #[cfg(test)]
+    #[must_use]
+    pub fn never() -> Self {
+        static STOP: AtomicBool = AtomicBool::new(false);
+        Stop(&STOP)
+    }
+
     /// Whether one has come.
     #[must_use]
     pub fn is_set(self) -> bool {
@@ -273,7 +288,7 @@ fn measure(ends: &mut Ends, profile: &Profile, open: &Open<'_>, stop: Stop) -> a
             live.end();
             let sent = Sent::merge(senders.into_iter().map(join).collect::<anyhow::Result<_>>()?);
             let machine_time = busy.zip(MachineTime::now()).map(|(before, after)| after.since(before));
-            wait_for_the_last(sent.packets(), progress, open.asked.linger);
+            wait_for_the_last(sent.packets(), progress, open.asked.linger, stop);
             Ok((sent, started, machine_time, way_was_open))
         };
         let sent = generate();
@@ -317,10 +332,12 @@ fn open_the_way(
     }
 }
 
-fn wait_for_the_last(sent: u64, progress: &Progress, linger: Duration) {
+fn wait_for_the_last(sent: u64, progress: &Progress, linger: Duration, stop: Stop) {
     let mut received = progress.received.load(Ordering::Relaxed);
     let mut since = Instant::now();
-    while received < sent && since.elapsed() < linger {
+    // Ended early, it need not wait long.
+    let linger = || if stop.is_set() { linger.min(LINGER_STOPPED) } else { linger };
+    while received < sent && since.elapsed() < linger() {
         thread::sleep(TURN);
         let now = progress.received.load(Ordering::Relaxed);
         if now != received {

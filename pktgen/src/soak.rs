@@ -9,11 +9,11 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::account::SeriesRow;
+use crate::files::{self, check_writable, write};
 use crate::html::{self, Named};
 use crate::pace::Rate;
 use crate::profile::parse_duration;
 use crate::report::Report;
-use crate::report::command::write;
 use crate::run::{Output, Stop, Way};
 
 /// At the end the 99 % latency may be so many times that of the beginning.
@@ -75,32 +75,35 @@ struct Soaked {
 /// # Errors
 /// It could not run.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    check_writable(args.html.as_deref())?;
     let stop = Stop::on_signals()?;
     let mut open = args.way.open()?;
     open.follow.lines_every = Some(args.every);
     let mut report = open.trial(args.rate.unwrap_or(open.asked.rate), args.duration, stop)?;
     let failures = judge(&report, args.max_loss, args.max_silence);
     for warning in &report.warnings {
-        eprintln!("pktgen: {warning}");
+        files::say(warning);
     }
     let passed = failures.is_empty();
     report.warnings.splice(0..0, failures.iter().map(|failure| format!("failed: {failure}")));
-    if let Some(file) = &args.html {
-        write(file, &html::runs_page(&[Named { name: "soak".into(), report: report.clone() }]))?;
-    }
+    let page = args
+        .html
+        .as_deref()
+        .map(|file| (file, html::runs_page(&[Named { name: "soak".into(), report: report.clone() }])));
     match args.output {
         Output::Json => {
             // One packet in so many flows says little in a report of hours.
             report.flows.truncate(1000);
-            println!("{}", serde_json::to_string_pretty(&Soaked { passed, failures, report })?);
+            files::print_json(&Soaked { passed, failures, report })?;
         }
         Output::Table => {
-            print!("{}", report.table());
-            for failure in &failures {
-                println!("failed      {failure}");
-            }
-            println!("verdict     {}", if passed { "passed" } else { "FAILED" });
+            let failed: String = failures.iter().map(|failure| format!("failed      {failure}\n")).collect();
+            let verdict = if passed { "passed" } else { "FAILED" };
+            files::print(&format!("{}{failed}verdict     {verdict}\n", report.table()))?;
         }
+    }
+    if let Some((file, page)) = page {
+        write(file, &page)?;
     }
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -295,6 +295,11 @@ impl Way {
         if stream.packets != Packets::Udp || stream.tunnel.is_some() || stream.churn > 0.0 {
             bail!("{}: the socket engine sends plain UDP in flows that stay; try --engine live", stream.name);
         }
+        let core = match asked.cores.as_slice() {
+            [] => None,
+            [core] => Some(*core),
+            cores => bail!("{} cores: the socket engine sends on one; try --engine live", cores.len()),
+        };
         let flows = stream.flows;
         if flows > SOCKETS_MAX {
             bail!("{flows} flows: the socket engine has up to {SOCKETS_MAX}; try --engine live");
@@ -310,7 +315,7 @@ impl Way {
         let from_port =
             asked.flags.source_port.or(asked.file.streams.first().and_then(|stream| stream.source.port));
         let ends = socket::Ends { from, from_address: asked.from.address, from_port, to: target };
-        let sender = Sender::open(&ends, flows, sizes.clone())?;
+        let sender = Sender::open(&ends, flows, sizes.clone(), core)?;
         let receive: Box<dyn Receive> = if self.reflect {
             Box::new(Reflected::open(&to, listen, sender.back()?)?)
         } else {

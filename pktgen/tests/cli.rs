@@ -230,3 +230,23 @@ fn every_command_explains_itself_with_examples_and_its_exit_status() {
         assert!(help.contains("Exit status:"), "{command} --help does not say what its exit status means");
     }
 }
+
+#[test]
+fn output_that_cannot_be_written_is_an_error_and_no_panic() {
+    let full = fs::File::create("/dev/full").unwrap();
+    let run = ["run", "--to-address", "127.0.0.1", "--port", "19009", "--duration", "50ms", "--wait", "10ms"];
+    let output = Command::new(env!("CARGO_BIN_EXE_pktgen")).args(run).stdout(full).output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{errors}");
+    assert!(errors.contains("cannot write to stdout"), "{errors}");
+    // Known before the run, not after hours of it.
+    let output = over_loopback(&["soak", "--duration", "8h", "--html", "/nonexistent/page.html"]);
+    stdout(&output, 2);
+}
+
+#[test]
+fn runs_in_which_nothing_is_due_and_cores_that_would_not_be_used_are_refused() {
+    for args in [&["run", "--rate", "0.1", "--duration", "1s"][..], &["run", "--cores", "0,1"]] {
+        stdout(&over_loopback(args), 2);
+    }
+}

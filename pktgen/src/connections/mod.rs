@@ -22,6 +22,7 @@ use serde::Serialize;
 
 use crate::cpu::MachineTime;
 use crate::engine::xsk::TcpPort;
+use crate::files;
 use crate::pace::{Pacer, Rate};
 use crate::place::Place;
 use crate::profile::file::Connections;
@@ -264,11 +265,11 @@ pub fn run(
         warnings,
     };
     match output {
-        Output::Json => println!("{}", serde_json::to_string_pretty(&report)?),
-        Output::Table => print!("{}", report.table()),
+        Output::Json => files::print_json(&report)?,
+        Output::Table => files::print(&report.table())?,
     }
     for warning in &report.warnings {
-        eprintln!("pktgen: {warning}");
+        files::say(warning);
     }
     let failed = expect_no_loss && (report.failed > 0 || report.established == 0);
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })

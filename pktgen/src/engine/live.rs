@@ -12,7 +12,7 @@ use caracal_xsk::live_frames::{Control, Flow, Generator, Size};
 
 use super::{Sent, Transmit, cores};
 use crate::clock;
-use crate::pace::Pacer;
+use crate::pace::{Pacer, Plan};
 use crate::place::Place;
 use crate::traffic::Part;
 
@@ -106,6 +106,9 @@ impl Transmit for LiveFrames {
         for (at, flow) in self.part.flows.iter().enumerate() {
             self.generator.set_flow(at, *flow);
         }
+        // With a million flows it takes longer than a generator may be late.
+        let mut churn = self.part.churn();
+        let mut flows = self.part.flows.clone();
         let start = clock::now_ns();
         let plan = pacer.plan();
         let deadline_ns = start.saturating_add(nanos(plan.time_limit));
@@ -121,8 +124,6 @@ impl Transmit for LiveFrames {
             ..Control::default()
         });
         let (mut frames, mut told) = (FRAMES_FIRST, 0);
-        let mut churn = self.part.churn();
-        let mut flows = self.part.flows.clone();
         let control = loop {
             let control = self.generator.control();
             progress.fetch_add(control.sent - told, Ordering::Relaxed);
@@ -151,8 +152,7 @@ impl Transmit for LiveFrames {
             by_flow: Vec::new(),
             bytes: control.bytes,
             elapsed,
-            // What is left is late for good; without a rate, nothing was owed.
-            missed: control.missed + if plan.interval_ns == 0 { 0 } else { control.tokens },
+            missed: control.missed + left_out(&plan, &control, stop),
             refused: control.failed,
             ..Sent::default()
         };
@@ -163,6 +163,11 @@ impl Transmit for LiveFrames {
         debug_assert_eq!(sent.packets() + sent.unmarked, control.sent);
         Ok(sent)
     }
+}
+
+/// Tokens that are left are late for good; but nothing was owed without a rate, and what a run would have sent that was ended early.
+fn left_out(plan: &Plan, control: &Control, stop: &AtomicBool) -> u64 {
+    if plan.interval_ns == 0 || stop.load(Ordering::Relaxed) { 0 } else { control.tokens }
 }
 
 fn nanos(time: Duration) -> u64 {

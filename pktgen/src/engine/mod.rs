@@ -128,10 +128,18 @@ impl Sequences<'_> {
 /// Below this, waiting for the next token by sleeping would be late: wake-ups take about so long.
 const SPIN: Duration = Duration::from_micros(60);
 
-/// Waits for the next token.
+/// Nobody sleeps longer: at low rates, too, a run ends soon after Ctrl-C.
+const SLEEP_MAX: Duration = Duration::from_millis(20);
+
+/// Waits for the next token, or part of the time until then.
 pub fn wait(time: Duration) {
-    if time > SPIN {
-        std::thread::sleep(time - SPIN);
+    wait_and_spin(time, SPIN);
+}
+
+/// The same; the last of it without sleeping.
+pub fn wait_and_spin(time: Duration, spin: Duration) {
+    if time > spin {
+        std::thread::sleep((time - spin).min(SLEEP_MAX));
     } else {
         std::hint::spin_loop();
     }

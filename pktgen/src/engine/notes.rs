@@ -10,6 +10,7 @@ use caracal_xsk::xdp::{AttachMode, Preference};
 
 use super::{Progress, Receive};
 use crate::account::{Account, Came};
+use crate::files;
 use crate::payload::Mark;
 use crate::place::Place;
 use crate::reach::Interface;
@@ -37,10 +38,10 @@ impl Notes {
             Ok(Recorder::attach(interface.index, Preference::NativeFirst, Taken::Noted, rings, NOTES)?)
         })?;
         if let AttachMode::Generic(reason) = recorder.mode() {
-            eprintln!(
-                "pktgen: the sink on {} works in generic mode ({reason}), which is slower",
+            files::say(format_args!(
+                "the sink on {} works in generic mode ({reason}), which is slower",
                 interface.name
-            );
+            ));
         }
         Ok(Notes { recorder })
     }

@@ -23,6 +23,7 @@ use caracal_xsk::{Config, Domain, DomainConfig, Frame, FramePool, Socket, TxOpti
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::Serialize;
 
+use crate::files;
 use crate::place::Place;
 use crate::profile::parse_duration;
 use crate::run::{Output, Stop};
@@ -136,7 +137,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     });
     let mut wire = Wire { ends, directions, pool };
     wire.refill();
-    eprintln!("pktgen: ready: {} ═ {}", args.a, args.b);
+    files::say(format_args!("ready: {} ═ {}", args.a, args.b));
     let start = Instant::now();
     wire.carry(start, |elapsed| stop.is_set() || args.duration.is_some_and(|duration| elapsed >= duration));
     let report = Report {
@@ -148,8 +149,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         directions: wire.finish(),
     };
     match args.output {
-        Output::Json => println!("{}", serde_json::to_string_pretty(&report)?),
-        Output::Table => print!("{}", report.table()),
+        Output::Json => files::print_json(&report)?,
+        Output::Table => files::print(&report.table())?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -177,10 +178,10 @@ impl End {
                 .with_context(|| format!("there is no interface {interface}"))?;
             let mut program = WireEnd::attach(index, Preference::NativeFirst)?;
             if let AttachMode::Generic(reason) = program.mode() {
-                eprintln!(
-                    "pktgen: {interface} carries packets in generic mode ({reason}): switch segmentation offload off \
+                files::say(format_args!(
+                    "{interface} carries packets in generic mode ({reason}): switch segmentation offload off \
                      at its other end, `ethtool -K … tso off gso off`"
-                );
+                ));
             }
             let mut sockets = Vec::new();
             for queue in 0..QUEUES_MAX {

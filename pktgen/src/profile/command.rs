@@ -4,6 +4,8 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use crate::files;
+
 use super::file::{Defaults, File, Flagged};
 
 const EXAMPLES: &str = "\
@@ -40,9 +42,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let mut is_right = true;
     for path in files {
         match File::read(path).and_then(|file| about(&file)) {
-            Ok(about) => println!("{}: {about}", path.display()),
+            Ok(about) => files::print(&format!("{}: {about}\n", path.display()))?,
             Err(error) => {
-                println!("{error:#}");
+                files::print(&format!("{error:#}\n"))?;
                 is_right = false;
             }
         }

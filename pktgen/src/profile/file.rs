@@ -17,6 +17,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error, Visitor};
 
 use super::{Sizes, parse_duration};
+use crate::files;
 use crate::malformed::Malformed;
 use crate::pace::Rate;
 use crate::stream::{Distribution, End, Packets, Stream, Tunnel, TunnelKind};
@@ -314,8 +315,7 @@ impl File {
     /// # Errors
     /// It cannot be read, or does not say what a profile may say.
     pub fn read(path: &Path) -> anyhow::Result<Self> {
-        let text =
-            std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text = files::read_text(path)?;
         let file = Self::parse(&text).with_context(|| path.display().to_string())?;
         Ok(file)
     }
@@ -386,8 +386,8 @@ impl StreamFile {
             if end.addresses == Some(0) || end.ports == Some(0) {
                 bail!("addresses and ports: at least one each");
             }
-            let last = u32::from(end.port.unwrap_or(0)) + end.ports.unwrap_or(1);
-            if last > u32::from(u16::MAX) + 1 {
+            let last = u64::from(end.port.unwrap_or(0)) + u64::from(end.ports.unwrap_or(1));
+            if last > u64::from(u16::MAX) + 1 {
                 bail!("ports: there are none above {}", u16::MAX);
             }
         }

@@ -171,6 +171,15 @@ pub struct ProfileRow {
 }
 
 impl Profile {
+    /// Not one packet is due.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        match self.rate {
+            Rate::Max => self.duration.is_zero(),
+            Rate::PerSecond(rate) => rate * self.duration.as_secs_f64() < 1.0,
+        }
+    }
+
     /// The profile as the report has it; `sizes` is what the user wrote.
     #[must_use]
     pub fn row(&self, sizes: &str) -> ProfileRow {

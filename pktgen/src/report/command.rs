@@ -1,6 +1,6 @@
 //! `pktgen report`: what was measured, once more: as tables, or as a page.
 
-use std::fs;
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::files;
 use crate::html::{self, Named};
 use crate::report::Report;
 use crate::results::{Contest, Results, Verdict, quantity};
@@ -83,13 +84,13 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
                 contests: Vec<Contest<'a>>,
                 changes: &'a [Contest<'a>],
             }
-            println!("{}", serde_json::to_string_pretty(&Said { contests, changes: &changes })?);
+            files::print_json(&Said { contests, changes: &changes })?;
         }
         Output::Table if args.against.is_some() => {
-            print_contests(&changes, ["better than then", "worse", "noise"], |c| c.ours.subject.clone())
+            print_contests(&changes, ["better than then", "worse", "noise"], |c| c.ours.subject.clone())?;
         }
         Output::Table => {
-            print_contests(&contests, ["won", "LOST", "not resolved"], |c| c.other.subject.clone())
+            print_contests(&contests, ["won", "LOST", "not resolved"], |c| c.other.subject.clone())?;
         }
     }
     let worse = changes.iter().any(|change| change.verdict == Verdict::Worse);
@@ -97,11 +98,11 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 fn page(args: &Args, page: impl FnOnce() -> String) -> anyhow::Result<()> {
-    args.html.as_deref().map_or(Ok(()), |file| write(file, &page()))
+    args.html.as_deref().map_or(Ok(()), |file| files::write(file, &page()))
 }
 
 fn read(path: &Path) -> anyhow::Result<Value> {
-    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text = files::read_text(path)?;
     serde_json::from_str(&text).with_context(|| format!("{} is not JSON", path.display()))
 }
 
@@ -131,37 +132,25 @@ fn runs(args: &Args) -> anyhow::Result<ExitCode> {
     }
     page(args, || html::runs_page(&runs))?;
     match args.output {
-        Output::Json => println!(
-            "{}",
-            serde_json::to_string_pretty(&runs.iter().map(|run| &run.report).collect::<Vec<_>>())?
-        ),
+        Output::Json => files::print_json(&runs.iter().map(|run| &run.report).collect::<Vec<_>>())?,
         Output::Table => {
             for run in &runs {
-                println!("== {}", run.name);
-                print!("{}", run.report.table());
+                files::print(&format!("== {}\n{}", run.name, run.report.table()))?;
             }
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Writes a page.
-///
-/// # Errors
-/// The file cannot be written.
-pub fn write(file: &Path, page: &str) -> anyhow::Result<()> {
-    fs::write(file, page).with_context(|| format!("cannot write {}", file.display()))
-}
-
 fn print_contests(
     contests: &[Contest<'_>],
     [better, worse, noise]: [&str; 3],
     who: impl Fn(&Contest<'_>) -> String,
-) {
+) -> anyhow::Result<()> {
     if contests.is_empty() {
-        println!("There is nothing to compare.");
-        return;
+        return files::print("There is nothing to compare.\n");
     }
+    let mut out = String::new();
     let longest = |of: &dyn Fn(&Contest<'_>) -> usize| contests.iter().map(of).max().unwrap_or(0);
     let names = longest(&|c| c.ours.name.len());
     let metrics = longest(&|c| c.ours.metric.len());
@@ -172,7 +161,9 @@ fn print_contests(
             Verdict::Worse => worse,
             Verdict::Noise => noise,
         };
-        println!(
+        // Writing into a String cannot fail.
+        let _ = writeln!(
+            out,
             "{:<names$}  {:<metrics$}  {:<others$} {:>9} {:>9}  {:<14} {:>7}  {said}",
             c.ours.name,
             c.ours.metric,
@@ -184,10 +175,12 @@ fn print_contests(
         );
     }
     let count = |verdict| contests.iter().filter(|c| c.verdict == verdict).count();
-    println!(
+    let _ = writeln!(
+        out,
         "{} {better}, {} {worse}, {} {noise}: rounds that overlap, or less than a quarter apart",
         count(Verdict::Better),
         count(Verdict::Worse),
         count(Verdict::Noise)
     );
+    files::print(&out)
 }

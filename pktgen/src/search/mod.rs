@@ -8,6 +8,7 @@ pub mod bounds;
 pub mod rfc2544;
 pub mod session;
 
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -16,11 +17,11 @@ use anyhow::bail;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
+use crate::files::{self, check_writable, write};
 use crate::html;
 use crate::pace::Rate;
 use crate::profile::parse_duration;
 use crate::report;
-use crate::report::command::write;
 use crate::run::{Output, Stop, Way};
 use bounds::{Found, Goal, Plan, Search};
 use session::{Circumstances, LatencyAt, Session, TrialRow};
@@ -140,6 +141,10 @@ pub struct Outcome {
 /// # Errors
 /// It could not run, or was interrupted.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    check_writable(args.html.as_deref())?;
+    if !args.latency_at.is_empty() && !args.goal.contains(&Wanted::Ndr) {
+        bail!("--latency-at is of the NDR: --goal must name it, too");
+    }
     let stop = Stop::on_signals()?;
     let mut session = Session::new(args.way.open()?, stop);
     let utmost = session.trial("MRR", Rate::Max, args.duration)?;
@@ -205,8 +210,10 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let mut latency = Vec::new();
     if !args.latency_at.is_empty() {
         let ndr = results.iter().find(|row| row.name == NDR).and_then(|row| row.lower_pps);
-        let Some(ndr) = ndr else { bail!("--latency-at is of the NDR, and none was found or asked for") };
-        for percent in args.latency_at.iter().filter(|percent| **percent > 0.0) {
+        // Without an NDR the other results are worth having.
+        for (percent, ndr) in
+            args.latency_at.iter().filter(|percent| **percent > 0.0).zip(ndr.into_iter().cycle())
+        {
             latency.push(session.latency_at(*percent, ndr, args.duration)?);
         }
     }
@@ -224,12 +231,13 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 /// Prints what was found.
 ///
 /// # Errors
-/// It is no JSON; never, with what it is made of.
+/// It cannot be written.
 pub fn print(found: &Outcome, output: Output) -> anyhow::Result<()> {
     if output == Output::Json {
-        println!("{}", serde_json::to_string_pretty(found)?);
-        return Ok(());
+        return files::print_json(found);
     }
+    // Writing into a String cannot fail.
+    let mut out = String::new();
     for result in &found.results {
         let limit = if result.generator_was_the_limit { "   the generator was the limit" } else { "" };
         let upper = result.upper_pps.map(report::rate);
@@ -239,23 +247,26 @@ pub fn print(found: &Outcome, output: Output) -> anyhow::Result<()> {
             (None, Some(upper)) => format!("        none: not even {upper} packets/s"),
             (None, None) => "        none".into(),
         };
-        println!("{:<12} {said}{limit}", result.name);
+        let _ = writeln!(out, "{:<12} {said}{limit}", result.name);
     }
     for at in &found.latency {
-        println!(
+        let _ = writeln!(
+            out,
             "latency at {:>3} % of NDR, {} packets/s: {}   µs",
             at.percent,
             report::rate(at.load_pps),
             at.latency_ns.map_or_else(|| "nothing came".into(), |latency| latency.line())
         );
     }
-    println!(
+    let _ = writeln!(
+        out,
         "{} trials; the generator sends up to {} packets/s",
         found.trials.len(),
         report::rate(found.generator_pps)
     );
+    files::print(&out)?;
     for warning in &found.warnings {
-        eprintln!("pktgen: {warning}");
+        files::say(warning);
     }
     Ok(())
 }

@@ -8,6 +8,7 @@
 //! The RFC's greatest rate is that of the medium. A virtual link has none: here it is what the generator sends at its utmost. The RFC's trials last
 //! 60 s (latency: 120 s, 20 times; bursts: 50 times); ours as long and as often as is asked for, and the report says so.
 
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -18,10 +19,10 @@ use serde::{Deserialize, Serialize};
 use super::bounds::{Found, Goal, Plan, Search};
 use super::session::{Circumstances, LatencyAt, Session, TrialRow};
 use super::{NDR, RATE_MIN};
+use crate::files::{self, check_writable, write};
 use crate::html;
 use crate::pace::Rate;
 use crate::profile::{SIZE_MAX, SIZE_MIN, parse_duration};
-use crate::report::command::write;
 use crate::report::rate;
 use crate::run::{Output, Stop, Way};
 
@@ -141,6 +142,7 @@ pub struct Rfc2544 {
 /// # Errors
 /// It could not run, or was interrupted.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    check_writable(args.html.as_deref())?;
     let stop = Stop::on_signals()?;
     let mut found = Rfc2544 { trial_s: args.duration.as_secs_f64(), ..Rfc2544::default() };
     for &size in &args.sizes {
@@ -287,20 +289,23 @@ fn back_to_back(
 /// Prints what was found.
 ///
 /// # Errors
-/// It is no JSON; never, with what it is made of.
+/// It cannot be written.
 pub fn print(found: &Rfc2544, output: Output) -> anyhow::Result<()> {
     if output == Output::Json {
-        println!("{}", serde_json::to_string_pretty(found)?);
-        return Ok(());
+        return files::print_json(found);
     }
-    println!(
+    // Writing into a String cannot fail.
+    let mut out = String::new();
+    let _ = writeln!(
+        out,
         "{:>6} {:>14} {:>9} {:>12} {:>12} {:>12} {:>14} {:>16}",
         "BYTES", "THROUGHPUT/s", "Gbit/s", "p50 µs", "p99 µs", "MAX µs", "LOSS AT MAX %", "BACK-TO-BACK"
     );
     for row in &found.sizes {
         let latency = row.latency.as_ref().and_then(|at| at.latency_ns);
         let micros = |ns: Option<u64>| ns.map_or("-".into(), crate::report::micros);
-        println!(
+        let _ = writeln!(
+            out,
             "{:>6} {:>14} {:>9} {:>12} {:>12} {:>12} {:>14} {:>16}{}",
             row.size,
             row.throughput_pps.map_or("none".into(), rate),
@@ -317,9 +322,11 @@ pub fn print(found: &Rfc2544, output: Output) -> anyhow::Result<()> {
             if row.generator_was_the_limit { "   the generator was the limit" } else { "" }
         );
     }
-    println!("Trials of {:.1} s; RFC 2544 asks for 60 s. Sizes are without the FCS.", found.trial_s);
+    let _ =
+        writeln!(out, "Trials of {:.1} s; RFC 2544 asks for 60 s. Sizes are without the FCS.", found.trial_s);
+    files::print(&out)?;
     for warning in &found.warnings {
-        eprintln!("pktgen: {warning}");
+        files::say(warning);
     }
     Ok(())
 }

@@ -7,7 +7,6 @@ use std::io::IoSlice;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
@@ -15,7 +14,7 @@ use nix::sys::prctl;
 use nix::sys::socket::{GetSockOpt, MsgFlags, MultiHeaders, SetSockOpt, sendmmsg, sockopt};
 
 use crate::clock;
-use crate::engine::{Sent, Transmit};
+use crate::engine::{Sent, Transmit, cores, wait_and_spin};
 use crate::pace::{Pacer, Rate};
 use crate::payload::{self, Mark};
 use crate::place::Place;
@@ -46,6 +45,7 @@ pub struct Ends {
 pub struct Sender {
     sockets: Vec<UdpSocket>,
     sizes: Sizes,
+    core: Option<usize>,
 }
 
 impl Sender {
@@ -53,9 +53,9 @@ impl Sender {
     ///
     /// # Errors
     /// The place cannot be entered, the kernel refuses a socket, or such frames do not fit the path.
-    pub fn open(ends: &Ends, flows: u32, sizes: Sizes) -> anyhow::Result<Self> {
+    pub fn open(ends: &Ends, flows: u32, sizes: Sizes, core: Option<usize>) -> anyhow::Result<Self> {
         let sockets = open(ends, flows, sizes.largest())?;
-        Ok(Sender { sockets, sizes })
+        Ok(Sender { sockets, sizes, core })
     }
 
     /// The same sockets once more, to receive what comes back.
@@ -129,6 +129,7 @@ impl Transmit for Sender {
         progress: &AtomicU64,
         stop: &AtomicBool,
     ) -> anyhow::Result<Sent> {
+        cores::pin(self.core)?;
         send(&self.sockets, &self.sizes, run, pacer, progress, stop)
     }
 }
@@ -158,7 +159,7 @@ fn send(
         let elapsed = start.elapsed();
         let Some(mut due) = pacer.take(elapsed, BATCH as u64) else { break };
         if due == 0 {
-            wait(pacer.next().saturating_sub(start.elapsed()));
+            wait_and_spin(pacer.next().saturating_sub(start.elapsed()), SPIN);
             continue;
         }
         // What is due is spread over the flows; without a rate each gets a whole call.
@@ -225,12 +226,4 @@ fn passes(errno: nix::Error) -> bool {
             | E::EINTR
             | E::EPERM
     )
-}
-
-fn wait(time: Duration) {
-    if time > SPIN {
-        thread::sleep(time - SPIN);
-    } else {
-        std::hint::spin_loop();
-    }
 }

@@ -1,4 +1,3 @@
-
 use super::*;
 
 fn defaults() -> Defaults {
@@ -115,4 +114,10 @@ proptest::proptest! {
             }
         }
     }
+}
+
+#[test]
+fn numbers_of_ports_that_cannot_be_are_refused_however_large() {
+    let text = "streams: [{source: {port: 1024, ports: 4294967295}}]";
+    assert!(File::parse(text).unwrap_err().to_string().contains("stream 1"));
 }
