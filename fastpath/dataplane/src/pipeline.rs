@@ -280,7 +280,7 @@ fn from_endpoint(context: &mut Context, batch: &mut Batch, endpoint: EndpointInd
     for slot in going_on(batch) {
         flow::track(context, slot, endpoint, true);
     }
-    context.foreseen.clear();
+    context.foreseen.clear(true);
     limit::bytes(context, batch, true);
 }
 
@@ -329,7 +329,7 @@ fn to_endpoints(context: &mut Context, batch: &mut Batch, has_parts: bool) {
             flow::track(context, slot, endpoint, false);
         }
     }
-    context.foreseen.clear();
+    context.foreseen.clear(false);
     limit::bytes(context, batch, false);
     for slot in batch {
         rewrite::finish(context, slot);

@@ -1,6 +1,6 @@
 //! What identifies a flow, seen from the endpoint that it belongs to.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::table::EndpointIndex;
 
@@ -72,24 +72,28 @@ impl FlowKey {
     };
 
     /// The endpoint.
+    #[inline]
     #[must_use]
     pub fn endpoint(&self) -> EndpointIndex {
         EndpointIndex(self.endpoint_and_protocol >> 8)
     }
 
     /// IP protocol number.
+    #[inline]
     #[must_use]
     pub fn protocol(&self) -> u8 {
         self.endpoint_and_protocol.to_le_bytes()[0]
     }
 
     /// The endpoint's own address and port.
+    #[inline]
     #[must_use]
     pub fn local(&self) -> (IpAddr, u16) {
         (address(self.local), (self.ports >> 16) as u16)
     }
 
     /// The peer's address and port.
+    #[inline]
     #[must_use]
     #[allow(clippy::cast_possible_truncation, reason = "the low half is wanted")]
     pub fn remote(&self) -> (IpAddr, u16) {
@@ -153,9 +157,13 @@ pub(crate) fn words(address: IpAddr) -> [u64; 2] {
     }
 }
 
+#[inline]
+#[allow(clippy::cast_possible_truncation, reason = "the low half is the address")]
 fn address(words: [u64; 2]) -> IpAddr {
-    let v6 = std::net::Ipv6Addr::from_bits(u128::from(words[0]) << 64 | u128::from(words[1]));
-    v6.to_canonical()
+    match words {
+        [0, low] if low >> 32 == MAPPED >> 32 => IpAddr::V4(Ipv4Addr::from_bits(low as u32)),
+        [high, low] => IpAddr::V6(Ipv6Addr::from_bits(u128::from(high) << 64 | u128::from(low))),
+    }
 }
 
 #[inline]
@@ -167,7 +175,6 @@ pub(crate) fn fold(a: u64, b: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::{Ipv4Addr, Ipv6Addr};
 
     #[test]
     fn a_key_gives_back_what_it_was_made_of() {

@@ -21,7 +21,14 @@ pub struct Foreseen {
     judgements: Vec<Judgement>,
     /// The flow stage goes the same way through the batch: what is before has been taken.
     next: usize,
+    /// Batches in which nothing is foreseen, since nothing of one like them was taken: of what pods send, and of what is for
+    /// them.
+    pause: [u8; 2],
 }
+
+/// Of such a row of batches one in so many is looked at: the flows of a pod that asks services are known by other keys than
+/// its packets have, and look like first packets.
+const PAUSE: u8 = 8;
 
 impl Default for Foreseen {
     fn default() -> Self {
@@ -31,6 +38,7 @@ impl Default for Foreseen {
             classes: Vec::with_capacity(BATCH_MAX),
             judgements: vec![Judgement::default(); BATCH_MAX],
             next: 0,
+            pause: [0; 2],
         }
     }
 }
@@ -53,9 +61,21 @@ impl Foreseen {
         self.judgements.get(at).copied().filter(|_| is_same)
     }
 
-    /// Forgets everything: the next batch may have other tables.
+    /// Whether the packets that go this way (`out`) are to be judged together now.
     #[inline]
-    pub fn clear(&mut self) {
+    pub fn is_worth_it(&mut self, out: bool) -> bool {
+        let pause = &mut self.pause[usize::from(out)];
+        let is_over = *pause == 0;
+        *pause = pause.saturating_sub(1);
+        is_over
+    }
+
+    /// Forgets everything that was foreseen of packets that went this way: the next batch may have other tables.
+    #[inline]
+    pub fn clear(&mut self, out: bool) {
+        if self.next == 0 && !self.hashes.is_empty() {
+            self.pause[usize::from(out)] = PAUSE - 1;
+        }
         self.hashes.clear();
         self.asked.clear();
         self.classes.clear();
@@ -71,6 +91,9 @@ pub fn first_packets(
     out: bool,
     endpoint_of: impl Fn(&Slot) -> Option<EndpointIndex>,
 ) {
+    if !context.foreseen.is_worth_it(out) {
+        return;
+    }
     for slot in batch.iter().filter(|slot| slot.goes_on() && slot.flow_guess.is_none()) {
         let Some(endpoint) = endpoint_of(slot) else { continue };
         // What is passed whatever policy says, or as what it is about.
@@ -135,7 +158,22 @@ mod tests {
         assert_eq!(take(1, 2, 1, 1), None, "of another list");
         assert_eq!(take(2, 1, 2, 2), None, "of another class");
         assert_eq!(take(3, 1, 1, 9), None, "another flow of the same hash");
-        foreseen.clear();
+        foreseen.clear(false);
         assert_eq!(foreseen.take(0, PolicyListId(1), ClassId(1), &tuple(0)), None);
+    }
+    #[test]
+    fn batches_of_which_nothing_was_taken_spare_the_next_ones_of_their_way() {
+        let mut foreseen = Foreseen::default();
+        foreseen.hashes.push(7);
+        foreseen.clear(true);
+        assert!(foreseen.is_worth_it(false), "what is for pods is another matter");
+        let spared = (0..PAUSE).take_while(|_| !foreseen.is_worth_it(true)).count();
+        assert_eq!(spared, usize::from(PAUSE) - 1);
+        foreseen.hashes.push(7);
+        foreseen.classes.push(ClassId(1));
+        foreseen.asked.push((PolicyListId(1), tuple(1)));
+        assert!(foreseen.take(7, PolicyListId(1), ClassId(1), &tuple(1)).is_some());
+        foreseen.clear(true);
+        assert!(foreseen.is_worth_it(true), "something was taken");
     }
 }
