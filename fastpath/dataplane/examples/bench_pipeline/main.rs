@@ -19,9 +19,10 @@
 //!   set that policy names every 100 µs of the worker's time, a quarter of them peers of these connections. In both rows
 //!   the controller does that work between the timed parts, on this same core, so both pay for what it does to the
 //!   caches; in the first row to another node's tables.
+//! * `mem/first-packet/no-change` and `mem/first-packet/10000-changes-s`: the same two, every packet the first of a UDP flow.
 //! * `mem/first-packet/rules-N`: out of the tunnel, every packet the first of a UDP flow; N rules of four shapes, and
 //!   the one that allows the packet a random one of them. Whole path, with the flow's insertion.
-//! * `mem/verdict/rules-N`: of that, the verdict alone: the peer's class and the judgement.
+//! * `mem/verdict-one-by-one/rules-N`: of that, the verdict alone, not in batches: the peer's class and the judgement.
 //! * `mem/mode/…`: see [`modes`]; only when they are asked for by `--only mem/mode`.
 
 mod bench;
@@ -31,7 +32,7 @@ mod world;
 
 use std::cell::RefCell;
 use std::hint::black_box;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -113,16 +114,17 @@ fn main() -> anyhow::Result<()> {
         }
     }
     let changing = [("no-change", false), ("10000-changes-s", true)];
-    for (name, changes) in changing.into_iter().filter(|_| wants_of("mem/established/")) {
-        let mut changing = Changing::new(changes)?;
-        scenarios.push(Scenario::new(
-            &format!("mem/established/{name}"),
-            "ns/packet",
-            Box::new(move || changing.run(bursts)),
-        ));
+    for (part, of) in [("established", Flows::Open), ("first-packet", Flows::New)] {
+        for (name, changes) in changing {
+            let name = format!("mem/{part}/{name}");
+            if wants(&name) {
+                let mut changing = Changing::new(of, changes)?;
+                scenarios.push(Scenario::new(&name, "ns/packet", Box::new(move || changing.run(bursts))));
+            }
+        }
     }
     for rules in RULE_COUNTS {
-        let names = ["first-packet", "verdict"].map(|part| format!("mem/{part}/rules-{rules}"));
+        let names = ["first-packet", "verdict-one-by-one"].map(|part| format!("mem/{part}/rules-{rules}"));
         if !names.iter().any(|name| wants(name)) {
             continue;
         }
@@ -355,48 +357,76 @@ impl Established {
     }
 }
 
-/// Connections that are open while pods change.
+/// Whose packets come while pods change.
+#[derive(Clone, Copy, PartialEq)]
+enum Flows {
+    /// Connections that are open.
+    Open,
+    /// Every packet is the first of its flow.
+    New,
+}
+
+/// Packets while pods change.
 struct Changing {
-    established: Established,
-    /// Whose tables change in place of the connections' node, where that one's do not.
+    bench: Bench,
+    random: Random,
+    /// Of connections that are open; none: every packet is the first of its flow.
+    open: Vec<Vec<u8>>,
+    /// Whose tables change in place of the packets' node, where that one's do not.
     other: Option<Bench>,
     members: Vec<bool>,
 }
 
 /// The worker's time between two changes: 10,000 a second.
 const CHANGE_INTERVAL: Duration = Duration::from_micros(100);
-/// Pods that change: the connections' peers are the first quarter.
+/// Pods that change: the packets' peers are the first quarter.
 const CHANGING: u32 = 4 * REMOTES;
 
 impl Changing {
-    fn new(changes: bool) -> anyhow::Result<Self> {
+    fn new(flows: Flows, changes: bool) -> anyhow::Result<Self> {
         let mut other = if changes { None } else { Some(Bench::new(with_pods(established_rules().0, &[]))?) };
-        let mut established = Established::new()?;
-        // Policy names the set that changes, though no port of the connections'.
+        let (mut bench, open, random) = match flows {
+            Flows::Open => {
+                let Established { bench, inward, random, .. } = Established::new()?;
+                (bench, inward, random)
+            }
+            Flows::New => (Bench::new(with_pods(established_rules().0, &[]))?, Vec::new(), Random(11)),
+        };
+        // Policy names the set that changes, though no port of the packets'.
         let named = plane::PolicyId { name: "p-changing".into(), ..policy_id(0) };
         let set = Kind::IpSet(plane::IpSet { id: "changing".into(), ..Default::default() });
-        let rule = rule(Protocol::TCP, &["changing"], &[], &[(1, 1)]);
-        let ops = [set, policy(named.clone(), vec![rule])];
+        let rules = vec![
+            rule(Protocol::TCP, &["changing"], &[], &[(1, 1)]),
+            rule(Protocol::UDP, &["peers"], &[], &[(SERVICE, SERVICE)]),
+        ];
+        let ops = [set, policy(named.clone(), rules)];
         let mut policies = established_rules().1;
         policies.insert(0, named);
-        for bench in [Some(&mut established.bench), other.as_mut()].into_iter().flatten() {
+        for bench in [Some(&mut bench), other.as_mut()].into_iter().flatten() {
             let pods = (0..PODS).map(|pod| endpoint(pod, &policies));
             let all: Vec<Op> = ops.iter().cloned().chain(pods).map(|op| Op { op: Some(op) }).collect();
             bench.node.apply(&all)?;
         }
-        Ok(Changing { established, other, members: vec![false; CHANGING as usize] })
+        Ok(Changing { bench, random, open, other, members: vec![false; CHANGING as usize] })
     }
 
     fn run(&mut self, bursts: u32) -> anyhow::Result<f64> {
         let mut time = Duration::ZERO;
         let mut until_change = CHANGE_INTERVAL;
+        let mut new = 0;
         for _ in 0..bursts {
             for _ in 0..BURST {
-                let flow = self.established.random.below(FLOWS) as usize;
-                self.established.bench.inject(&PortName::Uplink, &self.established.inward[flow])?;
+                if self.open.is_empty() {
+                    let source = Ipv4Addr::from_bits(REMOTE_BLOCK.to_bits() + 2 + new % REMOTES);
+                    self.bench.inject(&PortName::Uplink, &inward_udp(new, source, SERVICE)?)?;
+                    new += 1;
+                } else {
+                    let flow = self.random.below(FLOWS) as usize;
+                    self.bench.inject(&PortName::Uplink, &self.open[flow])?;
+                }
             }
             loop {
-                let Bench { node, uplink, now, .. } = &mut self.established.bench;
+                let Bench { node, uplink, now, .. } = &mut self.bench;
                 let engine = node.engine_mut();
                 let start = Instant::now();
                 engine.adopt();
@@ -415,15 +445,18 @@ impl Changing {
                     }
                 }
             }
-            let Bench { node, pods, .. } = &mut self.established.bench;
+            let Bench { node, pods, .. } = &mut self.bench;
             let came: usize = pods.iter().map(|(name, _)| node.drain(name, usize::MAX, |_| ())).sum();
-            self.established.bench.all_came(came, BURST)?;
+            self.bench.all_came(came, BURST)?;
+        }
+        if self.open.is_empty() {
+            self.bench.forget_flows();
         }
         Ok(per_packet(time, bursts))
     }
 
     fn change(&mut self) -> anyhow::Result<()> {
-        let pod = self.established.random.below(CHANGING);
+        let pod = self.random.below(CHANGING);
         let is_member = &mut self.members[pod as usize];
         *is_member = !*is_member;
         let changed = vec![member(REMOTE_BLOCK.to_bits() + 2 + pod, 32)];
@@ -433,7 +466,7 @@ impl Changing {
         } else {
             delta.remove = changed;
         }
-        let bench = self.other.as_mut().unwrap_or(&mut self.established.bench);
+        let bench = self.other.as_mut().unwrap_or(&mut self.bench);
         bench.node.publish(&[Op { op: Some(Kind::IpSetDelta(delta)) }])?;
         if let Some(other) = &mut self.other {
             other.node.engine_mut().adopt();
