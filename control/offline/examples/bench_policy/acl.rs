@@ -146,11 +146,7 @@ pub fn run(from: &Path, passes: u32, endpoints: u32) -> anyhow::Result<()> {
 }
 
 /// Nanoseconds a packet of every pass: looked for among the flows, judged, and remembered if it is allowed.
-fn remember(
-    tables: &Tables,
-    flows: &[(PolicyListId, FlowTuple)],
-    passes: u32,
-) -> anyhow::Result<Vec<f64>> {
+fn remember(tables: &Tables, flows: &[(PolicyListId, FlowTuple)], passes: u32) -> anyhow::Result<Vec<f64>> {
     let now = Tick(1);
     let mut nanoseconds = Vec::new();
     let mut judgements = [Judgement::default(); BATCH];
@@ -177,7 +173,13 @@ fn remember(
                 if !judgement.allow || table.find(key, *hash, *guess).is_some() {
                     continue;
                 }
-                let entry = FlowEntry { key: *key, list: *list, peer_class: *class, last_seen: now, ..Default::default() };
+                let entry = FlowEntry {
+                    key: *key,
+                    list: *list,
+                    peer_class: *class,
+                    last_seen: now,
+                    ..Default::default()
+                };
                 let note = FlowNote::new(Some(judgement.rule), None, now, 64);
                 table.insert(*hash, entry, note).ok().context("the flow table is full")?;
             }

@@ -36,9 +36,6 @@ use crate::table::{HostInterface, KernelRoute, TableBuilder, Tables};
 
 /// How often acknowledgements that wait for workers are looked after.
 const ADOPTION_POLL: Duration = Duration::from_micros(200);
-/// How long workers are looked at after a publication before the controller sleeps: one that is awake adopts within a
-/// batch, in less time than a sleep takes.
-const ADOPTION_SPIN: Duration = Duration::from_micros(50);
 /// How soon a port that could not be made is tried again.
 const PORT_RETRY: Duration = Duration::from_millis(50);
 /// How long changes of the kernel are gathered before they are read.
@@ -226,7 +223,6 @@ impl Controller {
             self.tables_changed = false;
             self.publish();
             self.follow_ports();
-            self.await_adoption();
         } else if ports_due {
             self.follow_ports();
         }
@@ -269,16 +265,6 @@ impl Controller {
         };
         self.ports.follow(&plan);
         self.retry_at = self.ports.is_incomplete().then(|| Instant::now() + PORT_RETRY);
-    }
-
-    /// Gives workers that are awake a moment, where somebody waits for them.
-    fn await_adoption(&mut self) {
-        let start = Instant::now();
-        while self.pending.back().is_some_and(|(needed, ..)| *needed > self.publisher.reclaim())
-            && start.elapsed() < ADOPTION_SPIN
-        {
-            std::thread::yield_now();
-        }
     }
 
     fn acknowledge(&mut self) {

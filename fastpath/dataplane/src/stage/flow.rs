@@ -340,11 +340,12 @@ fn would_be_decided_by(context: &Context, grounds: &Grounds, tuple: &FlowTuple) 
 }
 
 /// What a verdict rests on.
-pub(super) struct Grounds {
+#[derive(Debug, Clone, Copy)]
+pub struct Grounds {
     /// The endpoint's policy list for the direction.
     pub list: PolicyListId,
     /// What it would be if staged policies were enforced, where that would change anything.
-    staged: Option<PolicyListId>,
+    pub staged: Option<PolicyListId>,
     /// The peer's class.
     pub peer_class: ClassId,
 }
@@ -403,12 +404,13 @@ fn unknown(context: &mut Context, slot: &mut Slot, out: bool) {
     if limit::refuses_connection(context, slot, key.endpoint(), out) {
         return;
     }
-    let (peer, _) = key.remote();
-    let Some(grounds) = Grounds::of(context, key.endpoint(), peer, out) else {
+    let icmp = slot.parsed.icmp.message().unwrap_or_default();
+    let foreseen = context.foreseen.take(slot.flow_hash, &key, icmp);
+    let grounds = foreseen.and_then(|at| context.foreseen.grounds(at));
+    let Some(grounds) = grounds.or_else(|| Grounds::of(context, key.endpoint(), key.remote().0, out)) else {
         return slot.drop(DropReason::EndpointNotReady);
     };
     let Grounds { list, peer_class, .. } = grounds;
-    let icmp = slot.parsed.icmp.message().unwrap_or_default();
     let mut flags = FlowFlags::new(out);
     let (mut rule, mut staged) = (None, None);
     let length = slot.packet.len();
@@ -424,7 +426,8 @@ fn unknown(context: &mut Context, slot: &mut Slot, out: bool) {
             if ingress == Ingress::Forward {
                 flags = flags.from_forward();
             }
-            let tuple = tuple_of(&key, icmp, out);
+            let judged = foreseen.and_then(|at| context.foreseen.judged(at));
+            let tuple = judged.map_or_else(|| tuple_of(&key, icmp, out), |(tuple, _)| tuple);
             // What the node has translated it has had judged, by what it was for.
             if !out && slot.at_node != AtNode::Translated {
                 let judgement = super::host::forward_in(context, slot, &tuple, None);
@@ -436,10 +439,10 @@ fn unknown(context: &mut Context, slot: &mut Slot, out: bool) {
             if let Some(staged) = staged {
                 context.count_first(staged, Deciding::Staged, length);
             }
-            let judgement = context
-                .foreseen
-                .take(slot.flow_hash, list, peer_class, &tuple)
-                .unwrap_or_else(|| context.tables.policy.judge(list, peer_class, &tuple));
+            let judgement = judged.map_or_else(
+                || context.tables.policy.judge(list, peer_class, &tuple),
+                |(_, judgement)| judgement,
+            );
             context.count_first(judgement.rule, Deciding::Enforced, length);
             context.recorder.judged(key.endpoint(), &tuple, judgement, context.counters);
             if !judgement.allow {

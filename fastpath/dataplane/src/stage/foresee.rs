@@ -1,21 +1,24 @@
 //! First packets of a batch, judged together before the flow stage comes to them one by one: what one judgement waits
 //! for arrives while others are worked on.
 //!
-//! Nothing is decided here. The flow stage asks for the judgement of just what it wants judged, and takes one that was
-//! foreseen only if it is of the same list, class and flow by the same tables; else it judges itself. So what is
-//! foreseen in vain, because the packet was translated, refused or told before, changes nothing.
+//! Nothing is decided here. The flow stage takes what was foreseen only for the very flow that it would judge, by its key
+//! and message; all else follows from those and the tables, which are the same for the whole batch. So what is foreseen in
+//! vain, because the packet was translated, refused or told before, changes nothing.
 
 use super::Context;
 use super::flow::{Grounds, tuple_of};
 use crate::batch::{BATCH_MAX, Ingress, Slot};
+use crate::flow::FlowKey;
 use crate::stage::parse::Icmp;
 use crate::table::{ClassId, EndpointIndex, FlowTuple, Judgement, PolicyListId};
 
 /// Judgements of this batch that nobody has asked for yet.
 #[derive(Debug)]
 pub struct Foreseen {
-    /// The flows' hashes in the flow table, by which their packets are told apart.
+    /// Of the flows: their hashes in the flow table, by which packets are found, …
     hashes: Vec<u64>,
+    /// … what they are, and what their verdicts rest on.
+    flows: Vec<(FlowKey, (u8, u8), Grounds)>,
     asked: Vec<(PolicyListId, FlowTuple)>,
     classes: Vec<ClassId>,
     judgements: Vec<Judgement>,
@@ -34,6 +37,7 @@ impl Default for Foreseen {
     fn default() -> Self {
         Foreseen {
             hashes: Vec::with_capacity(BATCH_MAX),
+            flows: Vec::with_capacity(BATCH_MAX),
             asked: Vec::with_capacity(BATCH_MAX),
             classes: Vec::with_capacity(BATCH_MAX),
             judgements: vec![Judgement::default(); BATCH_MAX],
@@ -44,21 +48,26 @@ impl Default for Foreseen {
 }
 
 impl Foreseen {
-    /// What `list` says of a flow whose peer is in `class`, if that was foreseen for the packet of this hash.
+    /// The place of what was foreseen of a flow whose first packet this is, if it was; `message`: type and code.
     #[inline]
-    pub fn take(
-        &mut self,
-        hash: u64,
-        list: PolicyListId,
-        class: ClassId,
-        tuple: &FlowTuple,
-    ) -> Option<Judgement> {
+    pub fn take(&mut self, hash: u64, key: &FlowKey, message: (u8, u8)) -> Option<usize> {
         let ahead = self.hashes.get(self.next..)?.iter().position(|foreseen| *foreseen == hash)?;
         let at = self.next + ahead;
         self.next = at + 1;
-        let is_same = self.classes.get(at) == Some(&class)
-            && self.asked.get(at).is_some_and(|(of, asked)| *of == list && asked == tuple);
-        self.judgements.get(at).copied().filter(|_| is_same)
+        let is_it = self.flows.get(at).is_some_and(|(of, about, _)| of == key && *about == message);
+        is_it.then_some(at)
+    }
+
+    /// What the verdict rests on.
+    #[inline]
+    pub fn grounds(&self, at: usize) -> Option<Grounds> {
+        self.flows.get(at).map(|(_, _, grounds)| *grounds)
+    }
+
+    /// What policy sees of the flow, and says.
+    #[inline]
+    pub fn judged(&self, at: usize) -> Option<(FlowTuple, Judgement)> {
+        Some((self.asked.get(at)?.1, *self.judgements.get(at)?))
     }
 
     /// Whether the packets that go this way (`out`) are to be judged together now.
@@ -77,6 +86,7 @@ impl Foreseen {
             self.pause[usize::from(out)] = PAUSE - 1;
         }
         self.hashes.clear();
+        self.flows.clear();
         self.asked.clear();
         self.classes.clear();
         self.next = 0;
@@ -113,6 +123,7 @@ pub fn first_packets(
         let Some(grounds) = Grounds::of(context, endpoint, peer, out) else { continue };
         let icmp = slot.parsed.icmp.message().unwrap_or_default();
         context.foreseen.hashes.push(slot.flow_hash);
+        context.foreseen.flows.push((slot.flow_key, icmp, grounds));
         context.foreseen.classes.push(grounds.peer_class);
         context.foreseen.asked.push((grounds.list, tuple_of(&slot.flow_key, icmp, out)));
     }
@@ -125,42 +136,37 @@ mod tests {
     use std::net::IpAddr;
 
     use super::*;
-    use crate::table::{FlowDirection, RuleId};
+    use crate::table::RuleId;
 
-    fn tuple(port: u16) -> FlowTuple {
+    fn key(port: u16) -> FlowKey {
         let address = IpAddr::from([10, 0, 0, 1]);
-        FlowTuple {
-            protocol: 6,
-            peer_address: address,
-            peer_port: port,
-            local_address: address,
-            local_port: 80,
-            icmp: None,
-            direction: FlowDirection::Ingress,
-        }
+        FlowKey::new(EndpointIndex(1), 6, (address, 80), (address, port))
     }
 
     #[test]
-    fn what_was_foreseen_is_taken_once_and_only_for_the_very_same_question() {
+    fn what_was_foreseen_is_taken_once_and_only_for_the_very_same_flow() {
         let mut foreseen = Foreseen::default();
         for port in 0..4 {
+            let grounds = Grounds { list: PolicyListId(1), staged: None, peer_class: ClassId(port.into()) };
             foreseen.hashes.push(u64::from(port));
-            foreseen.classes.push(ClassId(1));
-            foreseen.asked.push((PolicyListId(1), tuple(port)));
+            foreseen.flows.push((key(port), (0, 0), grounds));
+            foreseen.classes.push(grounds.peer_class);
+            foreseen.asked.push((grounds.list, tuple_of(&key(port), (0, 0), false)));
             foreseen.judgements[usize::from(port)].rule = RuleId(port.into());
         }
-        let mut take = |hash, list, class, port| {
-            let taken = foreseen.take(hash, PolicyListId(list), ClassId(class), &tuple(port));
-            taken.map(|judgement| judgement.rule.0)
-        };
-        assert_eq!(take(0, 1, 1, 0), Some(0));
-        assert_eq!(take(0, 1, 1, 0), None, "it has been taken");
-        assert_eq!(take(1, 2, 1, 1), None, "of another list");
-        assert_eq!(take(2, 1, 2, 2), None, "of another class");
-        assert_eq!(take(3, 1, 1, 9), None, "another flow of the same hash");
+        assert_eq!(foreseen.take(0, &key(0), (0, 0)), Some(0));
+        assert_eq!(foreseen.take(0, &key(0), (0, 0)), None, "it has been taken");
+        assert_eq!(foreseen.take(1, &key(9), (0, 0)), None, "another flow of the same hash");
+        assert_eq!(foreseen.take(2, &key(2), (8, 0)), None, "another message");
+        assert_eq!(foreseen.take(3, &key(3), (0, 0)), Some(3));
+        assert_eq!(foreseen.grounds(3).unwrap().peer_class, ClassId(3));
+        let (tuple, judgement) = foreseen.judged(3).unwrap();
+        assert_eq!((tuple.peer_port, judgement.rule), (3, RuleId(3)));
         foreseen.clear(false);
-        assert_eq!(foreseen.take(0, PolicyListId(1), ClassId(1), &tuple(0)), None);
+        assert_eq!(foreseen.take(0, &key(0), (0, 0)), None);
+        assert_eq!(foreseen.grounds(0).map(|_| ()), None);
     }
+
     #[test]
     fn batches_of_which_nothing_was_taken_spare_the_next_ones_of_their_way() {
         let mut foreseen = Foreseen::default();
@@ -170,9 +176,9 @@ mod tests {
         let spared = (0..PAUSE).take_while(|_| !foreseen.is_worth_it(true)).count();
         assert_eq!(spared, usize::from(PAUSE) - 1);
         foreseen.hashes.push(7);
-        foreseen.classes.push(ClassId(1));
-        foreseen.asked.push((PolicyListId(1), tuple(1)));
-        assert!(foreseen.take(7, PolicyListId(1), ClassId(1), &tuple(1)).is_some());
+        let grounds = Grounds { list: PolicyListId(1), staged: None, peer_class: ClassId(1) };
+        foreseen.flows.push((key(1), (0, 0), grounds));
+        assert!(foreseen.take(7, &key(1), (0, 0)).is_some());
         foreseen.clear(true);
         assert!(foreseen.is_worth_it(true), "something was taken");
     }
