@@ -5,3 +5,4 @@
 pub mod link;
 pub mod netlink;
 pub mod netns;
+pub mod node_socket;

@@ -1,0 +1,267 @@
+//! What the CNI plugin asks the agent of its node, and how: a unix socket of the agent's, requests and answers one JSON
+//! object a line, in turn.
+//!
+//! ```text
+//!   {"op":"status"}                                                        {"ready":true,"why":""}
+//!   {"op":"wait","namespace":"shop","pod":"web","containerID":"0f3c…",     {"inForce":true}
+//!    "interface":"cali…","addresses":["10.244.1.2"],"timeoutMs":30000}     {"error":"…","code":"timeout"}
+//! ```
+//!
+//! A pod is *in force* when its node's fastpath has acknowledged a transaction in which its endpoint stands with exactly
+//! these addresses, policy included, and its port is open: from then on its packets go where policy lets them.
+//! The socket is 0600, and both ends must be root or of one user.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::IpAddr;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// Where agents serve it unless told otherwise.
+pub const DEFAULT_PATH: &str = "/var/run/caracal/node.sock";
+/// A line that is longer than this is no request and no answer.
+pub const LINE_BYTES_MAX: usize = 64 << 10;
+/// An agent that says nothing at all for so long is not there.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What is asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "lowercase")]
+pub enum Request {
+    /// Is the node ready for pods?
+    Status,
+    /// Tell me when a pod is in force.
+    Wait(Wait),
+}
+
+/// A pod that is to be in force.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Wait {
+    /// The pod's namespace.
+    pub namespace: String,
+    /// Its name.
+    pub pod: String,
+    /// Its sandbox, as the annotation `cni.projectcalico.org/containerID` says: what is in force for an earlier pod of
+    /// the same name does not count. Empty: any.
+    #[serde(rename = "containerID", default)]
+    pub container_id: String,
+    /// The host end of its link.
+    pub interface: String,
+    /// Its addresses, all of them, in any order.
+    pub addresses: Vec<IpAddr>,
+    /// How long to wait.
+    pub timeout_ms: u64,
+}
+
+/// What is answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Answer {
+    /// To [`Request::Status`].
+    Status(Status),
+    /// To [`Request::Wait`].
+    #[serde(rename_all = "camelCase")]
+    Wait {
+        /// Always: what is not in force is a failure.
+        in_force: bool,
+    },
+    /// To any.
+    Failure(Failure),
+}
+
+/// Whether the node is ready for pods.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The agent knows the cluster, and the fastpath has adopted all it was told.
+    pub ready: bool,
+    /// What is missing, if anything is.
+    #[serde(default)]
+    pub why: String,
+}
+
+/// Why something is not so.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{error}")]
+pub struct Failure {
+    /// In words.
+    pub error: String,
+    /// By kind.
+    pub code: Code,
+}
+
+/// Kinds of failures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Code {
+    /// The pod is not in force, and the time is over.
+    Timeout,
+    /// So many wait already that one more is not taken.
+    TooMany,
+    /// The agent ends.
+    Stopping,
+    /// That was no request.
+    BadRequest,
+    /// One that this version does not know.
+    #[serde(other)]
+    Other,
+}
+
+/// Why the agent could not be asked, or what it said.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeSocketError {
+    /// Nobody serves the socket.
+    #[error("cannot reach this node's agent at {}: {source} (is caracal agent running?)", .path.display())]
+    Connect {
+        /// The socket.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The conversation broke off.
+    #[error("this node's agent at {} went away or does not answer: {source}", .path.display())]
+    Broken {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It said something that is no answer.
+    #[error("what answers at {} is no Caracal agent of this version: {what}", .path.display())]
+    Nonsense {
+        /// The socket.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// It answered that it is not so.
+    #[error("this node's agent: {0}")]
+    Failure(#[from] Failure),
+}
+
+/// A conversation with the agent, one question at a time.
+#[derive(Debug)]
+pub struct NodeSocket {
+    stream: BufReader<UnixStream>,
+    path: PathBuf,
+}
+
+impl NodeSocket {
+    /// Connects.
+    ///
+    /// # Errors
+    /// Nobody is there.
+    pub fn connect(path: &Path) -> Result<Self, NodeSocketError> {
+        let fail = |source| NodeSocketError::Connect { path: path.to_owned(), source };
+        let stream = UnixStream::connect(path).map_err(fail)?;
+        stream.set_write_timeout(Some(PATIENCE)).map_err(fail)?;
+        Ok(Self { stream: BufReader::new(stream), path: path.to_owned() })
+    }
+
+    /// Asks whether the node is ready for pods.
+    ///
+    /// # Errors
+    /// Any [`NodeSocketError`]; a node that is not ready is no error.
+    pub fn status(&mut self) -> Result<Status, NodeSocketError> {
+        match self.ask(&Request::Status, PATIENCE)? {
+            Answer::Status(status) => Ok(status),
+            other => Err(self.misplaced(&other)),
+        }
+    }
+
+    /// Returns once the pod is in force.
+    ///
+    /// # Errors
+    /// Any [`NodeSocketError`]; that it was not in time is [`Code::Timeout`].
+    pub fn wait(&mut self, wait: Wait) -> Result<(), NodeSocketError> {
+        let patience = Duration::from_millis(wait.timeout_ms).saturating_add(PATIENCE);
+        match self.ask(&Request::Wait(wait), patience)? {
+            Answer::Wait { in_force: true } => Ok(()),
+            other => Err(self.misplaced(&other)),
+        }
+    }
+
+    fn ask(&mut self, request: &Request, patience: Duration) -> Result<Answer, NodeSocketError> {
+        let path = self.path.clone();
+        let broken = |source| NodeSocketError::Broken { path: path.clone(), source };
+        let mut line = serde_json::to_vec(request).map_err(|e| broken(e.into()))?;
+        line.push(b'\n');
+        self.stream.get_ref().set_read_timeout(Some(patience)).map_err(broken)?;
+        self.stream.get_mut().write_all(&line).map_err(broken)?;
+        line.clear();
+        let limit = u64::try_from(LINE_BYTES_MAX).unwrap_or(u64::MAX);
+        self.stream.by_ref().take(limit).read_until(b'\n', &mut line).map_err(broken)?;
+        if line.last() != Some(&b'\n') {
+            return Err(broken(std::io::ErrorKind::UnexpectedEof.into()));
+        }
+        match serde_json::from_slice(&line) {
+            Ok(Answer::Failure(failure)) => Err(failure.into()),
+            Ok(answer) => Ok(answer),
+            Err(e) => Err(NodeSocketError::Nonsense { path, what: e.to_string() }),
+        }
+    }
+
+    fn misplaced(&self, answer: &Answer) -> NodeSocketError {
+        NodeSocketError::Nonsense { path: self.path.clone(), what: format!("it answered {answer:?}") }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+
+    fn says(answer: &Answer, text: &str) {
+        assert_eq!(serde_json::to_string(answer).unwrap(), text);
+        assert_eq!(serde_json::from_str::<Answer>(text).unwrap(), *answer);
+    }
+
+    #[test]
+    fn requests_and_answers_are_written_as_the_contract_has_them() {
+        assert_eq!(serde_json::from_str::<Request>(r#"{"op":"status"}"#).unwrap(), Request::Status);
+        let text = r#"{"op":"wait","namespace":"shop","pod":"web","containerID":"0f","interface":"cali1","addresses":["10.244.1.2"],"timeoutMs":30000}"#;
+        let wait = Wait {
+            namespace: "shop".into(),
+            pod: "web".into(),
+            container_id: "0f".into(),
+            interface: "cali1".into(),
+            addresses: vec!["10.244.1.2".parse().unwrap()],
+            timeout_ms: 30_000,
+        };
+        assert_eq!(serde_json::to_string(&Request::Wait(wait.clone())).unwrap(), text);
+        assert_eq!(serde_json::from_str::<Request>(text).unwrap(), Request::Wait(wait));
+        says(&Answer::Status(Status { ready: true, why: String::new() }), r#"{"ready":true,"why":""}"#);
+        says(&Answer::Wait { in_force: true }, r#"{"inForce":true}"#);
+        let failure = Failure { error: "late".into(), code: Code::TooMany };
+        says(&Answer::Failure(failure), r#"{"error":"late","code":"too-many"}"#);
+    }
+
+    #[test]
+    fn a_code_of_a_later_version_is_still_a_failure() {
+        let answer: Answer = serde_json::from_str(r#"{"error":"x","code":"who-knows"}"#).unwrap();
+        assert_eq!(answer, Answer::Failure(Failure { error: "x".into(), code: Code::Other }));
+    }
+
+    #[test]
+    fn an_agent_that_is_not_there_is_told_from_one_that_talks_nonsense() {
+        let directory = std::env::temp_dir().join(format!("caracal-node-socket-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let path = directory.join("node.sock");
+        assert!(matches!(NodeSocket::connect(&path), Err(NodeSocketError::Connect { .. })));
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let answer = |text: &'static str| {
+            let mut socket = NodeSocket::connect(&path).unwrap();
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.write_all(text.as_bytes()).unwrap();
+            stream.shutdown(std::net::Shutdown::Write).unwrap();
+            socket.status().unwrap_err()
+        };
+        assert!(matches!(answer("220 hello\n"), NodeSocketError::Nonsense { .. }));
+        assert!(matches!(answer("{\"inForce\":true}\n"), NodeSocketError::Nonsense { .. }));
+        assert!(matches!(answer("{\"ready\":true"), NodeSocketError::Broken { .. }));
+        assert!(matches!(answer(""), NodeSocketError::Broken { .. }));
+        std::fs::remove_dir_all(&directory).unwrap();
+    }
+}
