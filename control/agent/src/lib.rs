@@ -13,7 +13,6 @@
 //! it made stays, because the data plane outlives the control plane. [`clean_up`] removes it.
 
 mod agent;
-mod backoff;
 pub mod host_policy;
 pub mod plane;
 pub mod programmer;
@@ -26,9 +25,9 @@ use tracing::{error, info};
 
 pub use agent::Agent;
 pub use caracal_calc::HostServices;
+use caracal_datastore::ClientError;
 use host_policy::HostRules;
 use programmer::{Kernel, KernelError, Programmer};
-use syncer::ClientError;
 
 /// What the agent must be told.
 #[derive(Debug, Clone)]
@@ -78,7 +77,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     check_permission()?;
     let mut terminate = signal(SignalKind::terminate()).map_err(AgentError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(AgentError::Signals)?;
-    let client = syncer::client(config.kubeconfig.as_deref()).await?;
+    let client = caracal_datastore::client(config.kubeconfig.as_deref()).await?;
     let programmer = Programmer::start(config.bpf_dir, config.mtu_file)?;
     info!(node = config.node, fastpath = %config.fastpath.display(), "starting");
     let stop = async move {

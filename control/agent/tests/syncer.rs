@@ -15,8 +15,9 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
-use caracal_agent::syncer::{SyncEvent, Syncer, client};
+use caracal_agent::syncer::{SyncEvent, Syncer};
 use caracal_calc::Update;
+use caracal_datastore::client;
 use serde_json::json;
 use world::World;
 

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use caracal_agent::syncer::{self, SyncEvent, Syncer};
+use caracal_agent::syncer::{SyncEvent, Syncer};
 use caracal_calc::Update;
 use caracal_offline::explain::{
     Change, EndReport, Explained, Objects, Question, RuleReport, TierReport, explain,
@@ -172,7 +172,7 @@ fn usual_kubeconfig(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathB
 fn live(kubeconfig: Option<&Path>) -> anyhow::Result<Objects> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let client = syncer::client(kubeconfig).await?;
+        let client = caracal_datastore::client(kubeconfig).await?;
         // The syncer waits for a server that is away; people want to be told.
         client.apiserver_version().await.context("cannot reach the API server")?;
         for api in ["projectcalico.org/v3", "policy.networking.k8s.io/v1alpha2"] {

@@ -29,7 +29,7 @@ pub use inputs::HostPolicy;
 pub use kube_proxy::KubeProxy;
 pub use render::{ACCEPTED, Interfaces, TABLE, render};
 
-use crate::backoff::Backoff;
+use caracal_datastore::Backoff;
 use render::Bindings;
 
 /// How often the kernel is looked at though nothing has happened.

@@ -23,7 +23,7 @@ use caracal_plane_api::{
 use tracing::{debug, error, info, warn};
 
 use super::chunk::{CHUNK_BYTES, TRANSACTION_BYTES, chunks, size};
-use crate::backoff::Backoff;
+use caracal_datastore::Backoff;
 
 /// How soon a socket that nobody serves is tried again: a fastpath that restarts is back in sync within a second.
 const RECONNECT: Duration = Duration::from_millis(40);

@@ -29,7 +29,7 @@ pub use state::{
     Change, KernelState, MAIN, ROUTE_PROTOCOL, RULE_PRIORITY, Route, Rule, Surroundings, TABLE, Tap, Via,
 };
 
-use crate::backoff::Backoff;
+use caracal_datastore::Backoff;
 
 /// How often the kernel is looked at though nothing has happened.
 const INTERVAL: Duration = Duration::from_secs(10);

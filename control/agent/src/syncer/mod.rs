@@ -7,20 +7,19 @@
 mod follow;
 mod raw;
 
-use std::path::Path;
 use std::time::Duration;
 
 use caracal_calc::Update;
+use caracal_datastore::{Backoff, causes};
 use caracal_model::object::Kind;
 use futures::{FutureExt, StreamExt};
 use kube::core::{ApiResource, GroupVersionKind};
 use kube::runtime::watcher::{self, Event, watcher};
-use kube::{Api, Client, Config};
+use kube::{Api, Client};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use crate::backoff::Backoff;
 use follow::Follower;
 use raw::Raw;
 
@@ -30,67 +29,6 @@ const BATCH: usize = 256;
 const QUEUE: usize = 64;
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_LIMIT: Duration = Duration::from_secs(10);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Why there is no way to the API server.
-#[derive(Debug, thiserror::Error)]
-pub enum ClientError {
-    /// The kubeconfig cannot be read.
-    #[error("kubeconfig {path}: {error}")]
-    Unreadable {
-        /// Its path.
-        path: String,
-        /// Why.
-        error: std::io::Error,
-    },
-    /// The kubeconfig cannot be used.
-    #[error("kubeconfig {path}: {why}")]
-    Kubeconfig {
-        /// Its path.
-        path: String,
-        /// What is wrong with it, in one line.
-        why: String,
-    },
-    /// No kubeconfig, and this is no pod.
-    #[error("no --kubeconfig is given, and this is not a pod with a service account: {0}")]
-    InCluster(kube::config::InClusterError),
-    /// The certificates or the address in the configuration cannot be used.
-    #[error("cannot make a client from {from}: {error}")]
-    Client {
-        /// Where the configuration came from.
-        from: String,
-        /// What is wrong with it.
-        error: Box<kube::Error>,
-    },
-}
-
-/// A client for the cluster that the file names, or for the one that this process is a pod of.
-///
-/// # Errors
-/// [`ClientError`]; not when the server cannot be reached, which may change.
-pub async fn client(kubeconfig: Option<&Path>) -> Result<Client, ClientError> {
-    let (mut config, from) = match kubeconfig {
-        Some(file) => {
-            let path = file.display().to_string();
-            std::fs::File::open(file)
-                .map_err(|error| ClientError::Unreadable { path: path.clone(), error })?;
-            let wrong = |error: kube::config::KubeconfigError| {
-                // A YAML error goes on with an excerpt of the file, which may hold secrets.
-                let why = causes(&error).lines().next().unwrap_or_default().to_owned();
-                ClientError::Kubeconfig { path: path.clone(), why }
-            };
-            let kubeconfig = kube::config::Kubeconfig::read_from(file).map_err(wrong)?;
-            let config =
-                Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await.map_err(wrong)?;
-            (config, format!("kubeconfig {path}"))
-        }
-        None => {
-            (Config::incluster().map_err(ClientError::InCluster)?, "the pod's service account".to_owned())
-        }
-    };
-    config.connect_timeout = Some(CONNECT_TIMEOUT);
-    Client::try_from(config).map_err(|error| ClientError::Client { from, error: Box::new(error) })
-}
 
 /// What the syncer tells.
 #[derive(Debug)]
@@ -248,18 +186,4 @@ fn is_not_served(error: &watcher::Error) -> bool {
         | WatchFailed(kube::Error::Api(status)) => status.code == NOT_FOUND,
         _ => false,
     }
-}
-
-/// An error and what caused it, in one line; causes that the error's own text tells already are left out.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    text
 }

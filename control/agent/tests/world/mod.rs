@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use caracal_agent::syncer;
 use caracal_apiserver::{Options, Ranges, Server, serve};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
@@ -58,7 +57,7 @@ impl World {
     }
 
     pub async fn client(&self) -> Client {
-        syncer::client(Some(&self.kubeconfig())).await.unwrap()
+        caracal_datastore::client(Some(&self.kubeconfig())).await.unwrap()
     }
 
     pub async fn node(&self, name: &str, number: u8) {

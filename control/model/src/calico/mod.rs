@@ -37,7 +37,7 @@ pub use cluster_network_policy::{
     ClusterPolicyIngressRule, ClusterPolicyPods, ClusterPolicyPort, ClusterPolicyPortRange,
     ClusterPolicyPorts, ClusterPolicyProtocol, ClusterPolicySubject,
 };
-pub use crd::from_stored;
+pub use crd::{from_stored, stored_names, to_stored};
 pub use felix_configuration::FelixConfigurationSpec;
 pub use host_endpoint::{EndpointPort, HostEndpointSpec};
 pub use ip_pool::{IPPoolSpec, IPReservationSpec};
