@@ -118,7 +118,7 @@ pub fn create(resource: &Resource, object: &mut Value) -> Result<(), ApiError> {
     }
     metadata::stamp(resource, object);
     (resource.prepare)(object, Moment::Create);
-    judged(resource, object, (resource.validate)(object))
+    judged(resource, object, resource.errors(object))
 }
 
 /// Makes a decoded object ready to replace another; only the part that the path names is taken from it.
@@ -152,7 +152,7 @@ pub fn update(
     }
     metadata::carry_over(resource, before, after);
     (resource.prepare)(after, Moment::Update);
-    let mut causes = (resource.validate)(after);
+    let mut causes = resource.errors(after);
     causes.extend((resource.validate_change)(before, after));
     judged(resource, after, causes)
 }

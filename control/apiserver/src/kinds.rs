@@ -1,6 +1,7 @@
 //! The table of what is served. A new kind is one row: a [`Resource`] here or in a file of its own.
 
 mod calico;
+mod data;
 mod event;
 mod namespace;
 mod network_policy;
@@ -11,8 +12,10 @@ mod service_account;
 
 use std::sync::LazyLock;
 
-use caracal_model::object::{FieldError, FieldErrorReason, Object};
+use caracal_model::object::{FieldError, FieldErrorReason, NameFormat, Object, validate_metadata};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
+use serde::Deserialize;
 use serde_json::Value;
 
 use crate::shape::Shape;
@@ -48,6 +51,8 @@ pub struct Resource {
     pub generation: bool,
     /// Whether it is a custom resource in a real cluster: those take no strategic merge patch.
     pub custom: bool,
+    /// What its objects may be called; none: `validate` judges their metadata too.
+    pub names: Option<NameFormat>,
     /// What a field selector may name, beside metadata.name and metadata.namespace.
     pub fields: &'static [&'static str],
     /// Its type, for decoding and for the schemas.
@@ -83,6 +88,17 @@ impl Resource {
             "" => self.plural.to_owned(),
             group => format!("{}.{group}", self.plural),
         }
+    }
+
+    /// Everything wrong with an object beyond its shape.
+    pub fn errors(&self, object: &Value) -> Vec<FieldError> {
+        let named = self.names.and_then(|names| {
+            let metadata = ObjectMeta::deserialize(object.get("metadata")?).ok()?;
+            Some(validate_metadata(names, self.scope == Scope::Namespaced, &metadata))
+        });
+        let mut errors = named.unwrap_or_default();
+        errors.extend((self.validate)(object));
+        errors
     }
 
     /// `networkpolicy`.
@@ -159,7 +175,7 @@ pub static RESOURCES: LazyLock<Vec<Resource>> = LazyLock::new(|| {
         service::ENDPOINT_SLICE,
         network_policy::NETWORK_POLICY,
     ];
-    built_in.into_iter().chain(calico::rows()).collect()
+    built_in.into_iter().chain(data::rows()).chain(calico::rows()).collect()
 });
 
 /// The row of a resource, by the names in its path.
@@ -197,6 +213,11 @@ fn model_validate(object: &Value) -> Vec<FieldError> {
         Ok((typed, _)) => typed.validate(),
         Err(error) => vec![cause("(object)", FieldErrorReason::Invalid, error.to_string())],
     }
+}
+
+/// Nothing beyond its shape.
+fn nothing_wrong(_: &Value) -> Vec<FieldError> {
+    Vec::new()
 }
 
 /// What the model knows that may not change.

@@ -428,7 +428,9 @@ async fn what_cannot_be_read_is_answered_and_not_fallen_over() {
     ] {
         assert_eq!(api.get(&path).await.code, 400, "{path}");
     }
-    for path in ["/api/v1/secrets", "/apis/apps/v1/deployments", "/nothing", "/apis/none", "/api/v1/pods/a"] {
+    for path in
+        ["/api/v1/endpoints", "/apis/apps/v1/statefulsets", "/nothing", "/apis/none", "/api/v1/pods/a"]
+    {
         let answer = api.get(path).await;
         assert_eq!((answer.code, &answer.body["reason"]), (404, &json!("NotFound")), "{path}");
     }

@@ -174,7 +174,7 @@ spec: {nodename: x, containers: [{name: c, image: i}]}",
         kubectl.fails(&["-n", "shop", "patch", "pod", "web", "-p", r#"{"spec":{"nodeName":"other"}}"#]);
     assert!(told.contains("pod updates may not change fields"), "{told}");
     assert!(kubectl.fails(&["get", "pod", "none"]).contains("pods \"none\" not found"));
-    assert!(kubectl.fails(&["get", "deployments"]).contains("doesn't have a resource type"));
+    assert!(kubectl.fails(&["get", "statefulsets"]).contains("doesn't have a resource type"));
 }
 
 fn watches(kubectl: &Kubectl) {

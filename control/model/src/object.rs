@@ -5,7 +5,7 @@ use std::fmt;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -408,6 +408,25 @@ impl FieldErrorReason {
             Self::Forbidden => "FieldValueForbidden",
         }
     }
+}
+
+/// What objects of a kind may be called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NameFormat {
+    /// An RFC 1123 subdomain.
+    Subdomain,
+    /// Whatever can be one segment of a URL's path.
+    PathSegment,
+}
+
+/// Everything that is wrong with the metadata of an object whose kind is not among [`Kind`]s.
+pub fn validate_metadata(name: NameFormat, namespaced: bool, metadata: &ObjectMeta) -> Vec<FieldError> {
+    validate::metadata(name, namespaced, metadata)
+}
+
+/// Everything that is wrong with a label selector at `field`.
+pub fn validate_label_selector(field: &str, selector: &LabelSelector) -> Vec<FieldError> {
+    validate::label_selector(field, selector)
 }
 
 impl Object {

@@ -87,6 +87,7 @@ fn row<S: JsonSchema>(
         status: false,
         generation: true,
         custom: true,
+        names: None,
         fields: &[],
         shape: Shape::of_manifest::<S>,
         prepare: |object, _| model_defaults(object),

@@ -1,11 +1,10 @@
 //! Events: what `kubectl describe` lists. Nothing here makes or expires them.
 
-use caracal_model::object::{FieldError, FieldErrorReason};
+use caracal_model::object::{FieldError, FieldErrorReason, NameFormat};
 use k8s_openapi::api::core::v1::Event;
 use serde_json::Value;
 
 use super::{Column, Resource, Scope, age, any_change, cause, leave, text};
-use crate::metadata::is_dns_subdomain;
 use crate::shape::Shape;
 
 pub const EVENT: Resource = Resource {
@@ -19,6 +18,7 @@ pub const EVENT: Resource = Resource {
     status: false,
     generation: false,
     custom: false,
+    names: Some(NameFormat::Subdomain),
     fields: &[
         "involvedObject.kind",
         "involvedObject.namespace",
@@ -56,11 +56,6 @@ pub const EVENT: Resource = Resource {
 
 fn validate(object: &Value) -> Vec<FieldError> {
     let mut causes = Vec::new();
-    let name = text(object, "/metadata/name");
-    if !is_dns_subdomain(name) {
-        let why = format!("Invalid value: \"{name}\": must be lower-case letters, digits, '-' or '.'");
-        causes.push(cause("metadata.name", FieldErrorReason::Invalid, why));
-    }
     let (here, there) = (text(object, "/metadata/namespace"), text(object, "/involvedObject/namespace"));
     // An event about what belongs to the cluster lives in `default`.
     if here != there && !(there.is_empty() && here == "default") {

@@ -17,6 +17,7 @@ pub const NAMESPACE: Resource = Resource {
     status: true,
     generation: false,
     custom: false,
+    names: None,
     fields: &["status.phase"],
     shape: Shape::of::<Namespace>,
     prepare,

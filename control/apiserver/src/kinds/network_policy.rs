@@ -21,6 +21,7 @@ pub const NETWORK_POLICY: Resource = Resource {
     status: false,
     generation: true,
     custom: false,
+    names: None,
     fields: &[],
     shape: Shape::of::<NetworkPolicy>,
     prepare,
@@ -29,7 +30,7 @@ pub const NETWORK_POLICY: Resource = Resource {
     columns: &[
         NAME,
         Column::text("Pod-Selector", "The pods that it is for.", |object, _| {
-            or_none(&selector(object.pointer("/spec/podSelector")))
+            or_none(&selector_text(object.pointer("/spec/podSelector")))
         }),
         AGE,
     ],
@@ -43,7 +44,7 @@ fn prepare(object: &mut Value, _: Moment) {
 }
 
 /// A label selector as one line.
-fn selector(selector: Option<&Value>) -> String {
+pub fn selector_text(selector: Option<&Value>) -> String {
     let Some(selector) = selector else { return String::new() };
     let labels = selector.get("matchLabels").and_then(Value::as_object);
     let mut terms: Vec<String> = labels
@@ -91,7 +92,7 @@ mod tests {
 
     #[test]
     fn a_selector_reads_as_one_line() {
-        let told = selector(Some(&json!({
+        let told = selector_text(Some(&json!({
             "matchLabels": { "app": "web" },
             "matchExpressions": [
                 { "key": "tier", "operator": "In", "values": ["a", "b"] },

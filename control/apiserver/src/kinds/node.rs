@@ -18,6 +18,7 @@ pub const NODE: Resource = Resource {
     status: true,
     generation: false,
     custom: false,
+    names: None,
     fields: &["spec.unschedulable"],
     shape: Shape::of::<Node>,
     prepare,

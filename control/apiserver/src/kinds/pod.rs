@@ -23,6 +23,7 @@ pub const POD: Resource = Resource {
     status: true,
     generation: true,
     custom: false,
+    names: None,
     fields: &[
         "spec.nodeName",
         "spec.restartPolicy",

@@ -16,6 +16,7 @@ pub const SERVICE_ACCOUNT: Resource = Resource {
     status: false,
     generation: false,
     custom: false,
+    names: None,
     fields: &[],
     shape: Shape::of::<ServiceAccount>,
     prepare: leave,

@@ -59,7 +59,7 @@ pub(super) fn of_service_accounts(
 }
 
 /// A label selector of Kubernetes, whole.
-pub(super) fn label_selector(field: &str, selector: &LabelSelector) -> Result<Selector, DroppedRule> {
+pub fn label_selector(field: &str, selector: &LabelSelector) -> Result<Selector, DroppedRule> {
     let terms: Result<Vec<_>, _> = label_selector_terms(field, selector).into_iter().collect();
     Ok(Selector::and(terms?))
 }

@@ -31,6 +31,7 @@ pub use calico_policy::{
 };
 pub use cluster_network_policy::cluster_network_policy;
 pub use converted::{ConvertedPolicy, DroppedRule};
+pub use effective::label_selector;
 pub use endpoint_slice::{SERVICE_NAME, ServiceEndpoints, ServicePort, endpoint_slice};
 pub use felix::{
     EndpointToHost, EstablishedFlows, FailsafePort, FelixSettings, FlowTimeouts, MtuSettings,

@@ -44,6 +44,17 @@ pub(super) fn dns_subdomain(text: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// What can stand between two slashes of a URL: roles are called so.
+pub(super) fn path_segment(text: &str) -> Result<(), String> {
+    if [".", ".."].contains(&text) {
+        return Err(format!("may not be '{text}'"));
+    }
+    if text.contains(['/', '%']) {
+        return Err("may not contain '/' or '%'".to_owned());
+    }
+    Ok(())
+}
+
 /// A label's key: an optional subdomain and `/`, then at most 63 letters, digits, `-`, `_` and `.`.
 pub(super) fn label_key(text: &str) -> Result<(), String> {
     let name = match text.split_once('/') {

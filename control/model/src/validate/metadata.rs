@@ -5,17 +5,35 @@ use std::collections::BTreeMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 
 use super::{Errors, format};
-use crate::object::Kind;
+use crate::object::{Kind, NameFormat};
 
 /// All annotations of an object together, keys and values.
 const ANNOTATIONS_BYTES_MAX: usize = 256 * 1024;
 
 pub(super) fn validate(kind: Kind, metadata: &ObjectMeta, errors: &mut Errors) {
-    let check_name = |name: &str| match kind {
-        Kind::Namespace | Kind::Tier => format::dns_label(name),
-        Kind::Service => format::service_name(name),
-        _ => format::dns_subdomain(name),
+    let check_name = match kind {
+        Kind::Namespace | Kind::Tier => format::dns_label,
+        Kind::Service => format::service_name,
+        _ => format::dns_subdomain,
     };
+    judge(check_name, kind.is_namespaced(), metadata, errors);
+}
+
+/// The same of a kind that the model does not know.
+pub(super) fn of_other_kind(name: NameFormat, namespaced: bool, metadata: &ObjectMeta, errors: &mut Errors) {
+    let check_name = match name {
+        NameFormat::Subdomain => format::dns_subdomain,
+        NameFormat::PathSegment => format::path_segment,
+    };
+    judge(check_name, namespaced, metadata, errors);
+}
+
+fn judge(
+    check_name: fn(&str) -> Result<(), String>,
+    namespaced: bool,
+    metadata: &ObjectMeta,
+    errors: &mut Errors,
+) {
     let generate_name = metadata.generate_name.as_deref().unwrap_or_default();
     match metadata.name.as_deref().unwrap_or_default() {
         "" if generate_name.is_empty() => {
@@ -30,7 +48,7 @@ pub(super) fn validate(kind: Kind, metadata: &ObjectMeta, errors: &mut Errors) {
     }
     match metadata.namespace.as_deref() {
         None | Some("") => {}
-        Some(namespace) if kind.is_namespaced() => {
+        Some(namespace) if namespaced => {
             errors.check("metadata.namespace", namespace, format::dns_label(namespace));
         }
         Some(_) => errors.forbidden("metadata.namespace", "not allowed on this type"),

@@ -34,9 +34,10 @@ use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use serde_json::Value;
 
-use crate::object::{FieldError, FieldErrorReason, Object};
+use crate::object::{FieldError, FieldErrorReason, NameFormat, Object};
 
 /// Everything that is wrong with an object.
 pub(crate) fn object(object: &Object) -> Vec<FieldError> {
@@ -85,6 +86,20 @@ pub(crate) fn object(object: &Object) -> Vec<FieldError> {
             kube_controllers_configuration::validate(&configuration.spec, &mut errors);
         }
     }
+    errors.0
+}
+
+/// Everything that is wrong with the metadata of an object of some other kind.
+pub(crate) fn metadata(name: NameFormat, namespaced: bool, metadata: &ObjectMeta) -> Vec<FieldError> {
+    let mut errors = Errors::default();
+    metadata::of_other_kind(name, namespaced, metadata, &mut errors);
+    errors.0
+}
+
+/// Everything that is wrong with a label selector.
+pub(crate) fn label_selector(field: &str, selector: &LabelSelector) -> Vec<FieldError> {
+    let mut errors = Errors::default();
+    metadata::label_selector(field, selector, &mut errors);
     errors.0
 }
 
