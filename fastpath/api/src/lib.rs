@@ -2,12 +2,15 @@
 //!
 //! Messages are protobuf ([`plane.proto`](../src/plane.proto) documents each), framed by a four-byte big-endian length,
 //! over a unix stream socket. One connection is either the controller's (transactions, acknowledgements) or a
-//! reader's. This crate is the messages and their framing; it does no I/O of its own beyond `Read` and `Write`, and
-//! works for both planes: the fastpath uses it with blocking sockets, the agent moves [`encode`] and [`Decoder`] under tokio.
+//! reader's. This crate is the messages and their framing, for both planes: the fastpath uses it with blocking sockets, the
+//! agent moves [`encode`] and [`Decoder`] under tokio. Whoever only reads has a [`Reader`].
 
 mod frame;
+mod health;
+mod reader;
 
 pub use frame::{Decoder, FrameError, MAX_MESSAGE_BYTES, encode, read_message, write_message};
+pub use reader::{PlaneError, Reader};
 
 /// The version of the contract. Spoken in Hello and Welcome; a fastpath refuses another one.
 pub const VERSION: u32 = 1;
@@ -24,3 +27,39 @@ pub mod plane {
 }
 
 pub use plane::*;
+
+impl ReadReply {
+    /// Takes one more part of the same answer; with the last one, `last` is true.
+    pub fn add(&mut self, part: Self) {
+        // By name, so that a new kind of rows is not forgotten here.
+        let Self { last, status, counters, drops, flows, routes, policies, services, nat } = part;
+        self.last = last;
+        self.status = status.or(self.status.take());
+        self.counters.extend(counters);
+        self.drops.extend(drops);
+        self.flows.extend(flows);
+        self.routes.extend(routes);
+        self.policies.extend(policies);
+        self.services.extend(services);
+        self.nat.extend(nat);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_of_every_part_are_in_the_answer() {
+        let mut whole = ReadReply::default();
+        let part = |last| ReadReply {
+            last,
+            services: vec![ServiceRow::default()],
+            nat: vec![NatRow::default()],
+            ..ReadReply::default()
+        };
+        whole.add(part(false));
+        whole.add(part(true));
+        assert_eq!((whole.last, whole.services.len(), whole.nat.len()), (true, 2, 2));
+    }
+}

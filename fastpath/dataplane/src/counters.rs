@@ -41,6 +41,8 @@ macro_rules! pipeline_counters {
 }
 
 pipeline_counters! {
+    received_packets: "Packets that came in by the worker's ports.",
+    received_bytes: "Their bytes.",
     flow_hits: "Packets of flows whose verdict was current.",
     flow_revalidated: "Packets of flows whose verdict held under newer tables, without asking the rules.",
     flow_rejudged: "Packets of flows that the rules judged again, because the peer or the policies had changed.",
@@ -130,6 +132,8 @@ pub struct PortCounters {
     pub sent_packets: Counter,
     /// Their bytes.
     pub sent_bytes: Counter,
+    /// Packets that came in by it and were dropped by its worker.
+    pub dropped_packets: Counter,
     /// Batches that came in by this port …
     pub batches: Counter,
     /// … and how many of them began with TCP.

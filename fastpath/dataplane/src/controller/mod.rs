@@ -60,6 +60,7 @@ pub struct Controller {
     client: Option<Arc<Client>>,
     /// Acknowledgements that wait until all workers have adopted a publication.
     pending: VecDeque<(u64, Arc<Client>, u64)>,
+    publications: Publications,
     tables_changed: bool,
     kernel_changed_at: Option<Instant>,
     retry_at: Option<Instant>,
@@ -97,6 +98,7 @@ impl Controller {
             events,
             client: None,
             pending: VecDeque::new(),
+            publications: Publications::default(),
             tables_changed: true,
             kernel_changed_at: None,
             retry_at: None,
@@ -237,7 +239,9 @@ impl Controller {
     }
 
     fn publish(&mut self) {
-        self.publisher.publish(self.builder.build());
+        let begun = Instant::now();
+        let number = self.publisher.publish(self.builder.build());
+        self.publications.published(number, begun, Instant::now());
         for worker in self.ports.workers() {
             worker.doorbell.ring();
         }
@@ -269,6 +273,7 @@ impl Controller {
 
     fn acknowledge(&mut self) {
         let adopted = self.publisher.reclaim();
+        self.publications.adopted(adopted, Instant::now());
         while let Some((needed, client, seq)) = self.pending.front() {
             if *needed > adopted {
                 break;
@@ -383,6 +388,36 @@ impl Controller {
         }
         managed.is_ok()
     }
+}
+
+/// How many tables have been published, and how long that took.
+#[derive(Default)]
+struct Publications {
+    count: u64,
+    /// To build them.
+    build_micros: u64,
+    /// From there until the last worker had them, or newer ones.
+    adoption_micros: u64,
+    /// Those that workers do not have yet, oldest first.
+    under_way: VecDeque<(u64, Instant)>,
+}
+
+impl Publications {
+    fn published(&mut self, number: u64, begun: Instant, now: Instant) {
+        self.count += 1;
+        self.build_micros += micros(now.saturating_duration_since(begun));
+        self.under_way.push_back((number, now));
+    }
+
+    fn adopted(&mut self, adopted: u64, now: Instant) {
+        while let Some((_, since)) = self.under_way.pop_front_if(|(number, _)| *number <= adopted) {
+            self.adoption_micros += micros(now.saturating_duration_since(since));
+        }
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Every link has such addresses, and they say nothing about this host.

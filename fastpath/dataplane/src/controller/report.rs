@@ -6,17 +6,19 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Sender, sync_channel};
 
 use caracal_plane_api::{
-    Counter, DropRow, FlowRow, PolicyRow, Prefix as PlanePrefix, ReadReply, RouteRow, StatusReport, What,
+    Counter, DropRow, FlowRow, PolicyId, PolicyRow, Prefix as PlanePrefix, ReadReply, RouteRow, StatusReport,
+    What, WorkerRow,
 };
 
 use super::Controller;
+use super::ports::WorkerHandle;
 use super::server::Client;
 use super::translations;
-use crate::clock::Clock;
+use crate::clock::{Clock, Tick};
 use crate::drop_reason::DropReason;
 use crate::flow::{FlowEntry, FlowNote, Timeouts};
 use crate::handover::Doorbell;
-use crate::table::{Deciding, FibEntry, NextHop, Prefix, RuleAction, RuleId, TableBuilder, Tables};
+use crate::table::{Deciding, FibEntry, NextHop, Prefix, RuleId, RuleName, TableBuilder, Tables};
 use crate::worker::thread::Command;
 
 /// What does not change while the fastpath lives.
@@ -106,29 +108,67 @@ impl Controller {
             flow_bytes: self.identity.flow_bytes,
             flow_capacity: self.identity.flow_capacity,
             huge_pages: self.identity.huge_pages,
+            workers: self.ports.workers().iter().map(|worker| self.worker_row(worker)).collect(),
             unresolved_neighbors: u32::try_from(unresolved_pods).unwrap_or(u32::MAX)
                 + u32::try_from(unresolved_hops).unwrap_or(u32::MAX),
         }
     }
 
+    fn worker_row(&self, worker: &WorkerHandle) -> WorkerRow {
+        let came_round = Tick(worker.status.came_round.load(Relaxed));
+        let silent_ms = u64::from(self.identity.clock.now().since(came_round));
+        WorkerRow { index: worker.index.0.into(), silent_ms }
+    }
+
     fn counters(&self) -> Vec<Counter> {
         let mut rows = Vec::new();
-        let mut row = |name: &str, worker: String, object: &str, value| {
-            rows.push(Counter { name: name.into(), worker, object: object.into(), value });
-        };
         for worker in self.ports.workers() {
             let index = worker.index.0.to_string();
-            for (name, _, value) in worker.counters.pipeline.each() {
-                row(name, index.clone(), "", value);
+            let counted =
+                worker.counters.pipeline.each().map(|(name, what, value)| (name, what, value, false));
+            let cpu = cpu_microseconds(worker.status.thread.load(Relaxed));
+            let status = &worker.status;
+            let gauges = [
+                ("flows", "Flows in the worker's table.", status.flows.load(Relaxed)),
+                ("flow_capacity", "Flows that the table has room for.", status.flow_capacity.load(Relaxed)),
+                ("free_frames", "Free frames of the worker's memory.", status.free_frames.load(Relaxed)),
+            ];
+            let gauges = gauges.map(|(name, what, value)| (name, what, value, true));
+            let cpu =
+                cpu.map(|value| ("cpu_microseconds", "Time that the worker's thread has run.", value, false));
+            for (name, description, value, gauge) in counted.chain(gauges).chain(cpu) {
+                rows.push(Counter {
+                    name: name.into(),
+                    worker: index.clone(),
+                    object: String::new(),
+                    value,
+                    description: description.into(),
+                    gauge,
+                });
             }
-            row("flows", index.clone(), "", worker.status.flows.load(Relaxed));
-            row("free_frames", index.clone(), "", worker.status.free_frames.load(Relaxed));
+        }
+        let mut row = |name: &str, worker: String, object: &str, value| {
+            rows.push(Counter {
+                name: name.into(),
+                worker,
+                object: object.into(),
+                value,
+                ..Counter::default()
+            });
+        };
+        for (name, value) in [
+            ("publications", self.publications.count),
+            ("publication_build_microseconds", self.publications.build_micros),
+            ("publication_adoption_microseconds", self.publications.adoption_micros),
+        ] {
+            row(name, String::new(), "", value);
         }
         self.ports.each_counters(|port, counters, kernel| {
             row("port_received_packets", String::new(), port, counters.received_packets.get());
             row("port_received_bytes", String::new(), port, counters.received_bytes.get());
             row("port_sent_packets", String::new(), port, counters.sent_packets.get());
             row("port_sent_bytes", String::new(), port, counters.sent_bytes.get());
+            row("port_dropped_packets", String::new(), port, counters.dropped_packets.get());
             // What the kernel dropped at the port's socket, and no worker saw.
             let Some(kernel) = kernel else { return };
             row("port_kernel_rx_ring_full", String::new(), port, kernel.rx_ring_full);
@@ -152,6 +192,13 @@ impl Controller {
                 row(&format!("uplink_{name}"), String::new(), uplink, value);
             }
         }
+        rows.extend(self.builder.sizes().map(|(table, size)| Counter {
+            name: "table_size".into(),
+            object: table.into(),
+            value: size as u64,
+            gauge: true,
+            ..Counter::default()
+        }));
         rows
     }
 
@@ -213,8 +260,7 @@ impl Controller {
 
     /// Workers bring the counters up to date with their flows first, in steps; a thread of its own waits for them.
     fn send_policies(&self, client: Arc<Client>, tables: Arc<Tables>) {
-        let rules: Vec<_> =
-            self.builder.rules().map(|(rule, name)| (rule, name.to_string(), name.action())).collect();
+        let rules: Vec<_> = self.builder.rules().map(|(rule, name)| (rule, policy_row(name))).collect();
         let workers = self.reach_workers();
         let read = move || {
             for (_, commands, doorbell) in workers {
@@ -226,15 +272,14 @@ impl Controller {
             }
             let row = |deciding| {
                 let counters = &tables.policy.counters;
-                move |(rule, name, action): &(RuleId, String, RuleAction)| {
+                move |(rule, row): &(RuleId, PolicyRow)| {
                     let count = counters.read(*rule, deciding);
                     PolicyRow {
-                        rule: name.clone(),
-                        action: action.to_string(),
                         packets: count.packets,
                         bytes: count.bytes,
                         connections: count.connections,
                         staged: deciding == Deciding::Staged,
+                        ..row.clone()
                     }
                 }
             };
@@ -284,6 +329,44 @@ impl Controller {
         // Without a thread the reader gets no answer, and times out.
         let _ = std::thread::Builder::new().name("flow-dump".into()).spawn(dump);
     }
+}
+
+/// What a rule is, with nothing counted.
+fn policy_row(name: &RuleName) -> PolicyRow {
+    let id = |kind: &str, namespace: &str, name: &str| PolicyId {
+        kind: kind.into(),
+        namespace: namespace.into(),
+        name: name.into(),
+    };
+    let (tier, policy, direction, index) = match name {
+        RuleName::Rule { tier, policy, direction, index, .. } => (
+            Some(tier),
+            Some(id(&policy.kind, &policy.namespace, &policy.name)),
+            Some(direction),
+            Some(*index),
+        ),
+        RuleName::TierDefault { tier, direction, .. } => (Some(tier), None, Some(direction), None),
+        RuleName::Profile { name, direction, index, .. } => {
+            (None, Some(id("Profile", "", name)), Some(direction), Some(*index))
+        }
+        RuleName::NoProfileMatch | RuleName::Failsafe | RuleName::NoForwardPolicy => (None, None, None, None),
+    };
+    PolicyRow {
+        rule: name.to_string(),
+        action: name.action().to_string(),
+        tier: tier.map(ToString::to_string).unwrap_or_default(),
+        policy,
+        direction: direction.map(ToString::to_string).unwrap_or_default(),
+        index,
+        ..PolicyRow::default()
+    }
+}
+
+/// How long a thread of this process has run. None before it does, and where the kernel keeps no account.
+fn cpu_microseconds(thread: i32) -> Option<u64> {
+    let account = std::fs::read_to_string(format!("/proc/self/task/{thread}/schedstat")).ok()?;
+    let nanoseconds: u64 = account.split(' ').next()?.parse().ok()?;
+    Some(nanoseconds / 1000)
 }
 
 fn rule_names(builder: &TableBuilder) -> Vec<String> {

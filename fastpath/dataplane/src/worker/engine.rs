@@ -303,6 +303,8 @@ impl Engine {
         }
         entry.counters.received_packets.add(count as u64);
         entry.counters.received_bytes.add(bytes);
+        self.counters.pipeline.received_packets.add(count as u64);
+        self.counters.pipeline.received_bytes.add(bytes);
         if self.arrivals.is_empty() {
             return count;
         }
@@ -485,7 +487,10 @@ impl Engine {
             match slot.verdict {
                 Verdict::Transmit(egress) => self.transmit(egress, slot.packet),
                 Verdict::HandOver(worker, step) => self.hand_over(worker, step, slot.packet),
-                Verdict::Drop(reason) => self.discard(slot.packet, reason),
+                Verdict::Drop(reason) => {
+                    self.blame(slot.ingress);
+                    self.discard(slot.packet, reason);
+                }
                 Verdict::Consumed => slot.packet.release(&mut self.pool, &mut self.boxes),
                 // Every stage leaves a verdict behind it; were one not to, the packet goes nowhere.
                 Verdict::Continue => self.discard(slot.packet, DropReason::NoRoute),
@@ -493,6 +498,23 @@ impl Engine {
         }
         self.batch = batch;
         self.discard_fragments();
+    }
+
+    /// Counts a dropped packet at the port that it came in by. What another worker has handed over came by none of ours.
+    #[cold]
+    fn blame(&self, ingress: Ingress) {
+        let at = match ingress {
+            Ingress::Endpoint(endpoint) => self.endpoints.get(endpoint.0 as usize).copied().flatten(),
+            Ingress::Uplink(uplink) => self.uplinks.get(usize::from(uplink.0)).copied().flatten(),
+            // Which of several is no longer known.
+            Ingress::Tunnel(_) => self.uplinks.iter().copied().flatten().next(),
+            Ingress::Host => self.host,
+            Ingress::Forward => self.forward,
+            Ingress::Ourselves => None,
+        };
+        if let Some(entry) = at.and_then(|at| self.ports.get(at)).and_then(Option::as_ref) {
+            entry.counters.dropped_packets.add(1);
+        }
     }
 
     /// Parts of datagrams that wait no longer for the first one.

@@ -12,7 +12,7 @@
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -110,6 +110,10 @@ pub struct WorkerStatus {
     pub flow_bytes: AtomicU64,
     /// Free frames in its domain.
     pub free_frames: AtomicU64,
+    /// When it last came round, milliseconds since the start.
+    pub came_round: AtomicU32,
+    /// Its thread, as the kernel numbers it; 0 before it runs.
+    pub thread: AtomicI32,
 }
 
 /// How long a worker looks for work before it blocks, microseconds.
@@ -186,12 +190,14 @@ impl Thread {
     pub fn run(mut self) {
         let mut turns_since_poll = 0;
         let mut last_work = self.clock.micros();
+        self.status.thread.store(nix::unistd::gettid().as_raw(), Relaxed);
         loop {
             self.engine.adopt();
             if !self.follow_commands() {
                 return;
             }
             let now = self.clock.now();
+            self.status.came_round.store(now.0, Relaxed);
             let mut came = self.engine.receive_from_peers(now);
             let mut at = 0;
             while at < self.ready.len() {
@@ -219,6 +225,7 @@ impl Thread {
                 last_work = self.clock.micros();
                 if turns_since_poll >= TURNS_PER_POLL {
                     turns_since_poll = 0;
+                    self.publish_status();
                     self.poll(EpollTimeout::ZERO);
                 }
                 continue;

@@ -296,6 +296,18 @@ impl TableBuilder {
         self.policy.rules()
     }
 
+    /// How much there is in each table.
+    pub fn sizes(&self) -> [(&'static str, usize); 6] {
+        [
+            ("endpoints", self.endpoints.by_id.len()),
+            ("routes", self.routes.len()),
+            ("tunnels", self.tunnels.by_node.len()),
+            ("neighbors", self.neighbors.by_address.len()),
+            ("services", self.services.len()),
+            ("rules", self.policy.rules().count()),
+        ]
+    }
+
     /// What `rule` is.
     pub fn rule_name(&self, rule: RuleId) -> Option<&RuleName> {
         self.policy.rule_name(rule)

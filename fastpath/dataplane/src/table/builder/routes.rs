@@ -24,6 +24,11 @@ pub(super) struct Routes {
 type EntryNumber = std::num::NonZeroU32;
 
 impl Routes {
+    /// Prefixes that somebody states an entry for.
+    pub fn len(&self) -> usize {
+        self.stated.len()
+    }
+
     /// States, for `origin`, the entry of `prefix`; None: it states nothing any more. Says whether that is new.
     pub fn state(&mut self, prefix: Prefix, origin: Origin, entry: Option<FibEntry>) -> bool {
         let number = entry.map(|entry| self.entries.retain(entry));

@@ -24,6 +24,11 @@ pub(super) struct Services {
 }
 
 impl Services {
+    /// Ports of services.
+    pub fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
     pub fn new(workers: u16) -> Services {
         Services {
             workers,
