@@ -8,6 +8,7 @@ mod bgp_filter;
 mod cluster;
 mod cluster_network_policy;
 mod crd;
+mod definition;
 mod felix_configuration;
 mod host_endpoint;
 mod ip_pool;
@@ -38,6 +39,7 @@ pub use cluster_network_policy::{
     ClusterPolicyPorts, ClusterPolicyProtocol, ClusterPolicySubject,
 };
 pub use crd::{from_stored, stored_names, to_stored};
+pub use definition::custom_resource_definitions;
 pub use felix_configuration::FelixConfigurationSpec;
 pub use host_endpoint::{EndpointPort, HostEndpointSpec};
 pub use ip_pool::{IPPoolSpec, IPReservationSpec};
