@@ -5,13 +5,18 @@ use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use caracal_calc::{CalcGraph, HostServices, Update};
-use caracal_model::object::{Kind, Object};
+use caracal_cni::node_socket::{Answer, Request, Status};
+use caracal_model::annotations::POD_CONTAINER_ID;
+use caracal_model::object::{Kind, Object, ObjectKey};
+use caracal_plane_api::{PlaneError, Reader, StatusReport, What};
 use futures::future::OptionFuture;
 use kube::Client;
+use tokio::sync::oneshot;
 use tokio::time::sleep_until;
 use tracing::{info, warn};
 
 use crate::host_policy::{HostPolicy, HostRules};
+use crate::node_socket::{NodeSocket, Question, Said, Waiters};
 use crate::plane::{Action, Event, Link, LinkEvent, Session};
 use crate::programmer::{Inputs, Programmer};
 use crate::syncer::{SyncEvent, Syncer};
@@ -39,7 +44,13 @@ pub struct Agent {
     /// Updates that have not been flushed.
     dirty: bool,
     flushed: Instant,
+    node_socket: Option<NodeSocket>,
+    said: Said,
+    waiters: Waiters<oneshot::Sender<Answer>>,
 }
+
+/// A look at the fastpath's ports, with the connection for the next one.
+type Look = Pin<Box<dyn Future<Output = Result<(Reader, StatusReport), String>> + Send>>;
 
 /// How far the start has come. Nothing goes back: once the state has been whole, an API server that is away changes
 /// nothing.
@@ -81,6 +92,9 @@ impl Agent {
             said_waiting: None,
             dirty: false,
             flushed: now,
+            node_socket: None,
+            said: Said::default(),
+            waiters: Waiters::default(),
             node,
             socket,
         }
@@ -93,18 +107,29 @@ impl Agent {
         self
     }
 
+    /// With the socket that the CNI plugin asks.
+    #[must_use]
+    pub fn with_node_socket(mut self, node_socket: NodeSocket) -> Self {
+        self.node_socket = Some(node_socket);
+        self
+    }
+
     /// Runs until `stop` is done. Nothing is removed then: the data plane outlives the control plane.
     pub async fn run(mut self, stop: impl Future<Output = ()>) {
         tokio::pin!(stop);
         let mut prepared: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(std::future::pending());
+        let mut reader = None;
+        let mut look: Look = Box::pin(std::future::pending());
         loop {
             let flush_at = self.flushed + FLUSH_INTERVAL;
             let listing = self.progress == Progress::Listing;
             let wake = self.session.wake();
+            let waiters_wake = self.waiters.wake();
             tokio::select! {
                 biased;
                 () = &mut stop => {
                     info!("stopping; the data plane goes on with what it has");
+                    answer(self.waiters.end());
                     return;
                 }
                 event = next(self.link.as_mut()) => self.link_event(event),
@@ -115,6 +140,22 @@ impl Agent {
                     self.session_event(Event::Whole);
                 }
                 () = sleep_until(flush_at.into()), if self.dirty && !listing => self.flush(),
+                looked = &mut look => {
+                    look = Box::pin(std::future::pending());
+                    let seen = looked.map(|(returned, status)| {
+                        reader = Some(returned);
+                        status
+                    });
+                    answer(self.waiters.looked(seen.as_ref().map_err(String::as_str), Instant::now()));
+                }
+                () = at(waiters_wake) => {
+                    let (answers, looks) = self.waiters.due(Instant::now());
+                    answer(answers);
+                    if looks {
+                        look = Box::pin(look_at_ports(reader.take(), self.socket.clone()));
+                    }
+                }
+                question = next_question(self.node_socket.as_mut()) => self.asked(question),
                 event = self.syncer.next() => match event {
                     Some(SyncEvent::Updates(updates)) => updates.into_iter().for_each(|update| self.update(update)),
                     Some(SyncEvent::InSync) if listing => {
@@ -129,6 +170,10 @@ impl Agent {
                         return stop.await;
                     }
                 },
+            }
+            // What is known but not said may be about whom somebody waits for.
+            if !self.dirty && !self.waiters.is_empty() {
+                self.waiters.review(&self.said, self.session.adopted(), Instant::now());
             }
             if self.progress == Progress::NodeMissing && self.inputs.node.is_some() {
                 self.progress = Progress::Preparing;
@@ -155,6 +200,20 @@ impl Agent {
             }
             Update::Delete(key) if key.kind == Kind::Node && key.name == self.node => {
                 self.node_exists = false
+            }
+            Update::Upsert(Object::Pod(pod)) => {
+                let metadata = &pod.metadata;
+                let is_here =
+                    pod.spec.as_ref().is_some_and(|spec| spec.node_name.as_ref() == Some(&self.node));
+                let sandbox = metadata.annotations.as_ref().and_then(|all| all.get(POD_CONTAINER_ID));
+                self.said.set_sandbox(
+                    metadata.namespace.as_deref().unwrap_or_default(),
+                    metadata.name.as_deref().unwrap_or_default(),
+                    sandbox.filter(|_| is_here).map(String::as_str),
+                );
+            }
+            Update::Delete(ObjectKey { kind: Kind::Pod, namespace, name }) => {
+                self.said.set_sandbox(namespace.as_deref().unwrap_or_default(), name, None);
             }
             _ => {}
         }
@@ -204,8 +263,32 @@ impl Agent {
             }
         }
         if !ops.is_empty() {
+            self.said.apply(&ops, self.session.changes() + 1);
             self.session_event(Event::Changed(ops));
         }
+    }
+
+    fn asked(&mut self, question: Question) {
+        let Question { request, answer: to } = question;
+        match request {
+            Request::Status => answer(vec![(to, Answer::Status(self.status()))]),
+            Request::Wait(wait) => {
+                let added = self.waiters.add(wait, to, |to| !to.is_closed(), Instant::now());
+                answer(added.err().into_iter().collect());
+            }
+        }
+    }
+
+    fn status(&self) -> Status {
+        let why = match self.progress {
+            Progress::Listing => "the API server has not told everything yet",
+            Progress::NodeMissing if self.node_exists => "the Node object has no address to use",
+            Progress::NodeMissing => "there is no Node object of this node's name",
+            Progress::Preparing => "the kernel is being prepared",
+            Progress::Running if self.session.adopted().is_none() => "the fastpath is not in sync",
+            Progress::Running => "",
+        };
+        Status { ready: why.is_empty(), why: why.to_owned() }
     }
 
     fn link_event(&mut self, event: LinkEvent) {
@@ -243,6 +326,30 @@ impl Agent {
                 }
             }
         }
+    }
+}
+
+async fn look_at_ports(reader: Option<Reader>, socket: PathBuf) -> Result<(Reader, StatusReport), String> {
+    let look = move || -> Result<_, PlaneError> {
+        let mut reader = reader.map_or_else(|| Reader::connect(&socket), Ok)?;
+        let status = reader.read(What::Status)?.status.unwrap_or_default();
+        Ok((reader, status))
+    };
+    let looked = tokio::task::spawn_blocking(look).await.map_err(|e| e.to_string())?;
+    looked.map_err(|e| e.to_string())
+}
+
+/// Who no longer listens need not be told.
+fn answer(answers: Vec<(oneshot::Sender<Answer>, Answer)>) {
+    for (to, answer) in answers {
+        let _ = to.send(answer);
+    }
+}
+
+async fn next_question(socket: Option<&mut NodeSocket>) -> Question {
+    match socket {
+        Some(socket) => socket.next().await,
+        None => std::future::pending().await,
     }
 }
 

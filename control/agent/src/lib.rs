@@ -14,6 +14,7 @@
 
 mod agent;
 pub mod host_policy;
+pub mod node_socket;
 pub mod plane;
 pub mod programmer;
 pub mod syncer;
@@ -27,6 +28,7 @@ pub use agent::Agent;
 pub use caracal_calc::HostServices;
 use caracal_datastore::ClientError;
 use host_policy::HostRules;
+use node_socket::NodeSocket;
 use programmer::{Kernel, KernelError, Programmer};
 
 /// What the agent must be told.
@@ -44,6 +46,8 @@ pub struct Config {
     pub mtu_file: PathBuf,
     /// Who sees to services for this host.
     pub services: HostServices,
+    /// The socket that the CNI plugin asks.
+    pub node_socket: PathBuf,
 }
 
 /// Why the agent cannot start, or clean up.
@@ -64,6 +68,9 @@ pub enum AgentError {
     /// Signals cannot be caught.
     #[error("cannot catch signals: {0}")]
     Signals(std::io::Error),
+    /// The CNI plugin cannot be served.
+    #[error(transparent)]
+    NodeSocket(#[from] node_socket::NodeSocketError),
     /// Something could not be removed.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     CleanUp(Vec<KernelError>),
@@ -78,6 +85,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(AgentError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(AgentError::Signals)?;
     let client = caracal_datastore::client(config.kubeconfig.as_deref()).await?;
+    let node_socket = NodeSocket::open(&config.node_socket)?;
     let programmer = Programmer::start(config.bpf_dir, config.mtu_file)?;
     info!(node = config.node, fastpath = %config.fastpath.display(), "starting");
     let stop = async move {
@@ -86,7 +94,8 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
             _ = interrupt.recv() => {}
         }
     };
-    let agent = Agent::new(config.node, config.services, &client, config.fastpath, Some(programmer));
+    let agent = Agent::new(config.node, config.services, &client, config.fastpath, Some(programmer))
+        .with_node_socket(node_socket);
     let agent = match HostRules::start() {
         Ok(host_rules) => agent.with_host_rules(host_rules),
         // Pods are not to wait for that.

@@ -32,6 +32,9 @@ pub struct Args {
     /// The fastpath's socket
     #[arg(long, value_name = "SOCKET", default_value = "/var/run/caracal/fastpath.sock")]
     fastpath: PathBuf,
+    /// The socket that the CNI plugin asks
+    #[arg(long, value_name = "SOCKET", default_value = caracal_agent::node_socket::DEFAULT_PATH)]
+    node_socket: PathBuf,
     /// Where the pods' programs are pinned
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/caracal")]
     bpf_dir: PathBuf,
@@ -79,6 +82,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         node,
         kubeconfig: args.kubeconfig,
         fastpath: args.fastpath,
+        node_socket: args.node_socket,
         bpf_dir: args.bpf_dir,
         mtu_file: args.mtu_file,
         services: match args.services {

@@ -20,6 +20,12 @@ pub const NODE_LABELS: &str = "projectcalico.org/labels";
 pub const POD_ADDRESSES: &str = "cni.projectcalico.org/podIPs";
 /// The pod's first address. Present and empty on a pod being deleted: its addresses have been released.
 pub const POD_ADDRESS: &str = "cni.projectcalico.org/podIP";
+/// The sandbox that the pod's addresses were given to; set by the CNI plugin with them.
+pub const POD_CONTAINER_ID: &str = "cni.projectcalico.org/containerID";
+/// Addresses that the pod is to have, as a JSON list with at most one of each family; IPAM gives them.
+pub const POD_WANTED_ADDRESSES: &str = "cni.projectcalico.org/ipAddrs";
+/// The same, without IPAM.
+pub const POD_WANTED_ADDRESSES_NO_IPAM: &str = "cni.projectcalico.org/ipAddrsNoIpam";
 /// The pod's addresses where Amazon's plugin gives them.
 pub const POD_ADDRESSES_AWS: &str = "vpc.amazonaws.com/pod-ips";
 /// Sources beside its own addresses that the pod may send from, as a JSON list of CIDRs; counts where FelixConfiguration

@@ -82,8 +82,12 @@ pub struct Session {
     instance: Option<u64>,
     next_seq: u64,
     waiting: VecDeque<Waiting>,
-    unacknowledged: VecDeque<(u64, Instant)>,
+    unacknowledged: VecDeque<Sent>,
     said_slow: bool,
+    /// How many times [`Event::Changed`] has come.
+    changes: u64,
+    /// The change up to which all is acknowledged, while in sync.
+    adopted: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -110,6 +114,17 @@ struct Waiting {
     in_sync: bool,
     /// Part of the state: nothing may be merged into it.
     sealed: bool,
+    /// The change that it completes; 0: none.
+    change: u64,
+}
+
+/// A transaction without an Ack.
+#[derive(Debug)]
+struct Sent {
+    seq: u64,
+    at: Instant,
+    /// The change that it completes; 0: none.
+    change: u64,
 }
 
 impl Session {
@@ -129,6 +144,8 @@ impl Session {
             waiting: VecDeque::new(),
             unacknowledged: VecDeque::new(),
             said_slow: false,
+            changes: 0,
+            adopted: 0,
         }
     }
 
@@ -140,7 +157,7 @@ impl Session {
             Phase::Greeting { deadline } => Some(deadline),
             Phase::Connecting | Phase::Standby => None,
             Phase::Synchronising { .. } | Phase::InSync => {
-                self.unacknowledged.front().filter(|_| !self.said_slow).map(|(_, sent)| *sent + ACK_SLOW)
+                self.unacknowledged.front().filter(|_| !self.said_slow).map(|sent| sent.at + ACK_SLOW)
             }
         }
     }
@@ -149,6 +166,19 @@ impl Session {
     #[must_use]
     pub fn settled(&self) -> bool {
         self.phase == Phase::InSync && self.unacknowledged.is_empty() && self.waiting.is_empty()
+    }
+
+    /// How many changes there have been: the number of the last one.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.changes
+    }
+
+    /// The number of the last change that the fastpath has adopted, and with it all before; `None` while it is not in
+    /// sync.
+    #[must_use]
+    pub fn adopted(&self) -> Option<u64> {
+        (self.phase == Phase::InSync).then_some(self.adopted)
     }
 
     /// Takes an event; returns what to do, in order.
@@ -176,10 +206,11 @@ impl Session {
         info!(operations = ops.len(), "saying the whole state to the fastpath");
         self.waiting = chunks(ops, self.chunk_bytes, self.transaction_bytes)
             .into_iter()
-            .map(|ops| Waiting { ops, bytes: 0, in_sync: false, sealed: true })
+            .map(|ops| Waiting { ops, bytes: 0, in_sync: false, sealed: true, change: 0 })
             .collect();
         if let Some(last) = self.waiting.back_mut() {
             last.in_sync = true;
+            last.change = self.changes;
         }
         self.send_waiting(now)
     }
@@ -194,10 +225,10 @@ impl Session {
                 self.fail("it did not answer Hello: is this a Caracal plane socket?", now)
             }
             Phase::Synchronising { .. } | Phase::InSync => {
-                if let Some((seq, sent)) = self.unacknowledged.front()
-                    && *sent + ACK_SLOW <= now
+                if let Some(Sent { seq, at, .. }) = self.unacknowledged.front()
+                    && *at + ACK_SLOW <= now
                 {
-                    warn!(seq, waiting = ?(now - *sent), "the fastpath has not acknowledged a transaction for long");
+                    warn!(seq, waiting = ?(now - *at), "the fastpath has not acknowledged a transaction for long");
                     self.said_slow = true;
                 }
                 Vec::new()
@@ -273,6 +304,7 @@ impl Session {
     }
 
     fn changed(&mut self, ops: Vec<Op>, now: Instant) -> Vec<Action> {
+        self.changes += 1;
         // Elsewhere the state that will be taken holds the change already.
         if !matches!(self.phase, Phase::Synchronising { .. } | Phase::InSync) {
             return Vec::new();
@@ -286,8 +318,19 @@ impl Session {
                     last.ops.extend(ops);
                     last.bytes += bytes;
                 }
-                _ => self.waiting.push_back(Waiting { ops, bytes, in_sync: false, sealed: false }),
+                _ => {
+                    let waiting = Waiting { ops, bytes, in_sync: false, sealed: false, change: 0 };
+                    self.waiting.push_back(waiting);
+                }
             }
+        }
+        match self.waiting.back_mut() {
+            Some(last) => last.change = self.changes,
+            // A change of nothing is adopted with what went before.
+            None => match self.unacknowledged.back_mut() {
+                Some(last) => last.change = self.changes,
+                None => self.adopted = self.changes,
+            },
         }
         self.send_waiting(now)
     }
@@ -295,10 +338,10 @@ impl Session {
     fn send_waiting(&mut self, now: Instant) -> Vec<Action> {
         let mut actions = Vec::new();
         while self.unacknowledged.len() < WINDOW {
-            let Some(Waiting { ops, in_sync, .. }) = self.waiting.pop_front() else { break };
+            let Some(Waiting { ops, in_sync, change, .. }) = self.waiting.pop_front() else { break };
             let seq = self.next_seq;
             self.next_seq += 1;
-            self.unacknowledged.push_back((seq, now));
+            self.unacknowledged.push_back(Sent { seq, at: now, change });
             // Once in sync, every later transaction leaves the state whole as well.
             let in_sync = match &mut self.phase {
                 Phase::Synchronising { last } if in_sync => {
@@ -320,8 +363,8 @@ impl Session {
         if seq >= self.next_seq {
             return self.fail("it acknowledged a transaction that was never sent", now);
         }
-        while self.unacknowledged.front().is_some_and(|(first, _)| *first <= seq) {
-            self.unacknowledged.pop_front();
+        while let Some(sent) = self.unacknowledged.pop_front_if(|sent| sent.seq <= seq) {
+            self.adopted = self.adopted.max(sent.change);
         }
         self.said_slow = false;
         if let Phase::Synchronising { last: Some(last) } = self.phase

@@ -1,5 +1,6 @@
 //! The fastpath's end of the plane socket, over the real framing: keeps what it is told as the contract says, with
 //! mark and sweep, and remembers how it was told.
+#![allow(dead_code, reason = "each test uses its part")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -9,8 +10,8 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use caracal_plane_api::{
-    Ack, FromClient, FromFastpath, Op, Refused, Role, Transaction, VERSION, Welcome, from_client,
-    from_fastpath, op, read_message, write_message,
+    Ack, FromClient, FromFastpath, Op, PortRow, ReadReply, Refused, Role, StatusReport, Transaction, VERSION,
+    Welcome, from_client, from_fastpath, op, read_message, write_message,
 };
 
 /// Against hanging only.
@@ -30,6 +31,14 @@ pub struct Told {
     pub removed: BTreeSet<String>,
     /// Refuse the next transaction.
     pub refuse: bool,
+    /// Acknowledge nothing until [`Plane::acknowledge`].
+    pub withhold: bool,
+    /// The ports that readers are told of, all open.
+    pub ports: BTreeSet<String>,
+    /// The controller's connection.
+    controller: Option<UnixStream>,
+    /// The last transaction of its.
+    seq: u64,
 }
 
 pub struct Plane {
@@ -61,6 +70,15 @@ impl Plane {
         assert!(!timeout.timed_out(), "waited in vain for: {what}; told was {guard:#?}");
     }
 
+    /// Acknowledges everything, from now on at once again.
+    pub fn acknowledge(&self) {
+        self.with(|told| {
+            told.withhold = false;
+            let ack = from_fastpath::Message::Ack(Ack { seq: told.seq });
+            write_message(told.controller.as_mut().unwrap(), &FromFastpath { message: Some(ack) }).unwrap();
+        });
+    }
+
     /// Looks at, or changes, what it knows.
     pub fn with<T>(&self, look: impl FnOnce(&mut Told) -> T) -> T {
         look(&mut self.told.0.lock().unwrap())
@@ -83,11 +101,10 @@ fn serve(listener: &UnixListener, instance: u64, told: &Arc<(Mutex<Told>, Condva
     let mut connections: Vec<UnixStream> = Vec::new();
     for stream in listener.incoming() {
         let stream = stream.unwrap();
-        // The newest controller wins, and a stop ends all.
-        for old in connections.drain(..) {
-            let _ = old.shutdown(std::net::Shutdown::Both);
-        }
         if stop.load(Ordering::Relaxed) {
+            for connection in connections {
+                let _ = connection.shutdown(std::net::Shutdown::Both);
+            }
             return;
         }
         connections.push(stream.try_clone().unwrap());
@@ -102,10 +119,16 @@ fn converse(mut stream: UnixStream, instance: u64, told: &(Mutex<Told>, Condvar)
         let mut state = told.0.lock().unwrap();
         let answer = match message {
             from_client::Message::Hello(hello) => {
-                assert_eq!((hello.version, hello.role), (VERSION, Role::Controller.into()));
-                state.hellos += 1;
-                state.marked.clear();
-                state.in_sync = false;
+                assert_eq!(hello.version, VERSION);
+                if hello.role() == Role::Controller {
+                    // The newest controller wins.
+                    if let Some(old) = state.controller.replace(stream.try_clone().unwrap()) {
+                        let _ = old.shutdown(std::net::Shutdown::Both);
+                    }
+                    state.hellos += 1;
+                    state.marked.clear();
+                    state.in_sync = false;
+                }
                 let welcome = Welcome { version: VERSION, software: "test".into(), instance, workers: 1 };
                 from_fastpath::Message::Welcome(welcome)
             }
@@ -121,9 +144,21 @@ fn converse(mut stream: UnixStream, instance: u64, told: &(Mutex<Told>, Condvar)
                 assert_eq!(transaction.seq, seq, "numbers increase by one");
                 state.apply(&transaction);
                 state.transactions.push(transaction);
+                state.seq = seq;
+                if state.withhold {
+                    drop(state);
+                    told.1.notify_all();
+                    continue;
+                }
                 from_fastpath::Message::Ack(Ack { seq })
             }
-            from_client::Message::Read(_) => panic!("a controller has nothing to read"),
+            from_client::Message::Read(_) => {
+                let row = |name: &String| PortRow { name: name.clone(), up: true, ..PortRow::default() };
+                let ports = state.ports.iter().map(row).collect();
+                let status = StatusReport { in_sync: state.in_sync, ports, ..StatusReport::default() };
+                let reply = ReadReply { last: true, status: Some(status), ..ReadReply::default() };
+                from_fastpath::Message::ReadReply(reply)
+            }
         };
         drop(state);
         told.1.notify_all();

@@ -1,4 +1,5 @@
 //! A cluster: a real API server on disk, and what tests do to it.
+#![allow(dead_code, reason = "each test uses its part")]
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -321,3 +321,35 @@ fn nonsense_ends_the_connection() {
     world.on(Event::Received(Box::default()));
     assert_eq!(world.disconnects, 0, "a kind of message that is not known is ignored");
 }
+
+#[test]
+fn a_change_is_adopted_with_the_acknowledgement_of_what_it_was_said_in_and_of_all_before() {
+    let mut world = World::in_sync();
+    assert_eq!((world.session.changes(), world.session.adopted()), (0, Some(0)));
+    world.session.transaction_bytes = 100;
+    // More than one transaction holds.
+    world.on(Event::Changed((0..50).map(|i| profile(&format!("profile-{i}"))).collect()));
+    world.on(Event::Changed(vec![profile("c")]));
+    let last = world.transactions().last().unwrap().seq;
+    assert!(last > 5, "{last}");
+    world.ack(last - 2);
+    assert_eq!((world.session.changes(), world.session.adopted()), (2, Some(0)), "a part is nothing");
+    world.ack(last - 1);
+    assert_eq!(world.session.adopted(), Some(1));
+    world.ack(last);
+    assert_eq!(world.session.adopted(), Some(2));
+}
+
+#[test]
+fn a_lost_connection_leaves_nothing_adopted_until_the_state_is() {
+    let mut world = World::in_sync();
+    world.on(Event::Changed(vec![profile("c")]));
+    world.on(Event::Lost("gone".into()));
+    assert_eq!(world.session.adopted(), None);
+    world.on(Event::Changed(vec![profile("d")]));
+    world.transactions();
+    world.connect(8);
+    assert_eq!(world.session.adopted(), None);
+    world.ack(1);
+    assert_eq!((world.session.changes(), world.session.adopted()), (2, Some(2)), "the state holds both");
+}
