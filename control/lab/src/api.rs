@@ -100,6 +100,21 @@ pub(crate) async fn load(client: &Client, object: &Object) -> Result<(), ApiErro
     Ok(())
 }
 
+/// Sets an object's status as a kubelet would, but for what `change` makes of it.
+pub(crate) async fn set_status(
+    client: &Client,
+    object: &Object,
+    change: impl FnOnce(&mut Value),
+) -> Result<(), ApiError> {
+    let key = object.key();
+    let refused = |error: kube::Error| ApiError::Refused { key: key.clone(), reason: reason(&error) };
+    let mut status = object.to_value()["status"].take();
+    change(&mut status);
+    let patch = Patch::Merge(json!({ "status": status }));
+    api(client, &key).patch_status(&key.name, &PatchParams::default(), &patch).await.map_err(refused)?;
+    Ok(())
+}
+
 /// Sends an object that the API server must refuse; what is wrong with its answer, if anything.
 pub(crate) async fn check_refused(client: &Client, refused: &RefusedObject) -> Result<(), String> {
     let wanted = format!("{} must be refused for {}", refused.key, refused.field);

@@ -1,12 +1,13 @@
 //! A lab that is up: its network, its processes, who answers in it; and how it comes up and goes.
 //!
 //! ```text
-//!   State::begin ─► API server ─► network ─► who answers ─► fastpaths ─► objects ─► agents ─► ready
-//!        │                                                                                     │
-//!        └──────────────── whatever happens: Drop ─► processes end ─► sweep ◄──────────────────┘
+//!   State::begin ─► API server ─► network ─► who answers ─► fastpaths ─► objects ─► agents ─► nodes ready ─► pods ─► ready
+//!        │                                                                                                            │
+//!        └───────────────────────── whatever happens: Drop ─► processes end ─► sweep ◄── pods' DEL ◄──────────────────┘
 //! ```
 //!
-//! Objects are loaded before the agents start, so that the first state that an agent calls complete has every pod and policy in it.
+//! Objects are loaded before the agents start, so that the first state that an agent calls complete has every policy in it; pods are
+//! attached last, as to a node that is up already.
 
 use std::{
     env,
@@ -14,7 +15,7 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use caracal_cni::netns;
@@ -34,11 +35,11 @@ use socket2::Domain;
 use crate::{
     api,
     children::{Children, Program, lock},
-    door,
+    cni, door,
     error::LabError,
     host_flows,
     name::LabName,
-    network,
+    network, pods,
     process::Process,
     ready,
     responder::{self, Listening},
@@ -48,6 +49,8 @@ use crate::{
 
 /// Below the kernel's ephemeral ports, so that no connection takes the API server's port while it is being started again.
 const API_PORTS: std::ops::Range<u16> = 20_000..32_000;
+/// How long pods may take to be detached, before what they have is swept.
+const DETACH_LIMIT: Duration = Duration::from_secs(10);
 const IPV4: &[Domain] = &[Domain::IPV4];
 const BOTH: &[Domain] = &[Domain::IPV4, Domain::IPV6];
 /// Ports on which the hosts outside answer besides those that flows name.
@@ -120,7 +123,9 @@ impl Cluster {
 
         step("starting the API server");
         self.children.start(apiserver(&state, caracal, api))?;
-        step(&format!("making {} nodes and {} pods", world.nodes.len(), state.pods.len()));
+        step(&format!("making {} nodes, and namespaces for {} pods", world.nodes.len(), state.pods.len()));
+        cni::plugin_folder(&state.plugins(), caracal)
+            .map_err(LabError::file("put the CNI plugins into", &state.plugins()))?;
         network::build(world, &name, &state, stop)?;
         let handle = self.runtime.handle();
         for (netns, place, listening, versions) in listeners(world, &name) {
@@ -165,13 +170,13 @@ impl Cluster {
             let client = api::connect(&state.kubeconfig(), api::LIMIT, stop).await?;
             for object in &world.objects {
                 stop.check()?;
-                api::load(&client, object).await?;
+                api::load(&client, &pods::unattached(world, &state, object)).await?;
             }
-            Ok::<(), LabError>(())
+            Ok::<_, LabError>(client)
         };
-        self.runtime.block_on(load).map_err(|error| ready::explain(&lock(&self.state), error))?;
+        let client = self.runtime.block_on(load).map_err(|error| ready::explain(&lock(&self.state), error))?;
 
-        step("starting the agents, waiting for the data plane");
+        step("starting the agents, waiting for the nodes");
         for node in &state.nodes {
             let Some(socket) = &node.socket else { continue };
             let process = format!("agent-{}", node.name);
@@ -187,6 +192,8 @@ impl Cluster {
                 state.bpf_of(&node.name).display().to_string(),
                 "--mtu-file".into(),
                 state.mtu_of(&node.name).display().to_string(),
+                "--node-socket".into(),
+                state.node_socket_of(&node.name).display().to_string(),
             ];
             self.children.start(Program {
                 log: state.log_of(&process),
@@ -196,8 +203,11 @@ impl Cluster {
                 arguments,
             })?;
         }
-        ready::wait(&self.state, ready::LIMIT, stop)?;
-        network::follow_mtu_files(world, &name, &state)?;
+        ready::nodes(&self.state, stop)?;
+        step(&format!("attaching {} pods", state.pods.len()));
+        let attached = pods::attach(world, &state, handle, &client, stop)?;
+        lock(&self.state).know(attached);
+        ready::pods(&self.state, stop)?;
         lock(&self.state).phase = Phase::Ready;
         self.state().write()?;
         step("ready");
@@ -236,6 +246,7 @@ impl Cluster {
             }
             state.phase = Phase::Stopping;
         }
+        pods::detach(&self.state(), &Stop::after(DETACH_LIMIT));
         self.children.end();
         sweep(&self.name)
     }
@@ -264,8 +275,8 @@ fn plan(name: &LabName, case: &str, world: &World, api: SocketAddr) -> Result<St
     let mut nodes = Vec::new();
     for node in &world.nodes {
         let socket = directory.join(format!("{}.sock", node.name));
-        // sockaddr_un has room for 107 bytes and a zero.
-        if socket.as_os_str().len() > 107 {
+        // sockaddr_un has room for 107 bytes and a zero; the agent's socket is called so with -agent.
+        if socket.as_os_str().len() + "-agent".len() > 107 {
             return Err(LabError::Case(format!(
                 "the name of node {} is too long for its socket {}",
                 node.name,

@@ -6,8 +6,9 @@ use std::{
 };
 
 use caracal_cni::{link::LinkError, netlink::NetlinkError, netns::NetnsError};
+use caracal_plane_api::PlaneError;
 
-use crate::{api::ApiError, plane::PlaneError};
+use crate::{api::ApiError, cni::CniError};
 
 /// Why the lab could not do something.
 #[derive(Debug, thiserror::Error)]
@@ -79,6 +80,14 @@ pub enum LabError {
         pod: String,
         /// What failed.
         source: LinkError,
+    },
+    /// The CNI plugin did not attach a pod.
+    #[error("pod {pod}: {source}")]
+    Cni {
+        /// Whose.
+        pod: String,
+        /// What it says.
+        source: CniError,
     },
     /// A kernel setting was refused.
     #[error("{place}: cannot set net.{key} to {value}: {source}")]

@@ -6,9 +6,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use caracal_plane_api::{Counter, DropRow, PolicyRow, What};
+use caracal_plane_api::{Counter, DropRow, PolicyRow, Reader, What};
 
-use crate::{error::LabError, plane::Reader, state::State};
+use crate::{error::LabError, state::State};
 
 /// Drop reasons that are a decision about a flow. Every other one is an accident, or a fault of somebody's.
 const DECISIONS: [&str; 21] = [

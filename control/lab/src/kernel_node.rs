@@ -1,7 +1,7 @@
 //! A node whose data plane is Linux itself, as Calico sets it up: vxlan devices, routes, and proxy ARP and NDP for its pods. It has no
 //! policy. It is a peer that was not written by us: what talks with it speaks VXLAN as Linux does.
 
-use std::{net::IpAddr, os::fd::AsFd};
+use std::{net::IpAddr, os::fd::AsFd, path::Path};
 
 use caracal_cni::{
     link::{self, HOST_MAC, POD_INTERFACE, PodLink},
@@ -9,7 +9,7 @@ use caracal_cni::{
     netns,
 };
 use caracal_model::{
-    case::{Carriage, World, WorldNode},
+    case::{Carriage, World, WorldNode, WorldPod},
     names::vtep_mac,
 };
 
@@ -90,12 +90,27 @@ fn mac(node: &WorldNode, leg: &Leg) -> [u8; 6] {
     }
 }
 
-/// Makes a pod's link without our program: the kernel forwards for it.
-pub(crate) fn pod(world: &World, name: &LabName, index: usize, wanted: &PodLink<'_>) -> Result<(), LabError> {
-    let Some((pod, node)) = world.pods.get(index).and_then(|pod| Some((pod, world.nodes.get(pod.node)?)))
-    else {
-        return Ok(());
-    };
+/// Makes its pods' links without our program: the kernel forwards for them, and no plugin is asked.
+pub(crate) fn pods(world: &World, name: &LabName, index: usize, mtu: u32) -> Result<(), LabError> {
+    let Some(node) = world.nodes.get(index) else { return Ok(()) };
+    let own = world.pods.iter().filter(|pod| pod.node == index);
+    for pod in own.filter(|pod| !pod.host_network && !pod.addresses.is_empty()) {
+        let link = PodLink {
+            node_netns: Some(&netns::path(&name.node(&node.name))),
+            pod_netns: &netns::path(&name.pod(&pod.namespace, &pod.name)),
+            host_name: &pod.interface,
+            addresses: &pod.addresses,
+            mtu,
+            mac: None,
+            // Nothing is pinned.
+            bpf_dir: Path::new(""),
+        };
+        self::pod(name, node, pod, &link)?;
+    }
+    Ok(())
+}
+
+fn pod(name: &LabName, node: &WorldNode, pod: &WorldPod, wanted: &PodLink<'_>) -> Result<(), LabError> {
     let place = place(node);
     let pod_netns = netns::open(wanted.pod_netns)?;
     inside(&name.node(&node.name), &place, |netlink| {

@@ -1,4 +1,5 @@
-//! The lab's wires: subnets, the router between them, everybody outside, nodes and pods; all in namespaces of their own.
+//! The lab's wires: subnets, the router between them, everybody outside, and nodes; all in namespaces of their own, and pods' namespaces with
+//! nothing in them: what leads into those is the CNI plugin's to make ([`crate::pods`]).
 //!
 //! ```text
 //!   crl-L.outside                crl-L.fabric                         crl-L.node.node1             crl-L.pod.default.web
@@ -19,7 +20,6 @@ use std::{
 };
 
 use caracal_cni::{
-    link::{self, PodLink},
     netlink::{IpVersion, Netlink, Route, TABLE_LOCAL, VethEnd},
     netns::{self, set_sysctl},
 };
@@ -158,71 +158,17 @@ pub fn build(world: &World, name: &LabName, state: &State, stop: &Stop) -> Resul
         node_links(name, index, node, &uplink_of(world, node), bridge, mtu)?;
         if node.kernel {
             kernel_node::build(world, name, index, mtu)?;
+            kernel_node::pods(world, name, index, mtu::pod(world, mtu))?;
         }
     }
     bgp_routes(world, name)?;
-    for_pods(world, name, state, mtu::pod(world, mtu), |index, node, wanted| {
-        stop.check()?;
-        let Some(pod) = world.pods.get(index) else { return Ok(()) };
-        let label = format!("{}/{}", pod.namespace, pod.name);
-        if node.kernel {
-            kernel_node::pod(world, name, index, wanted)?;
-        } else {
-            link::add(wanted).map_err(|source| LabError::Link { pod: label.clone(), source })?;
-        }
+    for pod in world.pods.iter().filter(|pod| !pod.host_network && !pod.addresses.is_empty()) {
         // A refused connection must be heard of each time, not once a second.
+        let label = format!("{}/{}", pod.namespace, pod.name);
         inside(&name.pod(&pod.namespace, &pod.name), &label, |_| {
             sysctl(&label, "ipv4/icmp_ratelimit", "0")?;
-            if pod.addresses.iter().any(IpAddr::is_ipv6) {
-                sysctl(&label, "ipv6/icmp/ratelimit", "0")?;
-            }
-            Ok(())
-        })
-    })
-}
-
-/// Gives every pod the MTU that its node's agent says, where it says another one than its link was made with.
-///
-/// # Errors
-/// The kernel refuses it.
-pub(crate) fn follow_mtu_files(world: &World, name: &LabName, state: &State) -> Result<(), LabError> {
-    let made_with = mtu::pod(world, uplink_mtu(world));
-    for_pods(world, name, state, made_with, |index, node, made| {
-        let said = fs::read_to_string(state.mtu_of(&node.name)).ok();
-        let said = said.and_then(|text| text.trim().parse().ok());
-        let (Some(mtu), Some(pod)) = (said.filter(|mtu| *mtu != made.mtu), world.pods.get(index)) else {
-            return Ok(());
-        };
-        let label = format!("{}/{}", pod.namespace, pod.name);
-        link::set_mtu(&PodLink { mtu, ..made.clone() })
-            .map_err(|source| LabError::Link { pod: label, source })
-    })
-}
-
-/// Does something with the link of each pod that has one.
-fn for_pods(
-    world: &World,
-    name: &LabName,
-    state: &State,
-    mtu: u32,
-    mut each: impl FnMut(usize, &WorldNode, &PodLink<'_>) -> Result<(), LabError>,
-) -> Result<(), LabError> {
-    for (index, pod) in world.pods.iter().enumerate() {
-        let (false, false, Some(node)) =
-            (pod.host_network, pod.addresses.is_empty(), world.nodes.get(pod.node))
-        else {
-            continue;
-        };
-        let link = PodLink {
-            node_netns: Some(&netns::path(&name.node(&node.name))),
-            pod_netns: &netns::path(&name.pod(&pod.namespace, &pod.name)),
-            host_name: &pod.interface,
-            addresses: &pod.addresses,
-            mtu,
-            mac: None,
-            bpf_dir: &state.bpf_of(&node.name),
-        };
-        each(index, node, &link)?;
+            if has_ipv6(world) { sysctl(&label, "ipv6/icmp/ratelimit", "0") } else { Ok(()) }
+        })?;
     }
     Ok(())
 }

@@ -8,12 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use caracal_plane_api::{StatusReport, What};
+use caracal_plane_api::{PlaneError, Reader, StatusReport, What};
 
 use crate::{
     children::lock,
     error::LabError,
-    plane::{PlaneError, Reader},
     state::{NodeState, State},
     stop::Stop,
 };
@@ -24,8 +23,20 @@ const POLL: Duration = Duration::from_millis(10);
 const TOO_OFTEN: u32 = 6;
 const TAIL_LINES: usize = 3;
 
-/// Waits until every node is ready.
-pub(crate) fn wait(state: &Mutex<State>, limit: Duration, stop: &Stop) -> Result<(), LabError> {
+/// Waits until every node is ready for pods.
+pub(crate) fn nodes(state: &Mutex<State>, stop: &Stop) -> Result<(), LabError> {
+    wait(state, |_, _| Vec::new(), stop)
+}
+
+/// Waits until every node is ready, and forwards for every pod.
+pub(crate) fn pods(state: &Mutex<State>, stop: &Stop) -> Result<(), LabError> {
+    wait(state, interfaces_of, stop)
+}
+
+/// Of a node, the pods that need a port, and its name.
+type Wanted = fn(&NodeState, &State) -> Vec<(String, String)>;
+
+fn wait(state: &Mutex<State>, wanted: Wanted, stop: &Stop) -> Result<(), LabError> {
     let start = Instant::now();
     let mut readers: BTreeMap<String, Reader> = BTreeMap::new();
     loop {
@@ -35,14 +46,14 @@ pub(crate) fn wait(state: &Mutex<State>, limit: Duration, stop: &Stop) -> Result
         let missing: Vec<String> = now
             .nodes
             .iter()
-            .filter_map(|node| Some(format!("{}: {}", node.name, missing_on(node, &now, &mut readers)?)))
+            .filter_map(|node| Some(format!("{}: {}", node.name, missing_on(node, &wanted(node, &now), &mut readers)?)))
             .collect();
         if missing.is_empty() {
             return Ok(());
         }
-        if start.elapsed() > limit {
+        if start.elapsed() > LIMIT {
             return Err(LabError::NotReady {
-                seconds: limit.as_secs(),
+                seconds: LIMIT.as_secs(),
                 what: missing.join("; "),
                 logs: now.directory(),
             });
@@ -99,7 +110,11 @@ pub fn interfaces_of(node: &NodeState, state: &State) -> Vec<(String, String)> {
     pods.map(|pod| (format!("{}/{}", pod.namespace, pod.name), pod.interface.clone())).collect()
 }
 
-fn missing_on(node: &NodeState, state: &State, readers: &mut BTreeMap<String, Reader>) -> Option<String> {
+fn missing_on(
+    node: &NodeState,
+    interfaces: &[(String, String)],
+    readers: &mut BTreeMap<String, Reader>,
+) -> Option<String> {
     let socket = node.socket.as_ref()?;
     let mut ask = || {
         if !readers.contains_key(&node.name) {
@@ -109,7 +124,7 @@ fn missing_on(node: &NodeState, state: &State, readers: &mut BTreeMap<String, Re
     };
     match ask() {
         Ok(None) => None,
-        Ok(Some(status)) => missing(&status, &interfaces_of(node, state)),
+        Ok(Some(status)) => missing(&status, interfaces),
         Err(error) => {
             readers.remove(&node.name);
             Some(error.to_string())

@@ -10,7 +10,8 @@
 //!     bpf/                a bpffs of the lab's own: NODE/VETH/{prog,link,xsks}; goes whole when it is unmounted
 //!     case.yaml           what it was made from
 //!     data/               the API server's store          kubeconfig
-//!     NODE.sock           each fastpath's plane socket
+//!     bin/                the CNI plugins: links to `caracal`
+//!     NODE.sock           each fastpath's plane socket         NODE-agent.sock   each agent's, for the CNI plugin
 //!     PROCESS.log         what each process writes
 //! ```
 
@@ -191,6 +192,18 @@ impl State {
         self.directory().join(format!("mtu-{node}"))
     }
 
+    /// Where a node's agent answers the CNI plugin.
+    #[must_use]
+    pub fn node_socket_of(&self, node: &str) -> PathBuf {
+        self.directory().join(format!("{node}-agent.sock"))
+    }
+
+    /// The CNI plugins of every node.
+    #[must_use]
+    pub fn plugins(&self) -> PathBuf {
+        self.directory().join("bin")
+    }
+
     /// For kubectl and the agents.
     #[must_use]
     pub fn kubeconfig(&self) -> PathBuf {
@@ -219,6 +232,16 @@ impl State {
             what: format!("node {name}"),
             known: self.nodes.iter().map(|node| format!("node/{}", node.name)).collect::<Vec<_>>().join(", "),
         })
+    }
+
+    /// Takes over what has become known of pods.
+    pub(crate) fn know(&mut self, pods: Vec<PodState>) {
+        for pod in pods {
+            let is_it = |known: &&mut PodState| known.namespace == pod.namespace && known.name == pod.name;
+            if let Some(known) = self.pods.iter_mut().find(is_it) {
+                *known = pod;
+            }
+        }
     }
 
     /// The pod of that name.

@@ -15,7 +15,10 @@ use crate::error::LabError;
 
 /// Whether to stop. Clones are the same.
 #[derive(Debug, Clone, Default)]
-pub struct Stop(Arc<AtomicBool>);
+pub struct Stop {
+    told: Arc<AtomicBool>,
+    at: Option<Instant>,
+}
 
 impl Stop {
     /// One that signals set. Call it before other threads exist, because threads inherit which signals are blocked. (Child processes do
@@ -38,15 +41,21 @@ impl Stop {
         stop
     }
 
+    /// One that is set when a time has passed.
+    #[must_use]
+    pub fn after(time: Duration) -> Self {
+        Self { at: Instant::now().checked_add(time), ..Self::default() }
+    }
+
     /// Stops whoever asks.
     pub fn set(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.told.store(true, Ordering::Relaxed);
     }
 
     /// Whether to stop.
     #[must_use]
     pub fn is_set(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.told.load(Ordering::Relaxed) || self.at.is_some_and(|at| Instant::now() >= at)
     }
 
     /// An error when it is time to stop.
