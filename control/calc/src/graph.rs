@@ -30,11 +30,12 @@ use std::sync::Arc;
 
 use caracal_model::cidr::Cidr;
 use caracal_model::convert::{
-    Block, ConvertedPolicy, DroppedRule, HostEndpointInfo, Locality, NetworkSetInfo, PodEndpoint, Pool,
-    block_affinity, calico_network_policy, cluster_network_policy, endpoint_slice, global_network_policy,
-    global_network_set, host_endpoint, ip_pool, ipam_block, namespace_profile, network_policy, network_set,
-    node_info, node_labels, pod_endpoint, profile, service, service_account_profile, service_slice,
-    staged_global_network_policy, staged_kubernetes_network_policy, staged_network_policy, tier,
+    Block, ConvertedPolicy, DroppedRule, HostEndpointInfo, Locality, MonitoringSettings, NetworkSetInfo,
+    PodEndpoint, Pool, block_affinity, calico_network_policy, cluster_network_policy, endpoint_slice,
+    global_network_policy, global_network_set, host_endpoint, ip_pool, ipam_block, namespace_profile,
+    network_policy, network_set, node_info, node_labels, pod_endpoint, profile, service,
+    service_account_profile, service_slice, staged_global_network_policy, staged_kubernetes_network_policy,
+    staged_network_policy, tier,
 };
 use caracal_model::names;
 use caracal_model::object::{Kind, Object, ObjectKey};
@@ -119,6 +120,29 @@ pub struct Work {
     pub decisions: u64,
     /// Services whose messages were put together.
     pub services: u64,
+}
+
+/// How many objects there are, in the cluster and for this node.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Census {
+    /// Nodes.
+    pub nodes: usize,
+    /// Pods with an address of the pod network.
+    pub pods: usize,
+    /// Host endpoints of all nodes.
+    pub host_endpoints: usize,
+    /// Policies of all kinds, staged ones too.
+    pub policies: usize,
+    /// Tiers.
+    pub tiers: usize,
+    /// Profiles.
+    pub profiles: usize,
+    /// Endpoints of this node, the host's too.
+    pub local_endpoints: usize,
+    /// Policies that apply to one of them.
+    pub local_policies: usize,
+    /// Sets of addresses that their rules need.
+    pub local_sets: usize,
 }
 
 impl CalcGraph {
@@ -501,6 +525,28 @@ impl CalcGraph {
             decisions: self.routes.decisions,
             services: self.served.looks,
         }
+    }
+
+    /// How many objects there are; looks at each source, so not to be asked at every change.
+    pub fn census(&self) -> Census {
+        let (pods, host_endpoints) = self.sources.count_endpoints();
+        let (policies, tiers) = self.policies.count();
+        Census {
+            nodes: self.routes.count_nodes(),
+            pods,
+            host_endpoints,
+            policies,
+            tiers,
+            profiles: self.profiles.count(),
+            local_endpoints: self.local.len(),
+            local_policies: self.policies.said().count(),
+            local_sets: self.sets.count(),
+        }
+    }
+
+    /// How this node's agent is watched, as far as has been flushed.
+    pub fn monitoring(&self) -> &MonitoringSettings {
+        &self.config.settings().monitoring
     }
 
     /// How big this node's pods' packets may be, as far as has been flushed.

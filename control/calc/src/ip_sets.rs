@@ -51,6 +51,11 @@ pub(crate) struct FlushedSets {
 }
 
 impl IpSets {
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.by_name.len()
+    }
+
     /// The set of this definition, made if it is not there. Release it as often as you acquire it.
     pub fn acquire(&mut self, definition: Definition, sources: &mut Sources) -> SetId {
         let name = definition.name();

@@ -26,17 +26,7 @@ mod sources;
 mod symbols;
 mod tiers;
 
-use caracal_model::object::{Object, ObjectKey};
-
+pub use caracal_model::object::Update;
 pub use config::HostServices;
-pub use graph::{CalcGraph, Work};
+pub use graph::{CalcGraph, Census, Work};
 pub use mtu::{Demand, Mtu};
-
-/// A change to the objects.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Update {
-    /// The object is there, or is there now with other contents.
-    Upsert(Object),
-    /// The object is gone.
-    Delete(ObjectKey),
-}

@@ -90,6 +90,11 @@ pub(crate) struct Policies {
 }
 
 impl Policies {
+    /// How many policies and tiers there are.
+    pub fn count(&self) -> (usize, usize) {
+        (self.ids.len(), self.tiers.count())
+    }
+
     pub fn new() -> Self {
         Self {
             ids: BTreeMap::new(),

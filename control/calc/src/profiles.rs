@@ -36,6 +36,11 @@ pub(crate) struct Profiles {
 }
 
 impl Profiles {
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.all.len()
+    }
+
     pub fn new() -> Self {
         let default = default_allow_profile();
         Self {

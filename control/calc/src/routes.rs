@@ -89,6 +89,11 @@ pub(crate) struct Routes {
 }
 
 impl Routes {
+    /// How many nodes there are.
+    pub fn count_nodes(&self) -> usize {
+        self.nodes.len()
+    }
+
     pub fn new(own_node: &str) -> Self {
         Self {
             own_node: own_node.into(),

@@ -101,6 +101,12 @@ pub(crate) struct Sources {
 }
 
 impl Sources {
+    /// How many pods and host endpoints there are.
+    pub fn count_endpoints(&self) -> (usize, usize) {
+        let of = |is: fn(&SourceKey) -> bool| self.ids.keys().filter(|key| is(key)).count();
+        (of(|key| matches!(key, SourceKey::Pod(_))), of(|key| matches!(key, SourceKey::HostEndpoint(_))))
+    }
+
     /// The source, if it is there.
     pub fn get(&self, id: SourceId) -> Option<&Source> {
         self.all.get(id as usize)

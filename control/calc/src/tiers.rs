@@ -52,6 +52,11 @@ impl Tiers {
         Self(well_known_tiers().into_iter().map(|tier| (tier.name.clone(), tier)).collect())
     }
 
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
     /// The tier is there, like this, or is as if nobody had written it. Returns whether that is a change.
     pub fn set(&mut self, name: &str, tier: Option<Tier>) -> bool {
         let tier = tier.or_else(|| well_known_tiers().into_iter().find(|tier| tier.name == name));

@@ -3,6 +3,7 @@
 //! For each field the first of these that gives it: `node.<name>`, the oldest object whose `nodeSelector` selects the
 //! node, `default`, and the default that is built in. A value that cannot be read counts as the built-in default.
 
+mod monitoring;
 mod network;
 
 use std::str::FromStr;
@@ -17,6 +18,7 @@ use crate::protocol::Protocol;
 use crate::selector::Selector;
 
 use super::calico_rule::net;
+pub use monitoring::MonitoringSettings;
 pub use network::{FlowTimeouts, MtuSettings, NetworkSettings};
 
 /// What concerns us.
@@ -38,6 +40,8 @@ pub struct FelixSettings {
     pub established_flows: EstablishedFlows,
     /// What concerns addresses, tunnels and translation.
     pub network: NetworkSettings,
+    /// How the agent is watched.
+    pub monitoring: MonitoringSettings,
 }
 
 /// What becomes of traffic from a pod to its own host, once the pod's egress policy has let it pass.
@@ -90,6 +94,7 @@ impl Default for FelixSettings {
             log_prefix: "calico-packet".to_owned(),
             established_flows: EstablishedFlows::default(),
             network: NetworkSettings::default(),
+            monitoring: MonitoringSettings::default(),
         }
     }
 }
@@ -133,6 +138,7 @@ pub fn felix_settings<'a>(
             _ => EstablishedFlows::Rejudge,
         },
         network: NetworkSettings::read(given),
+        monitoring: MonitoringSettings::read(given),
     }
 }
 

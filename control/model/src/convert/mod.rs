@@ -34,8 +34,8 @@ pub use converted::{ConvertedPolicy, DroppedRule};
 pub use effective::label_selector;
 pub use endpoint_slice::{SERVICE_NAME, ServiceEndpoints, ServicePort, endpoint_slice};
 pub use felix::{
-    EndpointToHost, EstablishedFlows, FailsafePort, FelixSettings, FlowTimeouts, MtuSettings,
-    NetworkSettings, felix_settings,
+    EndpointToHost, EstablishedFlows, FailsafePort, FelixSettings, FlowTimeouts, MonitoringSettings,
+    MtuSettings, NetworkSettings, felix_settings,
 };
 pub use host_endpoint::{HostEndpointInfo, host_endpoint};
 pub use limits::{Limits, PodLimits, pod_limits};
