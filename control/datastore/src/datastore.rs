@@ -16,6 +16,7 @@ use serde_json::Value;
 use tracing::warn;
 
 use crate::error::DatastoreError;
+use crate::ipam::IpamStore;
 
 /// What has no answer by then has none.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -144,7 +145,7 @@ impl Datastore {
     /// [`DatastoreError`].
     pub async fn list(&self, kind: Kind) -> Result<Vec<Object>, DatastoreError> {
         let doing = format!("listing {}", self.plural(kind));
-        let values = self.list_values(kind, None, &doing).await?;
+        let values = self.list_values(kind, &doing).await?;
         let decoded = values.into_iter().map(|value| decode(kind, value, &doing));
         Ok(decoded.filter_map(|object| object.inspect_err(|error| warn!("{error}; left out")).ok()).collect())
     }
@@ -220,6 +221,12 @@ impl Datastore {
         self.delete_value(key.kind, key.namespace.as_deref(), &key.name, preconditions, &doing).await
     }
 
+    /// Address management's store.
+    #[must_use]
+    pub fn ipam(&self) -> IpamStore {
+        IpamStore::new(self.clone())
+    }
+
     /// As the API server keeps it.
     fn stored(&self, object: &Object) -> Value {
         match self.group {
@@ -255,13 +262,8 @@ impl Datastore {
     }
 
     /// All that is kept, unchanged but for what a list does not say of its items.
-    pub(crate) async fn list_values(
-        &self,
-        kind: Kind,
-        labels: Option<String>,
-        doing: &str,
-    ) -> Result<Vec<Value>, DatastoreError> {
-        let mut params = ListParams { label_selector: labels, limit: Some(PAGE), ..ListParams::default() };
+    pub(crate) async fn list_values(&self, kind: Kind, doing: &str) -> Result<Vec<Value>, DatastoreError> {
+        let mut params = ListParams { limit: Some(PAGE), ..ListParams::default() };
         let resource = self.resource(kind);
         let mut all = Vec::new();
         loop {

@@ -15,8 +15,12 @@ mod backoff;
 mod client;
 mod datastore;
 mod error;
+mod ipam;
+mod world;
 
 pub use backoff::Backoff;
 pub use client::{ClientError, client};
 pub use datastore::{ApiGroup, Datastore, UnknownGroup};
 pub use error::{DatastoreError, causes};
+pub use ipam::IpamStore;
+pub use world::pool as ipam_pool;

@@ -15,6 +15,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use caracal_model::cidr::Cidr;
+use serde_json::Value;
 
 use crate::Nanoseconds;
 
@@ -71,6 +72,8 @@ pub struct Attributes {
     pub alternate_owner: BTreeMap<String, String>,
     /// Since when they have been given back, while they cool down. They are nobody's then.
     pub released: Option<Nanoseconds>,
+    /// Whatever else others wrote about them, kept as it is.
+    pub others: BTreeMap<String, Value>,
 }
 
 /// A block.

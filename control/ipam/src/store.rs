@@ -75,6 +75,9 @@ pub trait Store {
     /// All blocks, in the store's order.
     fn blocks(&self) -> impl Future<Output = Result<Vec<(Block, Self::Revision)>, StoreError>>;
 
+    /// Everything that there is, for whoever cleans up.
+    fn everything(&self) -> impl Future<Output = Result<Vec<Record>, StoreError>>;
+
     /// Makes the thing of `key` what `new` says, or removes it, if it still is of revision `expected`; `None`: if there is none.
     fn swap(
         &self,

@@ -78,6 +78,11 @@ impl Store for Memory {
         Ok(blocks.collect())
     }
 
+    async fn everything(&self) -> Result<Vec<Record>, StoreError> {
+        Turn(false).await;
+        Ok(self.things())
+    }
+
     async fn swap(&self, key: &Key, expected: Option<u64>, new: Option<Record>) -> Result<(), WriteError> {
         Turn(false).await;
         let mut things = self.things.borrow_mut();
