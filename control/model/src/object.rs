@@ -269,6 +269,15 @@ impl fmt::Display for ObjectKey {
     }
 }
 
+/// A change to the objects of a cluster.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Update {
+    /// The object is there, or is there now with other contents.
+    Upsert(Object),
+    /// The object is gone.
+    Delete(ObjectKey),
+}
+
 /// Why a value is no [`Object`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ObjectError {
