@@ -16,6 +16,7 @@ mod client;
 mod datastore;
 mod error;
 mod ipam;
+mod syncer;
 mod world;
 
 pub use backoff::Backoff;
@@ -23,4 +24,5 @@ pub use client::{ClientError, client};
 pub use datastore::{ApiGroup, Datastore, UnknownGroup};
 pub use error::{DatastoreError, causes};
 pub use ipam::IpamStore;
+pub use syncer::{SyncEvent, Syncer};
 pub use world::pool as ipam_pool;

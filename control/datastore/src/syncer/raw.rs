@@ -5,9 +5,8 @@
 
 use std::borrow::Cow;
 
-use caracal_calc::Update;
 use caracal_model::calico;
-use caracal_model::object::{Kind, Object, ObjectKey};
+use caracal_model::object::{Kind, Object, ObjectKey, Update};
 use k8s_openapi::api::networking::v1::{NetworkPolicy, NetworkPolicySpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use kube::core::{ApiResource, DynamicResourceScope, Resource};
@@ -88,13 +87,14 @@ impl Raw {
 
     /// What the object means, and what was wrong with it. One that cannot be decoded counts as absent, except that a
     /// policy must not fail open: it isolates the pods it selects, or its whole namespace when that is not to be read.
-    pub fn update(self, kind: Kind, key: ObjectKey) -> (Update, Option<String>) {
+    pub fn update(self, kind: Kind, resource: &ApiResource, key: ObjectKey) -> (Update, Option<String>) {
         let mut value = self.value;
         if let Some(map) = value.as_object_mut() {
             // The items of a list do not say what they are.
-            map.insert("apiVersion".to_owned(), kind.api_version().into());
-            map.insert("kind".to_owned(), kind.as_str().into());
+            map.insert("apiVersion".to_owned(), resource.api_version.clone().into());
+            map.insert("kind".to_owned(), resource.kind.clone().into());
         }
+        let value = calico::from_stored(value);
         let spec = value.get("spec").cloned().unwrap_or_default();
         match Object::from_value_lenient(value) {
             // Fields that are unknown here are a newer cluster's.
@@ -205,7 +205,9 @@ mod tests {
     fn update(kind: Kind, value: Value) -> (Update, Option<String>) {
         let raw: Raw = serde_json::from_value(value).unwrap();
         let key = raw.key(kind).unwrap();
-        raw.update(kind, key)
+        let (group, version) = kind.api_version().split_once('/').unwrap_or(("", kind.api_version()));
+        let gvk = kube::core::GroupVersionKind::gvk(group, version, kind.as_str());
+        raw.update(kind, &ApiResource::from_gvk_with_plural(&gvk, kind.plural()), key)
     }
 
     #[test]

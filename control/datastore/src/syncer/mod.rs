@@ -9,23 +9,22 @@ mod raw;
 
 use std::time::Duration;
 
-use caracal_calc::Update;
-use caracal_datastore::{Backoff, causes};
-use caracal_model::object::Kind;
+use caracal_model::object::{Kind, Update};
 use futures::{FutureExt, StreamExt};
-use kube::core::{ApiResource, GroupVersionKind};
+use kube::Api;
+use kube::core::ApiResource;
 use kube::runtime::watcher::{self, Event, watcher};
-use kube::{Api, Client};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
+use crate::{Backoff, Datastore, causes};
 use follow::Follower;
 use raw::Raw;
 
 /// Changes that are taken from the API server's stream at once.
 const BATCH: usize = 256;
-/// Batches under way to the calc graph.
+/// Batches under way to whoever listens.
 const QUEUE: usize = 64;
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_LIMIT: Duration = Duration::from_secs(10);
@@ -39,31 +38,6 @@ pub enum SyncEvent {
     InSync,
 }
 
-/// The kinds that are followed. A cluster need not serve all of them. Profiles are not among them: whoever serves them
-/// makes them from namespaces and service accounts, as the calc graph does.
-const FOLLOWED: &[Kind] = &[
-    Kind::Namespace,
-    Kind::ServiceAccount,
-    Kind::Node,
-    Kind::Pod,
-    Kind::Service,
-    Kind::EndpointSlice,
-    Kind::NetworkPolicy,
-    Kind::ClusterNetworkPolicy,
-    Kind::Tier,
-    Kind::CalicoNetworkPolicy,
-    Kind::GlobalNetworkPolicy,
-    Kind::StagedNetworkPolicy,
-    Kind::StagedGlobalNetworkPolicy,
-    Kind::StagedKubernetesNetworkPolicy,
-    Kind::NetworkSet,
-    Kind::GlobalNetworkSet,
-    Kind::HostEndpoint,
-    Kind::FelixConfiguration,
-    Kind::IPPool,
-    Kind::IPAMBlock,
-    Kind::BlockAffinity,
-];
 /// What a server answers where it does not serve a kind.
 const NOT_FOUND: u16 = 404;
 
@@ -83,15 +57,15 @@ enum Message {
 }
 
 impl Syncer {
-    /// Starts to follow every kind.
+    /// Starts to follow some kinds. The cluster need not serve all of them.
     #[must_use]
-    pub fn start(client: &Client) -> Self {
+    pub fn start(datastore: &Datastore, kinds: &[Kind]) -> Self {
         let (report, events) = mpsc::channel(QUEUE);
         let mut tasks = JoinSet::new();
-        for &kind in FOLLOWED {
-            tasks.spawn(follow_kind(client.clone(), kind, report.clone()));
+        for &kind in kinds {
+            tasks.spawn(follow_kind(datastore.clone(), kind, report.clone()));
         }
-        Self { events, missing: FOLLOWED.to_vec(), _tasks: tasks }
+        Self { events, missing: kinds.to_vec(), _tasks: tasks }
     }
 
     /// What comes next; `None` never comes while the syncer lives. Safe to cancel.
@@ -111,15 +85,11 @@ impl Syncer {
 }
 
 /// Follows one kind for ever.
-async fn follow_kind(client: Client, kind: Kind, report: mpsc::Sender<Message>) {
-    let (group, version) = kind.api_version().split_once('/').unwrap_or(("", kind.api_version()));
-    let resource = ApiResource::from_gvk_with_plural(
-        &GroupVersionKind::gvk(group, version, kind.as_str()),
-        kind.plural(),
-    );
-    let api: Api<Raw> = Api::all_with(client, &resource);
-    let name = if group.is_empty() { kind.plural().to_owned() } else { format!("{}.{group}", kind.plural()) };
-    let mut follower = Follower::new(kind);
+async fn follow_kind(datastore: Datastore, kind: Kind, report: mpsc::Sender<Message>) {
+    let resource = datastore.resource(kind);
+    let api: Api<Raw> = Api::all_with(datastore.client().clone(), &resource);
+    let name = name_of(&resource);
+    let mut follower = Follower::new(kind, resource);
     let mut failure = String::new();
     let mut backoff = Backoff::new(RETRY_FIRST, RETRY_LIMIT);
     // Not kube-rs' own back-off: that starts over at `Init`, which is said before the server is asked.
@@ -173,6 +143,14 @@ async fn follow_kind(client: Client, kind: Kind, report: mpsc::Sender<Message>) 
         if let Some(pause) = pause {
             tokio::time::sleep(pause).await;
         }
+    }
+}
+
+/// As people name a resource: `ippools.crd.projectcalico.org`.
+fn name_of(resource: &ApiResource) -> String {
+    match resource.group.as_str() {
+        "" => resource.plural.clone(),
+        group => format!("{}.{group}", resource.plural),
     }
 }
 

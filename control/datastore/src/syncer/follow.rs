@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use caracal_calc::Update;
-use caracal_model::object::{Kind, ObjectKey};
+use caracal_model::object::{Kind, ObjectKey, Update};
+use kube::core::ApiResource;
 use kube::runtime::watcher::Event;
 use tracing::warn;
 
@@ -13,14 +13,15 @@ use super::raw::Raw;
 #[derive(Debug)]
 pub struct Follower {
     kind: Kind,
+    resource: ApiResource,
     known: BTreeMap<ObjectKey, Option<String>>,
     /// While a list is coming in: what it has named.
     listed: Option<BTreeSet<ObjectKey>>,
 }
 
 impl Follower {
-    pub fn new(kind: Kind) -> Self {
-        Self { kind, known: BTreeMap::new(), listed: None }
+    pub fn new(kind: Kind, resource: ApiResource) -> Self {
+        Self { kind, resource, known: BTreeMap::new(), listed: None }
     }
 
     /// Takes an event; returns the changes, and whether a list is complete with it.
@@ -56,7 +57,7 @@ impl Follower {
             return None;
         }
         self.known.insert(key.clone(), version);
-        let (update, problem) = raw.update(self.kind, key.clone());
+        let (update, problem) = raw.update(self.kind, &self.resource, key.clone());
         if let Some(problem) = problem {
             warn!("{key}: {problem}");
         }
@@ -77,6 +78,10 @@ impl Follower {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    fn pods() -> Follower {
+        Follower::new(Kind::Pod, ApiResource::erase::<k8s_openapi::api::core::v1::Pod>(&()))
+    }
 
     fn pod(name: &str, version: u64) -> Raw {
         let metadata =
@@ -105,7 +110,7 @@ mod tests {
 
     #[test]
     fn a_second_list_is_told_as_the_difference() {
-        let mut follower = Follower::new(Kind::Pod);
+        let mut follower = pods();
         assert_eq!(list(&mut follower, vec![pod("a", 1), pod("b", 2), pod("c", 3)]), ["+a", "+b", "+c"]);
         assert_eq!(list(&mut follower, vec![pod("a", 1), pod("c", 9), pod("d", 4)]), ["+c", "+d", "-b"]);
         assert_eq!(list(&mut follower, vec![]), ["-a", "-c", "-d"]);
@@ -113,7 +118,7 @@ mod tests {
 
     #[test]
     fn a_list_that_breaks_off_deletes_nothing() {
-        let mut follower = Follower::new(Kind::Pod);
+        let mut follower = pods();
         list(&mut follower, vec![pod("a", 1), pod("b", 2)]);
         assert_eq!(on(&mut follower, Event::Init), Vec::<String>::new());
         assert_eq!(on(&mut follower, Event::InitApply(pod("a", 1))), Vec::<String>::new());
@@ -123,7 +128,7 @@ mod tests {
 
     #[test]
     fn watch_events_are_told_as_they_come() {
-        let mut follower = Follower::new(Kind::Pod);
+        let mut follower = pods();
         list(&mut follower, vec![pod("a", 1)]);
         assert_eq!(on(&mut follower, Event::Apply(pod("b", 2))), ["+b"]);
         assert_eq!(on(&mut follower, Event::Apply(pod("b", 3))), ["+b"]);
@@ -135,7 +140,7 @@ mod tests {
 
     #[test]
     fn an_object_made_anew_under_the_same_name_is_told() {
-        let mut follower = Follower::new(Kind::Pod);
+        let mut follower = pods();
         list(&mut follower, vec![pod("a", 1)]);
         on(&mut follower, Event::Delete(pod("a", 2)));
         assert_eq!(on(&mut follower, Event::Apply(pod("a", 1))), ["+a"]);
