@@ -33,7 +33,7 @@ use nix::{
 use socket2::Domain;
 
 use crate::{
-    api,
+    api, blocks,
     children::{Children, Program, lock},
     cni, door,
     error::LabError,
@@ -172,9 +172,11 @@ impl Cluster {
                 stop.check()?;
                 api::load(&client, &pods::unattached(world, &state, object)).await?;
             }
+            blocks::give(world, &client).await?;
             Ok::<_, LabError>(client)
         };
-        let client = self.runtime.block_on(load).map_err(|error| ready::explain(&lock(&self.state), error))?;
+        let client =
+            self.runtime.block_on(load).map_err(|error| ready::explain(&lock(&self.state), error))?;
 
         step("starting the agents, waiting for the nodes");
         for node in &state.nodes {

@@ -89,6 +89,14 @@ pub enum LabError {
         /// What it says.
         source: CniError,
     },
+    /// Address management could not be told what is a node's.
+    #[error("{what}: {why}")]
+    Ipam {
+        /// What was to be given.
+        what: String,
+        /// Why it was not.
+        why: String,
+    },
     /// A kernel setting was refused.
     #[error("{place}: cannot set net.{key} to {value}: {source}")]
     Sysctl {

@@ -5,6 +5,7 @@
 //! back; [`sweep`] removes what a crashed run left. `caracal lab` is these, as a command.
 
 mod api;
+mod blocks;
 mod children;
 mod cluster;
 mod cni;
@@ -30,12 +31,13 @@ mod stop;
 mod wire;
 
 pub use api::ApiError;
-pub use cni::{Attachment, CniError, Network, Running, addresses, plugin_folder};
+pub use caracal_plane_api::{PlaneError, Reader};
 pub use cluster::{Cluster, Progress, check_root};
+pub use cni::{Attachment, CniError, Network, Running, addresses, plugin_folder};
 pub use error::LabError;
 pub use exec::{Target, exec};
 pub use name::{DIRECTORY, LabName};
-pub use caracal_plane_api::{PlaneError, Reader};
+pub use pods::network as pod_network;
 pub use process::{MARK, Process};
 pub use ready::{interfaces_of, missing, status};
 pub use run::{TryFlow, run_case, try_flow};

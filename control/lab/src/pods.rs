@@ -77,7 +77,8 @@ fn is_of(object: &Object, pod: &PodState) -> bool {
 }
 
 /// The network of a node's pods.
-pub(crate) fn network(state: &State, node: &str) -> Network {
+#[must_use]
+pub fn network(state: &State, node: &str) -> Network {
     let plugin = json!({
         "type": "caracal-cni",
         "nodename": node,
@@ -141,7 +142,9 @@ fn by_library(state: &State, pod: &PodState) -> Result<Value, LabError> {
         bpf_dir: &state.bpf_of(&pod.node),
     };
     caracal_cni::link::add(&link).map_err(|source| LabError::Link { pod: label(pod), source })?;
-    Ok(json!({"ips": pod.addresses.iter().map(|a| json!({"address": format!("{a}/32")})).collect::<Vec<_>>()}))
+    Ok(
+        json!({"ips": pod.addresses.iter().map(|a| json!({"address": format!("{a}/32")})).collect::<Vec<_>>()}),
+    )
 }
 
 /// Attaches, again and again as kubelet does while the node is not ready.

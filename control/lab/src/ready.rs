@@ -46,7 +46,9 @@ fn wait(state: &Mutex<State>, wanted: Wanted, stop: &Stop) -> Result<(), LabErro
         let missing: Vec<String> = now
             .nodes
             .iter()
-            .filter_map(|node| Some(format!("{}: {}", node.name, missing_on(node, &wanted(node, &now), &mut readers)?)))
+            .filter_map(|node| {
+                Some(format!("{}: {}", node.name, missing_on(node, &wanted(node, &now), &mut readers)?))
+            })
             .collect();
         if missing.is_empty() {
             return Ok(());
