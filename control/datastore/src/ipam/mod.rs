@@ -15,13 +15,41 @@ mod names;
 use std::sync::Arc;
 
 use caracal_ipam::{Affinity, Block, Key, Owner, Record, Store, StoreError, WriteError};
-use caracal_model::object::Kind;
+use caracal_model::object::{Kind, Object, ObjectError};
 use kube::core::params::Preconditions;
 use serde_json::{Value, json as value};
 use tracing::{debug, warn};
 
-use crate::datastore::Datastore;
+use crate::datastore::{ApiGroup, Datastore};
 use crate::error::DatastoreError;
+
+/// The thing that an object of the model is; `None`: it is marked as gone, is none of address management's, or makes no
+/// sense, which is logged.
+#[must_use]
+pub fn record(object: &Object) -> Option<Record> {
+    let kind = object.kind();
+    if !matches!(kind, Kind::IPAMBlock | Kind::BlockAffinity | Kind::IPAMHandle) {
+        return None;
+    }
+    let value = object.to_value();
+    if json::is_deleted(&value) {
+        return None;
+    }
+    json::read(kind, &value).inspect_err(|why| warn!("{} makes no sense: {why}", object.key())).ok()
+}
+
+/// The object of the model that a thing is.
+///
+/// # Errors
+/// It says something that such an object cannot.
+pub fn object(record: &Record) -> Result<Object, ObjectError> {
+    let (kind, name) = names::place(&record.key());
+    let mut object = value!({
+        "apiVersion": kind.api_version(), "kind": kind.as_str(), "metadata": {"name": name},
+    });
+    json::write(&mut object, ApiGroup::V3, record);
+    Object::from_value_lenient(object).map(|(object, _)| object)
+}
 
 /// The store that address management works on. Clones share the connections.
 #[derive(Debug, Clone)]
