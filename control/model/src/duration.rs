@@ -7,7 +7,7 @@ const UNITS: [(&str, f64); 8] =
     [("ms", 1e6), ("us", 1e3), ("µs", 1e3), ("μs", 1e3), ("ns", 1.0), ("h", 3600e9), ("m", 60e9), ("s", 1e9)];
 
 /// What a text without a sign says: numbers with units, or 0. One that is longer than can be is as long as can be.
-pub(crate) fn parse(text: &str) -> Option<Duration> {
+pub fn parse(text: &str) -> Option<Duration> {
     if text == "0" {
         return Some(Duration::ZERO);
     }

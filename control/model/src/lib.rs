@@ -15,7 +15,7 @@ pub mod calico;
 pub mod case;
 pub mod cidr;
 pub mod convert;
-mod duration;
+pub mod duration;
 pub mod labels;
 pub mod manifest;
 pub mod names;
