@@ -5,9 +5,21 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use serde_json::Value;
+
 /// The project's root.
 pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ is in the project").to_owned()
+}
+
+/// What a file of the project says.
+pub fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// The objects in a text of YAML documents.
+pub fn objects(text: &str) -> Vec<Value> {
+    caracal_model::manifest::parse(text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
 
 /// That a made file is what it would be, made now; or makes it so.

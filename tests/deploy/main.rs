@@ -10,5 +10,6 @@
     reason = "a test fails by panicking, in its helpers too"
 )]
 
+mod chart;
 mod crds;
 mod files;
