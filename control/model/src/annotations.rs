@@ -28,6 +28,16 @@ pub const POD_WANTED_ADDRESSES: &str = "cni.projectcalico.org/ipAddrs";
 pub const POD_WANTED_ADDRESSES_NO_IPAM: &str = "cni.projectcalico.org/ipAddrsNoIpam";
 /// The pod's addresses where Amazon's plugin gives them.
 pub const POD_ADDRESSES_AWS: &str = "vpc.amazonaws.com/pod-ips";
+/// The addresses that the pod is to be reached at from outside beside its own, as a JSON list.
+pub const POD_FLOATING_ADDRESSES: &str = "cni.projectcalico.org/floatingIPs";
+/// The pools that the pod's IPv4 address is to come from, as a JSON list of names or CIDRs; on a Namespace, those of its pods.
+pub const POD_IPV4_POOLS: &str = "cni.projectcalico.org/ipv4pools";
+/// The same for its IPv6 address.
+pub const POD_IPV6_POOLS: &str = "cni.projectcalico.org/ipv6pools";
+/// The families that the pod is to have an address of, as a JSON list of `IPv4` and `IPv6`; on a Namespace, its pods.
+pub const POD_FAMILIES: &str = "cni.projectcalico.org/ipFamilies";
+/// The MAC address that the pod's end of its link is to have.
+pub const POD_MAC: &str = "cni.projectcalico.org/hwAddr";
 /// Sources beside its own addresses that the pod may send from, as a JSON list of CIDRs; counts where FelixConfiguration
 /// says `workloadSourceSpoofing: Any`.
 pub const POD_ALLOWED_SOURCE_PREFIXES: &str = "cni.projectcalico.org/allowedSourcePrefixes";
