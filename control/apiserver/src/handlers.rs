@@ -6,7 +6,7 @@ mod write;
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::http::{HeaderValue, Method, Request, Response, header};
+use axum::http::{HeaderName, HeaderValue, Method, Request, Response, header};
 
 use crate::App;
 use crate::discovery;
@@ -17,6 +17,10 @@ use crate::request::{self, Query};
 use crate::status::ApiError;
 
 pub use read::view;
+
+/// In whose name a client asks, if its kubeconfig says so. All may do all here; who wants to know what somebody asks for
+/// reads it in the log of requests.
+const IMPERSONATED: HeaderName = HeaderName::from_static("impersonate-user");
 
 /// Answers any request. Never fails: what goes wrong is answered as a `Status`.
 pub async fn answer(app: Arc<App>, request: Request<Body>) -> Response<Body> {
@@ -36,6 +40,10 @@ async fn dispatch(app: &Arc<App>, request: Request<Body>) -> Result<Response<Bod
     if !app.admits(request::header_text(request.headers(), header::AUTHORIZATION)) {
         return Err(ApiError::unauthorized());
     }
+    tracing::debug!(
+        target: "caracal_apiserver::requests",
+        user = request::header_text(request.headers(), IMPERSONATED), method = %request.method(), uri = %request.uri(),
+    );
     if let Some(target) = Target::parse(&path) {
         return serve(app, target, request).await;
     }
