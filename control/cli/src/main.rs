@@ -5,6 +5,7 @@
 
 mod agent;
 mod apiserver;
+mod cni;
 mod explain;
 mod fastpath;
 mod lab;
@@ -36,6 +37,10 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    // A link or a copy of this binary under a plugin's name is the plugin: a container runtime executes it, with nothing on its command line.
+    if let Some(plugin) = cni::plugin() {
+        return cni::run(plugin);
+    }
     let result = match Cli::parse().command {
         Command::Lab(args) => lab::run(args),
         Command::Policy(args) => policy::run(args),

@@ -6,3 +6,4 @@ pub mod link;
 pub mod netlink;
 pub mod netns;
 pub mod node_socket;
+pub mod plugin;

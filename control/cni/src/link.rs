@@ -17,6 +17,7 @@ use std::{
     path::Path,
 };
 
+use caracal_model::cidr::Cidr;
 pub use caracal_xsk::xdp::AttachMode;
 use caracal_xsk::xdp::{XdpError, pod};
 
@@ -53,6 +54,25 @@ pub struct PodLink<'a> {
     pub bpf_dir: &'a Path,
 }
 
+/// What of a pod's link is seldom otherwise than by default.
+#[derive(Debug, Clone)]
+pub struct Shape<'a> {
+    /// The pod end's name.
+    pub interface: &'a str,
+    /// Whose link it is: the host end's alias. Empty: nobody says.
+    pub owner: &'a str,
+    /// Whether the pod may forward.
+    pub forwards: bool,
+    /// Where the pod's routes lead, all by its gateway; `None`: everywhere.
+    pub routes: Option<&'a [Cidr]>,
+}
+
+impl Default for Shape<'_> {
+    fn default() -> Self {
+        Self { interface: POD_INTERFACE, owner: "", forwards: false, routes: None }
+    }
+}
+
 /// Why a pod's link could not be made or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
@@ -87,15 +107,27 @@ pub enum LinkError {
 /// # Errors
 /// Any [`LinkError`].
 pub fn add(link: &PodLink<'_>) -> Result<AttachMode, LinkError> {
+    add_shaped(link, &Shape::default())
+}
+
+/// The same with another shape.
+///
+/// # Errors
+/// Any [`LinkError`].
+pub fn add_shaped(link: &PodLink<'_>, shape: &Shape<'_>) -> Result<AttachMode, LinkError> {
     let pod_netns = netns::open(link.pod_netns)?;
     let host_end = || -> Result<AttachMode, LinkError> {
         let mut netlink = Netlink::open()?;
         netlink.add_veth(
             &VethEnd { name: link.host_name, netns: None, mac: Some(HOST_MAC) },
-            &VethEnd { name: POD_INTERFACE, netns: Some(pod_netns.as_fd()), mac: link.mac },
+            &VethEnd { name: shape.interface, netns: Some(pod_netns.as_fd()), mac: link.mac },
             link.mtu,
         )?;
         let index = netlink.link(link.host_name)?.index;
+        if !shape.owner.is_empty() {
+            // First of all, so that who finds it half-made knows whose it is.
+            netlink.set_alias(index, shape.owner)?;
+        }
         // No IPv6 of the host's own on this link: the fastpath is the pod's neighbour, not the kernel.
         sysctl(format!("ipv6/conf/{}/disable_ipv6", link.host_name), "1").or_else(absent)?;
         sysctl(format!("ipv4/conf/{}/forwarding", link.host_name), "0")?;
@@ -106,11 +138,11 @@ pub fn add(link: &PodLink<'_>) -> Result<AttachMode, LinkError> {
     };
     let made = within(link.node_netns, host_end).and_then(|mode| {
         netns::within(link.pod_netns, || {
-            configure_pod_end(link)?;
+            configure(link, shape)?;
             if let AttachMode::Generic(_) = mode {
                 // A program in generic mode is given whole super-frames, which no socket takes; native mode switches them off itself.
                 let mut netlink = Netlink::open()?;
-                let index = netlink.link(POD_INTERFACE)?.index;
+                let index = netlink.link(shape.interface)?.index;
                 netlink.forbid_super_frames(index)?;
             }
             Ok(mode)
@@ -153,33 +185,51 @@ pub fn remove(node_netns: Option<&Path>, host_name: &str, bpf_dir: &Path) -> Res
 /// # Errors
 /// Any [`LinkError`].
 pub fn configure_pod_end(link: &PodLink<'_>) -> Result<(), LinkError> {
+    configure(link, &Shape::default())
+}
+
+fn configure(link: &PodLink<'_>, shape: &Shape<'_>) -> Result<(), LinkError> {
+    let (interface, forwards) = (shape.interface, if shape.forwards { "1" } else { "0" });
     let has_ipv6 = link.addresses.iter().any(IpAddr::is_ipv6);
     // A pod without an IPv6 address is quiet: no router solicitations, no multicast reports.
     sysctl("ipv6/conf/all/disable_ipv6".into(), if has_ipv6 { "0" } else { "1" }).or_else(absent)?;
     if has_ipv6 {
         for (key, value) in [("accept_dad", "0"), ("accept_ra", "0"), ("disable_ipv6", "0")] {
-            sysctl(format!("ipv6/conf/{POD_INTERFACE}/{key}"), value)?;
+            sysctl(format!("ipv6/conf/{interface}/{key}"), value)?;
         }
+        sysctl("ipv6/conf/all/forwarding".into(), forwards)?;
     }
-    sysctl("ipv4/ip_forward".into(), "0")?;
+    sysctl("ipv4/ip_forward".into(), forwards)?;
 
     let mut netlink = Netlink::open()?;
     let loopback = netlink.link("lo")?.index;
     netlink.set_up(loopback)?;
-    let index = netlink.link(POD_INTERFACE)?.index;
+    let index = netlink.link(interface)?.index;
     netlink.set_up(index)?;
     for &address in link.addresses {
         netlink.add_address(index, address, if address.is_ipv4() { 32 } else { 128 })?;
     }
-    if link.addresses.iter().any(IpAddr::is_ipv4) {
+    let has_ipv4 = link.addresses.iter().any(IpAddr::is_ipv4);
+    if has_ipv4 {
         netlink.add_route(&Route::on(GATEWAY.into(), 32, index))?;
-        netlink.add_route(&Route::via(Ipv4Addr::UNSPECIFIED.into(), 0, GATEWAY.into()))?;
     }
-    if has_ipv6 {
-        let default = Route::via(Ipv6Addr::UNSPECIFIED.into(), 0, GATEWAY6.into());
-        netlink.add_route(&Route { device: Some(index), ..default })?;
+    for (destination, length) in routes(shape, has_ipv4, has_ipv6) {
+        let gateway = if destination.is_ipv4() { GATEWAY.into() } else { GATEWAY6.into() };
+        netlink.add_route(&Route { device: Some(index), ..Route::via(destination, length, gateway) })?;
     }
     Ok(())
+}
+
+/// Where a pod's routes by its gateways lead, of the families that it has.
+#[must_use]
+pub fn routes(shape: &Shape<'_>, has_ipv4: bool, has_ipv6: bool) -> Vec<(IpAddr, u8)> {
+    let everywhere = [(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0), (IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0)];
+    let routes: Vec<_> = match shape.routes {
+        None => everywhere.into(),
+        Some(cidrs) => cidrs.iter().map(|cidr| (cidr.address(), cidr.length())).collect(),
+    };
+    let has = |address: IpAddr| if address.is_ipv4() { has_ipv4 } else { has_ipv6 };
+    routes.into_iter().filter(|(destination, _)| has(*destination)).collect()
 }
 
 fn within<T: Send>(

@@ -132,7 +132,7 @@ pub enum IpVersion {
 }
 
 /// A link that exists.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Link {
     /// Interface index in its namespace.
     pub index: u32,
@@ -142,6 +142,8 @@ pub struct Link {
     pub mac: Vec<u8>,
     /// Largest packet, in bytes.
     pub mtu: u32,
+    /// Another name; empty for most.
+    pub alias: String,
 }
 
 /// A rtnetlink socket.
@@ -287,6 +289,81 @@ impl Netlink {
         message.header.index = index;
         message.attributes.push(LinkAttribute::Mtu(mtu));
         self.change(format!("set the MTU of link {index} to {mtu}"), RouteNetlinkMessage::SetLink(message))
+    }
+
+    /// Gives a link another name beside its own, for people and for whoever must know whose it is.
+    ///
+    /// # Errors
+    /// The kernel refuses, or it is longer than 255 bytes.
+    pub fn set_alias(&mut self, index: u32, alias: &str) -> Result<(), NetlinkError> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.attributes.push(LinkAttribute::IfAlias(alias.into()));
+        self.change(format!("name link {index} {alias}"), RouteNetlinkMessage::SetLink(message))
+    }
+
+    /// The addresses of a link, with their prefix lengths.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn addresses(&mut self, index: u32) -> Result<Vec<(IpAddr, u8)>, NetlinkError> {
+        let message = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+        let answers = self.ask("list addresses", message, NLM_F_DUMP)?;
+        let of_link = |answer| match answer {
+            RouteNetlinkMessage::NewAddress(message) if message.header.index == index => Some(message),
+            _ => None,
+        };
+        let address = |message: AddressMessage| {
+            let length = message.header.prefix_len;
+            let mut found = None;
+            for attribute in message.attributes {
+                match attribute {
+                    AddressAttribute::Local(address) => return Some((address, length)),
+                    // IPv6 has no other.
+                    AddressAttribute::Address(address) => found = Some((address, length)),
+                    _ => {}
+                }
+            }
+            found
+        };
+        Ok(answers.into_iter().filter_map(of_link).filter_map(address).collect())
+    }
+
+    /// The unicast routes of the main table: their destinations, prefix lengths and gateways.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn routes(
+        &mut self,
+        version: IpVersion,
+    ) -> Result<Vec<(Option<IpAddr>, u8, Option<IpAddr>)>, NetlinkError> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = match version {
+            IpVersion::V4 => AddressFamily::Inet,
+            IpVersion::V6 => AddressFamily::Inet6,
+        };
+        let answers = self.ask("list routes", RouteNetlinkMessage::GetRoute(message), NLM_F_DUMP)?;
+        let of_table = |answer| match answer {
+            RouteNetlinkMessage::NewRoute(message)
+                if message.header.kind == RouteType::Unicast
+                    && u32::from(message.header.table) == TABLE_MAIN =>
+            {
+                Some(message)
+            }
+            _ => None,
+        };
+        let route = |message: RouteMessage| {
+            let (mut to, mut via) = (None, None);
+            for attribute in message.attributes {
+                match attribute {
+                    RouteAttribute::Destination(address) => to = ip_of(address),
+                    RouteAttribute::Gateway(address) => via = ip_of(address),
+                    _ => {}
+                }
+            }
+            (to, message.header.destination_prefix_length, via)
+        };
+        Ok(answers.into_iter().filter_map(of_table).map(route).collect())
     }
 
     /// Lets the kernel put no more than one segment into what it sends by a link.
@@ -493,12 +570,13 @@ fn veth_end(end: &VethEnd<'_>, mtu: u32) -> LinkMessage {
 
 fn link_of(message: RouteNetlinkMessage) -> Option<Link> {
     let RouteNetlinkMessage::NewLink(message) = message else { return None };
-    let mut link = Link { index: message.header.index, name: String::new(), mac: Vec::new(), mtu: 0 };
+    let mut link = Link { index: message.header.index, ..Link::default() };
     for attribute in message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name = name,
             LinkAttribute::Address(mac) => link.mac = mac,
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+            LinkAttribute::IfAlias(alias) => link.alias = alias,
             _ => {}
         }
     }
@@ -516,6 +594,14 @@ fn rule(version: IpVersion, priority: u32, interface: Option<&str>, table: u32) 
     message.attributes.push(RuleAttribute::Table(table));
     message.attributes.extend(interface.map(|name| RuleAttribute::Iifname(name.into())));
     message
+}
+
+fn ip_of(address: RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(address) => Some(address.into()),
+        RouteAddress::Inet6(address) => Some(address.into()),
+        _ => None,
+    }
 }
 
 fn family(address: IpAddr) -> AddressFamily {

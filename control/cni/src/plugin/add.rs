@@ -1,0 +1,354 @@
+//! ADD: a container gets its addresses and its link, and its policy is in force before it runs.
+//!
+//! ```text
+//!   agent ready? ─► pod, pools, settings ─► addresses ─► link, cut off ─► annotations ─► in force ─► result
+//!      no: 11,                                  │            │               │             │ no
+//!      nothing made                             ◄────────────◄───────────────◄─────────────┘ taken back, the last first
+//! ```
+//!
+//! The invariant: whatever has been made can be found by the container's name alone — addresses by the handle, which is written before
+//! they are, the link by its alias, which is its first attribute, annotations by the container they name. So a DEL after a kill at any
+//! moment finds all of it.
+
+use std::net::IpAddr;
+
+use caracal_datastore::Datastore;
+use caracal_ipam::World;
+use caracal_model::cidr::Cidr;
+use caracal_model::names::veth_name;
+use caracal_model::object::{Kind, Object};
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use tracing::{info, warn};
+
+use super::config::Config;
+use super::env::{Attachment, EnvError, Variables};
+use super::error::PluginError;
+use super::pod::{self, Wishes};
+use super::result::{CniResult, Interface, Ip, Route};
+use super::{delegate, gates, ipam, session};
+use crate::link::{self, PodLink, Shape};
+use crate::netlink::{Link, Netlink};
+use crate::netns;
+use crate::node_socket::{NodeSocket, Wait};
+
+/// Attaches a container.
+///
+/// # Errors
+/// It cannot be; then nothing of it stays, or the error says what does.
+pub async fn run(
+    config: &Config,
+    attachment: &Attachment,
+    variables: &Variables,
+) -> Result<CniResult, PluginError> {
+    let mut agent = NodeSocket::connect(&config.node_socket)?;
+    let status = agent.status()?;
+    if !status.ready {
+        return Err(PluginError::NotReady(format!("this node's agent is not ready: {}", status.why)));
+    }
+    let (namespace, name) =
+        attachment.pod().ok_or(EnvError::Missing("K8S_POD_NAMESPACE and K8S_POD_NAME in CNI_ARGS"))?;
+    let pod_netns = attachment.netns.as_deref().ok_or(EnvError::Missing("CNI_NETNS"))?;
+    let node = session::node_name(config)?;
+    let mtu = session::mtu(config)?;
+    gates::wait(&config.readiness_gates)?;
+    let host_name = veth_name(namespace, name);
+    let _turn = session::Turn::take(&host_name)?;
+
+    let datastore = session::datastore(config).await?;
+    let known = Known::read(config, &datastore, &node, namespace, name).await?;
+    pod::check(&known.pod, attachment, &node)?;
+    let wishes = Wishes::read(&known.pod, known.namespace.as_ref(), config)?;
+
+    let job = Job {
+        config,
+        attachment,
+        variables,
+        datastore: &datastore,
+        node: &node,
+        host_name: &host_name,
+        known: &known,
+        wishes: &wishes,
+    };
+    if let Some(found) = job.stale()? {
+        if let Some(result) = job.repeated(&found, mtu)? {
+            info!("attached already: the same result again");
+            return Ok(result);
+        }
+        info!(interface = host_name, owner = found.alias, "replacing a link that was left");
+        link::remove(None, &host_name, &config.bpf_dir)?;
+    }
+
+    let mut made = Made::default();
+    let done = job.make(pod_netns, mtu, &mut agent, &mut made).await;
+    match done {
+        Ok(result) => Ok(result),
+        Err(error) => Err(job.take_back(made, error).await),
+    }
+}
+
+/// What must be known of the cluster.
+struct Known {
+    pod: Pod,
+    namespace: Option<Namespace>,
+    /// What our own IPAM needs; `None`: another gives addresses.
+    world: Option<World>,
+}
+
+impl Known {
+    async fn read(
+        config: &Config,
+        datastore: &Datastore,
+        node: &str,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Self, PluginError> {
+        let world = async {
+            match config.ipam.is_own() {
+                true => session::world(datastore, Some(node), None).await.map(Some),
+                false => Ok(None),
+            }
+        };
+        let outer = async {
+            match datastore.get(Kind::Namespace, None, namespace).await {
+                Ok(Object::Namespace(namespace)) => Ok(Some(*namespace)),
+                Ok(_) => Ok(None),
+                Err(error) if error.is_not_found() => Ok(None),
+                Err(error) => Err(PluginError::from(error)),
+            }
+        };
+        let inner = async { pod::read(datastore, namespace, name).await.map_err(PluginError::from) };
+        let ((), pod, outer, mut world) =
+            tokio::try_join!(session::check_ready(datastore), inner, outer, world)?;
+        // The kubelet has it from the same API server, so it has gone: or this is a server that lags behind.
+        let pod = pod.ok_or_else(|| {
+            PluginError::NotReady(format!(
+                "there is no pod {namespace}/{name} in the API: it has gone, or is not there yet"
+            ))
+        })?;
+        if let Some(world) = &mut world {
+            let labels = outer.iter().flat_map(|namespace| namespace.metadata.labels.iter().flatten());
+            world.namespace_labels = labels.map(|(key, value)| (key.clone(), value.clone())).collect();
+        }
+        Ok(Self { pod, namespace: outer, world })
+    }
+}
+
+/// What has been made, and is to be taken back when what follows fails.
+#[derive(Debug, Default)]
+struct Made {
+    addresses: bool,
+    link: bool,
+    annotations: bool,
+}
+
+/// Addresses, and the routes that came with them.
+struct Given {
+    addresses: Vec<IpAddr>,
+    routes: Option<Vec<Cidr>>,
+}
+
+struct Job<'a> {
+    config: &'a Config,
+    attachment: &'a Attachment,
+    variables: &'a Variables,
+    datastore: &'a Datastore,
+    node: &'a str,
+    host_name: &'a str,
+    known: &'a Known,
+    wishes: &'a Wishes,
+}
+
+impl Job<'_> {
+    fn handle(&self) -> String {
+        self.config.handle(&self.attachment.container)
+    }
+
+    /// A link of that name that is there already.
+    fn stale(&self) -> Result<Option<Link>, PluginError> {
+        match Netlink::open()?.link(self.host_name) {
+            Ok(link) => Ok(Some(link)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The result of the ADD before, if this one repeats it: the link is this container's, with its addresses at its other end.
+    fn repeated(&self, found: &Link, mtu: u32) -> Result<Option<CniResult>, PluginError> {
+        let Some(pod_netns) = self.attachment.netns.as_deref() else { return Ok(None) };
+        let addresses = pod::addresses(&self.known.pod);
+        let is_ours =
+            found.alias == self.handle() && pod::container(&self.known.pod) == self.attachment.container;
+        if !is_ours || addresses.is_empty() {
+            return Ok(None);
+        }
+        let interface = self.attachment.interface.as_str();
+        let at_the_end = netns::within(pod_netns, || -> Result<Vec<IpAddr>, PluginError> {
+            let mut netlink = Netlink::open()?;
+            let index = match netlink.link(interface) {
+                Ok(link) => link.index,
+                Err(error) if error.is_not_found() => return Ok(Vec::new()),
+                Err(error) => return Err(error.into()),
+            };
+            Ok(netlink.addresses(index)?.into_iter().map(|(address, _)| address).collect())
+        })??;
+        if !addresses.iter().all(|address| at_the_end.contains(address)) {
+            return Ok(None);
+        }
+        let given = Given { addresses, routes: None };
+        self.result(pod_netns, &given, mtu).map(Some)
+    }
+
+    async fn make(
+        &self,
+        pod_netns: &std::path::Path,
+        mtu: u32,
+        agent: &mut NodeSocket,
+        made: &mut Made,
+    ) -> Result<CniResult, PluginError> {
+        made.addresses = !self.wishes.without_ipam;
+        let given = self.addresses().await?;
+        if given.addresses.is_empty() {
+            return Err(PluginError::Ipam(
+                "no address has been given: neither family is asked for (ipam.assign_ipv4, ipam.assign_ipv6)"
+                    .into(),
+            ));
+        }
+
+        made.link = true;
+        let handle = self.handle();
+        let link = PodLink {
+            node_netns: None,
+            pod_netns,
+            host_name: self.host_name,
+            addresses: &given.addresses,
+            mtu,
+            mac: self.wishes.mac,
+            bpf_dir: &self.config.bpf_dir,
+        };
+        let shape = Shape {
+            interface: &self.attachment.interface,
+            owner: &handle,
+            forwards: self.config.allow_ip_forwarding,
+            routes: given.routes.as_deref(),
+        };
+        link::add_shaped(&link, &shape)?;
+
+        made.annotations = true;
+        pod::write(self.datastore, &self.known.pod, &given.addresses, &self.attachment.container).await?;
+
+        agent.wait(Wait {
+            namespace: self.known.pod.metadata.namespace.clone().unwrap_or_default(),
+            pod: self.known.pod.metadata.name.clone().unwrap_or_default(),
+            container_id: self.attachment.container.clone(),
+            interface: self.host_name.to_owned(),
+            addresses: given.addresses.clone(),
+            timeout_ms: u64::try_from(self.config.policy_timeout.as_millis()).unwrap_or(u64::MAX),
+        })?;
+        self.result(pod_netns, &given, mtu)
+    }
+
+    async fn addresses(&self) -> Result<Given, PluginError> {
+        if self.wishes.without_ipam {
+            return Ok(Given { addresses: self.wishes.addresses.clone(), routes: None });
+        }
+        let Some(world) = &self.known.world else {
+            let whole = delegate::configuration(self.config, self.datastore, self.node).await?;
+            let result = delegate::execute(self.config, &whole, self.variables)?;
+            let (addresses, mut routes) = delegate::given(&result);
+            if self.config.include_default_routes {
+                routes.extend(["0.0.0.0/0", "::/0"].iter().filter_map(|text| text.parse::<Cidr>().ok()));
+                routes.sort();
+                routes.dedup();
+            }
+            return Ok(Given { addresses, routes: (!routes.is_empty()).then_some(routes) });
+        };
+        let config = &self.config.ipam;
+        let (ipv4, ipv6) = self.wishes.families.unwrap_or((config.assign_ipv4, config.assign_ipv6));
+        let exactly = match self.attachment.arguments.address {
+            Some(address) if self.wishes.addresses.is_empty() => vec![address],
+            _ => self.wishes.addresses.clone(),
+        };
+        let wanted = ipam::Wanted {
+            handle: self.handle(),
+            node: self.node.to_owned(),
+            pod: self.attachment.pod().map(|(namespace, name)| (namespace.to_owned(), name.to_owned())),
+            ipv4,
+            ipv6,
+            ipv4_pools: self.wishes.ipv4_pools.clone().unwrap_or_else(|| config.ipv4_pools.clone()),
+            ipv6_pools: self.wishes.ipv6_pools.clone().unwrap_or_else(|| config.ipv6_pools.clone()),
+            exactly,
+        };
+        let _lock = ipam::lock(&self.config.ipam_lock);
+        let addresses = ipam::assign(self.datastore, world, &wanted).await?;
+        Ok(Given { addresses, routes: None })
+    }
+
+    fn result(&self, pod_netns: &std::path::Path, given: &Given, mtu: u32) -> Result<CniResult, PluginError> {
+        let interface = self.attachment.interface.as_str();
+        let mac = netns::within(pod_netns, || Netlink::open()?.link(interface))??.mac;
+        let texts = || given.addresses.iter().map(|address| pod::with_length(*address));
+        let routes: Vec<String> = match &given.routes {
+            // One for each address, as calico-ipam has it.
+            None => texts().collect(),
+            Some(routes) => routes.iter().map(ToString::to_string).collect(),
+        };
+        Ok(CniResult {
+            interfaces: vec![
+                Interface { name: self.host_name.to_owned(), ..Interface::default() },
+                Interface {
+                    name: interface.to_owned(),
+                    mac: mac_text(&mac),
+                    mtu: Some(mtu),
+                    sandbox: pod_netns.display().to_string(),
+                },
+            ],
+            ips: texts().map(|address| Ip { address, interface: Some(1), ..Ip::default() }).collect(),
+            routes: routes.into_iter().map(|dst| Route { dst, ..Route::default() }).collect(),
+            dns: self.config.dns.clone(),
+        })
+    }
+
+    /// Takes back what has been made, the last first; the error, with what remains.
+    async fn take_back(&self, made: Made, error: PluginError) -> PluginError {
+        warn!("taking back what has been made: {error}");
+        let mut remains = Vec::new();
+        // Cut off first, then forgotten, then its addresses go to others.
+        if made.link
+            && let Err(error) = link::remove(None, self.host_name, &self.config.bpf_dir)
+        {
+            remains.push(format!("the link {} ({error})", self.host_name));
+        }
+        if made.annotations
+            && let Err(error) = pod::clear(self.datastore, &self.known.pod).await
+        {
+            remains.push(format!("the pod's annotations ({error})"));
+        }
+        if made.addresses {
+            let handle = self.handle();
+            let released = match &self.known.world {
+                Some(world) => ipam::release(self.datastore, world, &handle).await,
+                None => {
+                    let mut variables = self.variables.clone();
+                    variables.insert("CNI_COMMAND".into(), "DEL".into());
+                    let whole = delegate::configuration_for_del(self.config);
+                    delegate::execute(self.config, &whole, &variables).map(drop)
+                }
+            };
+            if let Err(error) = released {
+                remains.push(format!("the addresses of {handle} ({error})"));
+            }
+        }
+        if remains.is_empty() {
+            return error;
+        }
+        PluginError::Remains {
+            error: Box::new(error),
+            remains: format!("DEL takes back what remains: {}", remains.join("; ")),
+        }
+    }
+}
+
+/// `02:00:00:00:00:01`.
+pub(super) fn mac_text(mac: &[u8]) -> String {
+    mac.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(":")
+}

@@ -1,0 +1,91 @@
+//! DEL: nothing of a container stays. What is not there need not be removed, so it may be repeated, and goes on where one before was killed.
+//!
+//! ```text
+//!   link (whose alias says that it is this container's) ─► annotations (that name this container) ─► addresses (of its handle)
+//!   nothing leaves or reaches the pod                       its policy goes, everywhere               somebody else may have them
+//! ```
+//!
+//! A DEL of an earlier container of a pod, after the ADD of its next one, finds a link and annotations that are not its own, and leaves
+//! them. It works while the agent is dead.
+
+use caracal_model::names::veth_name;
+use tracing::info;
+
+use super::config::Config;
+use super::env::{Attachment, Variables};
+use super::error::PluginError;
+use super::{delegate, ipam, pod, session};
+use crate::link;
+use crate::netlink::Netlink;
+use crate::netns;
+
+/// Detaches a container.
+///
+/// # Errors
+/// Something could not be removed; to be repeated.
+pub async fn run(config: &Config, attachment: &Attachment, variables: &Variables) -> Result<(), PluginError> {
+    let handle = config.handle(&attachment.container);
+    let host_name = attachment.pod().map(|(namespace, name)| veth_name(namespace, name));
+    let _turn = host_name.as_deref().map(session::Turn::take).transpose()?;
+    let alias = match &host_name {
+        Some(name) => alias(name)?,
+        None => None,
+    };
+    if let (Some(name), Some(alias)) = (&host_name, &alias)
+        && *alias == handle
+    {
+        link::remove(None, name, &config.bpf_dir)?;
+    }
+
+    let datastore = session::datastore(config).await?;
+    let pod = match attachment.pod() {
+        Some((namespace, name)) => pod::read(&datastore, namespace, name).await?,
+        None => None,
+    };
+    let of_pod = pod.as_ref().map_or("", pod::container);
+    let is_ours = of_pod == attachment.container;
+    if let Some(name) = &host_name {
+        match alias.as_deref() {
+            // Somebody's who does not say: its maker died at once, or was another program.
+            Some("") if is_ours || of_pod.is_empty() => link::remove(None, name, &config.bpf_dir)?,
+            // Its pins, or half of them: the link went with the pod's namespace.
+            None => link::remove(None, name, &config.bpf_dir)?,
+            Some(alias) if alias != handle => {
+                info!(interface = name, owner = alias, "the link is another container's: left")
+            }
+            Some(_) => {}
+        }
+    }
+    clean_netns(attachment);
+    if let Some(pod) = pod.as_ref().filter(|pod| is_ours && !pod::addresses(pod).is_empty()) {
+        pod::clear(&datastore, pod).await?;
+    }
+
+    if config.ipam.is_own() {
+        // Of all that is read for address management, releasing needs what pools and settings say.
+        let world = session::world(&datastore, None, None).await?;
+        let _lock = ipam::lock(&config.ipam_lock);
+        ipam::release(&datastore, &world, &handle).await
+    } else if config.ipam.kind.is_empty() {
+        Ok(())
+    } else {
+        delegate::execute(config, &delegate::configuration_for_del(config), variables).map(drop)
+    }
+}
+
+/// The alias of a link; `None`: there is no such link.
+fn alias(name: &str) -> Result<Option<String>, PluginError> {
+    match Netlink::open()?.link(name) {
+        Ok(link) => Ok(Some(link.alias)),
+        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Removes the container's end, where its other end has another name than is known: the namespace may go on to live.
+fn clean_netns(attachment: &Attachment) {
+    let Some(path) = attachment.netns.as_deref() else { return };
+    let interface = attachment.interface.as_str();
+    // Gone is fine, whatever else: it goes with the namespace.
+    let _ = netns::within(path, || Netlink::open()?.delete_link(interface));
+}

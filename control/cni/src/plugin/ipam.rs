@@ -1,0 +1,256 @@
+//! What `caracal-ipam` does, and what `caracal-cni` does in its place where `ipam.type` names it: giving pods addresses of Calico's pools.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use caracal_datastore::Datastore;
+use caracal_ipam::{
+    AssignError, Attributes, AutoAssign, Nanoseconds, Owner, Store, StoreError, Use, World, assign_address,
+    auto_assign, release_by_handle,
+};
+use caracal_model::cidr::Cidr;
+use k8s_openapi::jiff::Timestamp;
+use nix::fcntl::{Flock, FlockArg};
+use tracing::{debug, warn};
+
+use super::error::PluginError;
+
+/// How long another plugin may hold the lock before this one goes on without it: what is written is compared and swapped anyway.
+const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+const LOCK_POLL: Duration = Duration::from_millis(2);
+
+/// The addresses that a container is to have.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Wanted {
+    /// By what they are released.
+    pub handle: String,
+    /// The node that the container is on.
+    pub node: String,
+    /// The pod: its namespace and name.
+    pub pod: Option<(String, String)>,
+    /// Whether it is to have an IPv4 address.
+    pub ipv4: bool,
+    /// Whether it is to have an IPv6 address.
+    pub ipv6: bool,
+    /// Exactly these pools, by name or CIDR.
+    pub ipv4_pools: Vec<String>,
+    /// The same for IPv6.
+    pub ipv6_pools: Vec<String>,
+    /// Exactly these addresses, and no others.
+    pub exactly: Vec<IpAddr>,
+}
+
+/// Gives the addresses; all that are wanted, or none.
+///
+/// # Errors
+/// There are none to be had, or the API server could not be asked.
+pub async fn assign(
+    datastore: &Datastore,
+    world: &World,
+    wanted: &Wanted,
+) -> Result<Vec<IpAddr>, PluginError> {
+    let given = give(datastore, world, wanted).await;
+    if given.is_err()
+        && let Err(error) = release(datastore, world, &wanted.handle).await
+    {
+        warn!("addresses of {} remain until DEL: {error}", wanted.handle);
+    }
+    given
+}
+
+async fn give(datastore: &Datastore, world: &World, wanted: &Wanted) -> Result<Vec<IpAddr>, PluginError> {
+    let now = now();
+    let attributes = Attributes {
+        handle: Some(wanted.handle.clone()),
+        owner: owner(wanted, now),
+        ..Attributes::default()
+    };
+    let host = Owner::Host(wanted.node.clone());
+    let failed = |error: AssignError| PluginError::Ipam(format!("cannot give an address: {error}"));
+    let store = datastore.ipam();
+    if !wanted.exactly.is_empty() {
+        for &address in &wanted.exactly {
+            assign_address(&store, world, address, &attributes, &host, Some(Use::Workload), now)
+                .await
+                .map_err(failed)?;
+        }
+        return Ok(wanted.exactly.clone());
+    }
+    let mut pools = resolve(world, &wanted.ipv4_pools, true)?;
+    pools.extend(resolve(world, &wanted.ipv6_pools, false)?);
+    let request = AutoAssign {
+        v4: wanted.ipv4.into(),
+        v6: wanted.ipv6.into(),
+        attributes,
+        owner: host,
+        pools,
+        usage: Use::Workload,
+        max_blocks: 0,
+    };
+    let (v4, v6) = auto_assign(&store, world, &request, now).await.map_err(failed)?;
+    let short = v4.short.into_iter().chain(v6.short).next();
+    if let Some(short) = short {
+        return Err(PluginError::Ipam(format!("cannot give an address: {short}")));
+    }
+    Ok(v4.addresses.into_iter().chain(v6.addresses).map(|(address, _)| address).collect())
+}
+
+/// Takes the addresses of a handle back; fine if there are none.
+///
+/// # Errors
+/// The API server could not be asked.
+pub async fn release(datastore: &Datastore, world: &World, handle: &str) -> Result<(), PluginError> {
+    match release_by_handle(&datastore.ipam(), world, handle, now()).await {
+        Ok(released) => {
+            debug!(handle, ?released, "released");
+            Ok(())
+        }
+        Err(error) => Err(PluginError::Ipam(format!("cannot take back the addresses of {handle}: {error}"))),
+    }
+}
+
+/// The addresses that a handle has.
+///
+/// # Errors
+/// The API server could not be asked.
+pub async fn given(datastore: &Datastore, handle: &str) -> Result<Vec<IpAddr>, PluginError> {
+    use caracal_ipam::{Key, Record};
+    let failed =
+        |error: StoreError| PluginError::Ipam(format!("cannot look for the addresses of {handle}: {error}"));
+    let store = datastore.ipam();
+    let Some((Record::Handle(known), _)) =
+        store.get(&Key::Handle(handle.to_owned())).await.map_err(failed)?
+    else {
+        return Ok(Vec::new());
+    };
+    let mut addresses = Vec::new();
+    for cidr in known.blocks.into_keys() {
+        if let Some((Record::Block(block), _)) = store.get(&Key::Block(cidr)).await.map_err(failed)? {
+            let of_handle =
+                block.given().filter(|(_, attributes)| attributes.handle.as_deref() == Some(handle));
+            addresses.extend(of_handle.map(|(address, _)| address));
+        }
+    }
+    Ok(addresses)
+}
+
+/// The handles of a network under which addresses are given to containers of a node.
+///
+/// # Errors
+/// The API server could not be asked.
+pub async fn handles_of(
+    datastore: &Datastore,
+    network: &str,
+    node: &str,
+) -> Result<Vec<String>, PluginError> {
+    let failed = |error: StoreError| PluginError::Ipam(format!("cannot list the addresses given: {error}"));
+    let mut handles: Vec<String> = Vec::new();
+    for (block, _) in datastore.ipam().blocks().await.map_err(failed)? {
+        for (_, attributes) in block.given() {
+            let is_here = attributes.owner.get("node").is_some_and(|name| name == node);
+            let handle = attributes.handle.as_deref().unwrap_or_default();
+            if is_here && container_of(network, handle).is_some() {
+                handles.push(handle.to_owned());
+            }
+        }
+    }
+    handles.sort();
+    handles.dedup();
+    Ok(handles)
+}
+
+/// The container that a handle of this network is for. Of networks `a` and `a.b` either might have made `a.b.c`: it is taken for nobody's.
+#[must_use]
+pub fn container_of<'a>(network: &str, handle: &'a str) -> Option<&'a str> {
+    let container = handle.strip_prefix(network)?.strip_prefix('.')?;
+    (!container.is_empty() && !container.contains('.')).then_some(container)
+}
+
+fn owner(wanted: &Wanted, now: Nanoseconds) -> BTreeMap<String, String> {
+    let mut owner =
+        BTreeMap::from([("node".to_owned(), wanted.node.clone()), ("timestamp".to_owned(), timestamp(now))]);
+    if let Some((namespace, pod)) = &wanted.pod {
+        owner.insert("namespace".to_owned(), namespace.clone());
+        owner.insert("pod".to_owned(), pod.clone());
+    }
+    owner
+}
+
+/// As Calico writes it: `2026-01-01 00:00:05 +0000 UTC`.
+fn timestamp(now: Nanoseconds) -> String {
+    let time = Timestamp::from_nanosecond(now.0.into()).unwrap_or(Timestamp::UNIX_EPOCH);
+    time.strftime("%Y-%m-%d %H:%M:%S +0000 UTC").to_string()
+}
+
+/// The pools of these names or CIDRs.
+fn resolve(world: &World, names: &[String], ipv4: bool) -> Result<Vec<Cidr>, PluginError> {
+    let find = |name: &String| {
+        let cidr: Option<Cidr> = name.parse().ok();
+        let found = world.pools.iter().find(|pool| pool.name == *name || Some(pool.cidr) == cidr);
+        let family = if ipv4 { "IPv4" } else { "IPv6" };
+        match found {
+            Some(pool) if pool.cidr.is_ipv4() == ipv4 => Ok(pool.cidr),
+            Some(_) => Err(PluginError::Ipam(format!("pool {name} is not of {family}"))),
+            None => Err(PluginError::Ipam(format!("there is no {family} pool {name}"))),
+        }
+    };
+    names.iter().map(find).collect()
+}
+
+fn now() -> Nanoseconds {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Nanoseconds(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+}
+
+/// Keeps plugins of this host from changing the same block at once, each but one in vain. `None`: it cannot be had, which does no harm.
+#[must_use]
+pub fn lock(path: &Path) -> Option<Flock<File>> {
+    if let Some(directory) = path.parent() {
+        let _ = std::fs::create_dir_all(directory);
+    }
+    let mut file = File::options().create(true).truncate(false).write(true).open(path).ok()?;
+    let begin = Instant::now();
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Some(lock),
+            Err((back, nix::Error::EWOULDBLOCK)) if begin.elapsed() < LOCK_PATIENCE => file = back,
+            Err(_) => return None,
+        }
+        std::thread::sleep(LOCK_POLL);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_handle_tells_the_container_unless_it_might_be_another_networks() {
+        assert_eq!(container_of("net", "net.0f3c"), Some("0f3c"));
+        for handle in ["net", "net.", "other.0f3c", "net.b.0f3c", "network.0f3c"] {
+            assert_eq!(container_of("net", handle), None, "{handle}");
+        }
+    }
+
+    #[test]
+    fn times_are_written_as_calico_does() {
+        assert_eq!(timestamp(Nanoseconds(1_767_225_605_000_000_007)), "2026-01-01 00:00:05 +0000 UTC");
+    }
+
+    #[test]
+    fn of_two_that_want_the_lock_the_second_waits() {
+        let path = std::env::temp_dir().join(format!("crt{}-ipam-lock", std::process::id()));
+        let first = lock(&path).unwrap();
+        let second = std::thread::spawn({
+            let path = path.clone();
+            move || lock(&path).is_some()
+        });
+        drop(first);
+        assert!(second.join().unwrap());
+        std::fs::remove_file(path).unwrap();
+        assert!(lock(Path::new("/proc/nowhere/lock")).is_none());
+    }
+}

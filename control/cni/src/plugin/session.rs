@@ -1,0 +1,141 @@
+//! What the commands share: the way to the API server, made when it is first needed; the node's name; one command at a time for a pod.
+
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
+use std::time::{Duration, Instant};
+
+use caracal_datastore::{ApiGroup, Datastore};
+use caracal_ipam::World;
+use caracal_model::object::{Kind, Object};
+
+use super::config::Config;
+use super::error::PluginError;
+
+/// How long the command before may still take: longer than it waits for the pod's policy.
+const TURN_PATIENCE: Duration = Duration::from_secs(60);
+const TURN_POLL: Duration = Duration::from_millis(5);
+
+/// The way to the API server of a network.
+///
+/// # Errors
+/// There is none.
+pub async fn datastore(config: &Config) -> Result<Datastore, PluginError> {
+    let client = caracal_datastore::client(config.kubeconfig.as_deref()).await?;
+    // The configuration has been checked: it names one, or none.
+    let group = config.api_group.as_deref().and_then(|group| group.parse::<ApiGroup>().ok());
+    Ok(Datastore::connect(client, group).await?)
+}
+
+/// Refuses to go on while the objects may not be used, as during an upgrade of Calico's.
+///
+/// # Errors
+/// They may not, or the API server could not be asked.
+pub async fn check_ready(datastore: &Datastore) -> Result<(), PluginError> {
+    match datastore.get(Kind::ClusterInformation, None, "default").await {
+        Ok(Object::ClusterInformation(information)) if information.spec.datastore_ready == Some(false) => {
+            Err(PluginError::NotReady(
+                "ClusterInformation default says datastoreReady: false: the cluster's network is being changed, try again later".into(),
+            ))
+        }
+        Ok(_) => Ok(()),
+        Err(error) if error.is_not_found() => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What address management reads, as a node and a namespace see it.
+///
+/// # Errors
+/// The API server could not be asked.
+pub async fn world(
+    datastore: &Datastore,
+    node: Option<&str>,
+    namespace: Option<&str>,
+) -> Result<World, PluginError> {
+    Ok(datastore.ipam_world(node, namespace).await?)
+}
+
+/// The name of this node.
+///
+/// # Errors
+/// It is not known.
+pub fn node_name(config: &Config) -> Result<String, PluginError> {
+    let node = &config.node;
+    if let Some(name) = &node.explicit {
+        return Ok(name.clone());
+    }
+    let file = node.file.display().to_string();
+    match std::fs::read_to_string(&node.file) {
+        Ok(text) if !text.trim().is_empty() => return Ok(text.trim().to_owned()),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(PluginError::io(format!("read {file}"))(error));
+        }
+        _ if node.file_optional => {}
+        _ => return Err(PluginError::NodeName { file }),
+    }
+    if let Some(name) = &node.hostname {
+        return Ok(name.clone());
+    }
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map_err(PluginError::io("read the host's name"))?;
+    Ok(name.trim().to_lowercase())
+}
+
+/// The largest packet of the node's pods.
+///
+/// # Errors
+/// The file that should say it does not, and must be there.
+pub fn mtu(config: &Config) -> Result<u32, PluginError> {
+    /// Where nobody says, as Calico has it.
+    const USUAL: u32 = 1460;
+    if let Some(mtu) = config.mtu {
+        return Ok(mtu);
+    }
+    let file = config.mtu_file.display();
+    match std::fs::read_to_string(&config.mtu_file) {
+        Ok(text) => text.trim().parse().ok().filter(|mtu| (68..=65_535).contains(mtu)).ok_or_else(|| {
+            PluginError::NotReady(format!(
+                "{file} holds {:?}, which is no MTU; the agent writes it when it starts",
+                text.trim()
+            ))
+        }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => match config.require_mtu_file {
+            true => {
+                Err(PluginError::NotReady(format!("{file} is not there; the agent writes it when it starts")))
+            }
+            false => Ok(USUAL),
+        },
+        Err(error) => Err(PluginError::io(format!("read {file}"))(error)),
+    }
+}
+
+/// While it lives, no other command works on the same pod's link in this network namespace. It is a name among the abstract sockets: who is
+/// killed leaves it free.
+#[derive(Debug)]
+pub struct Turn(#[allow(dead_code, reason = "it is held, not used")] UnixListener);
+
+impl Turn {
+    /// Waits for the command before.
+    ///
+    /// # Errors
+    /// It does not end.
+    pub fn take(interface: &str) -> Result<Self, PluginError> {
+        let name = format!("caracal-cni/{interface}");
+        let doing = || PluginError::io(format!("take the name {name} among the abstract sockets"));
+        let address = SocketAddr::from_abstract_name(&name).map_err(doing())?;
+        let begin = Instant::now();
+        loop {
+            match UnixListener::bind_addr(&address) {
+                Ok(listener) => return Ok(Self(listener)),
+                Err(error) if error.kind() != std::io::ErrorKind::AddrInUse => return Err(doing()(error)),
+                Err(_) if begin.elapsed() > TURN_PATIENCE => {
+                    return Err(PluginError::NotReady(format!(
+                        "another command still works on {interface} after {} s",
+                        TURN_PATIENCE.as_secs()
+                    )));
+                }
+                Err(_) => std::thread::sleep(TURN_POLL),
+            }
+        }
+    }
+}
