@@ -4,6 +4,8 @@
 pub const NODE_IPV4_ADDRESS: &str = "projectcalico.org/IPv4Address";
 /// The node's IPv6 address with its mask: `2001:db8::11/64`.
 pub const NODE_IPV6_ADDRESS: &str = "projectcalico.org/IPv6Address";
+/// The number of the node's autonomous system, where it has one of its own.
+pub const NODE_AS_NUMBER: &str = "projectcalico.org/ASNumber";
 /// The node's VXLAN tunnel address over IPv4.
 pub const NODE_IPV4_VXLAN_TUNNEL_ADDRESS: &str = "projectcalico.org/IPv4VXLANTunnelAddr";
 /// The node's VXLAN tunnel address over IPv6.
@@ -58,3 +60,15 @@ pub const NAT_EXCLUDE_SERVICE: &str = "projectcalico.org/natExcludeService";
 pub const UDP_CONNTRACK_CLEANUP: &str = "projectcalico.org/udpConntrackCleanup";
 /// On a Service: `Auto` has nodes prefer endpoints that are meant for their zone.
 pub const TOPOLOGY_MODE: &str = "service.kubernetes.io/topology-mode";
+/// On a Service of type LoadBalancer: the external addresses that it is to have, at most one of each family, as a JSON list.
+pub const SERVICE_ADDRESSES: &str = "projectcalico.org/loadBalancerIPs";
+/// On a Service of type LoadBalancer: the pools that its IPv4 address is to come from, names or CIDRs, as a JSON list.
+pub const SERVICE_IPV4_POOLS: &str = "projectcalico.org/ipv4pools";
+/// The same for its IPv6 address.
+pub const SERVICE_IPV6_POOLS: &str = "projectcalico.org/ipv6pools";
+/// The node's interfaces and their addresses, as a JSON list of `{"name": …, "addresses": [...]}`.
+pub const NODE_INTERFACES: &str = "projectcalico.org/Interfaces";
+/// The node's WireGuard interface's address over IPv4.
+pub const NODE_IPV4_WIREGUARD_ADDRESS: &str = "projectcalico.org/IPv4WireguardInterfaceAddr";
+/// The node's WireGuard interface's address over IPv6.
+pub const NODE_IPV6_WIREGUARD_ADDRESS: &str = "projectcalico.org/IPv6WireguardInterfaceAddr";
