@@ -120,8 +120,15 @@ pub fn pool(object: &Object) -> Option<Pool> {
         manual: spec.assignment_mode.as_deref() == Some("Manual"),
         nodes: selector("nodeSelector", spec.node_selector.as_deref()),
         namespaces: selector("namespaceSelector", spec.namespace_selector.as_deref()),
+        vxlan: is_on(&spec.vxlan_mode),
+        ipip: is_on(&spec.ipip_mode) && cidr.is_ipv4(),
         name,
     })
+}
+
+/// Whether a mode of encapsulation is `Always` or `CrossSubnet`.
+fn is_on(mode: &Option<String>) -> bool {
+    mode.as_deref().is_some_and(|mode| !mode.is_empty() && mode != "Never")
 }
 
 fn usage_of(text: &str) -> Option<Use> {

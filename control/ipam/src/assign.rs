@@ -17,7 +17,7 @@ use crate::affinity::{self, AffinityError, AffinityState, Claim};
 use crate::block::{Attributes, Block, Owner};
 use crate::handle::{HandleError, decrement, increment};
 use crate::pool::{Pool, Use, World};
-use crate::store::{Key, Record, Store, StoreError, WriteError, block};
+use crate::store::{Key, Record, Store, StoreError, WriteError, block, handle};
 use crate::{Nanoseconds, RETRIES};
 
 /// An empty block of another owner's is left to it for so long.
@@ -98,6 +98,16 @@ pub enum AssignError {
     /// Somebody has it.
     #[error("{0} is given already, or cools down")]
     AlreadyGiven(IpAddr),
+    /// The handle has as many addresses as it may.
+    #[error("handle {handle} has {count} addresses, and may have {max}")]
+    HandleFull {
+        /// The handle.
+        handle: String,
+        /// How many it has.
+        count: u64,
+        /// How many it may have.
+        max: u64,
+    },
     /// It is of a block of somebody else's.
     #[error(
         "{address} is of block {cidr}, which is not {owner}'s, and with strictAffinity others' are not borrowed from"
@@ -135,10 +145,26 @@ pub async fn auto_assign<S: Store>(
     wanted: &AutoAssign,
     now: Nanoseconds,
 ) -> Result<(Assigned, Assigned), AssignError> {
+    auto_assign_near(store, world, wanted, &[], now).await
+}
+
+/// The same, beginning with blocks that the owner is thought to have, the likeliest first: as long as they have room, nobody
+/// is asked which there are, and an address costs three requests. A wrong one costs a look.
+///
+/// # Errors
+/// As [`auto_assign`].
+pub async fn auto_assign_near<S: Store>(
+    store: &S,
+    world: &World,
+    wanted: &AutoAssign,
+    near: &[Cidr],
+    now: Nanoseconds,
+) -> Result<(Assigned, Assigned), AssignError> {
+    let mut taker = Taker { store, world, attributes: &wanted.attributes, now, may_be_counted: false };
     let mut given = [Assigned::default(), Assigned::default()];
     for ((ipv4, count), given) in [(true, wanted.v4), (false, wanted.v6)].into_iter().zip(&mut given) {
         if count > 0 {
-            *given = of_family(store, world, wanted, ipv4, count, now).await?;
+            *given = of_family(&mut taker, wanted, near, ipv4, count).await?;
         }
     }
     let [v4, v6] = given;
@@ -146,18 +172,24 @@ pub async fn auto_assign<S: Store>(
 }
 
 async fn of_family<S: Store>(
-    store: &S,
-    world: &World,
+    taker: &mut Taker<'_, S>,
     wanted: &AutoAssign,
+    near: &[Cidr],
     ipv4: bool,
     count: usize,
-    now: Nanoseconds,
 ) -> Result<Assigned, AssignError> {
+    let (store, world, now) = (taker.store, taker.world, taker.now);
     let owner = &wanted.owner;
     let requested: Vec<Cidr> = wanted.pools.iter().copied().filter(|pool| pool.is_ipv4() == ipv4).collect();
     let pools = world.candidates(ipv4, &requested, wanted.usage, owner.name())?;
-    let taker = Taker { store, world, attributes: &wanted.attributes, now };
+    let is_candidate = |cidr: Cidr| pools.iter().any(|pool| pool.cidr.covers(&cidr));
     let mut given = Assigned::default();
+    for cidr in near.iter().copied().filter(|cidr| is_candidate(*cidr)) {
+        taker.take(cidr, Some(owner), count, &mut given).await?;
+        if given.addresses.len() >= count {
+            return Ok(given);
+        }
+    }
 
     let mut own = BTreeSet::new();
     for (claim, _) in store.affinities(owner).await? {
@@ -169,7 +201,7 @@ async fn of_family<S: Store>(
             // Kept while it is used; who cannot be asked now is asked the next time.
             let _ = affinity::release(store, owner, claim.cidr, true).await;
         }
-        if !pools.iter().any(|pool| pool.cidr.covers(&claim.cidr)) {
+        if !is_candidate(claim.cidr) {
             continue;
         }
         own.insert(claim.cidr);
@@ -208,9 +240,13 @@ async fn of_family<S: Store>(
         return Ok(given);
     }
     if given.addresses.len() < count {
-        for (block, _) in store.blocks().await? {
-            let is_candidate = pools.iter().any(|pool| pool.cidr.covers(&block.cidr()));
-            if is_candidate && given.addresses.len() < count {
+        for (mut block, _) in store.blocks().await? {
+            if given.addresses.len() >= count || !is_candidate(block.cidr()) || block.strict_affinity {
+                continue;
+            }
+            // Most are full; those are not asked for again.
+            block.end_cooldowns(world.settings.cooldown_s, now);
+            if block.has_free(|address| world.is_reserved(address)) {
                 taker.take(block.cidr(), None, count, &mut given).await?;
             }
         }
@@ -281,56 +317,100 @@ struct Taker<'a, S> {
     world: &'a World,
     attributes: &'a Attributes,
     now: Nanoseconds,
+    /// Whether the handle may be there already: it is asked for before it is made.
+    may_be_counted: bool,
 }
 
 impl<S: Store> Taker<'_, S> {
     /// Takes from one block until there are `count`, or it has no more. `owner`: only if it is this one's; none: borrows.
     async fn take(
-        &self,
+        &mut self,
         cidr: Cidr,
         owner: Option<&Owner>,
         count: usize,
         given: &mut Assigned,
     ) -> Result<(), AssignError> {
-        for _ in 0..RETRIES {
-            let Some((mut block, revision)) = block(self.store, cidr).await? else { return Ok(()) };
+        let missing = count - given.addresses.len();
+        let (world, attributes) = (self.world, self.attributes);
+        let choose = |block: &mut Block| {
             if owner.is_some() && block.owner.as_ref() != owner || owner.is_none() && block.strict_affinity {
-                return Ok(());
+                return Ok(Vec::new());
             }
-            block.end_cooldowns(self.world.settings.cooldown_s, self.now);
-            let missing = count - given.addresses.len();
-            let taken = block.take(missing, self.attributes, |address| self.world.is_reserved(address));
-            if taken.is_empty() {
-                return Ok(());
-            }
-            if self.write(block, revision, taken.len() as u64).await? {
-                given.addresses.extend(taken.into_iter().map(|address| (address, cidr.length())));
-                return Ok(());
-            }
-        }
-        Err(AssignError::Contended(cidr))
+            Ok(block.take(missing, attributes, |address| world.is_reserved(address)))
+        };
+        let taken = self.write(cidr, choose).await?.unwrap_or_default();
+        given.addresses.extend(taken.into_iter().map(|address| (address, cidr.length())));
+        Ok(())
     }
 
-    /// Counts addresses at the handle, then writes the block that gives them. False: somebody else was quicker.
-    async fn write(&self, mut block: Block, revision: S::Revision, count: u64) -> Result<bool, AssignError> {
-        let cidr = block.cidr();
-        let handle = self.attributes.handle.as_deref();
-        if let Some(handle) = handle {
-            increment(self.store, handle, cidr, count).await?;
-        }
-        block.count_write();
-        match self.store.swap(&Key::Block(cidr), Some(revision), Some(Record::Block(block))).await {
-            Ok(()) => Ok(true),
-            Err(WriteError::Conflict) => {
-                if let Some(handle) = handle {
-                    decrement(self.store, handle, cidr, count).await?;
+    /// Has a block give what `choose` takes of it, after the handle has counted it. What the handle counted in vain is taken
+    /// off again once. `None`: there is no such block.
+    async fn write(
+        &mut self,
+        cidr: Cidr,
+        choose: impl Fn(&mut Block) -> Result<Vec<IpAddr>, AssignError>,
+    ) -> Result<Option<Vec<IpAddr>>, AssignError> {
+        let mut counted = 0;
+        let mut outcome = Err(AssignError::Contended(cidr));
+        for _ in 0..RETRIES {
+            let Some((mut block, revision)) = block(self.store, cidr).await? else {
+                outcome = Ok(None);
+                break;
+            };
+            block.end_cooldowns(self.world.settings.cooldown_s, self.now);
+            let taken = match choose(&mut block) {
+                Ok(taken) if !taken.is_empty() => taken,
+                nothing => {
+                    outcome = nothing.map(Some);
+                    break;
                 }
-                Ok(false)
+            };
+            let wanted = taken.len() as u64;
+            if wanted > counted {
+                self.count(cidr, wanted - counted).await?;
+                counted = wanted;
             }
-            // It may have been written: the handle goes on counting it.
-            Err(WriteError::Store(error)) => Err(error.into()),
+            block.count_write();
+            match self.store.swap(&Key::Block(cidr), Some(revision), Some(Record::Block(block))).await {
+                Ok(()) => {
+                    counted -= wanted;
+                    outcome = Ok(Some(taken));
+                    break;
+                }
+                Err(WriteError::Conflict) => {}
+                // It may have been written: the handle goes on counting it.
+                Err(WriteError::Store(error)) => return Err(error.into()),
+            }
         }
+        if let Some(handle) = self.attributes.handle.as_deref().filter(|_| counted > 0) {
+            decrement(self.store, handle, cidr, counted).await?;
+        }
+        outcome
     }
+
+    async fn count(&mut self, cidr: Cidr, more: u64) -> Result<(), AssignError> {
+        if let Some(handle) = self.attributes.handle.as_deref() {
+            let is_new = !std::mem::replace(&mut self.may_be_counted, true);
+            increment(self.store, handle, cidr, more, is_new).await?;
+        }
+        Ok(())
+    }
+}
+
+/// One address that is asked for by name.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AssignAddress {
+    /// The address.
+    pub address: IpAddr,
+    /// The handle to release it by, and who has it.
+    pub attributes: Attributes,
+    /// Who asks, and owns the block if it has to be claimed.
+    pub owner: Owner,
+    /// What it is for; its pool must allow that. None: any pool will do.
+    pub usage: Option<Use>,
+    /// The handle may have no more addresses than these; then an address that it has already is given again. None: it may
+    /// have any number, and one that it has is an error as anybody's.
+    pub max_of_handle: Option<u64>,
 }
 
 /// Gives one address, claiming its block for `owner` if there is none. Reservations and selectors are not looked at.
@@ -346,28 +426,56 @@ pub async fn assign_address<S: Store>(
     usage: Option<Use>,
     now: Nanoseconds,
 ) -> Result<(), AssignError> {
+    let (attributes, owner) = (attributes.clone(), owner.clone());
+    let wanted = AssignAddress { address, attributes, owner, usage, max_of_handle: None };
+    assign_address_as(store, world, &wanted, now).await
+}
+
+/// The same, for a handle that may not have any number of addresses.
+///
+/// # Errors
+/// As [`assign_address`]; or the handle has others already.
+pub async fn assign_address_as<S: Store>(
+    store: &S,
+    world: &World,
+    wanted: &AssignAddress,
+    now: Nanoseconds,
+) -> Result<(), AssignError> {
+    let AssignAddress { address, attributes, owner, usage, max_of_handle } = wanted;
+    let address = *address;
     let pool = world.pool_of(address).ok_or(AssignError::NotInAPool(address))?;
     if let Some(usage) = usage.filter(|usage| !pool.uses.contains(usage)) {
         return Err(AssignError::NoQualifiedPool { usage });
     }
     let cidr = pool.block_of(address).ok_or(AssignError::NotInAPool(address))?;
-    let taker = Taker { store, world, attributes, now };
-    for _ in 0..RETRIES {
-        let Some((mut block, revision)) = block(store, cidr).await? else {
-            // Another's claim may come first; then it is another's block.
-            affinity::claim(store, owner, cidr, world.settings.strict_affinity, now).await?;
-            continue;
-        };
-        if world.settings.strict_affinity && block.owner.as_ref() != Some(owner) {
-            return Err(AssignError::NotYourBlock { address, cidr, owner: owner.clone() });
-        }
-        block.end_cooldowns(world.settings.cooldown_s, now);
-        if !block.take_address(address, attributes) {
-            return Err(AssignError::AlreadyGiven(address));
-        }
-        if taker.write(block, revision, 1).await? {
+    let id = attributes.handle.as_deref();
+    if let (Some(id), Some(max)) = (id, *max_of_handle) {
+        let has_it =
+            |block: &Block| block.attributes(address).is_some_and(|of| of.handle.as_deref() == Some(id));
+        if block(store, cidr).await?.is_some_and(|(block, _)| has_it(&block)) {
             return Ok(());
         }
+        let count = handle(store, id).await?.map_or(0, |(handle, _)| handle.blocks.values().sum());
+        if count >= max {
+            return Err(AssignError::HandleFull { handle: id.to_owned(), count, max });
+        }
+    }
+    let mut taker = Taker { store, world, attributes, now, may_be_counted: false };
+    for _ in 0..RETRIES {
+        let choose = |block: &mut Block| {
+            if world.settings.strict_affinity && block.owner.as_ref() != Some(owner) {
+                return Err(AssignError::NotYourBlock { address, cidr, owner: owner.clone() });
+            }
+            match block.take_address(address, attributes) {
+                true => Ok(vec![address]),
+                false => Err(AssignError::AlreadyGiven(address)),
+            }
+        };
+        if taker.write(cidr, choose).await?.is_some() {
+            return Ok(());
+        }
+        // Another's claim may come first; then it is another's block.
+        affinity::claim(store, owner, cidr, world.settings.strict_affinity, now).await?;
     }
     Err(AssignError::Contended(cidr))
 }

@@ -256,6 +256,12 @@ impl Block {
         self.cidr
     }
 
+    /// Its sequence number: another after each write.
+    #[must_use]
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
     /// Whether nobody has an address of it. One that cools down is nobody's.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -27,14 +27,24 @@ pub enum HandleError {
     Store(#[from] StoreError),
 }
 
-/// Counts `more` addresses of a block, before the block gives them.
+/// Counts `more` addresses of a block, before the block gives them. `is_new`: there is probably no such handle yet, so that it
+/// is made without asking first.
 pub(crate) async fn increment<S: Store>(
     store: &S,
     id: &str,
     cidr: Cidr,
     more: u64,
+    is_new: bool,
 ) -> Result<(), HandleError> {
-    change(store, id, |blocks| *blocks.entry(cidr).or_default() += more).await
+    if is_new {
+        let handle = Handle { id: id.to_owned(), blocks: BTreeMap::from([(cidr, more)]) };
+        match store.swap(&Key::Handle(id.to_owned()), None, Some(Record::Handle(handle))).await {
+            Ok(()) => return Ok(()),
+            Err(WriteError::Conflict) => {}
+            Err(WriteError::Store(error)) => return Err(error.into()),
+        }
+    }
+    change(store, id, None, |blocks| *blocks.entry(cidr).or_default() += more).await
 }
 
 /// Counts `fewer`, after the block took them back. A handle that counts nothing goes.
@@ -44,9 +54,21 @@ pub(crate) async fn decrement<S: Store>(
     cidr: Cidr,
     fewer: u64,
 ) -> Result<(), HandleError> {
-    change(store, id, |blocks| {
-        let count = blocks.entry(cidr).or_default();
-        *count = count.saturating_sub(fewer);
+    settle(store, id, None, &BTreeMap::from([(cidr, fewer)])).await
+}
+
+/// The same for several blocks, beginning with the handle as it was read.
+pub(crate) async fn settle<S: Store>(
+    store: &S,
+    id: &str,
+    known: Option<(Handle, S::Revision)>,
+    fewer: &BTreeMap<Cidr, u64>,
+) -> Result<(), HandleError> {
+    change(store, id, known, |blocks| {
+        for (cidr, fewer) in fewer {
+            let count = blocks.entry(*cidr).or_default();
+            *count = count.saturating_sub(*fewer);
+        }
     })
     .await
 }
@@ -54,10 +76,15 @@ pub(crate) async fn decrement<S: Store>(
 async fn change<S: Store>(
     store: &S,
     id: &str,
+    mut known: Option<(Handle, S::Revision)>,
     mut with: impl FnMut(&mut BTreeMap<Cidr, u64>),
 ) -> Result<(), HandleError> {
     for _ in 0..RETRIES {
-        let (mut blocks, revision) = match handle(store, id).await? {
+        let found = match known.take() {
+            None => handle(store, id).await?,
+            known => known,
+        };
+        let (mut blocks, revision) = match found {
             Some((handle, revision)) => (handle.blocks, Some(revision)),
             None => (BTreeMap::new(), None),
         };

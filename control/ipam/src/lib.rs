@@ -21,18 +21,24 @@
 pub mod affinity;
 pub mod assign;
 pub mod block;
+pub mod gc;
 pub mod handle;
 pub mod pool;
 pub mod release;
 pub mod store;
+pub mod tunnel;
 
 pub use affinity::{Affinity, AffinityState};
-pub use assign::{AssignError, Assigned, AutoAssign, assign_address, auto_assign};
+pub use assign::{
+    AssignAddress, AssignError, Assigned, AutoAssign, assign_address, assign_address_as, auto_assign,
+    auto_assign_near,
+};
 pub use block::{Attributes, Block, Owner};
 pub use handle::Handle;
 pub use pool::{Pool, Settings, Use, World};
 pub use release::{Released, release_addresses, release_by_handle};
 pub use store::{Key, Record, Store, StoreError, WriteError};
+pub use tunnel::{Tunnel, ensure_tunnel_address};
 
 /// How often a swap is tried again after somebody else was quicker, as Calico has it.
 pub const RETRIES: usize = 100;

@@ -39,6 +39,10 @@ pub struct Pool {
     pub nodes: Option<Selector>,
     /// Namespaces whose pods do.
     pub namespaces: Option<Selector>,
+    /// Whether packets to its addresses go in VXLAN, between some nodes or all.
+    pub vxlan: bool,
+    /// The same of IPIP.
+    pub ipip: bool,
 }
 
 /// IPAMConfiguration.

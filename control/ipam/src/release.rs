@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use caracal_model::cidr::Cidr;
 
 use crate::block::Block;
-use crate::handle::{HandleError, decrement};
+use crate::handle::{HandleError, decrement, settle};
 use crate::pool::World;
 use crate::store::{Key, Record, Store, StoreError, WriteError, block, handle};
 use crate::{Nanoseconds, RETRIES};
@@ -128,18 +128,19 @@ pub async fn release_by_handle<S: Store>(
     id: &str,
     now: Nanoseconds,
 ) -> Result<Option<Released>, ReleaseError> {
-    let Some((known, _)) = handle(store, id).await? else { return Ok(None) };
+    let Some(known) = handle(store, id).await? else { return Ok(None) };
     let mut released = Released::default();
-    for (cidr, count) in known.blocks {
+    for cidr in known.0.blocks.keys().copied() {
         let of_handle = |block: &Block| {
             let given = block.given().filter(|(_, attributes)| attributes.handle.as_deref() == Some(id));
             Ok(given.map(|(address, _)| address).collect())
         };
         let back = from_block(store, cidr, world.settings.cooldown_s, now, of_handle).await?;
         released.addresses.extend(back.into_iter().map(|(address, _)| address));
-        // What it counted too many goes, too.
-        decrement(store, id, cidr, count).await?;
     }
+    // What it counted too many goes, too.
+    let counted = known.0.blocks.clone();
+    settle(store, id, Some(known), &counted).await?;
     Ok(Some(released))
 }
 

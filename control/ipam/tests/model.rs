@@ -42,6 +42,8 @@ fn world(settings: Settings) -> World {
             manual: false,
             nodes: everybody(),
             namespaces: everybody(),
+            vxlan: true,
+            ipip: false,
         }],
         reservations: vec![cidr("10.0.0.4/31")],
         settings,

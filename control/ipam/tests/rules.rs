@@ -42,6 +42,8 @@ fn pool(name: &str, range: &str, block_length: u8) -> Pool {
         manual: false,
         nodes: Some(Selector::parse("").unwrap()),
         namespaces: Some(Selector::parse("").unwrap()),
+        vxlan: true,
+        ipip: false,
     }
 }
 
