@@ -8,6 +8,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use caracal_model::cidr::Cidr;
 use futures::{StreamExt, TryStreamExt};
@@ -27,7 +28,12 @@ use super::state::{
     Change, KernelState, MAIN, RESERVED_PORTS, ROUTE_PROTOCOL, Route, Rule, Surroundings, TABLE, Tap, Via,
 };
 
-const SYSCTLS: &str = "/proc/sys/net";
+/// The kernel's settings for networks. A container that is not privileged may only read them; the host's, mounted there as
+/// `deploy/` does, it may write: they are those of the network namespace of who opens them.
+static SYSCTLS: LazyLock<&'static Path> = LazyLock::new(|| {
+    let mounted = Path::new("/host/proc/sys/net");
+    if mounted.exists() { mounted } else { Path::new("/proc/sys/net") }
+});
 /// Where the kernel says from which ports it gives sockets theirs, under [`SYSCTLS`].
 const LOCAL_PORTS: &str = "ipv4/ip_local_port_range";
 
@@ -354,7 +360,7 @@ impl Kernel {
 
 /// Which sysctls exist in this kernel: one without IPv6 has none of IPv6's.
 pub fn sysctl_exists(path: &str) -> bool {
-    !path.starts_with("ipv6/") || Path::new(SYSCTLS).join("ipv6").exists()
+    !path.starts_with("ipv6/") || SYSCTLS.join("ipv6").exists()
 }
 
 /// The ports that the kernel gives to sockets that ask for none by number.
@@ -365,7 +371,7 @@ pub fn local_ports() -> Option<RangeInclusive<u16>> {
 }
 
 fn sysctl_path(path: &str) -> PathBuf {
-    Path::new(SYSCTLS).join(path)
+    SYSCTLS.join(path)
 }
 
 fn is_tap(link: &LinkMessage) -> bool {
