@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use caracal_calc::{CalcGraph, HostServices, Update};
@@ -16,10 +17,11 @@ use tokio::time::sleep_until;
 use tracing::{info, warn};
 
 use crate::host_policy::{HostPolicy, HostRules};
+use crate::monitoring::{Now, REPORT_INTERVAL, Vitals};
 use crate::node_socket::{NodeSocket, Question, Said, Waiters};
 use crate::plane::{Action, Event, Link, LinkEvent, Session};
 use crate::programmer::{Inputs, Programmer};
-use crate::syncer::{SyncEvent, Syncer};
+use crate::syncer::{Standing, SyncEvent, Syncer};
 
 /// Changes that come within this time of the last flush wait and go together; the first after a pause goes at once.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(5);
@@ -47,6 +49,8 @@ pub struct Agent {
     node_socket: Option<NodeSocket>,
     said: Said,
     waiters: Waiters<oneshot::Sender<Answer>>,
+    vitals: Arc<Vitals>,
+    report_at: Instant,
 }
 
 /// A look at the fastpath's ports, with the connection for the next one.
@@ -95,6 +99,8 @@ impl Agent {
             node_socket: None,
             said: Said::default(),
             waiters: Waiters::default(),
+            vitals: Arc::default(),
+            report_at: now,
             node,
             socket,
         }
@@ -114,6 +120,13 @@ impl Agent {
         self
     }
 
+    /// With somebody who watches.
+    #[must_use]
+    pub fn with_vitals(mut self, vitals: Arc<Vitals>) -> Self {
+        self.vitals = vitals;
+        self
+    }
+
     /// Runs until `stop` is done. Nothing is removed then: the data plane outlives the control plane.
     pub async fn run(mut self, stop: impl Future<Output = ()>) {
         tokio::pin!(stop);
@@ -121,6 +134,10 @@ impl Agent {
         let mut reader = None;
         let mut look: Look = Box::pin(std::future::pending());
         loop {
+            if Instant::now() >= self.report_at {
+                self.report();
+            }
+            let report_at = self.report_at;
             let flush_at = self.flushed + FLUSH_INTERVAL;
             let listing = self.progress == Progress::Listing;
             let wake = self.session.wake();
@@ -157,7 +174,7 @@ impl Agent {
                 }
                 question = next_question(self.node_socket.as_mut()) => self.asked(question),
                 event = self.syncer.next() => match event {
-                    Some(SyncEvent::Updates(updates)) => updates.into_iter().for_each(|update| self.update(update)),
+                    Some(SyncEvent::Updates(updates)) => self.updates(updates),
                     Some(SyncEvent::InSync) if listing => {
                         info!("everything in the API has been read");
                         self.progress = Progress::NodeMissing;
@@ -170,6 +187,7 @@ impl Agent {
                         return stop.await;
                     }
                 },
+                () = sleep_until(report_at.into()) => {}
             }
             // What is known but not said may be about whom somebody waits for.
             if !self.dirty && !self.waiters.is_empty() {
@@ -191,6 +209,42 @@ impl Agent {
                 });
             }
         }
+    }
+
+    /// Says that the main task is there, and how far it has come.
+    fn report(&mut self) {
+        let now = Instant::now();
+        self.report_at = now + REPORT_INTERVAL;
+        let (standing, resyncs) = self.syncer.standing();
+        let status = self.status();
+        let known = match self.progress {
+            Progress::Listing | Progress::NodeMissing => status.why.as_str(),
+            Progress::Preparing | Progress::Running => "",
+        };
+        let now_known = Now {
+            census: self.graph.census(),
+            resync_state: match standing {
+                Standing::Waiting => 1,
+                Standing::Listing => 2,
+                Standing::Following => 3,
+            },
+            resyncs,
+            is_plane_in_sync: self.session.adopted().is_some(),
+            plane_connections: self.session.connections(),
+        };
+        let said = match (now_known.is_plane_in_sync, known.is_empty()) {
+            (true, _) => "",
+            (false, true) => "the fastpath has not acknowledged this node's whole state",
+            (false, false) => "there is nothing to tell the fastpath before the state is known",
+        };
+        self.vitals.main_came_round(known, said, now_known, now);
+    }
+
+    fn updates(&mut self, updates: Vec<Update>) {
+        let begun = Instant::now();
+        let kinds: Vec<Kind> = updates.iter().map(Update::kind).collect();
+        updates.into_iter().for_each(|update| self.update(update));
+        self.vitals.updated(kinds.into_iter(), begun.elapsed());
     }
 
     fn update(&mut self, update: Update) {
@@ -225,6 +279,8 @@ impl Agent {
         self.dirty = false;
         self.flushed = Instant::now();
         let ops = self.graph.flush();
+        self.vitals.flushed(ops.len(), self.flushed.elapsed());
+        self.vitals.follow(self.graph.monitoring());
         for (policy, rule) in self.graph.take_dropped_rules() {
             let (field, why) = (rule.field, rule.message);
             warn!("{policy}: {field}: {why}; it allows nothing until that is put right");
@@ -305,7 +361,13 @@ impl Agent {
 
     fn session_event(&mut self, event: Event) {
         let now = Instant::now();
+        let was_in_sync = self.session.adopted().is_some();
         let actions = self.session.on(event, now);
+        self.session.take_waits().for_each(|took| self.vitals.acknowledged(took));
+        if was_in_sync != self.session.adopted().is_some() {
+            // Whoever probes is to hear of it at once.
+            self.report_at = now;
+        }
         self.act(actions, now);
     }
 

@@ -14,12 +14,14 @@
 
 mod agent;
 pub mod host_policy;
+pub mod monitoring;
 pub mod node_socket;
 pub mod plane;
 pub mod programmer;
 pub mod syncer;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
@@ -27,7 +29,9 @@ use tracing::{error, info};
 pub use agent::Agent;
 pub use caracal_calc::HostServices;
 use caracal_datastore::ClientError;
+use caracal_monitor::Logs;
 use host_policy::HostRules;
+use monitoring::{Fixed, Limits, Monitor, Vitals};
 use node_socket::NodeSocket;
 use programmer::{Kernel, KernelError, Programmer};
 
@@ -48,6 +52,12 @@ pub struct Config {
     pub services: HostServices,
     /// The socket that the CNI plugin asks.
     pub node_socket: PathBuf,
+    /// Where health and metrics are served, as far as that is not for FelixConfigurations to say.
+    pub monitoring: Fixed,
+    /// How many series there may be.
+    pub limits: Limits,
+    /// What the process logs.
+    pub logs: Logs,
 }
 
 /// Why the agent cannot start, or clean up.
@@ -84,9 +94,12 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     check_permission()?;
     let mut terminate = signal(SignalKind::terminate()).map_err(AgentError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(AgentError::Signals)?;
+    // Served from the first moment: a kubelet asks while we wait for the API server.
+    let vitals = Arc::new(Vitals::new(config.monitoring, config.logs));
+    let _monitor = Monitor::start(&vitals, &config.node, &config.fastpath, config.limits);
     let client = caracal_datastore::client(config.kubeconfig.as_deref()).await?;
     let node_socket = NodeSocket::open(&config.node_socket)?;
-    let programmer = Programmer::start(config.bpf_dir, config.mtu_file)?;
+    let programmer = Programmer::start(config.bpf_dir, config.mtu_file, Arc::clone(&vitals))?;
     info!(node = config.node, fastpath = %config.fastpath.display(), "starting");
     let stop = async move {
         tokio::select! {
@@ -95,8 +108,9 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
         }
     };
     let agent = Agent::new(config.node, config.services, &client, config.fastpath, Some(programmer))
-        .with_node_socket(node_socket);
-    let agent = match HostRules::start() {
+        .with_node_socket(node_socket)
+        .with_vitals(Arc::clone(&vitals));
+    let agent = match HostRules::start(vitals) {
         Ok(host_rules) => agent.with_host_rules(host_rules),
         // Pods are not to wait for that.
         Err(failure) => {

@@ -4,7 +4,7 @@ use caracal_datastore::{ApiGroup, Datastore};
 use caracal_model::object::Kind;
 use kube::Client;
 
-pub use caracal_datastore::SyncEvent;
+pub use caracal_datastore::{Standing, SyncEvent};
 
 /// The kinds that are followed. A cluster need not serve all of them. Profiles are not among them: whoever serves them
 /// makes them from namespaces and service accounts, as the calc graph does.
@@ -42,6 +42,12 @@ impl Syncer {
     pub fn start(client: &Client) -> Self {
         let datastore = Datastore::new(client.clone(), ApiGroup::V3);
         Self(caracal_datastore::Syncer::start(&datastore, FOLLOWED))
+    }
+
+    /// How well the API server is followed, and how often that began anew.
+    #[must_use]
+    pub fn standing(&self) -> (Standing, u64) {
+        self.0.standing()
     }
 
     /// What comes next; `None` never comes while the syncer lives. Safe to cancel.

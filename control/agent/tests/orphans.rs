@@ -56,7 +56,7 @@ fn the_programmer_says_when_it_has_tried() {
         sh("ip link set lo up; ip addr add 192.0.2.11/32 dev lo");
         let directory = tempfile::tempdir().unwrap();
         let mtu = directory.path().join("mtu");
-        let programmer = Programmer::start("/nonexistent".into(), mtu.clone()).unwrap();
+        let programmer = Programmer::start("/nonexistent".into(), mtu.clone(), Default::default()).unwrap();
         let config = caracal_plane_api::NodeConfig {
             address: vec![192, 0, 2, 11],
             tunnel_address: vec![10, 244, 1, 0],

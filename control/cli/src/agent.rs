@@ -1,12 +1,14 @@
 //! `caracal agent`: the control plane of one node.
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
+use caracal_agent::monitoring::{Fixed, Limits, Wanted};
 use caracal_agent::{Config, HostServices, clean_up};
-use tracing_subscriber::EnvFilter;
+use caracal_monitor::{Logs, Question, probe};
+
+use crate::table::emit;
 
 /// The environment variable that sets what is logged: `info`, `debug`, `caracal_agent=debug,warn`, …
 const LOG: &str = "CARACAL_LOG";
@@ -14,6 +16,7 @@ const LOG: &str = "CARACAL_LOG";
 const EXAMPLES: &str = "Examples:
   caracal agent --node node1                                     in a pod of the cluster, beside caracal-fastpath
   caracal agent --node node1 --kubeconfig ./kubeconfig --services coexist
+  caracal agent --check ready                                    is it? For probes
   caracal agent --cleanup                                        nothing of Caracal's stays in this network namespace";
 
 /// Run a node's agent: follow the Kubernetes API, feed the fastpath, keep the kernel's routes to the host ports.
@@ -24,7 +27,7 @@ const EXAMPLES: &str = "Examples:
 #[command(after_help = EXAMPLES)]
 pub struct Args {
     /// The name of this node's Node object
-    #[arg(long, value_name = "NAME", required_unless_present = "cleanup", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    #[arg(long, value_name = "NAME", required_unless_present_any = ["cleanup", "check"], value_parser = clap::builder::NonEmptyStringValueParser::new())]
     node: Option<String>,
     /// How to reach the API server [default: as the pod that this process is in]
     #[arg(long, value_name = "FILE")]
@@ -44,6 +47,21 @@ pub struct Args {
     /// Who sees to services for this host, NodePorts included: the fastpath, or a kube-proxy beside it
     #[arg(long, value_enum, default_value_t = Services::Replace)]
     services: Services,
+    /// Where /liveness and /readiness are served, or "none" [default: as FelixConfiguration says, else 127.0.0.1:9099]
+    #[arg(long, value_name = "HOST:PORT")]
+    health_address: Option<Wanted>,
+    /// Where /metrics is served, or "none" [default: if and where FelixConfiguration says]
+    #[arg(long, value_name = "HOST:PORT")]
+    metrics_address: Option<Wanted>,
+    /// Endpoints that have metrics of their own; what is beyond is counted together
+    #[arg(long, value_name = "COUNT", default_value_t = Limits::default().endpoints)]
+    metrics_endpoints: usize,
+    /// Policy rules that have metrics of their own
+    #[arg(long, value_name = "COUNT", default_value_t = Limits::default().rules)]
+    metrics_rules: usize,
+    /// Ask the agent that runs here how it is, print that, and end: 0 if it is so, 1 if not, 2 if it does not answer
+    #[arg(long, value_enum)]
+    check: Option<Check>,
     /// Remove the host ports, routes, rules and host endpoints' policy that agents have made in this network namespace, and end
     #[arg(long)]
     cleanup: bool,
@@ -57,15 +75,22 @@ enum Services {
     Coexist,
 }
 
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Check {
+    /// Whether it lives; if not, restart it
+    Live,
+    /// Whether this node's pods are connected as the cluster's state says
+    Ready,
+}
+
 /// Runs it.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let filter = match std::env::var(LOG) {
-        Ok(text) => EnvFilter::try_new(&text).map_err(|e| anyhow::anyhow!("{LOG}={text}: {e}"))?,
-        // What kube's client would say at each attempt, the agent says once.
-        Err(_) => EnvFilter::new("info,kube_client::client::builder=off"),
-    };
-    let ansi = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(ansi).with_writer(std::io::stderr).init();
+    let monitoring = Fixed::new(args.health_address, args.metrics_address)
+        .with_environment(|variable| std::env::var(variable).ok());
+    if let Some(check) = args.check {
+        return run_check(check, &monitoring);
+    }
+    let logs = Logs::start(LOG)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -83,6 +108,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         kubeconfig: args.kubeconfig,
         fastpath: args.fastpath,
         node_socket: args.node_socket,
+        monitoring,
+        limits: Limits { endpoints: args.metrics_endpoints, rules: args.metrics_rules },
+        logs,
         bpf_dir: args.bpf_dir,
         mtu_file: args.mtu_file,
         services: match args.services {
@@ -92,4 +120,18 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     runtime.block_on(caracal_agent::run(config))?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn run_check(check: Check, monitoring: &Fixed) -> anyhow::Result<ExitCode> {
+    // What objects say is not known here: where they give another address, the probe is to be given it, too.
+    let address = monitoring.health_address(&Default::default());
+    let address =
+        address.context("--health-address none, or FELIX_HEALTHENABLED=false: nobody can be asked")?;
+    let question = match check {
+        Check::Live => Question::Live,
+        Check::Ready => Question::Ready,
+    };
+    let (is_so, table) = probe(&address, question)?;
+    emit(&table);
+    Ok(ExitCode::from(u8::from(!is_so)))
 }

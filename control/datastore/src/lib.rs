@@ -24,5 +24,5 @@ pub use client::{ClientError, client};
 pub use datastore::{ApiGroup, Datastore, UnknownGroup};
 pub use error::{DatastoreError, causes};
 pub use ipam::{IpamStore, object as ipam_object, record as ipam_record};
-pub use syncer::{SyncEvent, Syncer};
+pub use syncer::{Standing, SyncEvent, Syncer};
 pub use world::pool as ipam_pool;

@@ -278,6 +278,17 @@ pub enum Update {
     Delete(ObjectKey),
 }
 
+impl Update {
+    /// The kind of the object.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Upsert(object) => object.kind(),
+            Self::Delete(key) => key.kind,
+        }
+    }
+}
+
 /// Why a value is no [`Object`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ObjectError {

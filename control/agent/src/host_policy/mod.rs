@@ -16,6 +16,7 @@ mod render;
 mod rules;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use caracal_nft::{Nft, NftError, Ruleset, Transaction};
@@ -30,6 +31,8 @@ pub use kube_proxy::KubeProxy;
 pub use render::{ACCEPTED, Interfaces, TABLE, render};
 
 use caracal_datastore::Backoff;
+
+use crate::monitoring::Vitals;
 use render::Bindings;
 
 /// How often the kernel is looked at though nothing has happened.
@@ -50,11 +53,11 @@ impl HostRules {
     ///
     /// # Errors
     /// The kernel has no netlink socket for us.
-    pub fn start() -> Result<Self, NftError> {
+    pub fn start(vitals: Arc<Vitals>) -> Result<Self, NftError> {
         let keeper = Keeper::open()?;
         let (policy, to_make) = watch::channel(None);
         let (count, attempts) = watch::channel(0);
-        Ok(Self { policy, attempts, task: tokio::spawn(run(keeper, to_make, count)) })
+        Ok(Self { policy, attempts, task: tokio::spawn(run(keeper, to_make, count, vitals)) })
     }
 
     /// What the rules are to follow from, from now on.
@@ -201,11 +204,17 @@ fn interfaces() -> Interfaces {
     held.collect()
 }
 
-async fn run(keeper: Keeper, mut policy: watch::Receiver<Option<HostPolicy>>, attempts: watch::Sender<u64>) {
+async fn run(
+    keeper: Keeper,
+    mut policy: watch::Receiver<Option<HostPolicy>>,
+    attempts: watch::Sender<u64>,
+    vitals: Arc<Vitals>,
+) {
     let mut backoff = Backoff::new(RETRY_FIRST, RETRY_LIMIT);
     let mut said = String::new();
     let mut again = Instant::now() + INTERVAL;
     let mut keeper = Some(keeper);
+    vitals.host_rules_came_round("", Instant::now().into());
     loop {
         let is_change = tokio::select! {
             changed = policy.changed() => match changed {
@@ -215,6 +224,7 @@ async fn run(keeper: Keeper, mut policy: watch::Receiver<Option<HostPolicy>>, at
             () = sleep_until(again) => false,
         };
         let Some(current) = policy.borrow_and_update().clone() else {
+            vitals.host_rules_came_round("", Instant::now().into());
             again = Instant::now() + INTERVAL;
             continue;
         };
@@ -232,15 +242,16 @@ async fn run(keeper: Keeper, mut policy: watch::Receiver<Option<HostPolicy>>, at
         // The runtime is going away.
         let Ok((returned, done)) = worked.await else { return };
         keeper = Some(returned);
+        let failure = done.as_ref().err().map(ToString::to_string).unwrap_or_default();
+        vitals.host_rules_came_round(&failure, Instant::now().into());
         match done {
             Ok(()) => {
                 said.clear();
                 backoff.succeeded();
                 again = Instant::now() + INTERVAL;
             }
-            Err(failure) => {
+            Err(_) => {
                 // Said when it changes, not at every attempt.
-                let failure = failure.to_string();
                 if failure != said {
                     error!(
                         "host endpoints' policy: {failure}; what was in force stays, trying again until it works"

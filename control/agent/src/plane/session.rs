@@ -88,6 +88,9 @@ pub struct Session {
     changes: u64,
     /// The change up to which all is acknowledged, while in sync.
     adopted: u64,
+    /// How long acknowledgements took that nobody has asked about yet.
+    waits: Vec<Duration>,
+    connections: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -146,6 +149,8 @@ impl Session {
             said_slow: false,
             changes: 0,
             adopted: 0,
+            waits: Vec::new(),
+            connections: 0,
         }
     }
 
@@ -179,6 +184,17 @@ impl Session {
     #[must_use]
     pub fn adopted(&self) -> Option<u64> {
         (self.phase == Phase::InSync).then_some(self.adopted)
+    }
+
+    /// How long acknowledgements took since this was last asked.
+    pub fn take_waits(&mut self) -> impl Iterator<Item = Duration> {
+        std::mem::take(&mut self.waits).into_iter()
+    }
+
+    /// How many connections there have been.
+    #[must_use]
+    pub fn connections(&self) -> u64 {
+        self.connections
     }
 
     /// Takes an event; returns what to do, in order.
@@ -241,6 +257,7 @@ impl Session {
         if self.phase != Phase::Connecting {
             return Vec::new();
         }
+        self.connections += 1;
         self.phase = Phase::Greeting { deadline: now + WELCOME_TIMEOUT };
         let hello = Hello { version: VERSION, role: Role::Controller.into(), name: self.name.clone() };
         vec![Action::Send(FromClient { message: Some(from_client::Message::Hello(hello)) })]
@@ -365,6 +382,7 @@ impl Session {
         }
         while let Some(sent) = self.unacknowledged.pop_front_if(|sent| sent.seq <= seq) {
             self.adopted = self.adopted.max(sent.change);
+            self.waits.push(now.saturating_duration_since(sent.at));
         }
         self.said_slow = false;
         if let Phase::Synchronising { last: Some(last) } = self.phase

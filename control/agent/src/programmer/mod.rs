@@ -12,6 +12,7 @@ mod ports;
 mod state;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use caracal_plane_api::NAT_PORTS;
@@ -30,6 +31,8 @@ pub use state::{
 };
 
 use caracal_datastore::Backoff;
+
+use crate::monitoring::Vitals;
 
 /// How often the kernel is looked at though nothing has happened.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -139,11 +142,12 @@ impl Programmer {
     ///
     /// # Errors
     /// The kernel has no netlink socket for us.
-    pub fn start(bpf_dir: PathBuf, mtu_file: PathBuf) -> Result<Self, KernelError> {
+    pub fn start(bpf_dir: PathBuf, mtu_file: PathBuf, vitals: Arc<Vitals>) -> Result<Self, KernelError> {
         let kernel = Kernel::open()?;
         let (inputs, to_make) = watch::channel(Inputs::default());
         let (count, attempts) = watch::channel(0);
-        let task = tokio::spawn(run(kernel, Orphans::new(bpf_dir), MtuFile::new(mtu_file), to_make, count));
+        let task =
+            tokio::spawn(run(kernel, Orphans::new(bpf_dir), MtuFile::new(mtu_file), to_make, count, vitals));
         Ok(Self { inputs, attempts, task })
     }
 
@@ -180,6 +184,7 @@ async fn run(
     mtu_file: MtuFile,
     mut inputs: watch::Receiver<Inputs>,
     attempts: watch::Sender<u64>,
+    vitals: Arc<Vitals>,
 ) {
     let mut backoff = Backoff::new(RETRY_FIRST, RETRY_LIMIT);
     let mut said = Vec::new();
@@ -196,9 +201,11 @@ async fn run(
         }
         let current = inputs.borrow_and_update().clone();
         if current.node.is_none() {
+            vitals.programmer_came_round(Instant::now().into());
             again = Instant::now() + INTERVAL;
             continue;
         }
+        let begun = Instant::now();
         let reconciled = reconcile(&kernel, &current).await;
         let mut failures: Vec<String> = reconciled.failures.iter().map(ToString::to_string).collect();
         match reconciled.mtu.map(|mtu| (mtu, mtu_file.set(mtu))) {
@@ -206,6 +213,7 @@ async fn run(
             Some((_, Err(failure))) => failures.push(failure.to_string()),
             Some((_, Ok(false))) | None => {}
         }
+        vitals.programmed(&failures, begun.elapsed(), Instant::now().into());
         if failures.is_empty() {
             if !reconciled.changes.is_empty() {
                 info!(

@@ -24,6 +24,11 @@ impl Follower {
         Self { kind, resource, known: BTreeMap::new(), listed: None }
     }
 
+    /// Whether a list is coming in.
+    pub fn is_listing(&self) -> bool {
+        self.listed.is_some()
+    }
+
     /// Takes an event; returns the changes, and whether a list is complete with it.
     pub fn on(&mut self, event: Event<Raw>) -> (Vec<Update>, bool) {
         match event {

@@ -6,7 +6,9 @@
 
 mod follow;
 mod raw;
+mod standing;
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use caracal_model::object::{Kind, Update};
@@ -21,6 +23,8 @@ use tracing::{info, warn};
 use crate::{Backoff, Datastore, causes};
 use follow::Follower;
 use raw::Raw;
+pub use standing::Standing;
+use standing::Standings;
 
 /// Changes that are taken from the API server's stream at once.
 const BATCH: usize = 256;
@@ -28,6 +32,9 @@ const BATCH: usize = 256;
 const QUEUE: usize = 64;
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_LIMIT: Duration = Duration::from_secs(10);
+/// An API server that has failed, and then for so long not again, answers: a watch without changes says nothing. Longer than a client
+/// takes to see that it cannot connect.
+const QUIET: Duration = Duration::from_secs(6);
 
 /// What the syncer tells.
 #[derive(Debug)]
@@ -47,6 +54,7 @@ pub struct Syncer {
     events: mpsc::Receiver<Message>,
     /// Kinds whose first list is still to come.
     missing: Vec<Kind>,
+    standings: Arc<Mutex<Standings>>,
     _tasks: JoinSet<()>,
 }
 
@@ -61,11 +69,20 @@ impl Syncer {
     #[must_use]
     pub fn start(datastore: &Datastore, kinds: &[Kind]) -> Self {
         let (report, events) = mpsc::channel(QUEUE);
+        let standings = Arc::new(Mutex::new(Standings::new(kinds)));
         let mut tasks = JoinSet::new();
         for &kind in kinds {
-            tasks.spawn(follow_kind(datastore.clone(), kind, report.clone()));
+            let stand = stand(Arc::clone(&standings), kind);
+            tasks.spawn(follow_kind(datastore.clone(), kind, report.clone(), stand));
         }
-        Self { events, missing: kinds.to_vec(), _tasks: tasks }
+        Self { events, missing: kinds.to_vec(), standings, _tasks: tasks }
+    }
+
+    /// How well the API server is followed, and how often that began anew.
+    #[must_use]
+    pub fn standing(&self) -> (Standing, u64) {
+        let standings = lock(&self.standings);
+        (standings.overall(), standings.resyncs())
     }
 
     /// What comes next; `None` never comes while the syncer lives. Safe to cancel.
@@ -84,8 +101,28 @@ impl Syncer {
     }
 }
 
+/// How a kind's task says how it stands; it costs something only when that changes.
+fn stand(standings: Arc<Mutex<Standings>>, kind: Kind) -> impl FnMut(Standing) {
+    let mut said = Standing::Waiting;
+    move |standing| {
+        if said != standing {
+            said = standing;
+            lock(&standings).set(kind, standing);
+        }
+    }
+}
+
+fn lock(standings: &Mutex<Standings>) -> MutexGuard<'_, Standings> {
+    standings.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Follows one kind for ever.
-async fn follow_kind(datastore: Datastore, kind: Kind, report: mpsc::Sender<Message>) {
+async fn follow_kind(
+    datastore: Datastore,
+    kind: Kind,
+    report: mpsc::Sender<Message>,
+    mut stand: impl FnMut(Standing) + Send,
+) {
     let resource = datastore.resource(kind);
     let api: Api<Raw> = Api::all_with(datastore.client().clone(), &resource);
     let name = name_of(&resource);
@@ -94,7 +131,21 @@ async fn follow_kind(datastore: Datastore, kind: Kind, report: mpsc::Sender<Mess
     let mut backoff = Backoff::new(RETRY_FIRST, RETRY_LIMIT);
     // Not kube-rs' own back-off: that starts over at `Init`, which is said before the server is asked.
     let mut stream = watcher(api, watcher::Config::default()).boxed();
-    while let Some(first) = stream.next().await {
+    loop {
+        let coming = match failure.is_empty() {
+            true => Ok(stream.next().await),
+            false => tokio::time::timeout(QUIET, stream.next()).await,
+        };
+        let first = match coming {
+            Ok(Some(first)) => first,
+            Ok(None) => return,
+            Err(_) => {
+                failure.clear();
+                info!("following {name}: the API server answers again");
+                stand(Standing::Following);
+                continue;
+            }
+        };
         let mut updates = Vec::new();
         let mut listed = false;
         let mut pause = None;
@@ -108,7 +159,11 @@ async fn follow_kind(datastore: Datastore, kind: Kind, report: mpsc::Sender<Mess
                             info!("following {name}: the API server answers again");
                         }
                     }
+                    let is_answer = !matches!(event, Event::Init);
                     let (more, complete) = follower.on(event);
+                    if is_answer {
+                        stand(if follower.is_listing() { Standing::Listing } else { Standing::Following });
+                    }
                     updates.extend(more);
                     listed |= complete;
                 }
@@ -122,7 +177,9 @@ async fn follow_kind(datastore: Datastore, kind: Kind, report: mpsc::Sender<Mess
                             );
                             // There are none.
                             listed = true;
+                            stand(Standing::Following);
                         } else {
+                            stand(Standing::Waiting);
                             warn!("following {name}: {text}; keeping what is known, trying again");
                         }
                         failure = text;
