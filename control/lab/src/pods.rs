@@ -116,7 +116,8 @@ pub(crate) fn attach(
     stop: &Stop,
 ) -> Result<Vec<PodState>, LabError> {
     for_each(state, |pod| {
-        let result = by_library(state, pod)?;
+        let result = add(&network(state, &pod.node), &attachment(pod), stop)
+            .map_err(|source| LabError::Cni { pod: label(pod), source })?;
         let addresses = cni::addresses(&result);
         let is_pod = |object: &&Object| matches!(object, Object::Pod(_)) && is_of(object, pod);
         if let Some(object) = world.objects.iter().find(is_pod) {
@@ -127,24 +128,6 @@ pub(crate) fn attach(
         }
         Ok(PodState { addresses, ..pod.clone() })
     })
-}
-
-fn by_library(state: &State, pod: &PodState) -> Result<Value, LabError> {
-    let mtu = std::fs::read_to_string(state.mtu_of(&pod.node)).ok().and_then(|t| t.trim().parse().ok());
-    let node = state.node(&pod.node)?;
-    let link = caracal_cni::link::PodLink {
-        node_netns: Some(&netns::path(&node.netns)),
-        pod_netns: &netns::path(&pod.netns),
-        host_name: &pod.interface,
-        addresses: &pod.addresses,
-        mtu: mtu.unwrap_or(1450),
-        mac: None,
-        bpf_dir: &state.bpf_of(&pod.node),
-    };
-    caracal_cni::link::add(&link).map_err(|source| LabError::Link { pod: label(pod), source })?;
-    Ok(
-        json!({"ips": pod.addresses.iter().map(|a| json!({"address": format!("{a}/32")})).collect::<Vec<_>>()}),
-    )
 }
 
 /// Attaches, again and again as kubelet does while the node is not ready.
@@ -163,7 +146,7 @@ fn add(network: &Network, what: &Attachment, stop: &Stop) -> Result<Value, CniEr
 /// Detaches every pod, as far as that can be done: what stays is swept.
 pub(crate) fn detach(state: &State, stop: &Stop) {
     let _: Result<Vec<()>, LabError> = for_each(state, |pod| {
-        if false && let Err(error) = network(state, &pod.node).del(&attachment(pod), &Value::Null, stop) {
+        if let Err(error) = network(state, &pod.node).del(&attachment(pod), &Value::Null, stop) {
             eprintln!("caracal lab: pod {}: {error}", label(pod));
         }
         Ok(())
