@@ -102,6 +102,7 @@ fn the_rooms_depend_on_one_another_only_as_the_architecture_allows() {
         ("caracal-lab", &["caracal-dataplane"]),
         ("caracal-cni", &["caracal-dataplane"]),
         ("caracal-apiserver", &["caracal-dataplane", "caracal-xsk"]),
+        ("caracal-controllers", &["caracal-dataplane", "caracal-xsk", "caracal-agent"]),
     ];
     for (room, others) in forbidden {
         let closure = closures.get(*room).unwrap_or_else(|| panic!("no crate {room}"));

@@ -6,6 +6,7 @@
 mod agent;
 mod apiserver;
 mod cni;
+mod controllers;
 mod explain;
 mod fastpath;
 mod lab;
@@ -33,6 +34,7 @@ enum Command {
     Validate(validate::Args),
     Fastpath(fastpath::Args),
     Agent(agent::Args),
+    Controllers(controllers::Args),
     Apiserver(apiserver::Args),
 }
 
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
         Command::Validate(args) => validate::run(args),
         Command::Fastpath(args) => fastpath::run(args),
         Command::Agent(args) => agent::run(args),
+        Command::Controllers(args) => controllers::run(args),
         Command::Apiserver(args) => apiserver::run(args),
     };
     result.unwrap_or_else(|error: anyhow::Error| {

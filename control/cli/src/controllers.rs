@@ -1,0 +1,70 @@
+//! `caracal controllers`: what one process of the cluster sees to for all nodes.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use caracal_controllers::settings::Overrides;
+use caracal_controllers::{LeaseName, Options, View};
+use caracal_datastore::Datastore;
+use caracal_monitor::Logs;
+use tokio::signal::unix::{SignalKind, signal};
+
+const EXAMPLES: &str = "Examples:
+  caracal controllers                                             in a pod of the cluster; several may run, one acts
+  caracal controllers --kubeconfig ./kubeconfig --leader-elect=false
+";
+
+/// Run the controllers: addresses that nobody has are taken back, host endpoints are made, services get external addresses.
+///
+/// Runs until SIGTERM or SIGINT. What is done is said by the KubeControllersConfiguration `default`, and by the environment
+/// variables that Calico's controllers read. Logs to stderr; CARACAL_LOG sets the level.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// How to reach the API server [default: as the pod that this process is in]
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// Whether to act only while holding the Lease; without it there must be no second process
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    leader_elect: bool,
+    /// The namespace of the Lease
+    #[arg(long, value_name = "NAMESPACE", default_value = "kube-system")]
+    lease_namespace: String,
+    /// The name of the Lease
+    #[arg(long, value_name = "NAME", default_value = "caracal-controllers")]
+    lease_name: String,
+}
+
+/// Runs it.
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let logs = Logs::start("CARACAL_LOG")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the tokio runtime")?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("cannot catch SIGINT")?;
+        let overrides = Overrides::read(|name| std::env::var(name).ok())?;
+        let client = caracal_datastore::client(args.kubeconfig.as_deref()).await?;
+        let datastore = Datastore::connect(client, None).await?;
+        let lease = LeaseName { namespace: args.lease_namespace, name: args.lease_name };
+        let view = View::new(datastore, &overrides);
+        let options = Options {
+            lease: args.leader_elect.then_some(lease),
+            overrides,
+            logs,
+            ..Options::default()
+        };
+        let stop = async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        caracal_controllers::run(view, options, stop).await;
+        Ok(ExitCode::SUCCESS)
+    })
+}

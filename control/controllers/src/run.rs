@@ -1,0 +1,319 @@
+//! The process: follows the cluster, stands for election, and lets each controller act while it leads.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use caracal_datastore::{Backoff, Datastore, DatastoreError, SyncEvent, Syncer};
+use caracal_model::object::{Kind, Update};
+use caracal_monitor::Logs;
+use tokio::sync::{Notify, oneshot, watch};
+use tokio::task::JoinSet;
+use tracing::{debug, info, warn};
+
+use crate::action::{self, Outcome, execute};
+use crate::cluster::FOLLOWED;
+use crate::controller::{Controller, Now};
+use crate::election::Timing;
+use crate::lease::{Leadership, LeaseName, stand};
+use crate::settings::{Overrides, Settings};
+use crate::{Cluster, all};
+
+/// What has been written is given so long to come back before a controller looks again.
+const SETTLE: Duration = Duration::from_millis(50);
+/// How soon to look again at what turned out to be otherwise than it looked.
+const OUTDATED: Duration = Duration::from_secs(1);
+const RETRY_FIRST: Duration = Duration::from_millis(500);
+const RETRY_LIMIT: Duration = Duration::from_secs(60);
+/// For how long what is under way at the end is waited for.
+const END_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What the process is told.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The Lease to stand for; none: there is no other process, it acts at once.
+    pub lease: Option<LeaseName>,
+    /// What it is called in the Lease; no other process is called so, now or ever.
+    pub identity: String,
+    /// For how long the Lease holds.
+    pub timing: Timing,
+    /// What the environment says.
+    pub overrides: Overrides,
+    /// What is logged, which the configuration says, too.
+    pub logs: Logs,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            lease: Some(LeaseName::default()),
+            identity: uuid::Uuid::new_v4().to_string(),
+            timing: Timing::default(),
+            overrides: Overrides::default(),
+            logs: Logs::unmanaged(),
+        }
+    }
+}
+
+/// Why there are no controllers.
+#[derive(Debug, thiserror::Error)]
+pub enum ControllersError {
+    /// There is no way to the API server.
+    #[error(transparent)]
+    Client(#[from] caracal_datastore::ClientError),
+    /// It cannot be told where Calico's kinds are.
+    #[error(transparent)]
+    Datastore(#[from] DatastoreError),
+    /// The environment makes no sense.
+    #[error(transparent)]
+    Environment(#[from] crate::settings::EnvironmentError),
+}
+
+/// The process as others may look at it, while it runs. Clones look at the same.
+#[derive(Debug, Clone)]
+pub struct View {
+    shared: Arc<Shared>,
+}
+
+/// What the process' tasks share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    datastore: Datastore,
+    cluster: RwLock<Cluster>,
+    settings: RwLock<Settings>,
+    in_sync: watch::Sender<bool>,
+    stopping: watch::Sender<bool>,
+    leadership: watch::Sender<Leadership>,
+    /// Addresses that were taken back.
+    reclaimed: AtomicU64,
+}
+
+impl View {
+    /// A process for a cluster, which does nothing yet.
+    #[must_use]
+    pub fn new(datastore: Datastore, overrides: &Overrides) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                datastore,
+                cluster: RwLock::default(),
+                settings: RwLock::new(Settings::new(None, overrides)),
+                in_sync: watch::Sender::new(false),
+                stopping: watch::Sender::new(false),
+                leadership: watch::Sender::new(Leadership::None),
+                reclaimed: AtomicU64::new(0),
+            }),
+        }
+    }
+
+    /// Looks at what the cluster holds. Nothing changes meanwhile: it is not to take long.
+    pub fn with_cluster<T>(&self, look: impl FnOnce(&Cluster) -> T) -> T {
+        look(&self.shared.cluster.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What the controllers are told now.
+    #[must_use]
+    pub fn settings(&self) -> Settings {
+        self.shared.settings.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether everything has been read once.
+    #[must_use]
+    pub fn is_in_sync(&self) -> bool {
+        *self.shared.in_sync.borrow()
+    }
+
+    /// Whether this process acts.
+    #[must_use]
+    pub fn leads(&self) -> bool {
+        !*self.shared.stopping.borrow() && self.shared.leadership.borrow().is_at(Instant::now())
+    }
+
+    /// How many addresses it has taken back.
+    #[must_use]
+    pub fn reclaimed(&self) -> u64 {
+        self.shared.reclaimed.load(Relaxed)
+    }
+
+    fn apply(&self, updates: Vec<Update>) -> BTreeSet<Kind> {
+        let mut kinds = BTreeSet::new();
+        let mut cluster = self.shared.cluster.write().unwrap_or_else(PoisonError::into_inner);
+        for update in updates {
+            kinds.insert(match &update {
+                Update::Upsert(object) => object.kind(),
+                Update::Delete(key) => key.kind,
+            });
+            cluster.apply(update);
+        }
+        kinds
+    }
+}
+
+/// Runs the controllers until `stop` is done; then what is under way is brought to its end, and the Lease given back.
+pub async fn run(view: View, options: Options, stop: impl Future<Output = ()>) {
+    let shared = Arc::clone(&view.shared);
+    let (end, ended) = oneshot::channel();
+    // Of its own, and not the tasks': it goes on until those have ended. Dropped, it ends with the process.
+    let mut election = JoinSet::new();
+    match options.lease {
+        Some(name) => {
+            let client = shared.datastore.client().clone();
+            let leadership = shared.leadership.clone();
+            election.spawn(stand(client, name, options.identity, options.timing, leadership, ended));
+        }
+        None => drop(shared.leadership.send_replace(Leadership::Always)),
+    }
+    let mut tasks = JoinSet::new();
+    let mut wakes: Vec<(&'static [Kind], Arc<Notify>)> = Vec::new();
+    for make in all(shared.datastore.group()) {
+        let wake = Arc::new(Notify::new());
+        wakes.push((make().kinds(), Arc::clone(&wake)));
+        tasks.spawn(drive(make, view.clone(), wake));
+    }
+    let follow = follow(&view, &options.overrides, &options.logs, &wakes);
+    tokio::select! {
+        () = follow => {}
+        () = stop => {}
+    }
+    shared.stopping.send_replace(true);
+    let joined = async { while tasks.join_next().await.is_some() {} };
+    if tokio::time::timeout(END_TIMEOUT, joined).await.is_err() {
+        // Something of ours may still be under way: the Lease is left to run out.
+        warn!("what is under way takes too long; ending without giving the lease back");
+        return;
+    }
+    // Without an election nobody hears it.
+    let _ = end.send(());
+    let _ = tokio::time::timeout(END_TIMEOUT, election.join_next()).await;
+    info!("stopped");
+}
+
+/// Keeps what is known of the cluster, and tells those who look at it.
+async fn follow(view: &View, overrides: &Overrides, logs: &Logs, wakes: &[(&'static [Kind], Arc<Notify>)]) {
+    let mut syncer = Syncer::start(&view.shared.datastore, FOLLOWED);
+    while let Some(event) = syncer.next().await {
+        let kinds = match event {
+            SyncEvent::InSync => {
+                if !view.shared.in_sync.send_replace(true) {
+                    info!("everything in the API has been read");
+                }
+                continue;
+            }
+            SyncEvent::Updates(updates) => view.apply(updates),
+        };
+        let configured = kinds.contains(&Kind::KubeControllersConfiguration);
+        if configured {
+            let new = view.with_cluster(|cluster| {
+                Settings::new(cluster.configuration().map(|configuration| &configuration.spec), overrides)
+            });
+            logs.configure(Some(&new.log_severity));
+            *view.shared.settings.write().unwrap_or_else(PoisonError::into_inner) = new;
+        }
+        for (looks_at, wake) in wakes {
+            if configured || looks_at.iter().any(|kind| kinds.contains(kind)) {
+                wake.notify_one();
+            }
+        }
+    }
+}
+
+/// Lets one controller act whenever this process leads.
+async fn drive(make: fn() -> Box<dyn Controller>, view: View, wake: Arc<Notify>) {
+    let shared = &view.shared;
+    let mut stopping = shared.stopping.subscribe();
+    let mut leadership = shared.leadership.subscribe();
+    let mut in_sync = shared.in_sync.subscribe();
+    loop {
+        let reign = async {
+            // The senders live as long as this task.
+            let _ = in_sync.wait_for(|in_sync| *in_sync).await;
+            let _ = leadership.wait_for(|leadership| leadership.is_at(Instant::now())).await;
+        };
+        tokio::select! {
+            () = reign => {}
+            _ = stopping.wait_for(|stopping| *stopping) => return,
+        }
+        act(make(), &view, &wake).await;
+    }
+}
+
+/// Lets one controller act until this process no longer leads.
+async fn act(mut controller: Box<dyn Controller>, view: &View, wake: &Notify) {
+    let name = controller.name();
+    let mut backoff = Backoff::new(RETRY_FIRST, RETRY_LIMIT);
+    let mut said = BTreeSet::new();
+    while view.leads() {
+        let settings = view.settings();
+        let now = Now { instant: Instant::now(), time: action::now() };
+        let plan = view.with_cluster(|cluster| controller.plan(cluster, &settings, now));
+        let mut problems: BTreeSet<String> = plan.problems.into_iter().collect();
+        let (mut failed, mut outdated) = (false, false);
+        for action in plan.actions {
+            // Looked at before each: what was begun in time may end late, and what begins late must not.
+            if !view.leads() {
+                return;
+            }
+            debug!("{name}: {action:?}");
+            match execute(&view.shared.datastore, action).await {
+                Ok(Outcome::Done { released }) => {
+                    view.shared.reclaimed.fetch_add(released as u64, Relaxed);
+                }
+                Ok(Outcome::Outdated) => outdated = true,
+                Err(error) => {
+                    failed = true;
+                    problems.insert(error.to_string());
+                }
+            }
+        }
+        for problem in problems.difference(&said) {
+            warn!("{name}: {problem}");
+        }
+        said = problems;
+        let pause = if failed {
+            backoff.failed()
+        } else {
+            backoff.succeeded();
+            SETTLE
+        };
+        sleep(pause, view).await;
+        if failed {
+            continue;
+        }
+        let again = if outdated { Some(OUTDATED.min(plan.again.unwrap_or(OUTDATED))) } else { plan.again };
+        tokio::select! {
+            () = wake.notified() => {}
+            () = sleep(again.unwrap_or(Duration::MAX), view) => {}
+        }
+    }
+}
+
+/// Sleeps, but not beyond the time for which this process leads.
+async fn sleep(duration: Duration, view: &View) {
+    let mut stopping = view.shared.stopping.subscribe();
+    let mut leadership = view.shared.leadership.subscribe();
+    let ends = async {
+        loop {
+            let until = match *leadership.borrow_and_update() {
+                Leadership::None => return,
+                Leadership::Until(until) => Some(until),
+                Leadership::Always => None,
+            };
+            tokio::select! {
+                () = at(until) => return,
+                changed = leadership.changed() => if changed.is_err() { return },
+            }
+        }
+    };
+    tokio::select! {
+        () = tokio::time::sleep(duration) => {}
+        () = ends => {}
+        _ = stopping.wait_for(|stopping| *stopping) => {}
+    }
+}
+
+async fn at(until: Option<Instant>) {
+    match until {
+        Some(until) => tokio::time::sleep_until(until.into()).await,
+        None => std::future::pending().await,
+    }
+}

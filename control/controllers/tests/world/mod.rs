@@ -1,0 +1,177 @@
+//! A cluster: a real API server on disk, processes of controllers, and what tests do to them.
+
+#![allow(dead_code, reason = "not every test does everything")]
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use caracal_apiserver::{Options as ServerOptions, Server, serve};
+use caracal_controllers::election::Timing;
+use caracal_controllers::settings::Overrides;
+use caracal_controllers::{LeaseName, Options, View, run};
+use caracal_datastore::{ApiGroup, Datastore, client};
+use caracal_model::calico::from_stored;
+use caracal_model::object::{Kind, Object, ObjectKey};
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+/// Against hanging only.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Fast, so that no test waits.
+pub const TIMING: Timing = Timing {
+    lease: Duration::from_millis(1500),
+    renew_deadline: Duration::from_millis(1000),
+    retry: Duration::from_millis(100),
+};
+
+/// A cluster's API on disk.
+pub struct World {
+    directory: tempfile::TempDir,
+    _server: Server,
+    pub datastore: Datastore,
+}
+
+/// A process of controllers.
+pub struct Process {
+    pub name: &'static str,
+    pub view: View,
+    stop: Option<oneshot::Sender<()>>,
+    task: JoinHandle<()>,
+}
+
+impl World {
+    pub async fn new() -> Self {
+        // Shown when a test fails.
+        let _ = tracing_subscriber::fmt().with_test_writer().with_ansi(false).try_init();
+        let directory = tempfile::tempdir().unwrap();
+        let kubeconfig = directory.path().join("kubeconfig");
+        let server = serve(server_options(directory.path().join("api"), kubeconfig.clone())).await.unwrap();
+        let datastore = Datastore::new(client(Some(&kubeconfig)).await.unwrap(), ApiGroup::V3);
+        Self { directory, _server: server, datastore }
+    }
+
+    /// A process that stands for election.
+    pub async fn candidate(&self, name: &'static str) -> Process {
+        self.start(name, Some(LeaseName::default()), Overrides::default()).await
+    }
+
+    /// A process without others.
+    pub async fn alone(&self) -> Process {
+        self.start("alone", None, Overrides::default()).await
+    }
+
+    pub async fn start(&self, name: &'static str, lease: Option<LeaseName>, overrides: Overrides) -> Process {
+        // Connections of its own, as a process has.
+        let kubeconfig = self.directory.path().join("kubeconfig");
+        let datastore = Datastore::new(client(Some(&kubeconfig)).await.unwrap(), ApiGroup::V3);
+        let view = View::new(datastore, &overrides);
+        let (stop, stopped) = oneshot::channel();
+        let options =
+            Options { lease, identity: name.to_owned(), timing: TIMING, overrides, ..Options::default() };
+        let task = tokio::spawn(run(view.clone(), options, async { drop(stopped.await) }));
+        Process { name, view, stop: Some(stop), task }
+    }
+
+    pub async fn create(&self, manifest: Value) -> Object {
+        self.datastore.create(&object(manifest)).await.unwrap()
+    }
+
+    pub async fn patch(&self, key: &ObjectKey, patch: Value) {
+        self.datastore.patch(key, &patch).await.unwrap();
+    }
+
+    pub async fn delete(&self, key: &ObjectKey) {
+        self.datastore.delete(key, None).await.unwrap();
+    }
+
+    pub async fn get(&self, key: &ObjectKey) -> Option<Value> {
+        match self.datastore.get(key.kind, key.namespace.as_deref(), &key.name).await {
+            Ok(object) => Some(object.to_value()),
+            Err(error) if error.is_not_found() => None,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    pub async fn pool(&self, name: &str, cidr: &str, more: Value) {
+        let mut spec = json!({"cidr": cidr});
+        for (field, value) in more.as_object().unwrap() {
+            spec[field] = value.clone();
+        }
+        self.create(
+            json!({"apiVersion": CALICO, "kind": "IPPool", "metadata": {"name": name}, "spec": spec}),
+        )
+        .await;
+    }
+
+    pub async fn service(&self, name: &str, spec: Value) -> ObjectKey {
+        let mut spec = spec;
+        spec["type"] = spec.get("type").cloned().unwrap_or("LoadBalancer".into());
+        spec["ports"] = json!([{"port": 80}]);
+        self.create(json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "default"}, "spec": spec})).await;
+        ObjectKey::new(Kind::Service, Some("default"), name)
+    }
+
+    /// The addresses that a service's status shows.
+    pub async fn ingress(&self, service: &ObjectKey) -> Vec<String> {
+        let service = self.get(service).await.unwrap();
+        let ingress = service.pointer("/status/loadBalancer/ingress").and_then(Value::as_array);
+        ingress.into_iter().flatten().map(|ingress| ingress["ip"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// All addresses that blocks say somebody has, with their handles.
+    pub async fn given(&self) -> Vec<(String, String)> {
+        let blocks = self.datastore.list(Kind::IPAMBlock).await.unwrap();
+        let mut all = Vec::new();
+        for object in blocks {
+            let Some(caracal_ipam::Record::Block(block)) = caracal_datastore::ipam_record(&object) else {
+                continue;
+            };
+            all.extend(
+                block
+                    .given()
+                    .map(|(address, of)| (address.to_string(), of.handle.clone().unwrap_or_default())),
+            );
+        }
+        all
+    }
+}
+
+pub const CALICO: &str = "projectcalico.org/v3";
+
+pub fn object(manifest: Value) -> Object {
+    Object::from_value(from_stored(manifest)).unwrap()
+}
+
+fn server_options(data_dir: PathBuf, write_kubeconfig: PathBuf) -> ServerOptions {
+    ServerOptions {
+        data_dir,
+        listen: ([127, 0, 0, 1], 0).into(),
+        write_kubeconfig,
+        ranges: caracal_apiserver::Ranges::default(),
+    }
+}
+
+impl Process {
+    /// Ends it in an orderly way.
+    pub async fn stop(mut self) {
+        let _ = self.stop.take().unwrap().send(());
+        tokio::time::timeout(PATIENCE, &mut self.task).await.unwrap().unwrap();
+    }
+
+    /// Ends it as kill -9 does: nothing of its is said any more.
+    pub async fn kill(self) {
+        self.task.abort();
+        assert!(self.task.await.unwrap_err().is_cancelled());
+    }
+}
+
+/// Waits until something is so.
+pub async fn until<F: Future<Output = bool>>(what: &str, mut so: impl FnMut() -> F) {
+    let end = tokio::time::Instant::now() + PATIENCE;
+    while !so().await {
+        assert!(tokio::time::Instant::now() < end, "waited in vain for {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
