@@ -52,7 +52,7 @@ pub fn decode(
     if !object.is_object() {
         return Err(ApiError::bad_request("what was sent, or what the patch leaves, is not an object"));
     }
-    let expected = [("apiVersion", resource.api_version()), ("kind", resource.kind.to_owned())];
+    let expected = [("apiVersion", resource.api_version()), ("kind", resource.kind.clone())];
     for (field, expected) in expected {
         match object.get(field).and_then(Value::as_str).unwrap_or("") {
             "" => object[field] = expected.into(),
@@ -69,8 +69,9 @@ pub fn decode(
     if object.get("metadata").is_none_or(Value::is_null) {
         object["metadata"] = json!({});
     }
-    let sent = resource.custom.then(|| object.clone());
-    let decoded = ((resource.shape)().decode)(object).map_err(|error| match sent.map(Object::accept) {
+    let modelled = resource.custom && resource.definition().is_none();
+    let sent = modelled.then(|| object.clone());
+    let decoded = resource.decode(object).map_err(|error| match sent.map(Object::accept) {
         // A custom resource's schema is judged with all else that is judged: everything wrong is told at once.
         Some(Err(causes)) => ApiError::invalid(resource, &name, &causes),
         _ => ApiError::bad_request(format!(
@@ -117,7 +118,7 @@ pub fn create(resource: &Resource, object: &mut Value) -> Result<(), ApiError> {
         }
     }
     metadata::stamp(resource, object);
-    (resource.prepare)(object, Moment::Create);
+    resource.prepare(object, Moment::Create);
     judged(resource, object, resource.errors(object))
 }
 
@@ -151,9 +152,9 @@ pub fn update(
         }
     }
     metadata::carry_over(resource, before, after);
-    (resource.prepare)(after, Moment::Update);
+    resource.prepare(after, Moment::Update);
     let mut causes = resource.errors(after);
-    causes.extend((resource.validate_change)(before, after));
+    causes.extend(resource.change_errors(before, after));
     judged(resource, after, causes)
 }
 
@@ -203,7 +204,7 @@ mod tests {
             "spec": { "containers": [{ "name": "c" }], "nodeName": "one" }, "status": { "phase": "Running" },
         });
         let mut before_full = before.clone();
-        (pods().prepare)(&mut before_full, Moment::Update);
+        pods().prepare(&mut before_full, Moment::Update);
         let mut sent = before_full.clone();
         sent["status"] = json!({ "phase": "Failed" });
         sent["metadata"]["labels"]["x"] = "z".into();
@@ -279,15 +280,13 @@ mod tests {
     proptest! {
         #[test]
         fn any_object_is_taken_or_refused(sent in any_json(), other in any_json()) {
-            for resource in kinds::RESOURCES.iter() {
+            for resource in kinds::NATIVE.iter() {
                 for sent in [sent.clone(), json!({ "metadata": { "name": "a" }, "spec": sent, "status": other })] {
                     let namespace = Some("n").filter(|_| resource.scope == Scope::Namespaced);
                     let Ok(admitted) = decode(resource, namespace, sent, FieldValidation::Warn) else { continue };
                     let mut made = admitted.object.clone();
                     let taken = create(resource, &mut made);
-                    for column in resource.columns {
-                        (column.cell)(&made, metadata::timestamp());
-                    }
+                    resource.cells(&made, metadata::timestamp());
                     if taken.is_ok() {
                         // What was taken once is taken as it is.
                         let mut again = made.clone();

@@ -5,50 +5,49 @@ use axum::body::Body;
 use axum::http::{HeaderValue, Response, StatusCode, header};
 use serde_json::{Value, json};
 
-use crate::kinds::{RESOURCES, Resource, Scope, groups};
+use crate::kinds::{Resource, Scope};
 use crate::profiles;
 use crate::status::json_response;
+use crate::table::{Group, Table};
 
 /// The document at `path`, if it is one of discovery's.
-pub fn answer(path: &str, accept: &str) -> Option<Response<Body>> {
+pub fn answer(table: &Table, path: &str, accept: &str) -> Option<Response<Body>> {
     let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
     let document = match parts.as_slice() {
         ["version"] => version(),
         ["api"] => {
             if let Some(version) = aggregated(accept) {
-                return Some(aggregate(version, |group| group.is_empty()));
+                return Some(aggregate(table, version, |group| group.is_empty()));
             }
             json!({ "kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": [] })
         }
         ["apis"] => {
             if let Some(version) = aggregated(accept) {
-                return Some(aggregate(version, |group| !group.is_empty()));
+                return Some(aggregate(table, version, |group| !group.is_empty()));
             }
-            let groups: Vec<Value> =
-                named_groups().map(|(group, version)| api_group(group, version)).collect();
+            let groups: Vec<Value> = named_groups(table).map(|group| api_group(&group)).collect();
             json!({ "kind": "APIGroupList", "apiVersion": "v1", "groups": groups })
         }
         ["apis", group] => {
-            let (group, version) = named_groups().find(|(name, _)| name == group)?;
-            let mut document = api_group(group, version);
+            let mut document = api_group(&named_groups(table).find(|known| known.name == *group)?);
             document["kind"] = "APIGroup".into();
             document["apiVersion"] = "v1".into();
             document
         }
-        ["api", version] => resource_list("", version)?,
-        ["apis", group, version] if !group.is_empty() => resource_list(group, version)?,
-        [""] => json!({ "paths": root_paths() }),
+        ["api", version] => resource_list(table, "", version)?,
+        ["apis", group, version] if !group.is_empty() => resource_list(table, group, version)?,
+        [""] => json!({ "paths": root_paths(table) }),
         _ => return None,
     };
     Some(json_response(StatusCode::OK, &document))
 }
 
-fn root_paths() -> Vec<String> {
+fn root_paths(table: &Table) -> Vec<String> {
     let mut paths: Vec<String> =
         ["/api", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]
             .map(str::to_owned)
             .into();
-    paths.extend(RESOURCES.iter().map(Resource::root));
+    paths.extend(table.rows().map(|row| row.root()));
     paths.sort();
     paths.dedup();
     paths
@@ -63,13 +62,15 @@ fn version() -> Value {
     })
 }
 
-fn named_groups() -> impl Iterator<Item = (&'static str, &'static str)> {
-    groups().into_iter().filter(|(group, _)| !group.is_empty())
+fn named_groups(table: &Table) -> impl Iterator<Item = Group<'_>> {
+    table.groups().into_iter().filter(|group| !group.name.is_empty())
 }
 
-fn api_group(group: &str, version: &str) -> Value {
-    let version = json!({ "groupVersion": format!("{group}/{version}"), "version": version });
-    json!({ "name": group, "versions": [version], "preferredVersion": version })
+fn api_group(group: &Group<'_>) -> Value {
+    let version =
+        |version: &&str| json!({ "groupVersion": format!("{}/{version}", group.name), "version": version });
+    let versions: Vec<Value> = group.versions.iter().map(version).collect();
+    json!({ "name": group.name, "versions": versions, "preferredVersion": versions.first() })
 }
 
 const VERBS: [&str; 8] = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
@@ -82,12 +83,12 @@ fn verbs(resource: &Resource) -> Vec<&'static str> {
     VERBS.into_iter().filter(|verb| resource.kind != "Namespace" || *verb != "deletecollection").collect()
 }
 
-fn resource_list(group: &str, version: &str) -> Option<Value> {
+fn resource_list(table: &Table, group: &str, version: &str) -> Option<Value> {
     let mut listed = Vec::new();
-    for resource in RESOURCES.iter().filter(|row| (row.group, row.version) == (group, version)) {
+    for resource in table.of_version(group, version) {
         let namespaced = resource.scope == Scope::Namespaced;
         let mut row = json!({
-            "name": resource.plural, "singularName": resource.singular(), "namespaced": namespaced,
+            "name": resource.plural, "singularName": resource.singular, "namespaced": namespaced,
             "kind": resource.kind, "verbs": verbs(resource),
         });
         if !resource.short_names.is_empty() {
@@ -130,21 +131,19 @@ fn aggregated(accept: &str) -> Option<&'static str> {
     None
 }
 
-fn aggregate(version: &str, wanted: impl Fn(&str) -> bool) -> Response<Body> {
-    let items: Vec<Value> = groups()
+fn aggregate(table: &Table, version: &str, wanted: impl Fn(&str) -> bool) -> Response<Body> {
+    let items: Vec<Value> = table
+        .groups()
         .into_iter()
-        .filter(|(group, _)| wanted(group))
-        .map(|(group, group_version)| {
-            let resources: Vec<Value> = RESOURCES
-                .iter()
-                .filter(|row| (row.group, row.version) == (group, group_version))
-                .map(aggregate_resource)
-                .collect();
-            let metadata = if group.is_empty() { json!({}) } else { json!({ "name": group }) };
-            json!({
-                "metadata": metadata,
-                "versions": [{ "version": group_version, "resources": resources, "freshness": "Current" }],
-            })
+        .filter(|group| wanted(group.name))
+        .map(|group| {
+            let version = |version: &&str| {
+                let rows = table.of_version(group.name, version);
+                let resources: Vec<Value> = rows.map(|row| aggregate_resource(row)).collect();
+                json!({ "version": version, "resources": resources, "freshness": "Current" })
+            };
+            let metadata = if group.name.is_empty() { json!({}) } else { json!({ "name": group.name }) };
+            json!({ "metadata": metadata, "versions": group.versions.iter().map(version).collect::<Vec<_>>() })
         })
         .collect();
     let body = json!({
@@ -165,7 +164,7 @@ fn aggregate_resource(resource: &Resource) -> Value {
     let kind = crate::schema::gvk(resource);
     let mut row = json!({
         "resource": resource.plural, "responseKind": kind, "scope": scope,
-        "singularResource": resource.singular(), "verbs": verbs(resource),
+        "singularResource": resource.singular, "verbs": verbs(resource),
     });
     if !resource.short_names.is_empty() {
         row["shortNames"] = json!(resource.short_names);

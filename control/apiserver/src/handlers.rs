@@ -31,6 +31,7 @@ pub async fn answer(app: Arc<App>, request: Request<Body>) -> Response<Body> {
 }
 
 async fn dispatch(app: &Arc<App>, request: Request<Body>) -> Result<Response<Body>, ApiError> {
+    let table = app.table();
     let path = request.uri().path().trim_end_matches('/').to_owned();
     let get = matches!(*request.method(), Method::GET | Method::HEAD);
     // What a supervisor asks, it may ask without a token.
@@ -44,15 +45,15 @@ async fn dispatch(app: &Arc<App>, request: Request<Body>) -> Result<Response<Bod
         target: "caracal_apiserver::requests",
         user = request::header_text(request.headers(), IMPERSONATED), method = %request.method(), uri = %request.uri(),
     );
-    if let Some(target) = Target::parse(&path) {
+    if let Some(target) = Target::parse(&table, &path) {
         return serve(app, target, request).await;
     }
     if get {
         let accept = request::header_text(request.headers(), header::ACCEPT);
-        if let Some(document) = discovery::answer(&path, accept) {
+        if let Some(document) = discovery::answer(&table, &path, accept) {
             return Ok(document);
         }
-        if let Some(document) = openapi::answer(&path, accept) {
+        if let Some(document) = openapi::answer(&table, &path, accept) {
             return Ok(document);
         }
     }
@@ -69,7 +70,7 @@ async fn serve(app: &Arc<App>, target: Target, request: Request<Body>) -> Result
     let method = request.method().clone();
     let (parts, body) = request.into_parts();
     let query = Query::of(&parts)?;
-    if profiles::are(target.resource) {
+    if profiles::are(&target.resource) {
         return profiles::answer(app, &method, &target, &query, &parts.headers);
     }
     let request = Request::from_parts(parts, body);

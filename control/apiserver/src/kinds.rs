@@ -1,7 +1,9 @@
-//! The table of what is served. A new kind is one row: a [`Resource`] here or in a file of its own.
+//! What is served natively. A new kind is one row: a [`Resource`] here or in a file of its own. What else is served, by
+//! CustomResourceDefinitions, is in the [`crate::table::Table`].
 
 mod calico;
 mod data;
+mod definition;
 mod event;
 mod namespace;
 mod network_policy;
@@ -10,15 +12,20 @@ mod pod;
 mod service;
 mod service_account;
 
-use std::sync::LazyLock;
+use std::borrow::Cow;
+use std::sync::{Arc, LazyLock};
 
 use caracal_model::object::{FieldError, FieldErrorReason, NameFormat, Object, validate_metadata};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
-use serde::Deserialize;
-use serde_json::Value;
+use k8s_openapi::{ClusterResourceScope, NamespaceResourceScope};
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
-use crate::shape::Shape;
+use crate::custom::{Definition, Names, PrinterColumn};
+use crate::shape::{Decoded, Shape};
 
 /// Whether a resource's objects live in namespaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,17 +39,19 @@ pub enum Scope {
 /// One row: a resource, its names, and what is special about it.
 pub struct Resource {
     /// API group; empty for the core.
-    pub group: &'static str,
+    pub group: String,
     /// API version.
-    pub version: &'static str,
+    pub version: String,
     /// `NetworkPolicy`.
-    pub kind: &'static str,
+    pub kind: String,
     /// `networkpolicies`.
-    pub plural: &'static str,
+    pub plural: String,
+    /// `networkpolicy`.
+    pub singular: String,
     /// `netpol`.
-    pub short_names: &'static [&'static str],
+    pub short_names: Vec<String>,
     /// `all`.
-    pub categories: &'static [&'static str],
+    pub categories: Vec<String>,
     /// Cluster or namespace.
     pub scope: Scope,
     /// Whether `/status` is written apart from the rest.
@@ -54,17 +63,25 @@ pub struct Resource {
     /// What its objects may be called; none: `validate` judges their metadata too.
     pub names: Option<NameFormat>,
     /// What a field selector may name, beside metadata.name and metadata.namespace.
-    pub fields: &'static [&'static str],
-    /// Its type, for decoding and for the schemas.
-    pub shape: fn() -> Shape,
+    fields: &'static [&'static str],
+    /// What its objects look like.
+    pub form: Form,
     /// Fills in what Kubernetes fills in: defaults, and at creation the initial status.
-    pub prepare: fn(&mut Value, Moment),
-    /// Everything wrong with an object beyond its shape.
-    pub validate: fn(&Value) -> Vec<FieldError>,
+    prepare: fn(&mut Value, Moment),
+    /// Everything wrong with an object beyond its form.
+    validate: fn(&Value) -> Vec<FieldError>,
     /// Everything wrong with a change (before, after) of what `/status` does not cover.
-    pub validate_change: fn(&Value, &Value) -> Vec<FieldError>,
-    /// What `kubectl get` shows.
-    pub columns: &'static [Column],
+    validate_change: fn(&Value, &Value) -> Vec<FieldError>,
+    /// What `kubectl get` shows of objects that have a type here.
+    columns: &'static [Column],
+}
+
+/// Where it is said what the objects of a resource look like.
+pub enum Form {
+    /// A type here, for decoding and for the schemas.
+    Typed(fn() -> Shape),
+    /// A version of a CustomResourceDefinition.
+    Defined(Box<Definition>),
 }
 
 impl std::fmt::Debug for Resource {
@@ -75,22 +92,77 @@ impl std::fmt::Debug for Resource {
 
 impl PartialEq for Resource {
     fn eq(&self, other: &Resource) -> bool {
-        (self.group, self.version, self.plural) == (other.group, other.version, other.plural)
+        (&self.group, &self.version, &self.plural) == (&other.group, &other.version, &other.plural)
     }
 }
 
 impl Eq for Resource {}
 
 impl Resource {
-    /// `networkpolicies.networking.k8s.io`; the plural alone in the core group.
+    /// `networkpolicies.networking.k8s.io`; the plural alone in the core group. All versions of a resource share it, and
+    /// so their objects.
     pub fn qualified(&self) -> String {
-        match self.group {
-            "" => self.plural.to_owned(),
+        match self.group.as_str() {
+            "" => self.plural.clone(),
             group => format!("{}.{group}", self.plural),
         }
     }
 
-    /// Everything wrong with an object beyond its shape.
+    /// `networking.k8s.io/v1`; the version alone in the core group.
+    pub fn api_version(&self) -> String {
+        match self.group.as_str() {
+            "" => self.version.clone(),
+            group => format!("{group}/{}", self.version),
+        }
+    }
+
+    /// `/apis/networking.k8s.io/v1`.
+    pub fn root(&self) -> String {
+        match self.group.as_str() {
+            "" => format!("/api/{}", self.version),
+            group => format!("/apis/{group}/{}", self.version),
+        }
+    }
+
+    /// Whether it is this resource of Kubernetes' own.
+    pub fn is(&self, group: &str, plural: &str) -> bool {
+        (self.group.as_str(), self.plural.as_str()) == (group, plural)
+    }
+
+    /// The definition that it is served by; none if it is served natively.
+    pub fn definition(&self) -> Option<&Definition> {
+        match &self.form {
+            Form::Typed(_) => None,
+            Form::Defined(definition) => Some(definition),
+        }
+    }
+
+    /// `NetworkPolicyList`.
+    pub fn list_kind(&self) -> String {
+        self.definition().map_or_else(|| format!("{}List", self.kind), |defined| defined.list_kind.clone())
+    }
+
+    /// Reads an object, so that only known fields remain.
+    pub fn decode(&self, object: Value) -> Result<Decoded, String> {
+        match &self.form {
+            Form::Typed(shape) => (shape().decode)(object),
+            Form::Defined(definition) => definition.decode(object),
+        }
+    }
+
+    /// Fills in what Kubernetes fills in.
+    pub fn prepare(&self, object: &mut Value, moment: Moment) {
+        (self.prepare)(object, moment);
+        if moment == Moment::Create
+            && self.status
+            && self.definition().is_some()
+            && let Some(map) = object.as_object_mut()
+        {
+            map.remove("status");
+        }
+    }
+
+    /// Everything wrong with an object beyond its form.
     pub fn errors(&self, object: &Value) -> Vec<FieldError> {
         let named = self.names.and_then(|names| {
             let metadata = ObjectMeta::deserialize(object.get("metadata")?).ok()?;
@@ -98,27 +170,54 @@ impl Resource {
         });
         let mut errors = named.unwrap_or_default();
         errors.extend((self.validate)(object));
+        errors.extend(self.definition().into_iter().flat_map(|definition| definition.errors(object)));
         errors
     }
 
-    /// `networkpolicy`.
-    pub fn singular(&self) -> String {
-        self.kind.to_lowercase()
+    /// Everything wrong with a change of what `/status` does not cover.
+    pub fn change_errors(&self, before: &Value, after: &Value) -> Vec<FieldError> {
+        (self.validate_change)(before, after)
     }
 
-    /// `networking.k8s.io/v1`; the version alone in the core group.
-    pub fn api_version(&self) -> String {
-        match self.group {
-            "" => self.version.to_owned(),
-            group => format!("{group}/{}", self.version),
+    /// Whether a field selector may name this field.
+    pub fn selects_by(&self, field: &str) -> bool {
+        ["metadata.name", "metadata.namespace"].contains(&field)
+            || self.fields.contains(&field)
+            || self.definition().is_some_and(|definition| definition.fields.iter().any(|one| one == field))
+    }
+
+    /// The columns of `kubectl get`, as a table names them.
+    pub fn headers(&self) -> Vec<Value> {
+        match &self.form {
+            Form::Typed(_) => self.columns.iter().map(Column::header).collect(),
+            Form::Defined(definition) => definition.columns.iter().map(PrinterColumn::header).collect(),
         }
     }
 
-    /// `/apis/networking.k8s.io/v1`.
-    pub fn root(&self) -> String {
-        match self.group {
-            "" => format!("/api/{}", self.version),
-            group => format!("/apis/{group}/{}", self.version),
+    /// What they show of an object, at a moment.
+    pub fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
+        match &self.form {
+            Form::Typed(_) => self.columns.iter().map(|column| (column.cell)(object, now)).collect(),
+            Form::Defined(definition) => {
+                definition.columns.iter().map(|column| column.cell(object, now)).collect()
+            }
+        }
+    }
+
+    /// An object as it is shown in this version, whatever version it is kept in.
+    pub fn shown<'a>(&self, object: &'a Value) -> Cow<'a, Value> {
+        if self.definition().is_none() || object["apiVersion"] == self.api_version() {
+            return Cow::Borrowed(object);
+        }
+        let mut object = object.clone();
+        object["apiVersion"] = self.api_version().into();
+        Cow::Owned(object)
+    }
+
+    /// Makes an object of this version one of the version in which all are kept.
+    pub fn keep(&self, object: &mut Value) {
+        if let Some(definition) = self.definition() {
+            object["apiVersion"] = definition.kept_as.as_str().into();
         }
     }
 }
@@ -156,44 +255,103 @@ impl Column {
         Column { name, kind: "string", priority: 0, description, cell }
     }
 
+    /// As a table names it.
+    fn header(&self) -> Value {
+        json!({
+            "name": self.name, "type": self.kind, "priority": self.priority,
+            "format": if self.name == "Name" { "name" } else { "" }, "description": self.description,
+        })
+    }
+
     /// The same, shown with `-o wide` only.
     const fn wide(self) -> Column {
         Column { priority: 1, ..self }
     }
 }
 
-/// All that is served, in the order of discovery: of two kinds of the same name kubectl takes the first, so Kubernetes'
-/// NetworkPolicy stands before Calico's.
-pub static RESOURCES: LazyLock<Vec<Resource>> = LazyLock::new(|| {
+/// All that is served natively, in the order of discovery: of two kinds of the same name kubectl takes the first, so
+/// Kubernetes' NetworkPolicy stands before Calico's.
+pub static NATIVE: LazyLock<Vec<Arc<Resource>>> = LazyLock::new(|| {
     let built_in = [
-        event::EVENT,
-        namespace::NAMESPACE,
-        node::NODE,
-        pod::POD,
-        service::SERVICE,
-        service_account::SERVICE_ACCOUNT,
-        service::ENDPOINT_SLICE,
-        network_policy::NETWORK_POLICY,
+        event::row(),
+        definition::row(),
+        namespace::row(),
+        node::row(),
+        pod::row(),
+        service::service(),
+        service_account::row(),
+        service::endpoint_slice(),
+        network_policy::row(),
     ];
-    built_in.into_iter().chain(data::rows()).chain(calico::rows()).collect()
+    built_in.into_iter().chain(data::rows()).chain(calico::rows()).map(Arc::new).collect()
 });
 
-/// The row of a resource, by the names in its path.
-pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Resource> {
-    RESOURCES
-        .iter()
-        .find(|resource| (resource.group, resource.version, resource.plural) == (group, version, plural))
+/// The native row of a resource, by the names in its path.
+pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Arc<Resource>> {
+    NATIVE.iter().find(|resource| resource.is(group, plural) && resource.version == version)
 }
 
-/// The served groups with their versions, in the table's order.
-pub fn groups() -> Vec<(&'static str, &'static str)> {
-    let mut groups = Vec::new();
-    for resource in RESOURCES.iter() {
-        if !groups.contains(&(resource.group, resource.version)) {
-            groups.push((resource.group, resource.version));
-        }
+/// The row of one version of a CustomResourceDefinition.
+pub fn defined(group: &str, version: &str, names: Names, scope: Scope, definition: Definition) -> Resource {
+    Resource {
+        group: group.to_owned(),
+        version: version.to_owned(),
+        kind: names.kind,
+        plural: names.plural,
+        singular: names.singular,
+        short_names: names.short_names,
+        categories: names.categories,
+        scope,
+        status: definition.has_status,
+        generation: true,
+        custom: true,
+        fields: &[],
+        names: Some(NameFormat::Subdomain),
+        form: Form::Defined(Box::new(definition)),
+        prepare: leave,
+        validate: nothing_wrong,
+        validate_change: any_change,
+        columns: &[],
     }
-    groups
+}
+
+/// A plain row of a kind whose objects live in namespaces.
+fn namespaced<T>() -> Resource
+where
+    T: k8s_openapi::Resource<Scope = NamespaceResourceScope> + DeserializeOwned + Serialize + JsonSchema,
+{
+    plain::<T>(Scope::Namespaced)
+}
+
+/// A plain row of a kind whose objects belong to the cluster.
+fn cluster<T>() -> Resource
+where
+    T: k8s_openapi::Resource<Scope = ClusterResourceScope> + DeserializeOwned + Serialize + JsonSchema,
+{
+    plain::<T>(Scope::Cluster)
+}
+
+fn plain<T: k8s_openapi::Resource + DeserializeOwned + Serialize + JsonSchema>(scope: Scope) -> Resource {
+    Resource {
+        group: T::GROUP.to_owned(),
+        version: T::VERSION.to_owned(),
+        kind: T::KIND.to_owned(),
+        plural: T::URL_PATH_SEGMENT.to_owned(),
+        singular: T::KIND.to_lowercase(),
+        short_names: Vec::new(),
+        categories: Vec::new(),
+        scope,
+        status: false,
+        generation: false,
+        custom: false,
+        fields: &[],
+        names: Some(NameFormat::Subdomain),
+        form: Form::Typed(Shape::of::<T>),
+        prepare: leave,
+        validate: nothing_wrong,
+        validate_change: any_change,
+        columns: &[NAME, AGE],
+    }
 }
 
 /// Nothing to fill in.
@@ -272,7 +430,7 @@ const AGE: Column = Column::text("Age", "How long ago it was made.", |object, no
 });
 
 /// How long ago an instant was, as kubectl says it: the two largest units while they matter.
-fn age(since: &str, now: Timestamp) -> String {
+pub fn age(since: &str, now: Timestamp) -> String {
     let Ok(since) = since.parse::<Timestamp>() else { return "<unknown>".to_owned() };
     let seconds = (now.as_second() - since.as_second()).max(0);
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
@@ -322,7 +480,7 @@ mod tests {
         for &kind in Kind::ALL {
             let (group, version) = kind.api_version().split_once('/').unwrap_or(("", kind.api_version()));
             let row = find(group, version, kind.plural()).unwrap_or_else(|| panic!("{kind:?}"));
-            assert_eq!(row.kind, kind.as_str());
+            assert_eq!(row.kind, kind.as_str(), "{kind:?}");
             assert_eq!(row.scope == Scope::Namespaced, kind.is_namespaced(), "{kind:?}");
         }
     }
@@ -330,9 +488,9 @@ mod tests {
     #[test]
     fn no_two_rows_share_a_path_or_a_short_name() {
         let mut names = Vec::new();
-        for resource in RESOURCES.iter() {
+        for resource in NATIVE.iter() {
             names.push(format!("{}/{}", resource.root(), resource.plural));
-            names.extend(resource.short_names.iter().map(|name| (*name).to_owned()));
+            names.extend(resource.short_names.iter().cloned());
         }
         let all = names.len();
         names.sort();

@@ -6,7 +6,7 @@
 //!                                                        │         patch           merge, JSON, strategic merge
 //!                                                        ▼         view            whole, table, metadata
 //!                                                      store ────► watch           the log, followed by cursors
-//!   kinds: the table of what is served                             discovery, openapi
+//!   kinds, custom: what is served, as a table                      discovery, openapi
 //!   services: addresses and node ports; slices of endpoints, in the background
 //! ```
 //!
@@ -14,6 +14,7 @@
 
 mod admission;
 mod credentials;
+mod custom;
 mod discovery;
 mod handlers;
 mod kinds;
@@ -33,11 +34,13 @@ mod services;
 mod shape;
 mod status;
 mod store;
+mod table;
 mod view;
 mod watch;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 pub use caracal_model::services::allocation::Ranges;
 pub use server::{ServeError, Server, serve};
@@ -62,11 +65,20 @@ struct App {
     ranges: Ranges,
     /// Held while a service is given its addresses: of two that ask for one, the second is to see the first.
     allocating: tokio::sync::Mutex<()>,
+    /// What is served now.
+    tables: tokio::sync::watch::Sender<Arc<table::Table>>,
+    /// Held while definitions are judged: of two that ask for one name, the second is to see the first.
+    settling: tokio::sync::Mutex<()>,
     /// Becomes true when the server is to stop: watches end.
     stop: tokio::sync::watch::Receiver<bool>,
 }
 
 impl App {
+    /// What is served now.
+    fn table(&self) -> Arc<table::Table> {
+        Arc::clone(&self.tables.borrow())
+    }
+
     /// Whether an `Authorization` header carries the token. Takes the same time wherever they differ.
     fn admits(&self, authorization: &str) -> bool {
         let sent = authorization.strip_prefix("Bearer ").unwrap_or("").as_bytes();

@@ -108,15 +108,18 @@ pub fn carry_over(resource: &Resource, before: &Value, after: &mut Value) {
         };
     }
     if resource.generation {
-        let changed = desired(before) != desired(after);
+        // A custom resource without a status of its own may call anything its status.
+        let apart = resource.status || resource.definition().is_none();
+        let changed = desired(before, apart) != desired(after, apart);
         of(after).insert("generation".into(), (generation + i64::from(changed)).into());
     }
 }
 
 /// The part of an object that people want, as against what the system says of it.
-fn desired(object: &Value) -> Vec<(&String, &Value)> {
+fn desired(object: &Value, status_apart: bool) -> Vec<(&String, &Value)> {
     let fields = object.as_object().into_iter().flatten();
-    fields.filter(|(name, _)| !["metadata", "status"].contains(&name.as_str())).collect()
+    let said = |name: &str| name == "metadata" || name == "apiVersion" || name == "status" && status_apart;
+    fields.filter(|(name, _)| !said(name)).collect()
 }
 
 /// Whether something must still be done before the object may go.

@@ -2,18 +2,22 @@
 //! of one that is deleted goes with it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::App;
 use crate::admission;
-use crate::kinds::{self, RESOURCES, Resource, Scope};
+use crate::kinds::{self, NATIVE, Resource};
 use crate::metadata;
 use crate::status::ApiError;
 use crate::store::{Change, CommitError, Condition, Key, Range};
 
 /// Namespaces that are there from the start and stay.
 pub const INITIAL: [&str; 4] = ["default", "kube-node-lease", "kube-public", "kube-system"];
+
+/// Until what failed is tried again.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// Where the namespace's object lives.
 pub fn key(name: &str) -> Key {
@@ -27,7 +31,7 @@ pub fn resource() -> &'static Resource {
 
 /// A row of the core group, by its plural.
 fn served(plural: &str) -> &'static Resource {
-    kinds::find("", "v1", plural).unwrap_or(&RESOURCES[0])
+    kinds::find("", "v1", plural).unwrap_or(&NATIVE[0])
 }
 
 /// Whether it is being deleted.
@@ -60,7 +64,7 @@ pub async fn furnish(app: &App, namespace: &str) -> Result<(), ApiError> {
 /// Makes an object unless it is there.
 pub async fn make(
     app: &App,
-    resource: &'static Resource,
+    resource: &Resource,
     object: &Value,
     namespace: Option<&str>,
 ) -> Result<(), ApiError> {
@@ -88,54 +92,71 @@ pub async fn make(
 
 /// Deletes, in the background, what lives in a terminating namespace, and then the namespace.
 pub fn clear(app: &Arc<App>, name: &str) {
-    let (app, name) = (Arc::clone(app), name.to_owned());
+    let (shared, name) = (Arc::clone(app), name.to_owned());
+    in_background(app, name.clone(), move || {
+        let (app, name) = (Arc::clone(&shared), name.clone());
+        async move { sweep(&app, &name).await }
+    });
+}
+
+/// Sweeps until nothing is left to be done: at once, and whenever something has changed.
+pub fn in_background<F, S>(app: &App, name: String, sweep: F)
+where
+    F: Fn() -> S + Send + 'static,
+    S: Future<Output = Result<bool, ApiError>> + Send,
+{
+    let mut revisions = app.store.revisions();
+    let mut stop = app.stop.clone();
     tokio::spawn(async move {
-        let mut revisions = app.store.revisions();
-        let mut stop = app.stop.clone();
         loop {
             revisions.mark_unchanged();
-            match sweep(&app, &name).await {
+            // After a failure, a full disk say, it is tried again.
+            let mut pause = Duration::MAX;
+            match sweep().await {
                 Ok(true) => return,
                 Ok(false) => {}
                 Err(error) => {
-                    tracing::error!(
-                        namespace = name,
-                        error = error.message,
-                        "the namespace could not be cleared"
-                    );
-                    return;
+                    tracing::error!(name, error = error.message, "what it holds could not be deleted");
+                    pause = RETRY;
                 }
             }
             // What is left waits for its finalizers: look again when something has changed.
             tokio::select! {
                 changed = revisions.changed() => if changed.is_err() { return },
                 _ = stop.wait_for(|stop| *stop) => return,
+                () = tokio::time::sleep(pause) => {}
             }
         }
     });
 }
 
+/// Deletes what can be deleted of a range; what has finalizers is marked.
+pub async fn empty(app: &App, range: &Range) -> Result<(), ApiError> {
+    for (key, stored) in app.store.list(range, None, None)?.items {
+        let mut value = None;
+        if metadata::has_finalizers(&stored.value) {
+            if !metadata::field(&stored.value, "deletionTimestamp").is_empty() {
+                continue;
+            }
+            let mut object = stored.value.clone();
+            metadata::of(&mut object).insert("deletionTimestamp".into(), metadata::now().into());
+            value = Some(object);
+        }
+        let conditions = vec![Condition::Unchanged(key.clone(), stored.revision)];
+        match app.store.commit(Change { key, conditions, value }).await {
+            // One that was changed meanwhile is met again: its change wakes us.
+            Ok(_) | Err(CommitError::Unmet(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
 /// Deletes what can be deleted; whether the namespace is gone.
 async fn sweep(app: &App, name: &str) -> Result<bool, ApiError> {
-    for resource in RESOURCES.iter().filter(|resource| resource.scope == Scope::Namespaced) {
-        let range = Range { resource: resource.qualified(), namespace: Some(name.to_owned()) };
-        for (key, stored) in app.store.list(&range, None, None)?.items {
-            let mut value = None;
-            if metadata::has_finalizers(&stored.value) {
-                if !metadata::field(&stored.value, "deletionTimestamp").is_empty() {
-                    continue;
-                }
-                let mut object = stored.value.clone();
-                metadata::of(&mut object).insert("deletionTimestamp".into(), metadata::now().into());
-                value = Some(object);
-            }
-            let conditions = vec![Condition::Unchanged(key.clone(), stored.revision)];
-            match app.store.commit(Change { key, conditions, value }).await {
-                // One that was changed meanwhile is met again: its change wakes us.
-                Ok(_) | Err(CommitError::Unmet(_)) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
+    // Of everything that is there, also of what is no longer served.
+    for resource in app.store.resources_in(name) {
+        empty(app, &Range { resource, namespace: Some(name.to_owned()) }).await?;
     }
     let key = key(name);
     let Some(stored) = app.store.get(&key) else { return Ok(true) };

@@ -9,7 +9,7 @@ use caracal_model::policy::Action;
 use serde_json::{Value, json};
 
 use crate::App;
-use crate::kinds::{RESOURCES, Resource};
+use crate::kinds::{NATIVE, Resource};
 use crate::namespaces::make;
 use crate::status::ApiError;
 use crate::store::Range;
@@ -66,7 +66,10 @@ fn typed(resource: &Resource, object: &Value) -> Option<Object> {
 }
 
 fn row(kind: Kind) -> Option<&'static Resource> {
-    RESOURCES.iter().find(|row| row.api_version() == kind.api_version() && row.plural == kind.plural())
+    NATIVE
+        .iter()
+        .map(Arc::as_ref)
+        .find(|row| row.api_version() == kind.api_version() && row.plural == kind.plural())
 }
 
 /// All objects of some kinds.

@@ -8,37 +8,47 @@ mod v2;
 mod v2_proto;
 mod v3;
 
-use std::sync::LazyLock;
+use std::sync::OnceLock;
 
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderValue, Response, StatusCode, header};
 use prost::Message;
 use serde_json::{Value, json};
 
-use crate::kinds::{RESOURCES, Resource, Scope, groups};
+use crate::kinds::{Resource, Scope};
 use crate::schema::gvk;
 use crate::status::json_response;
+use crate::table::Table;
 
-static V2_JSON: LazyLock<Bytes> = LazyLock::new(|| v2::document().to_string().into());
-static V2_PROTO: LazyLock<Bytes> =
-    LazyLock::new(|| v2_proto::Document::from_json(&v2::document()).encode_to_vec().into());
+/// What of a table's documents is made once.
+#[derive(Default)]
+pub struct Documents {
+    v2_json: OnceLock<Bytes>,
+    v2_proto: OnceLock<Bytes>,
+    v3_index: OnceLock<Value>,
+}
 
 const PROTO: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
 /// The document at `path`, if it is one of these.
-pub fn answer(path: &str, accept: &str) -> Option<Response<Body>> {
+pub fn answer(table: &Table, path: &str, accept: &str) -> Option<Response<Body>> {
+    let documents = &table.documents;
     match path {
-        "/openapi/v2" if accept.contains("proto-openapi.spec.v2") => Some(bytes(PROTO, V2_PROTO.clone())),
-        "/openapi/v2" => Some(bytes("application/json", V2_JSON.clone())),
-        "/openapi/v3" => Some(json_response(StatusCode::OK, &v3::index())),
+        "/openapi/v2" if accept.contains("proto-openapi.spec.v2") => {
+            let made = || v2_proto::Document::from_json(&v2::document(table)).encode_to_vec().into();
+            Some(bytes(PROTO, documents.v2_proto.get_or_init(made).clone()))
+        }
+        "/openapi/v2" => {
+            let made = || v2::document(table).to_string().into();
+            Some(bytes("application/json", documents.v2_json.get_or_init(made).clone()))
+        }
+        "/openapi/v3" => {
+            Some(json_response(StatusCode::OK, documents.v3_index.get_or_init(|| v3::index(table))))
+        }
         other => {
             let root = other.strip_prefix("/openapi/v3")?;
-            let (group, version) = groups().into_iter().find(|(group, version)| {
-                RESOURCES
-                    .iter()
-                    .any(|row| (row.group, row.version) == (*group, *version) && row.root() == root)
-            })?;
-            Some(json_response(StatusCode::OK, &v3::document(group, version)))
+            let row = table.rows().find(|row| row.root() == root)?;
+            Some(json_response(StatusCode::OK, &v3::document(table, &row.group, &row.version)))
         }
     }
 }
@@ -102,25 +112,27 @@ mod tests {
 
     #[test]
     fn both_versions_tell_that_fields_are_validated_by_the_server() {
-        for resource in RESOURCES.iter() {
-            let document = v3::document(resource.group, resource.version);
+        let table = Table::with(Vec::new());
+        for resource in table.rows() {
+            let document = v3::document(&table, &resource.group, &resource.version);
             let item = paths(resource, |name| json!(name)).swap_remove(1).0;
             let patch = &document["paths"][&item]["patch"];
             assert_eq!(patch["x-kubernetes-group-version-kind"]["kind"], resource.kind);
             let parameters = patch["parameters"].as_array().expect("a list");
             assert!(parameters.iter().any(|parameter| parameter["name"] == "fieldValidation"));
-            assert!(v2::document()["paths"][&item]["patch"].is_object());
+            assert!(v2::document(&table)["paths"][&item]["patch"].is_object());
         }
     }
 
     #[test]
     fn the_index_leads_to_every_group() {
-        for (path, place) in v3::index()["paths"].as_object().expect("a map") {
+        let table = Table::with(Vec::new());
+        for (path, place) in v3::index(&table)["paths"].as_object().expect("a map") {
             let url = place["serverRelativeURL"].as_str().expect("a path");
             let (path_of_url, _) = url.split_once('?').expect("a hash");
             assert_eq!(path_of_url, format!("/openapi/v3/{path}"));
-            assert!(answer(path_of_url, "application/json").is_some());
+            assert!(answer(&table, path_of_url, "application/json").is_some());
         }
-        assert!(answer("/openapi/v3/apis/none/v1", "").is_none());
+        assert!(answer(&table, "/openapi/v3/apis/none/v1", "").is_none());
     }
 }

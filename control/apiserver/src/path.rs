@@ -5,13 +5,16 @@
 //! /api/v1/PLURAL/NAME/SUBRESOURCE                           what belongs to the cluster, or lists of all namespaces
 //! ```
 
-use crate::kinds::{self, Resource, Scope};
+use std::sync::Arc;
+
+use crate::kinds::{Resource, Scope};
+use crate::table::Table;
 
 /// What is asked for, within the served resources.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     /// The row of the table.
-    pub resource: &'static Resource,
+    pub resource: Arc<Resource>,
     /// None: all namespaces, or a resource of the cluster.
     pub namespace: Option<String>,
     /// None: the collection.
@@ -29,7 +32,7 @@ pub enum Subresource {
 
 impl Target {
     /// The target of a path, if it names something that is served.
-    pub fn parse(path: &str) -> Option<Target> {
+    pub fn parse(table: &Table, path: &str) -> Option<Target> {
         let parts: Vec<String> =
             path.trim_matches('/').split('/').map(percent_decoded).collect::<Option<_>>()?;
         let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
@@ -38,7 +41,7 @@ impl Target {
             ["apis", group, version, rest @ ..] => (*group, *version, rest),
             _ => return None,
         };
-        let find = |plural: &str| kinds::find(group, version, plural);
+        let find = |plural: &str| table.find(group, version, plural).cloned();
         let (resource, namespace, rest) = match rest {
             // `namespaces/NAME/status` is a namespace's own status.
             ["namespaces", namespace, plural, rest @ ..] if *plural != "status" => {
@@ -80,9 +83,21 @@ fn percent_decoded(segment: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kinds;
 
     fn parsed(path: &str) -> Option<(&'static str, Option<String>, Option<String>, bool)> {
-        Target::parse(path).map(|t| (t.resource.plural, t.namespace, t.name, t.subresource.is_some()))
+        let table = Table::with(Vec::new());
+        Target::parse(&table, path).map(|t| {
+            (
+                kinds::find(&t.resource.group, &t.resource.version, &t.resource.plural)
+                    .expect("a row")
+                    .plural
+                    .as_str(),
+                t.namespace,
+                t.name,
+                t.subresource.is_some(),
+            )
+        })
     }
 
     #[test]
@@ -123,14 +138,14 @@ mod tests {
 
     #[test]
     fn escaped_names_are_unescaped() {
-        let target = Target::parse("/api/v1/nodes/a%2Db").expect("a node");
+        let target = Target::parse(&Table::with(Vec::new()), "/api/v1/nodes/a%2Db").expect("a node");
         assert_eq!(target.name.as_deref(), Some("a-b"));
     }
 
     proptest::proptest! {
         #[test]
         fn any_path_names_something_or_nothing(path in "(/api/v1|/apis/networking.k8s.io/v1)?(/[^/]{0,6}|/namespaces|/pods|/status|/%[0-9a-z]{0,2}){0,6}/?") {
-            if let Some(target) = Target::parse(&path) {
+            if let Some(target) = Target::parse(&Table::with(Vec::new()), &path) {
                 let namespaced = target.resource.scope == Scope::Namespaced;
                 proptest::prop_assert!(namespaced || target.namespace.is_none());
                 proptest::prop_assert!(!namespaced || target.name.is_none() || target.namespace.is_some());

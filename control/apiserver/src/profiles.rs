@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use crate::App;
 use crate::handlers::view;
-use crate::kinds::{RESOURCES, Resource};
+use crate::kinds::{NATIVE, Resource};
 use crate::metadata;
 use crate::path::Target;
 use crate::request::Query;
@@ -27,7 +27,7 @@ pub const VERBS: [&str; 2] = ["get", "list"];
 
 /// Whether these are the objects of a row.
 pub fn are(resource: &Resource) -> bool {
-    resource.kind == Kind::Profile.as_str()
+    resource.kind == Kind::Profile.as_str() && resource.api_version() == Kind::Profile.api_version()
 }
 
 /// Answers a request for profiles.
@@ -38,7 +38,7 @@ pub fn answer(
     query: &Query,
     headers: &HeaderMap,
 ) -> Result<Response<Body>, ApiError> {
-    let resource = target.resource;
+    let resource = &target.resource;
     if *method != Method::GET || Query::flag("watch", &query.watch)? {
         let why = "profiles are made from namespaces and service accounts: they can be read and listed, \
                    but neither written nor watched";
@@ -68,7 +68,7 @@ fn all(app: &App) -> Result<(Vec<Value>, u64), ApiError> {
         "spec": { "ingress": [{ "action": "Allow" }], "egress": [{ "action": "Allow" }] },
     })];
     for kind in [Kind::Namespace, Kind::ServiceAccount] {
-        let Some(resource) = RESOURCES.iter().find(|row| row.plural == kind.plural()) else { continue };
+        let Some(resource) = NATIVE.iter().find(|row| row.plural == kind.plural()) else { continue };
         let range = Range { resource: resource.qualified(), namespace: None };
         for (_, stored) in app.store.list(&range, Some(revision), None)?.items {
             let profile = match Object::from_value_lenient(stored.value.clone()) {

@@ -6,7 +6,8 @@ use std::sync::LazyLock;
 use schemars::generate::SchemaSettings;
 use serde_json::{Value, json};
 
-use crate::kinds::{RESOURCES, Resource};
+use crate::custom::Definition;
+use crate::kinds::{Form, NATIVE, Resource};
 
 /// Where a reference to a definition begins.
 pub const REFERENCE: &str = "#/components/schemas/";
@@ -78,11 +79,16 @@ pub fn definitions() -> &'static Definitions {
 impl Definitions {
     fn make() -> Definitions {
         let mut generator = SchemaSettings::openapi3().into_generator();
-        let roots: Vec<String> =
-            RESOURCES.iter().map(|resource| ((resource.shape)().schema)(&mut generator, resource)).collect();
+        let roots: Vec<String> = NATIVE
+            .iter()
+            .map(|resource| match &resource.form {
+                Form::Typed(shape) => (shape().schema)(&mut generator, resource),
+                Form::Defined(_) => String::new(),
+            })
+            .collect();
         let mut schemas: BTreeMap<String, Value> = generator.take_definitions(true).into_iter().collect();
         schemas.values_mut().for_each(plain);
-        for (resource, root) in RESOURCES.iter().zip(&roots) {
+        for (resource, root) in NATIVE.iter().zip(&roots) {
             if let Some(schema) = schemas.get_mut(root) {
                 schema["x-kubernetes-group-version-kind"] = json!([gvk(resource)]);
             }
@@ -116,9 +122,9 @@ impl Definitions {
         self.schemas.get_key_value(name).map(|(name, schema)| (name.as_str(), schema))
     }
 
-    /// The definition of a row of the table.
+    /// The definition of a native row; empty for another.
     pub fn root(&self, resource: &Resource) -> &str {
-        let index = RESOURCES.iter().position(|row| row == resource);
+        let index = NATIVE.iter().position(|row| row.as_ref() == resource);
         index.and_then(|index| self.roots.get(index)).map_or("", String::as_str)
     }
 
@@ -150,6 +156,15 @@ fn plain(schema: &mut Value) {
     }
 }
 
+/// The name and the schema of a row that a CustomResourceDefinition is served by.
+pub fn of_definition(resource: &Resource, definition: &Definition) -> (String, Value) {
+    let group: Vec<&str> = resource.group.rsplit('.').collect();
+    let name = format!("{}.{}.{}", group.join("."), resource.version, resource.kind);
+    let mut schema = definition.published();
+    schema["x-kubernetes-group-version-kind"] = json!([gvk(resource)]);
+    (name, schema)
+}
+
 /// Group, version and kind as OpenAPI documents say them.
 pub fn gvk(resource: &Resource) -> Value {
     json!({ "group": resource.group, "version": resource.version, "kind": resource.kind })
@@ -175,7 +190,7 @@ mod tests {
 
     #[test]
     fn every_row_has_a_definition_with_its_kind() {
-        for resource in RESOURCES.iter() {
+        for resource in NATIVE.iter() {
             let schema = &definitions().schemas[definitions().root(resource)];
             assert_eq!(schema["x-kubernetes-group-version-kind"][0]["kind"], resource.kind);
             for field in ["apiVersion", "kind", "metadata"] {

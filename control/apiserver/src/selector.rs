@@ -101,9 +101,7 @@ fn parse_fields(resource: &Resource, text: &str) -> Result<Vec<FieldRequirement>
             } else {
                 return Err(format!("invalid selector: '{term}'; can't understand '{term}'"));
             };
-            let served =
-                ["metadata.name", "metadata.namespace"].contains(&field) || resource.fields.contains(&field);
-            if !served {
+            if !resource.selects_by(field) {
                 return Err(format!("field label not supported: {field}"));
             }
             Ok(FieldRequirement {

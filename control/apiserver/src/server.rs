@@ -20,7 +20,8 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::credentials::{Credentials, CredentialsError};
 use crate::store::{LogLimits, OpenError, Store};
-use crate::{App, Options, handlers, namespaces, neighbours, services};
+use crate::table::Table;
+use crate::{App, Options, custom, handlers, namespaces, neighbours, services};
 
 mod stall;
 
@@ -110,8 +111,11 @@ pub async fn serve(options: Options) -> Result<Server, ServeError> {
         token: credentials.token.clone(),
         ranges: options.ranges.clone(),
         allocating: tokio::sync::Mutex::new(()),
+        tables: watch::Sender::new(Arc::new(Table::with(Vec::new()))),
+        settling: tokio::sync::Mutex::new(()),
         stop: stopped.clone(),
     });
+    custom::start(&app).await.map_err(|error| ServeError::Initial(error.message))?;
     namespaces::start(&app).await.map_err(|error| ServeError::Initial(error.message))?;
     neighbours::start(&app).await.map_err(|error| ServeError::Initial(error.message))?;
     services::keep_slices(&app);

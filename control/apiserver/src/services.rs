@@ -43,7 +43,7 @@ pub async fn turn<'a>(app: &'a App, resource: &Resource) -> Option<MutexGuard<'a
 }
 
 fn is_service(resource: &Resource) -> bool {
-    resource.group.is_empty() && resource.plural == SERVICES
+    resource.is("", SERVICES)
 }
 
 /// Gives a service that is to be written what it does not say, and refuses what it may not have.

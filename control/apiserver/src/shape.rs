@@ -72,7 +72,7 @@ fn manifest_schema<S: JsonSchema>(generator: &mut SchemaGenerator, resource: &Re
             "spec": { "allOf": [spec], "description": "What it asks for." },
         },
     });
-    if Kind::from_manifest(&resource.api_version(), resource.kind).is_some_and(Kind::has_status) {
+    if Kind::from_manifest(&resource.api_version(), &resource.kind).is_some_and(Kind::has_status) {
         schema["properties"]["status"] = json!({
             "type": "object", "x-kubernetes-preserve-unknown-fields": true,
             "description": "What has become of it.",

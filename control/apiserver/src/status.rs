@@ -112,8 +112,8 @@ impl ApiError {
 
     /// Some fields are not right: all of them are named.
     pub fn invalid(resource: &Resource, name: &str, causes: &[FieldError]) -> ApiError {
-        let kind = match resource.group {
-            "" => resource.kind.to_owned(),
+        let kind = match resource.group.as_str() {
+            "" => resource.kind.clone(),
             group => format!("{}.{group}", resource.kind),
         };
         let told: Vec<String> = causes.iter().map(FieldError::to_string).collect();

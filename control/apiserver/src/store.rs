@@ -19,6 +19,7 @@ mod state;
 mod tests;
 mod writer;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, RwLock, RwLockReadGuard};
@@ -51,6 +52,8 @@ pub enum Condition {
     Unchanged(Key, u64),
     /// No object of any resource lives in this namespace.
     NamespaceEmpty(String),
+    /// There is no object of this resource.
+    ResourceEmpty(String),
 }
 
 /// A change was not made.
@@ -158,6 +161,12 @@ impl Store {
     /// One object as it is now.
     pub fn get(&self, key: &Key) -> Option<Arc<Stored>> {
         self.shared.state().get(key)
+    }
+
+    /// The resources of which there is something in the namespace.
+    pub fn resources_in(&self, namespace: &str) -> BTreeSet<String> {
+        let state = self.shared.state();
+        state.objects_where(|key| key.namespace == namespace).map(|key| key.resource.clone()).collect()
     }
 
     /// The objects of `range` after the position `after`, as they were at revision `at`, or as they are now.

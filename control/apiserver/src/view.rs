@@ -90,7 +90,7 @@ impl View {
     /// One object. `header` says whether a table names its columns.
     pub fn object(self, resource: &Resource, object: &Value, header: bool) -> Value {
         match self {
-            View::Whole => object.clone(),
+            View::Whole => resource.shown(object).into_owned(),
             View::Metadata => metadata_only(object),
             View::Table(beside) => {
                 let revision = crate::metadata::field(object, "resourceVersion");
@@ -104,7 +104,7 @@ impl View {
     pub fn list(self, resource: &Resource, objects: &[&Value], meta: &ListMeta) -> String {
         let meta = meta.value();
         let (kind, version) = match self {
-            View::Whole => (format!("{}List", resource.kind), resource.api_version()),
+            View::Whole => (resource.list_kind(), resource.api_version()),
             View::Metadata => ("PartialObjectMetadataList".to_owned(), "meta.k8s.io/v1".to_owned()),
             View::Table(beside) => {
                 return table(resource, beside, objects.iter().copied(), meta, true).to_string();
@@ -121,7 +121,7 @@ impl View {
             }
             let shown = match self {
                 View::Metadata => metadata_only(object).to_string(),
-                _ => object.to_string(),
+                _ => resource.shown(object).to_string(),
             };
             text.push_str(&shown);
         }
@@ -132,7 +132,7 @@ impl View {
     /// A bookmark's object: nothing but a revision.
     pub fn bookmark(self, resource: &Resource, revision: u64) -> Value {
         let (kind, version) = match self {
-            View::Whole => (resource.kind.to_owned(), resource.api_version()),
+            View::Whole => (resource.kind.clone(), resource.api_version()),
             View::Metadata => ("PartialObjectMetadata".to_owned(), "meta.k8s.io/v1".to_owned()),
             View::Table(_) => ("Table".to_owned(), "meta.k8s.io/v1".to_owned()),
         };
@@ -157,26 +157,14 @@ fn table<'a>(
     header: bool,
 ) -> Value {
     let now = crate::metadata::timestamp();
-    let columns: Vec<Value> = resource
-        .columns
-        .iter()
-        .filter(|_| header)
-        .map(|column| {
-            json!({
-                "name": column.name, "type": column.kind, "priority": column.priority,
-                "format": if column.name == "Name" { "name" } else { "" },
-                "description": column.description,
-            })
-        })
-        .collect();
+    let columns = if header { resource.headers() } else { Vec::new() };
     let rows: Vec<Value> = objects
         .map(|object| {
-            let cells: Vec<Value> =
-                resource.columns.iter().map(|column| (column.cell)(object, now)).collect();
+            let cells = resource.cells(object, now);
             let object = match beside {
                 Beside::Nothing => Value::Null,
                 Beside::Metadata => metadata_only(object),
-                Beside::Object => object.clone(),
+                Beside::Object => resource.shown(object).into_owned(),
             };
             json!({ "cells": cells, "object": object })
         })

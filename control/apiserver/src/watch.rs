@@ -18,12 +18,13 @@ use crate::kinds::Resource;
 use crate::selector::Selection;
 use crate::status::ApiError;
 use crate::store::{Event, Range, Store, Stored};
+use crate::table::Table;
 use crate::view::View;
 
 /// What one watcher asked for.
 pub struct Watch {
     /// The row of the table.
-    pub resource: &'static Resource,
+    pub resource: Arc<Resource>,
     /// Where it looks.
     pub range: Range,
     /// What of that it wants.
@@ -61,13 +62,17 @@ impl Watch {
     pub fn stream(
         self,
         store: Store,
+        mut tables: watch::Receiver<Arc<Table>>,
         stop: watch::Receiver<bool>,
     ) -> impl Stream<Item = Result<Bytes, std::convert::Infallible>> {
         let now = Instant::now();
+        tables.mark_changed();
         let walk = Walk {
+            tables,
             revisions: store.revisions(),
             deadline: now + self.timeout,
             next_bookmark: now + BOOKMARK_EVERY.min(self.timeout.saturating_sub(BOOKMARK_BEFORE_END)),
+            over: false,
             header: true,
             step: Step::Begin,
             watch: self,
@@ -101,9 +106,12 @@ struct Walk {
     watch: Watch,
     store: Store,
     revisions: watch::Receiver<u64>,
+    tables: watch::Receiver<Arc<Table>>,
     stop: watch::Receiver<bool>,
     deadline: Instant,
     next_bookmark: Instant,
+    /// What is watched is no longer served.
+    over: bool,
     /// A table names its columns in its first event only.
     header: bool,
     step: Step,
@@ -200,7 +208,16 @@ impl Walk {
             }
             return if piece.is_empty() { Followed::End } else { Followed::Last(piece) };
         }
+        if self.over {
+            return Followed::End;
+        }
         tokio::select! {
+            // What is watched is no longer served, or is something else now: everything that was is told, and no more.
+            changed = self.tables.changed() => {
+                let holds = changed.is_ok() && self.tables.borrow_and_update().holds(&self.watch.resource);
+                self.over |= !holds;
+                Followed::Piece(String::new(), told)
+            }
             changed = self.revisions.changed() => match changed {
                 Ok(()) => Followed::Piece(String::new(), told),
                 Err(_) => Followed::End,
@@ -214,18 +231,18 @@ impl Walk {
                     end if end > Instant::now() => next.min(end),
                     _ => self.deadline + BOOKMARK_EVERY,
                 };
-                Followed::Piece(line("BOOKMARK", &self.watch.view.bookmark(self.watch.resource, told)), told)
+                Followed::Piece(line("BOOKMARK", &self.watch.view.bookmark(&self.watch.resource, told)), told)
             }
         }
     }
 
     fn told(&mut self, what: &str, object: &Value) -> String {
         let header = std::mem::replace(&mut self.header, false);
-        line(what, &self.watch.view.object(self.watch.resource, object, header))
+        line(what, &self.watch.view.object(&self.watch.resource, object, header))
     }
 
     fn initial_end(&self, revision: u64) -> String {
-        let mut bookmark = self.watch.view.bookmark(self.watch.resource, revision);
+        let mut bookmark = self.watch.view.bookmark(&self.watch.resource, revision);
         bookmark["metadata"]["annotations"] = json!({ "k8s.io/initial-events-end": "true" });
         line("BOOKMARK", &bookmark)
     }

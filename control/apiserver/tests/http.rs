@@ -7,88 +7,11 @@ mod common;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 
-use axum::http::{Method, Request, Response};
+use axum::http::Method;
+use common::api::{Api, api, revision};
 use common::{Here, any_port, options};
-use futures::{AsyncBufReadExt, StreamExt};
-use kube::client::Body;
+use futures::StreamExt;
 use serde_json::{Value, json};
-
-/// Requests as they stand, without a client's help.
-struct Api {
-    client: kube::Client,
-}
-
-struct Answer {
-    code: u16,
-    body: Value,
-    warnings: Vec<String>,
-}
-
-impl Api {
-    async fn send(
-        &self,
-        method: Method,
-        path: &str,
-        media: &str,
-        accept: &str,
-        body: Vec<u8>,
-    ) -> Response<Body> {
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header("Content-Type", media)
-            .header("Accept", accept)
-            .body(Body::from(body))
-            .expect("a request");
-        self.client.send(request).await.expect("an answer")
-    }
-
-    async fn answer(&self, method: Method, path: &str, media: &str, accept: &str, body: Vec<u8>) -> Answer {
-        let response = self.send(method, path, media, accept, body).await;
-        let code = response.status().as_u16();
-        let warnings = response.headers().get_all("Warning");
-        let warnings = warnings.iter().map(|value| value.to_str().expect("text").to_owned()).collect();
-        let bytes = response.into_body().collect_bytes().await.expect("a body");
-        let body = serde_json::from_slice(&bytes)
-            .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()));
-        Answer { code, body, warnings }
-    }
-
-    async fn get(&self, path: &str) -> Answer {
-        self.answer(Method::GET, path, "", "application/json", vec![]).await
-    }
-
-    async fn post(&self, path: &str, body: Value) -> Answer {
-        self.answer(Method::POST, path, "application/json", "application/json", body.to_string().into()).await
-    }
-
-    async fn put(&self, path: &str, body: Value) -> Answer {
-        self.answer(Method::PUT, path, "application/json", "application/json", body.to_string().into()).await
-    }
-
-    async fn patch(&self, path: &str, media: &str, body: Value) -> Answer {
-        let media = format!("application/{media}");
-        self.answer(Method::PATCH, path, &media, "application/json", body.to_string().into()).await
-    }
-
-    async fn delete(&self, path: &str, options: Value) -> Answer {
-        self.answer(Method::DELETE, path, "application/json", "application/json", options.to_string().into())
-            .await
-    }
-
-    /// The events of a watch, as they come.
-    async fn watch(&self, path: &str) -> impl futures::Stream<Item = Value> + Unpin + use<> {
-        let request = Request::get(path).body(vec![]).expect("a request");
-        let lines = self.client.request_stream(request).await.expect("a stream").lines();
-        Box::pin(lines.map(|line| serde_json::from_str(&line.expect("a line")).expect("JSON")))
-    }
-}
-
-async fn api() -> (Here, Api) {
-    let here = Here::start().await;
-    let client = here.client().await;
-    (here, Api { client })
-}
 
 const PODS: &str = "/api/v1/namespaces/default/pods";
 const ACCOUNTS: &str = "/api/v1/namespaces/default/serviceaccounts";
@@ -100,10 +23,6 @@ fn pod(name: &str) -> Value {
 
 fn account(name: &str) -> Value {
     json!({ "metadata": { "name": name } })
-}
-
-fn revision(object: &Value) -> u64 {
-    object["metadata"]["resourceVersion"].as_str().expect("a revision").parse().expect("a number")
 }
 
 #[tokio::test]

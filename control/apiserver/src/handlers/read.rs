@@ -1,5 +1,6 @@
 //! get, list, watch.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -38,8 +39,8 @@ pub fn get(
     let view = view(query, headers)?;
     let name = target.name.as_deref().unwrap_or("");
     let stored =
-        app.store.get(&key(target, name)).ok_or_else(|| ApiError::not_found(target.resource, name))?;
-    Ok(json_response(StatusCode::OK, &view.object(target.resource, &stored.value, true)))
+        app.store.get(&key(target, name)).ok_or_else(|| ApiError::not_found(&target.resource, name))?;
+    Ok(json_response(StatusCode::OK, &view.object(&target.resource, &stored.value, true)))
 }
 
 pub fn list_or_watch(
@@ -49,7 +50,7 @@ pub fn list_or_watch(
     headers: &HeaderMap,
 ) -> Result<Response<Body>, ApiError> {
     let view = view(query, headers)?;
-    let selection = Selection::parse(target.resource, &query.label_selector, &query.field_selector)?;
+    let selection = Selection::parse(&target.resource, &query.label_selector, &query.field_selector)?;
     if Query::flag("watch", &query.watch)? {
         return watch(app, target, query, view, selection);
     }
@@ -125,7 +126,7 @@ fn list(
         more,
     };
     let objects: Vec<_> = shown.iter().map(|(_, stored)| &stored.value).collect();
-    let mut response = Response::new(Body::from(view.list(target.resource, &objects, &meta)));
+    let mut response = Response::new(Body::from(view.list(&target.resource, &objects, &meta)));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(response)
 }
@@ -157,7 +158,7 @@ fn watch(
     };
     let timeout = Query::number("timeoutSeconds", &query.timeout_seconds)?.filter(|seconds| *seconds > 0);
     let watch = Watch {
-        resource: target.resource,
+        resource: Arc::clone(&target.resource),
         range: range(target),
         selection,
         view,
@@ -166,7 +167,11 @@ fn watch(
         mark_initial_end: initial && bookmarks,
         timeout: timeout.map_or(WATCH_DEFAULT, Duration::from_secs).min(WATCH_LONGEST),
     };
-    let mut response = Response::new(Body::from_stream(watch.stream(app.store.clone(), app.stop.clone())));
+    let mut response = Response::new(Body::from_stream(watch.stream(
+        app.store.clone(),
+        app.tables.subscribe(),
+        app.stop.clone(),
+    )));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(response)
 }

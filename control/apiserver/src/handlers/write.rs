@@ -10,6 +10,7 @@ use super::read::{key, range, view};
 use super::with_warnings;
 use crate::App;
 use crate::admission::{self, FieldValidation};
+use crate::custom;
 use crate::kinds::{Resource, Scope};
 use crate::metadata;
 use crate::namespaces;
@@ -35,7 +36,7 @@ pub async fn create(
     let validation = FieldValidation::parse(&query.field_validation)?;
     let media = request::media_type(request.headers()).to_owned();
     let sent = request::object(&media, &request::body(request).await?)?;
-    let resource = target.resource;
+    let resource = target.resource.as_ref();
     let mut target = target.clone();
     // `POST /api/v1/pods` with a namespace in the object.
     if resource.scope == Scope::Namespaced && target.namespace.is_none() {
@@ -56,6 +57,7 @@ pub async fn create(
         if let Some(namespace) = &target.namespace {
             conditions.push(living_namespace(app, resource, &name, namespace)?);
         }
+        conditions.extend(custom::living(app, resource)?);
         neighbours::may_come(app, resource, &name, &object)?;
         services::complete(app, resource, &name, &mut object, None)?;
         if query.is_dry_run()? {
@@ -65,9 +67,14 @@ pub async fn create(
             let shown = view.object(resource, &object, true);
             return Ok(with_warnings(json_response(StatusCode::CREATED, &shown), &admitted.warnings));
         }
-        let change = Change { key: key.clone(), conditions, value: Some(object.clone()) };
+        let mut kept = object.clone();
+        resource.keep(&mut kept);
+        let change = Change { key: key.clone(), conditions, value: Some(kept) };
         match app.store.commit(change).await {
             Ok(committed) => {
+                if custom::are(resource) {
+                    custom::settle(app).await?;
+                }
                 if resource.kind == "Namespace" {
                     namespaces::furnish(app, &name).await?;
                 }
@@ -123,7 +130,10 @@ pub async fn patch(
     let headers = request.headers().clone();
     let media = request::media_type(&headers).to_owned();
     let patch = Patch::parse(&media, &request::body(request).await?)?;
-    modify(app, target, query, &headers, |stored| patch.apply(target.resource, &stored.value)).await
+    modify(app, target, query, &headers, |stored| {
+        patch.apply(&target.resource, &target.resource.shown(&stored.value))
+    })
+    .await
 }
 
 /// Changes one object: `desired` says what it should be, given what it is. Without a resourceVersion in its answer
@@ -138,7 +148,7 @@ async fn modify(
     let view = view(query, headers)?;
     let validation = FieldValidation::parse(&query.field_validation)?;
     let dry_run = query.is_dry_run()?;
-    let resource = target.resource;
+    let resource = target.resource.as_ref();
     let name = target.name.as_deref().unwrap_or("");
     let key = key(target, name);
     let _turn = services::turn(app, resource).await;
@@ -170,6 +180,7 @@ async fn modify(
             with_warnings(json_response(StatusCode::OK, &shown), &admitted.warnings)
         };
         metadata::of(&mut object).insert("resourceVersion".into(), stored.revision.to_string().into());
+        resource.keep(&mut object);
         if object == stored.value {
             return Ok(answer(&stored.value));
         }
@@ -186,7 +197,12 @@ async fn modify(
             value: (!gone).then_some(object),
         };
         match app.store.commit(change).await {
-            Ok(committed) => return Ok(answer(&committed.object.value)),
+            Ok(committed) => {
+                if custom::are(resource) {
+                    custom::settle(app).await?;
+                }
+                return Ok(answer(&committed.object.value));
+            }
             // A client that named a revision is told at the next look.
             Err(CommitError::Unmet(_)) => {}
             Err(error) => return Err(error.into()),
@@ -241,7 +257,7 @@ pub async fn delete(
     request: Request<Body>,
 ) -> Result<Response<Body>, ApiError> {
     let options = DeleteOptions::of(query, request).await?;
-    let resource = target.resource;
+    let resource = target.resource.as_ref();
     let name = target.name.as_deref().unwrap_or("");
     let removed = remove(app, resource, &key(target, name), &options).await?;
     let answer = match removed {
@@ -252,7 +268,7 @@ pub async fn delete(
                 "uid": metadata::field(&object, "uid"),
             },
         }),
-        Removed::Going(object) => object,
+        Removed::Going(object) => resource.shown(&object).into_owned(),
     };
     Ok(json_response(StatusCode::OK, &answer))
 }
@@ -264,7 +280,7 @@ pub async fn delete_collection(
     request: Request<Body>,
 ) -> Result<Response<Body>, ApiError> {
     let options = DeleteOptions::of(query, request).await?;
-    let resource = target.resource;
+    let resource = target.resource.as_ref();
     if resource.kind == "Namespace" {
         return Err(ApiError::method_not_allowed());
     }
@@ -273,15 +289,19 @@ pub async fn delete_collection(
     let mut deleted = Vec::new();
     for (key, stored) in snapshot.items.iter().filter(|(_, stored)| selection.matches(&stored.value)) {
         match remove(app, resource, key, &options).await {
-            Ok(Removed::Gone(object) | Removed::Going(object)) => deleted.push(object),
-            Err(error) if error.code == StatusCode::NOT_FOUND => deleted.push(stored.value.clone()),
+            Ok(Removed::Gone(object) | Removed::Going(object)) => {
+                deleted.push(resource.shown(&object).into_owned())
+            }
+            Err(error) if error.code == StatusCode::NOT_FOUND => {
+                deleted.push(resource.shown(&stored.value).into_owned())
+            }
             Err(error) => return Err(error),
         }
     }
     Ok(json_response(
         StatusCode::OK,
         &json!({
-            "kind": format!("{}List", resource.kind), "apiVersion": resource.api_version(),
+            "kind": resource.list_kind(), "apiVersion": resource.api_version(),
             "metadata": { "resourceVersion": app.store.revision().to_string() }, "items": deleted,
         }),
     ))
@@ -299,7 +319,7 @@ enum Removed {
 /// period: it is taken as zero.
 async fn remove(
     app: &Arc<App>,
-    resource: &'static Resource,
+    resource: &Resource,
     key: &Key,
     options: &DeleteOptions,
 ) -> Result<Removed, ApiError> {
@@ -344,10 +364,18 @@ async fn remove(
             Ok(committed) if waits => {
                 if is_namespace {
                     namespaces::clear(app, name);
+                } else if custom::are(resource) {
+                    custom::settle(app).await?;
+                    custom::clear(app, name);
                 }
                 return Ok(Removed::Going(committed.object.value.clone()));
             }
-            Ok(committed) => return Ok(Removed::Gone(committed.object.value.clone())),
+            Ok(committed) => {
+                if custom::are(resource) {
+                    custom::settle(app).await?;
+                }
+                return Ok(Removed::Gone(committed.object.value.clone()));
+            }
             Err(CommitError::Unmet(_)) => {}
             Err(error) => return Err(error.into()),
         }

@@ -7,7 +7,9 @@ use schemars::JsonSchema;
 use serde_json::Value;
 
 use super::node::or_none;
-use super::{AGE, Column, NAME, Resource, Scope, items, model_change, model_defaults, model_validate, text};
+use super::{
+    AGE, Column, Form, NAME, Resource, Scope, items, model_change, model_defaults, model_validate, text,
+};
 use crate::shape::Shape;
 
 /// The rows of these kinds.
@@ -77,19 +79,20 @@ fn row<S: JsonSchema>(
 ) -> Resource {
     let (group, version) = kind.api_version().split_once('/').unwrap_or(("", kind.api_version()));
     Resource {
-        group,
-        version,
-        kind: kind.as_str(),
-        plural: kind.plural(),
-        short_names,
-        categories: &[],
+        group: group.to_owned(),
+        version: version.to_owned(),
+        kind: kind.as_str().to_owned(),
+        plural: kind.plural().to_owned(),
+        singular: kind.as_str().to_lowercase(),
+        short_names: short_names.iter().map(|name| (*name).to_owned()).collect(),
+        categories: Vec::new(),
         scope: if kind.is_namespaced() { Scope::Namespaced } else { Scope::Cluster },
         status: false,
         generation: true,
         custom: true,
         names: None,
         fields: &[],
-        shape: Shape::of_manifest::<S>,
+        form: Form::Typed(Shape::of_manifest::<S>),
         prepare: |object, _| model_defaults(object),
         validate: model_validate,
         validate_change: model_change,

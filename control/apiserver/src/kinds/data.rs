@@ -14,19 +14,14 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
 use k8s_openapi::api::scheduling::v1::PriorityClass;
-use k8s_openapi::{ClusterResourceScope, NamespaceResourceScope};
-use schemars::JsonSchema;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 
-use super::{AGE, NAME, Resource, Scope, any_change, leave, nothing_wrong};
-use crate::shape::Shape;
+use super::{Resource, cluster, namespaced};
 
 /// The rows of these kinds, in the order of discovery.
 pub fn rows() -> Vec<Resource> {
     vec![
         Resource {
-            short_names: &["cm"],
+            short_names: vec!["cm".into()],
             validate: configuration::config_map,
             validate_change: configuration::immutable,
             columns: configuration::CONFIG_MAP,
@@ -41,8 +36,8 @@ pub fn rows() -> Vec<Resource> {
             ..namespaced::<Secret>()
         },
         Resource {
-            short_names: &["ds"],
-            categories: &["all"],
+            short_names: vec!["ds".into()],
+            categories: vec!["all".into()],
             status: true,
             generation: true,
             prepare: workload::prepare_daemon_set,
@@ -52,8 +47,8 @@ pub fn rows() -> Vec<Resource> {
             ..namespaced::<DaemonSet>()
         },
         Resource {
-            short_names: &["deploy"],
-            categories: &["all"],
+            short_names: vec!["deploy".into()],
+            categories: vec!["all".into()],
             status: true,
             generation: true,
             prepare: workload::prepare_deployment,
@@ -63,7 +58,7 @@ pub fn rows() -> Vec<Resource> {
             ..namespaced::<Deployment>()
         },
         Resource {
-            categories: &["all"],
+            categories: vec!["all".into()],
             status: true,
             generation: true,
             prepare: workload::prepare_job,
@@ -74,7 +69,7 @@ pub fn rows() -> Vec<Resource> {
         },
         Resource { validate: configuration::lease, columns: configuration::LEASE, ..namespaced::<Lease>() },
         Resource {
-            short_names: &["pdb"],
+            short_names: vec!["pdb".into()],
             status: true,
             generation: true,
             prepare: workload::without_status,
@@ -87,7 +82,7 @@ pub fn rows() -> Vec<Resource> {
         binding(namespaced::<RoleBinding>()),
         role(namespaced::<Role>()),
         Resource {
-            short_names: &["pc"],
+            short_names: vec!["pc".into()],
             prepare: workload::prepare_priority_class,
             validate: workload::priority_class,
             validate_change: workload::keeps_its_value,
@@ -109,44 +104,6 @@ fn binding(row: Resource) -> Resource {
         validate_change: access::keeps_its_role,
         columns: access::BINDING,
         ..row
-    }
-}
-
-/// A plain row of a kind whose objects live in namespaces.
-fn namespaced<T>() -> Resource
-where
-    T: k8s_openapi::Resource<Scope = NamespaceResourceScope> + DeserializeOwned + Serialize + JsonSchema,
-{
-    plain::<T>(Scope::Namespaced)
-}
-
-/// A plain row of a kind whose objects belong to the cluster.
-fn cluster<T>() -> Resource
-where
-    T: k8s_openapi::Resource<Scope = ClusterResourceScope> + DeserializeOwned + Serialize + JsonSchema,
-{
-    plain::<T>(Scope::Cluster)
-}
-
-fn plain<T: k8s_openapi::Resource + DeserializeOwned + Serialize + JsonSchema>(scope: Scope) -> Resource {
-    Resource {
-        group: T::GROUP,
-        version: T::VERSION,
-        kind: T::KIND,
-        plural: T::URL_PATH_SEGMENT,
-        short_names: &[],
-        categories: &[],
-        scope,
-        status: false,
-        generation: false,
-        custom: false,
-        fields: &[],
-        names: Some(NameFormat::Subdomain),
-        shape: Shape::of::<T>,
-        prepare: leave,
-        validate: nothing_wrong,
-        validate_change: any_change,
-        columns: &[NAME, AGE],
     }
 }
 

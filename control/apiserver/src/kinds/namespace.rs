@@ -3,34 +3,29 @@
 use k8s_openapi::api::core::v1::Namespace;
 use serde_json::{Value, json};
 
-use super::{AGE, Column, Moment, NAME, Resource, Scope, any_change, model_defaults, model_validate, text};
-use crate::shape::Shape;
+use super::{AGE, Column, Moment, NAME, Resource, cluster, model_defaults, model_validate, text};
 
-pub const NAMESPACE: Resource = Resource {
-    group: "",
-    version: "v1",
-    kind: "Namespace",
-    plural: "namespaces",
-    short_names: &["ns"],
-    categories: &[],
-    scope: Scope::Cluster,
-    status: true,
-    generation: false,
-    custom: false,
-    names: None,
-    fields: &["status.phase"],
-    shape: Shape::of::<Namespace>,
-    prepare,
-    validate: model_validate,
-    validate_change: any_change,
-    columns: &[
-        NAME,
-        Column::text("Status", "Active, or Terminating while its content is deleted.", |object, _| {
-            text(object, "/status/phase").into()
-        }),
-        AGE,
-    ],
-};
+/// Their row of the table.
+pub fn row() -> Resource {
+    Resource {
+        short_names: vec!["ns".into()],
+        status: true,
+        names: None,
+        fields: &["status.phase"],
+        validate: model_validate,
+        prepare,
+        columns: COLUMNS,
+        ..cluster::<Namespace>()
+    }
+}
+
+const COLUMNS: &[Column] = &[
+    NAME,
+    Column::text("Status", "Active, or Terminating while its content is deleted.", |object, _| {
+        text(object, "/status/phase").into()
+    }),
+    AGE,
+];
 
 fn prepare(object: &mut Value, moment: Moment) {
     model_defaults(object);

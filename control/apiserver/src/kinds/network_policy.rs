@@ -5,36 +5,29 @@ use serde_json::{Value, json};
 
 use super::node::or_none;
 use super::{
-    AGE, Column, Moment, NAME, Resource, Scope, any_change, default_to, items, model_defaults,
-    model_validate, text,
+    AGE, Column, Moment, NAME, Resource, default_to, items, model_defaults, model_validate, namespaced, text,
 };
-use crate::shape::Shape;
 
-pub const NETWORK_POLICY: Resource = Resource {
-    group: "networking.k8s.io",
-    version: "v1",
-    kind: "NetworkPolicy",
-    plural: "networkpolicies",
-    short_names: &["netpol"],
-    categories: &[],
-    scope: Scope::Namespaced,
-    status: false,
-    generation: true,
-    custom: false,
-    names: None,
-    fields: &[],
-    shape: Shape::of::<NetworkPolicy>,
-    prepare,
-    validate: model_validate,
-    validate_change: any_change,
-    columns: &[
-        NAME,
-        Column::text("Pod-Selector", "The pods that it is for.", |object, _| {
-            or_none(&selector_text(object.pointer("/spec/podSelector")))
-        }),
-        AGE,
-    ],
-};
+/// Their row of the table.
+pub fn row() -> Resource {
+    Resource {
+        short_names: vec!["netpol".into()],
+        generation: true,
+        names: None,
+        validate: model_validate,
+        prepare,
+        columns: COLUMNS,
+        ..namespaced::<NetworkPolicy>()
+    }
+}
+
+const COLUMNS: &[Column] = &[
+    NAME,
+    Column::text("Pod-Selector", "The pods that it is for.", |object, _| {
+        or_none(&selector_text(object.pointer("/spec/podSelector")))
+    }),
+    AGE,
+];
 
 fn prepare(object: &mut Value, _: Moment) {
     if let Some(spec) = object.get_mut("spec").filter(|spec| spec.is_object()) {

@@ -4,45 +4,39 @@ use caracal_model::object::{FieldError, FieldErrorReason};
 use k8s_openapi::api::core::v1::Node;
 use serde_json::Value;
 
-use super::{AGE, Column, Moment, NAME, Resource, Scope, cause, default_to, items, model_validate, text};
-use crate::shape::Shape;
+use super::{AGE, Column, Moment, NAME, Resource, cause, cluster, default_to, items, model_validate, text};
 
-pub const NODE: Resource = Resource {
-    group: "",
-    version: "v1",
-    kind: "Node",
-    plural: "nodes",
-    short_names: &["no"],
-    categories: &[],
-    scope: Scope::Cluster,
-    status: true,
-    generation: false,
-    custom: false,
-    names: None,
-    fields: &["spec.unschedulable"],
-    shape: Shape::of::<Node>,
-    prepare,
-    validate: model_validate,
-    validate_change,
-    columns: &[
-        NAME,
-        Column::text("Status", "Whether its kubelet says that it is ready.", status),
-        Column::text("Roles", "Its node-role.kubernetes.io labels.", roles),
-        AGE,
-        Column::text("Version", "Its kubelet's version.", |object, _| {
-            text(object, "/status/nodeInfo/kubeletVersion").into()
-        }),
-        Column::text("Internal-IP", "Its address within the cluster.", |object, _| {
-            address(object, "InternalIP")
-        })
+/// Their row of the table.
+pub fn row() -> Resource {
+    Resource {
+        short_names: vec!["no".into()],
+        status: true,
+        names: None,
+        fields: &["spec.unschedulable"],
+        validate: model_validate,
+        validate_change,
+        prepare,
+        columns: COLUMNS,
+        ..cluster::<Node>()
+    }
+}
+
+const COLUMNS: &[Column] = &[
+    NAME,
+    Column::text("Status", "Whether its kubelet says that it is ready.", status),
+    Column::text("Roles", "Its node-role.kubernetes.io labels.", roles),
+    AGE,
+    Column::text("Version", "Its kubelet's version.", |object, _| {
+        text(object, "/status/nodeInfo/kubeletVersion").into()
+    }),
+    Column::text("Internal-IP", "Its address within the cluster.", |object, _| address(object, "InternalIP"))
         .wide(),
-        Column::text("External-IP", "Its address outside.", |object, _| address(object, "ExternalIP")).wide(),
-        Column::text("Pod-CIDR", "The addresses of its pods.", |object, _| {
-            or_none(text(object, "/spec/podCIDR"))
-        })
-        .wide(),
-    ],
-};
+    Column::text("External-IP", "Its address outside.", |object, _| address(object, "ExternalIP")).wide(),
+    Column::text("Pod-CIDR", "The addresses of its pods.", |object, _| {
+        or_none(text(object, "/spec/podCIDR"))
+    })
+    .wide(),
+];
 
 fn prepare(object: &mut Value, _: Moment) {
     // The singular and the plural say the same; either may be sent.

@@ -7,82 +7,80 @@ use serde_json::{Value, json};
 
 use super::node::or_none;
 use super::{
-    AGE, Column, Moment, NAME, Resource, Scope, cause, default_to, items, items_mut, model_defaults,
-    model_validate, text,
+    AGE, Column, Moment, NAME, Resource, cause, default_to, items, items_mut, model_defaults, model_validate,
+    namespaced, text,
 };
-use crate::shape::Shape;
 
-pub const POD: Resource = Resource {
-    group: "",
-    version: "v1",
-    kind: "Pod",
-    plural: "pods",
-    short_names: &["po"],
-    categories: &["all"],
-    scope: Scope::Namespaced,
-    status: true,
-    generation: true,
-    custom: false,
-    names: None,
-    fields: &[
-        "spec.nodeName",
-        "spec.restartPolicy",
-        "spec.schedulerName",
-        "spec.serviceAccountName",
-        "spec.hostNetwork",
-        "status.phase",
-        "status.podIP",
-        "status.nominatedNodeName",
-    ],
-    shape: Shape::of::<Pod>,
-    prepare,
-    validate: model_validate,
-    validate_change,
-    columns: &[
-        NAME,
-        Column::text("Ready", "Containers that are ready, of all.", |object, _| {
-            let statuses = items(object, "/status/containerStatuses");
-            let ready = statuses.iter().filter(|status| status["ready"] == true).count();
-            format!("{ready}/{}", items(object, "/spec/containers").len()).into()
-        }),
-        Column::text("Status", "Where it is in its life.", status),
-        Column::text("Restarts", "How often its containers were started again.", |object, _| {
-            let statuses = items(object, "/status/containerStatuses");
-            let restarts: i64 =
-                statuses.iter().filter_map(|status| status.get("restartCount")?.as_i64()).sum();
-            restarts.to_string().into()
-        }),
-        AGE,
-        Column::text("IP", "Its address.", |object, _| or_none(text(object, "/status/podIP"))).wide(),
-        Column::text("Node", "Where it runs.", |object, _| or_none(text(object, "/spec/nodeName"))).wide(),
-        Column::text("Nominated Node", "Where room is being made for it.", |object, _| {
-            or_none(text(object, "/status/nominatedNodeName"))
-        })
-        .wide(),
-        Column::text(
-            "Readiness Gates",
-            "Conditions that must hold before it is ready, and those that do.",
-            |object, _| {
-                let gates = items(object, "/spec/readinessGates");
-                let conditions = items(object, "/status/conditions");
-                let open = gates
-                    .iter()
-                    .filter(|gate| {
-                        conditions.iter().any(|condition| {
-                            condition["type"] == gate["conditionType"] && condition["status"] == "True"
-                        })
+/// Their row of the table.
+pub fn row() -> Resource {
+    Resource {
+        short_names: vec!["po".into()],
+        categories: vec!["all".into()],
+        status: true,
+        generation: true,
+        names: None,
+        fields: &[
+            "spec.nodeName",
+            "spec.restartPolicy",
+            "spec.schedulerName",
+            "spec.serviceAccountName",
+            "spec.hostNetwork",
+            "status.phase",
+            "status.podIP",
+            "status.nominatedNodeName",
+        ],
+        validate: model_validate,
+        validate_change,
+        prepare,
+        columns: COLUMNS,
+        ..namespaced::<Pod>()
+    }
+}
+
+const COLUMNS: &[Column] = &[
+    NAME,
+    Column::text("Ready", "Containers that are ready, of all.", |object, _| {
+        let statuses = items(object, "/status/containerStatuses");
+        let ready = statuses.iter().filter(|status| status["ready"] == true).count();
+        format!("{ready}/{}", items(object, "/spec/containers").len()).into()
+    }),
+    Column::text("Status", "Where it is in its life.", status),
+    Column::text("Restarts", "How often its containers were started again.", |object, _| {
+        let statuses = items(object, "/status/containerStatuses");
+        let restarts: i64 = statuses.iter().filter_map(|status| status.get("restartCount")?.as_i64()).sum();
+        restarts.to_string().into()
+    }),
+    AGE,
+    Column::text("IP", "Its address.", |object, _| or_none(text(object, "/status/podIP"))).wide(),
+    Column::text("Node", "Where it runs.", |object, _| or_none(text(object, "/spec/nodeName"))).wide(),
+    Column::text("Nominated Node", "Where room is being made for it.", |object, _| {
+        or_none(text(object, "/status/nominatedNodeName"))
+    })
+    .wide(),
+    Column::text(
+        "Readiness Gates",
+        "Conditions that must hold before it is ready, and those that do.",
+        |object, _| {
+            let gates = items(object, "/spec/readinessGates");
+            let conditions = items(object, "/status/conditions");
+            let open = gates
+                .iter()
+                .filter(|gate| {
+                    conditions.iter().any(|condition| {
+                        condition["type"] == gate["conditionType"] && condition["status"] == "True"
                     })
-                    .count();
-                if gates.is_empty() { or_none("") } else { format!("{open}/{}", gates.len()).into() }
-            },
-        )
-        .wide(),
-    ],
-};
+                })
+                .count();
+            if gates.is_empty() { or_none("") } else { format!("{open}/{}", gates.len()).into() }
+        },
+    )
+    .wide(),
+];
 
 const CONTAINERS: [&str; 3] = ["containers", "initContainers", "ephemeralContainers"];
 
-fn prepare(object: &mut Value, moment: Moment) {
+/// What a pod is given that does not say it.
+pub fn prepare(object: &mut Value, moment: Moment) {
     if moment == Moment::Create {
         object["status"] = json!({ "phase": "Pending", "qosClass": qos_class(object) });
     }

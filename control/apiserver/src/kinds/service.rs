@@ -6,80 +6,74 @@ use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
 
 use super::node::or_none;
-use super::{AGE, Column, NAME, Resource, Scope, items, model_change, model_defaults, model_validate, text};
-use crate::shape::Shape;
-
-pub const SERVICE: Resource = Resource {
-    group: "",
-    version: "v1",
-    kind: "Service",
-    plural: "services",
-    short_names: &["svc"],
-    categories: &["all"],
-    scope: Scope::Namespaced,
-    status: true,
-    generation: false,
-    custom: false,
-    names: None,
-    fields: &["spec.clusterIP", "spec.type"],
-    shape: Shape::of::<Service>,
-    prepare: |object, _| model_defaults(object),
-    validate: model_validate,
-    validate_change: model_change,
-    columns: &[
-        NAME,
-        Column::text("Type", "ClusterIP, NodePort, LoadBalancer or ExternalName.", |object, _| {
-            text(object, "/spec/type").into()
-        }),
-        Column::text("Cluster-IP", "The address that stands for its endpoints.", |object, _| {
-            or_none(text(object, "/spec/clusterIP"))
-        }),
-        Column::text("External-IP", "Its addresses outside.", external_ips),
-        Column::text("Port(s)", "What it listens on.", service_ports),
-        AGE,
-        Column::text("Selector", "The pods that it is for.", |object, _| {
-            let labels = object.pointer("/spec/selector").and_then(Value::as_object);
-            let terms = labels.into_iter().flatten();
-            let terms: Vec<String> =
-                terms.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or(""))).collect();
-            or_none(&terms.join(","))
-        })
-        .wide(),
-    ],
+use super::{
+    AGE, Column, NAME, Resource, items, model_change, model_defaults, model_validate, namespaced, text,
 };
 
-pub const ENDPOINT_SLICE: Resource = Resource {
-    group: "discovery.k8s.io",
-    version: "v1",
-    kind: "EndpointSlice",
-    plural: "endpointslices",
-    short_names: &[],
-    categories: &[],
-    scope: Scope::Namespaced,
-    status: false,
-    generation: true,
-    custom: false,
-    names: None,
-    fields: &[],
-    shape: Shape::of::<EndpointSlice>,
-    prepare: |object, _| model_defaults(object),
-    validate: model_validate,
-    validate_change: model_change,
-    columns: &[
-        NAME,
-        Column::text("AddressType", "IPv4, IPv6 or FQDN.", |object, _| text(object, "/addressType").into()),
-        Column::text("Ports", "The endpoints' ports.", |object, _| {
-            let ports = items(object, "/ports").iter();
-            shortened(ports.filter_map(|port| port.get("port")?.as_i64()).map(|port| port.to_string()))
-        }),
-        Column::text("Endpoints", "The endpoints' addresses.", |object, _| {
-            let endpoints = items(object, "/endpoints").iter();
-            let addresses = endpoints.flat_map(|endpoint| items(endpoint, "/addresses"));
-            shortened(addresses.filter_map(Value::as_str).map(str::to_owned))
-        }),
-        AGE,
-    ],
-};
+/// Their row of the table.
+pub fn service() -> Resource {
+    Resource {
+        short_names: vec!["svc".into()],
+        categories: vec!["all".into()],
+        status: true,
+        names: None,
+        fields: &["spec.clusterIP", "spec.type"],
+        prepare: |object, _| model_defaults(object),
+        validate: model_validate,
+        validate_change: model_change,
+        columns: SERVICE_COLUMNS,
+        ..namespaced::<Service>()
+    }
+}
+
+const SERVICE_COLUMNS: &[Column] = &[
+    NAME,
+    Column::text("Type", "ClusterIP, NodePort, LoadBalancer or ExternalName.", |object, _| {
+        text(object, "/spec/type").into()
+    }),
+    Column::text("Cluster-IP", "The address that stands for its endpoints.", |object, _| {
+        or_none(text(object, "/spec/clusterIP"))
+    }),
+    Column::text("External-IP", "Its addresses outside.", external_ips),
+    Column::text("Port(s)", "What it listens on.", service_ports),
+    AGE,
+    Column::text("Selector", "The pods that it is for.", |object, _| {
+        let labels = object.pointer("/spec/selector").and_then(Value::as_object);
+        let terms = labels.into_iter().flatten();
+        let terms: Vec<String> =
+            terms.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or(""))).collect();
+        or_none(&terms.join(","))
+    })
+    .wide(),
+];
+
+/// Their row of the table.
+pub fn endpoint_slice() -> Resource {
+    Resource {
+        generation: true,
+        names: None,
+        prepare: |object, _| model_defaults(object),
+        validate: model_validate,
+        validate_change: model_change,
+        columns: ENDPOINT_SLICE_COLUMNS,
+        ..namespaced::<EndpointSlice>()
+    }
+}
+
+const ENDPOINT_SLICE_COLUMNS: &[Column] = &[
+    NAME,
+    Column::text("AddressType", "IPv4, IPv6 or FQDN.", |object, _| text(object, "/addressType").into()),
+    Column::text("Ports", "The endpoints' ports.", |object, _| {
+        let ports = items(object, "/ports").iter();
+        shortened(ports.filter_map(|port| port.get("port")?.as_i64()).map(|port| port.to_string()))
+    }),
+    Column::text("Endpoints", "The endpoints' addresses.", |object, _| {
+        let endpoints = items(object, "/endpoints").iter();
+        let addresses = endpoints.flat_map(|endpoint| items(endpoint, "/addresses"));
+        shortened(addresses.filter_map(Value::as_str).map(str::to_owned))
+    }),
+    AGE,
+];
 
 fn external_ips(object: &Value, _: Timestamp) -> Value {
     let name = text(object, "/spec/externalName");
@@ -124,10 +118,6 @@ mod tests {
     use crate::metadata::timestamp;
     use serde_json::json;
 
-    fn cells(resource: &Resource, object: &Value) -> Vec<Value> {
-        resource.columns.iter().map(|column| (column.cell)(object, timestamp())).collect()
-    }
-
     #[test]
     fn services_and_slices_read_as_kubectl_shows_them() {
         let mut service = json!({
@@ -135,9 +125,9 @@ mod tests {
             "spec": { "clusterIP": "10.96.0.7", "selector": { "app": "web" }, "type": "NodePort",
                       "ports": [{ "port": 80, "nodePort": 30080 }, { "port": 53, "protocol": "UDP" }] },
         });
-        (SERVICE.prepare)(&mut service, Moment::Create);
+        super::service().prepare(&mut service, Moment::Create);
         assert_eq!(service["spec"]["ports"][0]["targetPort"], 80);
-        let told = cells(&SERVICE, &service);
+        let told = super::service().cells(&service, timestamp());
         assert_eq!(told[1..5], ["NodePort", "10.96.0.7", "<none>", "80:30080/TCP,53/UDP"]);
         assert_eq!(told[6], "app=web");
         let slice = json!({
@@ -146,7 +136,7 @@ mod tests {
                           { "addresses": ["10.0.0.3"] }, { "addresses": ["10.0.0.4"] }],
         });
         assert_eq!(
-            cells(&ENDPOINT_SLICE, &slice)[1..4],
+            endpoint_slice().cells(&slice, timestamp())[1..4],
             ["IPv4", "8080", "10.0.0.1,10.0.0.2,10.0.0.3 + 1 more..."]
         );
     }

@@ -3,17 +3,23 @@
 use serde_json::{Map, Value, json};
 
 use super::paths;
-use crate::kinds::RESOURCES;
-use crate::schema::{REFERENCE, definitions};
+use crate::schema::{REFERENCE, definitions, of_definition};
+use crate::table::Table;
 
 /// The document.
-pub fn document() -> Value {
+pub fn document(table: &Table) -> Value {
     let mut all_paths = Map::new();
-    for resource in RESOURCES.iter() {
+    for resource in table.rows() {
         all_paths.extend(paths(resource, |name| json!({ "name": name, "in": "query", "type": "string" })));
     }
-    let schemas: Map<String, Value> =
+    let mut schemas: Map<String, Value> =
         definitions().iter().map(|(name, schema)| (name.to_owned(), older(schema))).collect();
+    for resource in table.rows() {
+        if let Some(definition) = resource.definition() {
+            let (name, schema) = of_definition(resource, definition);
+            schemas.insert(name, older(&schema));
+        }
+    }
     json!({
         "swagger": "2.0",
         "info": { "title": "Kubernetes, as Caracal serves it", "version": "v1.33.0" },
@@ -30,6 +36,12 @@ fn older(schema: &Value) -> Value {
             changed.remove("x-kubernetes-int-or-string");
             changed.insert("type".into(), "string".into());
             changed.insert("format".into(), "int-or-string".into());
+            Value::Object(changed)
+        }
+        // Older clients take a field that is not named for a mistake, and null for one wherever it stands.
+        Value::Object(map) if map.get("x-kubernetes-preserve-unknown-fields") == Some(&Value::Bool(true)) => {
+            let mut changed = map.clone();
+            changed.retain(|name, _| name.starts_with("x-kubernetes-") || name == "description");
             Value::Object(changed)
         }
         Value::Object(map) => {

@@ -265,7 +265,7 @@ mod tests {
 
     #[test]
     fn the_protobuf_says_what_the_json_says() {
-        let document = super::super::v2::document();
+        let document = super::super::v2::document(&crate::table::Table::with(Vec::new()));
         let bytes = Document::from_json(&document).encode_to_vec();
         let read = Document::decode(bytes.as_slice()).expect("its own encoding");
         let definitions = read.definitions.expect("definitions").named;

@@ -1,50 +1,67 @@
 //! OpenAPI 3: an index, and a document for each group and version.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
 use serde_json::{Map, Value, json};
 
 use super::paths;
-use crate::kinds::{RESOURCES, groups};
-use crate::schema::{REFERENCE, definitions};
+use crate::schema::{REFERENCE, definitions, of_definition};
+use crate::table::Table;
 
-/// Tells a client's cache one build's documents from another's: the documents are made from the types alone.
-static HASH: LazyLock<String> = LazyLock::new(|| {
+/// Tells a client's cache one document from another.
+fn hash(table: &Table, group: &str, version: &str) -> String {
     use std::hash::{DefaultHasher, Hash, Hasher};
     let mut hasher = DefaultHasher::new();
-    for (group, version) in groups() {
-        document(group, version).to_string().hash(&mut hasher);
-    }
+    document(table, group, version).to_string().hash(&mut hasher);
     format!("{:016X}", hasher.finish())
+}
+
+/// The documents of what is served natively never change.
+static NATIVE: LazyLock<BTreeMap<String, String>> = LazyLock::new(|| {
+    let table = Table::with(Vec::new());
+    table.rows().map(|row| (row.root(), hash(&table, &row.group, &row.version))).collect()
 });
 
 /// Where the documents are.
-pub fn index() -> Value {
-    let places: Map<String, Value> = RESOURCES
-        .iter()
-        .map(|resource| {
-            let root = resource.root();
-            let url = format!("/openapi/v3{root}?hash={}", *HASH);
-            (root.trim_start_matches('/').to_owned(), json!({ "serverRelativeURL": url }))
-        })
-        .collect();
+pub fn index(table: &Table) -> Value {
+    let mut places = Map::new();
+    for group in table.groups() {
+        for version in group.versions {
+            let mut rows = table.of_version(group.name, version).peekable();
+            let Some(root) = rows.peek().map(|row| row.root()) else { continue };
+            let native = rows.all(|row| row.definition().is_none());
+            let hash = match NATIVE.get(&root) {
+                Some(hash) if native => hash.clone(),
+                _ => hash(table, group.name, version),
+            };
+            let url = format!("/openapi/v3{root}?hash={hash}");
+            places.insert(root.trim_start_matches('/').to_owned(), json!({ "serverRelativeURL": url }));
+        }
+    }
     json!({ "paths": places })
 }
 
 /// The document of one group and version, with the definitions that it needs.
-pub fn document(group: &str, version: &str) -> Value {
-    let rows = || RESOURCES.iter().filter(|row| (row.group, row.version) == (group, version));
+pub fn document(table: &Table, group: &str, version: &str) -> Value {
     let mut all_paths = Map::new();
+    let mut custom: Vec<(String, Value)> = Vec::new();
     let mut wanted: Vec<&str> = Vec::new();
-    for resource in rows() {
+    for resource in table.of_version(group, version) {
         all_paths.extend(paths(
             resource,
             |name| json!({ "name": name, "in": "query", "schema": { "type": "string" } }),
         ));
-        wanted.push(definitions().root(resource));
+        match resource.definition() {
+            None => wanted.push(definitions().root(resource)),
+            Some(definition) => custom.push(of_definition(resource, definition)),
+        }
     }
     let mut schemas = Map::new();
+    for (name, schema) in &custom {
+        references(schema, &mut wanted);
+        schemas.insert(name.clone(), with_alternatives(schema));
+    }
     let mut seen = BTreeSet::new();
     while let Some(name) = wanted.pop() {
         if !seen.insert(name) {

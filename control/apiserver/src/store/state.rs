@@ -158,10 +158,9 @@ impl State {
         self.objects.get(key).cloned()
     }
 
-    /// What lives in the namespace.
-    pub fn objects_in(&self, namespace: &str) -> impl Iterator<Item = &Key> {
-        let namespace = namespace.to_owned();
-        self.objects.keys().filter(move |key| key.namespace == namespace)
+    /// The objects whose keys are like this.
+    pub fn objects_where(&self, like: impl Fn(&Key) -> bool) -> impl Iterator<Item = &Key> {
+        self.objects.keys().filter(move |key| like(key))
     }
 
     /// Takes the next change in. Its revision must be the next one.

@@ -73,11 +73,15 @@ impl Batch {
             Condition::Unchanged(key, revision) => {
                 self.get(state, key).is_some_and(|stored| stored.revision == *revision)
             }
-            Condition::NamespaceEmpty(namespace) => {
-                let added = self.latest.iter().any(|(key, now)| key.namespace == *namespace && now.is_some());
-                !added && state.objects_in(namespace).all(|key| matches!(self.latest.get(key), Some(None)))
-            }
+            Condition::NamespaceEmpty(namespace) => self.is_without(state, |key| key.namespace == *namespace),
+            Condition::ResourceEmpty(resource) => self.is_without(state, |key| key.resource == *resource),
         }
+    }
+
+    /// Whether no object has a key like this.
+    fn is_without(&self, state: &State, like: impl Fn(&Key) -> bool) -> bool {
+        let added = self.latest.iter().any(|(key, now)| like(key) && now.is_some());
+        !added && state.objects_where(like).all(|key| matches!(self.latest.get(key), Some(None)))
     }
 
     fn take(&mut self, shared: &Shared, job: Job) {

@@ -12,13 +12,15 @@ use crate::store::{Change, Key, LogLimits};
 struct World {
     store: Store,
     stop: watch::Sender<bool>,
+    tables: watch::Sender<Arc<Table>>,
     _dir: tempfile::TempDir,
 }
 
 fn world(limits: LogLimits) -> World {
     let dir = tempfile::tempdir().expect("a directory");
     let store = Store::open(&dir.path().join("store.redb"), limits).expect("a store");
-    World { store, stop: watch::Sender::new(false), _dir: dir }
+    let tables = watch::Sender::new(Arc::new(Table::with(Vec::new())));
+    World { store, tables, stop: watch::Sender::new(false), _dir: dir }
 }
 
 impl World {
@@ -26,7 +28,7 @@ impl World {
         let resource = kinds::find("", "v1", "pods").expect("served");
         let _ = self;
         Watch {
-            resource,
+            resource: Arc::clone(resource),
             range: Range { resource: "pods".into(), namespace: None },
             selection: Selection::parse(resource, labels, "").expect("a selector"),
             view: View::Whole,
@@ -38,7 +40,7 @@ impl World {
     }
 
     fn lines(&self, watch: Watch) -> impl Stream<Item = Value> + Unpin + Send + 'static {
-        let pieces = watch.stream(self.store.clone(), self.stop.subscribe());
+        let pieces = watch.stream(self.store.clone(), self.tables.subscribe(), self.stop.subscribe());
         Box::pin(pieces.flat_map(|piece| {
             let text = String::from_utf8(piece.expect("never fails").to_vec()).expect("UTF-8");
             let lines: Vec<Value> =

@@ -13,18 +13,18 @@ fn made(kind: &str, mut object: Value) -> Result<Value, Vec<String>> {
     let row = row(kind);
     object["apiVersion"] = row.api_version().into();
     object["kind"] = kind.into();
-    let mut object = ((row.shape)().decode)(object).expect("its shape").value;
-    (row.prepare)(&mut object, Moment::Create);
+    let mut object = row.decode(object).expect("its shape").value;
+    row.prepare(&mut object, Moment::Create);
     let errors = row.errors(&object);
     if errors.is_empty() { Ok(object) } else { Err(errors.into_iter().map(|error| error.field).collect()) }
 }
 
 fn changed(kind: &str, before: &Value, after: &Value) -> Vec<String> {
-    (row(kind).validate_change)(before, after).into_iter().map(|error| error.field).collect()
+    row(kind).change_errors(before, after).into_iter().map(|error| error.field).collect()
 }
 
 fn cells(kind: &str, object: &Value) -> Vec<Value> {
-    row(kind).columns.iter().map(|column| (column.cell)(object, timestamp())).collect()
+    row(kind).cells(object, timestamp())
 }
 
 fn secret(kind: &str, entries: &[&str]) -> Value {

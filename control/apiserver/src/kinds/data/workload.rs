@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 
 use super::super::network_policy::selector_text;
 use super::super::node::or_none;
-use super::super::pod::POD;
-use super::super::{AGE, Column, Moment, NAME, cause, default_to, items, text};
+use super::super::pod;
+use super::super::{AGE, Column, Moment, NAME, cause, default_to, items, model_validate, text};
 
 const fn number(name: &'static str, description: &'static str, cell: Cell) -> Column {
     Column { name, kind: "integer", priority: 0, description, cell }
@@ -229,7 +229,7 @@ fn pod_of(spec: &Value) -> Option<Value> {
 fn prepare_template(spec: &mut Value) {
     let Some(mut pod) = pod_of(spec) else { return };
     let account = ["/spec/serviceAccountName", "/spec/serviceAccount"].map(|at| text(&pod, at).is_empty());
-    (POD.prepare)(&mut pod, Moment::Update);
+    pod::prepare(&mut pod, Moment::Update);
     // Which account it is when none is named is said to the pod, not to the template.
     if account == [true, true]
         && let Some(map) = pod["spec"].as_object_mut()
@@ -246,7 +246,7 @@ fn judge_template(object: &Value, causes: &mut Vec<FieldError>) {
         causes.push(cause("spec.template.spec.containers", FieldErrorReason::Required, "Required value"));
         return;
     };
-    for error in (POD.validate)(&pod) {
+    for error in model_validate(&pod) {
         causes.push(FieldError { field: format!("spec.template.{}", error.field), ..error });
     }
 }
