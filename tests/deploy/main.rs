@@ -13,3 +13,4 @@
 mod chart;
 mod crds;
 mod files;
+mod image;
