@@ -105,8 +105,8 @@ fn wrong_arguments_get_one_clear_line() {
     assert_one_line("no fastpath", &caracal(&["fastpath", "drops", "--socket", nowhere]), &["nowhere.sock"]);
     let agent = caracal(&["agent", "--node", "n", "--kubeconfig", &missing, "--fastpath", nowhere]);
     assert_one_line("no kubeconfig", &agent, &["missing.yaml"]);
-    let agent = caracal(&["agent", "--kubeconfig", &missing]);
-    assert_refused("no node", &agent, &["--node"]);
+    let agent = caracal(&["agent", "--kubeconfig", &missing, "--startup", "maybe"]);
+    assert_refused("a wrong word", &agent, &["--startup"]);
     let bind = caracal(&[
         "apiserver",
         "--data-dir",

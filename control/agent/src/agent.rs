@@ -7,17 +7,18 @@ use std::time::{Duration, Instant};
 
 use caracal_calc::{CalcGraph, HostServices, Update};
 use caracal_cni::node_socket::{Answer, Request, Status};
-use caracal_model::annotations::POD_CONTAINER_ID;
+use caracal_model::annotations::{NODE_IPV4_ADDRESS, NODE_IPV6_ADDRESS, POD_CONTAINER_ID};
 use caracal_model::object::{Kind, Object, ObjectKey};
 use caracal_plane_api::{PlaneError, Reader, StatusReport, What};
 use futures::future::OptionFuture;
 use kube::Client;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::time::sleep_until;
 use tracing::{info, warn};
 
 use crate::host_policy::{HostPolicy, HostRules};
 use crate::monitoring::{Now, REPORT_INTERVAL, Vitals};
+use crate::node;
 use crate::node_socket::{NodeSocket, Question, Said, Waiters};
 use crate::plane::{Action, Event, Link, LinkEvent, Session};
 use crate::programmer::{Inputs, Programmer};
@@ -42,10 +43,16 @@ pub struct Agent {
     progress: Progress,
     /// Whether the API has this node's object.
     node_exists: bool,
+    /// Whether that says an address of Calico's.
+    node_has_address: bool,
     said_waiting: Option<bool>,
     /// Updates that have not been flushed.
     dirty: bool,
     flushed: Instant,
+    /// The data is not to be used now.
+    locked: bool,
+    start: Option<node::Start>,
+    start_progress: node::Progress,
     node_socket: Option<NodeSocket>,
     said: Said,
     waiters: Waiters<oneshot::Sender<Answer>>,
@@ -93,9 +100,13 @@ impl Agent {
             host_policy: HostPolicy::default(),
             progress: Progress::Listing,
             node_exists: false,
+            node_has_address: false,
             said_waiting: None,
             dirty: false,
             flushed: now,
+            locked: false,
+            start: None,
+            start_progress: node::Progress::Started,
             node_socket: None,
             said: Said::default(),
             waiters: Waiters::default(),
@@ -120,6 +131,15 @@ impl Agent {
         self
     }
 
+    /// Seeing to the node's start as well.
+    #[must_use]
+    pub fn with_start(mut self, config: node::Config) -> Self {
+        let start = node::Start::spawn(&self.node, config, self.syncer.datastore());
+        self.start_progress = start.progress().borrow().clone();
+        self.start = Some(start);
+        self
+    }
+
     /// With somebody who watches.
     #[must_use]
     pub fn with_vitals(mut self, vitals: Arc<Vitals>) -> Self {
@@ -131,6 +151,7 @@ impl Agent {
     pub async fn run(mut self, stop: impl Future<Output = ()>) {
         tokio::pin!(stop);
         let mut prepared: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(std::future::pending());
+        let mut start_progress = self.start.as_ref().map(node::Start::progress);
         let mut reader = None;
         let mut look: Look = Box::pin(std::future::pending());
         loop {
@@ -147,6 +168,9 @@ impl Agent {
                 () = &mut stop => {
                     info!("stopping; the data plane goes on with what it has");
                     answer(self.waiters.end());
+                    if let Some(start) = &self.start {
+                        start.last_words().await;
+                    }
                     return;
                 }
                 event = next(self.link.as_mut()) => self.link_event(event),
@@ -156,7 +180,8 @@ impl Agent {
                     self.progress = Progress::Running;
                     self.session_event(Event::Whole);
                 }
-                () = sleep_until(flush_at.into()), if self.dirty && !listing => self.flush(),
+                () = sleep_until(flush_at.into()), if self.dirty && !listing && !self.locked => self.flush(),
+                progress = next_progress(start_progress.as_mut()) => self.start_progress = progress,
                 looked = &mut look => {
                     look = Box::pin(std::future::pending());
                     let seen = looked.map(|(returned, status)| {
@@ -193,7 +218,11 @@ impl Agent {
             if !self.dirty && !self.waiters.is_empty() {
                 self.waiters.review(&self.said, self.session.adopted(), Instant::now());
             }
-            if self.progress == Progress::NodeMissing && self.inputs.node.is_some() {
+            if let Some(start) = &self.start {
+                let forwarding = self.progress == Progress::Running && self.session.adopted().is_some();
+                start.see_forwarding(forwarding);
+            }
+            if self.progress == Progress::NodeMissing && self.inputs.node.is_some() && self.may_begin() {
                 self.progress = Progress::Preparing;
                 if let Some(rules) = &self.host_rules {
                     rules.set(&self.host_policy);
@@ -251,9 +280,24 @@ impl Agent {
         match &update {
             Update::Upsert(Object::Node(node)) if node.metadata.name.as_ref() == Some(&self.node) => {
                 self.node_exists = true;
+                self.node_has_address = [NODE_IPV4_ADDRESS, NODE_IPV6_ADDRESS]
+                    .iter()
+                    .any(|key| node.metadata.annotations.as_ref().is_some_and(|all| all.contains_key(*key)));
+                self.see(|seen| seen.node = Some(node.clone().into()));
             }
             Update::Delete(key) if key.kind == Kind::Node && key.name == self.node => {
-                self.node_exists = false
+                self.node_exists = false;
+                self.see(|seen| seen.node = None);
+            }
+            Update::Upsert(Object::IPPool(_)) => self.see(|seen| seen.pools += 1),
+            Update::Delete(ObjectKey { kind: Kind::IPPool, .. }) => self.see(|seen| seen.pools += 1),
+            Update::Upsert(Object::ClusterInformation(information))
+                if information.metadata.name.as_deref() == Some("default") =>
+            {
+                self.lock(information.spec.datastore_ready == Some(false));
+            }
+            Update::Delete(ObjectKey { kind: Kind::ClusterInformation, name, .. }) if name == "default" => {
+                self.lock(false);
             }
             Update::Upsert(Object::Pod(pod)) => {
                 let metadata = &pod.metadata;
@@ -324,6 +368,33 @@ impl Agent {
         }
     }
 
+    fn see(&self, change: impl FnOnce(&mut node::Seen)) {
+        if let Some(start) = &self.start {
+            start.see(change);
+        }
+    }
+
+    /// While data is being moved, what is seen of it may be half of it: the data plane goes on with what it has.
+    fn lock(&mut self, locked: bool) {
+        if self.locked != locked {
+            self.locked = locked;
+            self.see(|seen| seen.locked = locked);
+            if locked {
+                warn!(
+                    "ClusterInformation says datastoreReady: false; keeping what is in force until it says true"
+                );
+            } else {
+                info!("the data may be used again");
+            }
+        }
+    }
+
+    /// Whether the fastpath may be told of the node as the Node object has it: a node that has never been started may
+    /// yet be given another address.
+    fn may_begin(&self) -> bool {
+        self.node_has_address || self.start_progress == node::Progress::Started
+    }
+
     fn asked(&mut self, question: Question) {
         let Question { request, answer: to } = question;
         match request {
@@ -336,7 +407,11 @@ impl Agent {
     }
 
     fn status(&self) -> Status {
+        if let node::Progress::Waiting(why) = &self.start_progress {
+            return Status { ready: false, why: format!("this node has not been started: {why}") };
+        }
         let why = match self.progress {
+            _ if self.locked => "ClusterInformation says datastoreReady: false",
             Progress::Listing => "the API server has not told everything yet",
             Progress::NodeMissing if self.node_exists => "the Node object has no address to use",
             Progress::NodeMissing => "there is no Node object of this node's name",
@@ -406,6 +481,16 @@ fn answer(answers: Vec<(oneshot::Sender<Answer>, Answer)>) {
     for (to, answer) in answers {
         let _ = to.send(answer);
     }
+}
+
+async fn next_progress(progress: Option<&mut watch::Receiver<node::Progress>>) -> node::Progress {
+    if let Some(progress) = progress
+        && progress.changed().await.is_ok()
+    {
+        return progress.borrow_and_update().clone();
+    }
+    // None, or one that has ended: nothing more comes.
+    std::future::pending().await
 }
 
 async fn next_question(socket: Option<&mut NodeSocket>) -> Question {

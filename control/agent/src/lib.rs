@@ -15,10 +15,12 @@
 mod agent;
 pub mod host_policy;
 pub mod monitoring;
+pub mod node;
 pub mod node_socket;
 pub mod plane;
 pub mod programmer;
 pub mod syncer;
+mod text_file;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -52,6 +54,8 @@ pub struct Config {
     pub services: HostServices,
     /// The socket that the CNI plugin asks.
     pub node_socket: PathBuf,
+    /// How the node is started; `None`: its objects are written by hand, and left alone.
+    pub start: Option<node::Config>,
     /// Where health and metrics are served, as far as that is not for FelixConfigurations to say.
     pub monitoring: Fixed,
     /// How many series there may be.
@@ -110,6 +114,10 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     let agent = Agent::new(config.node, config.services, &client, config.fastpath, Some(programmer))
         .with_node_socket(node_socket)
         .with_vitals(Arc::clone(&vitals));
+    let agent = match config.start {
+        Some(start) => agent.with_start(start),
+        None => agent,
+    };
     let agent = match HostRules::start(vitals) {
         Ok(host_rules) => agent.with_host_rules(host_rules),
         // Pods are not to wait for that.

@@ -122,6 +122,11 @@ async fn serve_without_tiers(served: Arc<AtomicBool>) -> kube::Client {
                     "message": "the server could not find the requested resource", "reason": "NotFound", "code": 404});
                 return (StatusCode::NOT_FOUND, axum::Json(status)).into_response();
             }
+            if path == "/apis/projectcalico.org/v3" {
+                let blocks = json!({"name": "ipamblocks", "singularName": "", "namespaced": false, "kind": "IPAMBlock", "verbs": ["list"]});
+                let list = json!({"kind": "APIResourceList", "groupVersion": "projectcalico.org/v3", "resources": [blocks]});
+                return axum::Json(list).into_response();
+            }
             if request.uri().query().is_some_and(|query| query.contains("watch=true")) {
                 return axum::body::Body::from_stream(futures::stream::pending::<
                     Result<Vec<u8>, std::io::Error>,

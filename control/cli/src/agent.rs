@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use caracal_agent::monitoring::{Fixed, Limits, Wanted};
+use caracal_agent::node::{self, Settings, node_name};
 use caracal_agent::{Config, HostServices, clean_up};
 use caracal_monitor::{Logs, Question, probe};
 
@@ -26,8 +27,8 @@ const EXAMPLES: &str = "Examples:
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// The name of this node's Node object
-    #[arg(long, value_name = "NAME", required_unless_present_any = ["cleanup", "check"], value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    /// The name of this node's Node object [default: NODENAME, else HOSTNAME, else the host's name, in lower case]
+    #[arg(long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     node: Option<String>,
     /// How to reach the API server [default: as the pod that this process is in]
     #[arg(long, value_name = "FILE")]
@@ -47,6 +48,17 @@ pub struct Args {
     /// Who sees to services for this host, NodePorts included: the fastpath, or a kube-proxy beside it
     #[arg(long, value_enum, default_value_t = Services::Replace)]
     services: Services,
+    /// Whether to see to what Calico's node sees to at its start: the Node object's addresses and tunnel addresses, default
+    /// pools, tiers and configuration, the condition NetworkUnavailable; by the environment (IP, IP_AUTODETECTION_METHOD,
+    /// CALICO_IPV4POOL_CIDR, NO_DEFAULT_POOLS, …)
+    #[arg(long, value_enum, default_value_t = Startup::On)]
+    startup: Startup,
+    /// The file that tells the CNI plugin this node's name; not written with --startup off
+    #[arg(long, value_name = "FILE", default_value = "/var/lib/calico/nodename")]
+    nodename_file: PathBuf,
+    /// What the Node object says when the agent is told to end: that new pods get no network (NetworkUnavailable), or what it said
+    #[arg(long, value_enum, default_value_t = ShutdownCondition::Down)]
+    shutdown_condition: ShutdownCondition,
     /// Where /liveness and /readiness are served, or "none" [default: as FelixConfiguration says, else 127.0.0.1:9099]
     #[arg(long, value_name = "HOST:PORT")]
     health_address: Option<Wanted>,
@@ -76,6 +88,22 @@ enum Services {
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Startup {
+    /// It does
+    On,
+    /// The objects are written by hand, and left alone
+    Off,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum ShutdownCondition {
+    /// NetworkUnavailable becomes True, CalicoIsDown, until the agent is back
+    Down,
+    /// It is left as it is
+    Keep,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
 enum Check {
     /// Whether it lives; if not, restart it
     Live,
@@ -102,12 +130,22 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let node = args.node.context("--node NAME is required")?;
+    let variable = |name: &str| std::env::var(name).ok();
+    let node = node_name(args.node.as_deref(), variable)?;
+    let start = match args.startup {
+        Startup::Off => None,
+        Startup::On => Some(node::Config {
+            settings: Settings::read(variable)?,
+            nodename_file: args.nodename_file,
+            marks_down: matches!(args.shutdown_condition, ShutdownCondition::Down),
+        }),
+    };
     let config = Config {
         node,
         kubeconfig: args.kubeconfig,
         fastpath: args.fastpath,
         node_socket: args.node_socket,
+        start,
         monitoring,
         limits: Limits { endpoints: args.metrics_endpoints, rules: args.metrics_rules },
         logs,

@@ -194,6 +194,8 @@ impl Cluster {
                 state.bpf_of(&node.name).display().to_string(),
                 "--mtu-file".into(),
                 state.mtu_of(&node.name).display().to_string(),
+                "--startup".into(),
+                "off".into(),
                 "--node-socket".into(),
                 state.node_socket_of(&node.name).display().to_string(),
             ];

@@ -1,7 +1,9 @@
 //! The file that tells the CNI plugin how big pods' packets may be: a decimal number.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+
+use crate::text_file;
 
 /// Why it cannot be written.
 #[derive(Debug, thiserror::Error)]
@@ -30,21 +32,8 @@ impl MtuFile {
     /// # Errors
     /// The file system refused.
     pub fn set(&self, mtu: u32) -> Result<bool, MtuFileError> {
-        let text = mtu.to_string();
-        if std::fs::read_to_string(&self.path).is_ok_and(|known| known.trim() == text) {
-            return Ok(false);
-        }
-        let write = || {
-            if let Some(directory) = self.path.parent().filter(|path| *path != Path::new("")) {
-                std::fs::create_dir_all(directory)?;
-            }
-            let mut beside = self.path.clone().into_os_string();
-            beside.push(".new");
-            std::fs::write(&beside, &text)?;
-            std::fs::rename(&beside, &self.path)
-        };
-        write().map_err(|error| MtuFileError { path: self.path.clone(), error })?;
-        Ok(true)
+        text_file::replace(&self.path, &mtu.to_string())
+            .map_err(|error| MtuFileError { path: self.path.clone(), error })
     }
 }
 

@@ -326,6 +326,7 @@ fn nonsense_ends_the_connection() {
 fn a_change_is_adopted_with_the_acknowledgement_of_what_it_was_said_in_and_of_all_before() {
     let mut world = World::in_sync();
     assert_eq!((world.session.changes(), world.session.adopted()), (0, Some(0)));
+    world.session.chunk_bytes = 100;
     world.session.transaction_bytes = 100;
     // More than one transaction holds.
     world.on(Event::Changed((0..50).map(|i| profile(&format!("profile-{i}"))).collect()));
