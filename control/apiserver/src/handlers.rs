@@ -38,7 +38,7 @@ async fn dispatch(app: &Arc<App>, request: Request<Body>) -> Result<Response<Bod
     if get && is_health(&path) {
         return Ok(Response::new(Body::from("ok")));
     }
-    if !app.admits(request::header_text(request.headers(), header::AUTHORIZATION)) {
+    if !app.tokens.admit(request::header_text(request.headers(), header::AUTHORIZATION)) {
         return Err(ApiError::unauthorized());
     }
     tracing::debug!(

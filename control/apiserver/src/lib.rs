@@ -35,6 +35,7 @@ mod shape;
 mod status;
 mod store;
 mod table;
+mod tokens;
 mod view;
 mod watch;
 
@@ -43,7 +44,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use caracal_model::services::allocation::Ranges;
-pub use server::{ServeError, Server, serve};
+pub use server::{ServeError, Server, serve, serve_with_tokens};
+pub use tokens::TokenFileError;
 
 /// What `caracal apiserver` is told.
 #[derive(Clone, Debug)]
@@ -61,7 +63,7 @@ pub struct Options {
 /// What answers requests.
 struct App {
     store: store::Store,
-    token: String,
+    tokens: tokens::Tokens,
     ranges: Ranges,
     /// Held while a service is given its addresses: of two that ask for one, the second is to see the first.
     allocating: tokio::sync::Mutex<()>,
@@ -77,13 +79,5 @@ impl App {
     /// What is served now.
     fn table(&self) -> Arc<table::Table> {
         Arc::clone(&self.tables.borrow())
-    }
-
-    /// Whether an `Authorization` header carries the token. Takes the same time wherever they differ.
-    fn admits(&self, authorization: &str) -> bool {
-        let sent = authorization.strip_prefix("Bearer ").unwrap_or("").as_bytes();
-        let token = self.token.as_bytes();
-        let differ = sent.iter().zip(token).fold(0, |differ, (a, b)| differ | (a ^ b));
-        sent.len() == token.len() && differ == 0
     }
 }

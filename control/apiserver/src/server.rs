@@ -21,6 +21,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::credentials::{Credentials, CredentialsError};
 use crate::store::{LogLimits, OpenError, Store};
 use crate::table::Table;
+use crate::tokens::{TokenFileError, Tokens};
 use crate::{App, Options, custom, handlers, namespaces, neighbours, services};
 
 mod stall;
@@ -44,6 +45,9 @@ pub enum ServeError {
     /// Keys, token or kubeconfig.
     #[error(transparent)]
     Credentials(#[from] CredentialsError),
+    /// The file with the tokens of others.
+    #[error(transparent)]
+    Tokens(#[from] TokenFileError),
     /// The address cannot be listened on.
     #[error("--listen {address}: {error}")]
     Listen {
@@ -93,6 +97,11 @@ impl Drop for Server {
 ///
 /// The kubeconfig is written last: when it is there, the server answers.
 pub async fn serve(options: Options) -> Result<Server, ServeError> {
+    serve_with_tokens(options, None).await
+}
+
+/// As [`serve`]; whoever shows a token of the file is let in as well. The file is read again when it changes.
+pub async fn serve_with_tokens(options: Options, file: Option<PathBuf>) -> Result<Server, ServeError> {
     let dir = &options.data_dir;
     std::fs::DirBuilder::new()
         .recursive(true)
@@ -101,6 +110,7 @@ pub async fn serve(options: Options) -> Result<Server, ServeError> {
         .map_err(|error| ServeError::DataDir { dir: dir.clone(), error })?;
     let store = Store::open(&dir.join("store.redb"), LogLimits::default())?;
     let credentials = Credentials::load(dir, options.listen.ip())?;
+    let tokens = Tokens::load(credentials.token.clone(), file)?;
     let listening = |error| ServeError::Listen { address: options.listen, error };
     let listener = TcpListener::bind(options.listen).await.map_err(listening)?;
     let address = listener.local_addr().map_err(listening)?;
@@ -108,7 +118,7 @@ pub async fn serve(options: Options) -> Result<Server, ServeError> {
     let (stop, stopped) = watch::channel(false);
     let app = Arc::new(App {
         store: store.clone(),
-        token: credentials.token.clone(),
+        tokens,
         ranges: options.ranges.clone(),
         allocating: tokio::sync::Mutex::new(()),
         tables: watch::Sender::new(Arc::new(Table::with(Vec::new()))),

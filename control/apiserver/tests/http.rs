@@ -26,6 +26,28 @@ fn account(name: &str) -> Value {
 }
 
 #[tokio::test]
+async fn a_token_of_the_file_is_good_until_the_file_says_otherwise() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("tokens");
+    std::fs::write(&file, "for-a-while,ann,1,\"system:masters\"\n").expect("a file");
+    let options = options(dir.path(), any_port());
+    let _server = caracal_apiserver::serve_with_tokens(options, Some(file.clone())).await.expect("a server");
+    let kubeconfig =
+        kube::config::Kubeconfig::read_from(common::kubeconfig(dir.path())).expect("a kubeconfig");
+    let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default())
+        .await
+        .expect("a good kubeconfig");
+    config.auth_info.token = Some("for-a-while".to_owned().into());
+    let api = Api { client: kube::Client::try_from(config).expect("a client") };
+    assert_eq!(api.get(PODS).await.code, 200);
+    std::fs::write(&file, "another,ann,1\n").expect("a file");
+    let refused = api.get(PODS).await;
+    assert_eq!((refused.code, &refused.body["reason"]), (401, &json!("Unauthorized")));
+    std::fs::write(&file, "for-a-while,ann,1\n").expect("a file");
+    assert_eq!(api.get(PODS).await.code, 200);
+}
+
+#[tokio::test]
 async fn without_the_token_only_health_is_told() {
     let (here, _) = api().await;
     let mut config = kube::Config::from_custom_kubeconfig(

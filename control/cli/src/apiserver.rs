@@ -35,6 +35,11 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     write_kubeconfig: PathBuf,
 
+    /// More tokens that let in, one a line as kube-apiserver's: token,user,uid[,"group1,group2"]. Read again when it
+    /// changes. Whoever is let in may do everything.
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+
     /// From where services get their cluster addresses: one CIDR of a family, or one of each, separated by a comma.
     #[arg(
         long,
@@ -79,7 +84,14 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let ansi = std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(ansi).with_writer(std::io::stderr).init();
-    let Args { data_dir, listen, write_kubeconfig, service_cluster_ip_range, service_node_port_range } = args;
+    let Args {
+        data_dir,
+        listen,
+        write_kubeconfig,
+        token_file,
+        service_cluster_ip_range,
+        service_node_port_range,
+    } = args;
     let ranges = ranges(&service_cluster_ip_range, service_node_port_range)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -89,7 +101,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
-        let server = caracal_apiserver::serve(Options { data_dir, listen, write_kubeconfig, ranges }).await?;
+        let options = Options { data_dir, listen, write_kubeconfig, ranges };
+        let server = caracal_apiserver::serve_with_tokens(options, token_file).await?;
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
