@@ -10,7 +10,15 @@ pub fn plugin() -> Option<Plugin> {
     Plugin::of_name(std::path::Path::new(&program).file_name()?.to_str()?)
 }
 
-/// Does what a container runtime asks for.
+/// Does what a container runtime asks for; and for people and installers, as Calico's does: `-v` prints the version, `-t` tries the API
+/// server that the configuration on stdin names.
 pub fn run(plugin: Plugin) -> ExitCode {
-    ExitCode::from(plugin.main())
+    match std::env::args().nth(1).as_deref() {
+        Some("-v" | "--version") => {
+            println!("{}", env!("CARGO_PKG_VERSION"));
+            ExitCode::SUCCESS
+        }
+        Some("-t") => ExitCode::from(Plugin::try_datastore()),
+        _ => ExitCode::from(plugin.main()),
+    }
 }

@@ -9,6 +9,7 @@ mod cni;
 mod controllers;
 mod explain;
 mod fastpath;
+mod install_cni;
 mod lab;
 mod policy;
 mod selector;
@@ -36,6 +37,7 @@ enum Command {
     Agent(agent::Args),
     Controllers(controllers::Args),
     Apiserver(apiserver::Args),
+    InstallCni(install_cni::Args),
 }
 
 fn main() -> ExitCode {
@@ -51,6 +53,7 @@ fn main() -> ExitCode {
         Command::Agent(args) => agent::run(args),
         Command::Controllers(args) => controllers::run(args),
         Command::Apiserver(args) => apiserver::run(args),
+        Command::InstallCni(args) => install_cni::run(args),
     };
     result.unwrap_or_else(|error: anyhow::Error| {
         eprintln!("caracal: {error:#}");

@@ -2,7 +2,12 @@
 //! need root. The agent's end of the node socket is a twin that says what a test wants said; with a real agent and data plane it is
 //! tested by the system tests.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking, in its helpers too")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking, in its helpers too"
+)]
 
 mod world;
 
@@ -22,7 +27,10 @@ fn a_pod_is_attached_as_calico_would_and_detached_without_a_trace() {
     let json = &added.json;
     assert_eq!(json["cniVersion"], "1.1.0");
     assert_eq!(json["interfaces"][0], json!({"name": container.veth()}));
-    assert_eq!((&json["interfaces"][1]["name"], &json["interfaces"][1]["mtu"]), (&json!("eth0"), &json!(1450)));
+    assert_eq!(
+        (&json["interfaces"][1]["name"], &json["interfaces"][1]["mtu"]),
+        (&json!("eth0"), &json!(1450))
+    );
     assert_eq!(json["interfaces"][1]["sandbox"], json!(container.netns));
     assert_eq!((&json["ips"][0]["interface"], &json["routes"]), (&json!(1), &json!([{"dst": addresses[0]}])));
 

@@ -104,7 +104,10 @@ impl World {
     pub fn new(test: &str) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let dir = tempfile::Builder::new().prefix(&format!("crt{}-cni-{test}", std::process::id())).tempdir().unwrap();
+        let dir = tempfile::Builder::new()
+            .prefix(&format!("crt{}-cni-{test}", std::process::id()))
+            .tempdir()
+            .unwrap();
         let netns = netns::path(&format!("crt{}-{number}-node", std::process::id()));
         netns::create(&netns).expect("this test makes network namespaces and needs root");
         netns::enter(netns::open(&netns).unwrap().as_fd()).unwrap();
@@ -116,7 +119,8 @@ impl World {
         mount(Some("bpffs"), &bpf, Some("bpf"), MsFlags::empty(), None::<&str>).unwrap();
         for name in ["caracal-cni", "caracal-ipam", "calico-ipam"] {
             std::fs::create_dir_all(dir.path().join("bin")).unwrap();
-            std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_caracal"), dir.path().join("bin").join(name)).unwrap();
+            std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_caracal"), dir.path().join("bin").join(name))
+                .unwrap();
         }
 
         let kubeconfig = dir.path().join("kubeconfig");
@@ -178,7 +182,9 @@ impl World {
     }
 
     pub fn delete_pod(&self, name: &str) {
-        self.runtime.block_on(self.datastore.delete(&ObjectKey::new(Kind::Pod, Some("default"), name), None)).unwrap();
+        self.runtime
+            .block_on(self.datastore.delete(&ObjectKey::new(Kind::Pod, Some("default"), name), None))
+            .unwrap();
     }
 
     /// A container, in a network namespace of its own.
@@ -187,7 +193,9 @@ impl World {
         let path = netns::path(&format!("{name}-{id}"));
         netns::create(&path).unwrap();
         self.pods.lock().unwrap().insert(id.to_owned(), path.clone());
-        let args = format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={pod};K8S_POD_INFRA_CONTAINER_ID={id}");
+        let args = format!(
+            "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={pod};K8S_POD_INFRA_CONTAINER_ID={id}"
+        );
         Container { id: id.to_owned(), pod: pod.to_owned(), netns: path, args }
     }
 
@@ -230,7 +238,8 @@ impl World {
     pub fn start(&self, plugin: &str, command: &str, container: Option<&Container>, config: &Value) -> Child {
         let mut process = Command::new(self.dir.path().join("bin").join(plugin));
         process.env_clear().env("CNI_COMMAND", command);
-        process.env("CNI_PATH", format!("{}:/usr/lib/cni:/opt/cni/bin", self.dir.path().join("bin").display()));
+        process
+            .env("CNI_PATH", format!("{}:/usr/lib/cni:/opt/cni/bin", self.dir.path().join("bin").display()));
         if let Some(container) = container {
             process
                 .env("CNI_CONTAINERID", &container.id)
@@ -244,7 +253,13 @@ impl World {
         child
     }
 
-    pub fn execute(&self, plugin: &str, command: &str, container: Option<&Container>, config: &Value) -> Answered {
+    pub fn execute(
+        &self,
+        plugin: &str,
+        command: &str,
+        container: Option<&Container>,
+        config: &Value,
+    ) -> Answered {
         let output = self.start(plugin, command, container, config).wait_with_output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
         let json = if text.trim().is_empty() {
@@ -296,7 +311,11 @@ impl World {
         }
         for object in list(Kind::Pod) {
             let name = object.metadata().name.clone().unwrap();
-            let says = object.metadata().annotations.as_ref().and_then(|all| all.get("cni.projectcalico.org/podIPs"));
+            let says = object
+                .metadata()
+                .annotations
+                .as_ref()
+                .and_then(|all| all.get("cni.projectcalico.org/podIPs"));
             seen.annotated.extend(says.filter(|text| !text.is_empty()).map(|text| (name, text.clone())));
         }
         seen
@@ -326,7 +345,10 @@ fn converse(stream: UnixStream, says: &Mutex<Says>) {
         let answer = match serde_json::from_str(&line).unwrap() {
             Request::Status => {
                 let ready = says != Says::NotReady;
-                Answer::Status(Status { ready, why: if ready { String::new() } else { "the fastpath is away".into() } })
+                Answer::Status(Status {
+                    ready,
+                    why: if ready { String::new() } else { "the fastpath is away".into() },
+                })
             }
             Request::Wait(_) if says == Says::Never => {
                 Answer::Failure(Failure { error: "not in force in time".into(), code: Code::Timeout })
@@ -342,4 +364,3 @@ fn converse(stream: UnixStream, says: &Mutex<Says>) {
         }
     }
 }
-

@@ -66,21 +66,29 @@ impl Plugin {
         let variables: Variables = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .collect();
-        let mut text = Vec::new();
-        let read = std::io::stdin().take(CONFIGURATION_BYTES_MAX).read_to_end(&mut text);
-        let (answer, status) = match read {
-            Ok(_) => self.run(&variables, &text),
-            Err(source) => {
-                let error =
-                    PluginError::Io { doing: "read the network configuration on stdin".into(), source };
-                (Some(error.to_value(Version::NEWEST)), 1)
-            }
+        let (answer, status) = match configuration() {
+            Ok(text) => self.run(&variables, &text),
+            Err(error) => failed(&error, Version::NEWEST),
         };
-        if let Some(answer) = answer {
-            // A runtime that does not listen is told by the exit status.
-            let _ = writeln!(std::io::stdout(), "{answer:#}");
-        }
+        say(answer);
         status
+    }
+
+    /// Asks the API server of the configuration on stdin whether pods could be attached; what is wrong is answered as an error of ADD's.
+    #[must_use]
+    pub fn try_datastore() -> u8 {
+        let tried = configuration().and_then(|text| {
+            let config = Config::parse(&text)?;
+            runtime()?.block_on(status::ipam(&config))
+        });
+        match tried {
+            Ok(()) => 0,
+            Err(error) => {
+                let (answer, status) = failed(&error, Version::NEWEST);
+                say(answer);
+                status
+            }
+        }
     }
 
     /// The same with what is read and written as values.
@@ -98,10 +106,7 @@ impl Plugin {
         log::start(&config.log);
         let (version, whose) =
             (config.version, variables.get("CNI_CONTAINERID").cloned().unwrap_or_default());
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let done = runtime
-            .map_err(PluginError::io("start the runtime of asynchronous work"))
-            .and_then(|runtime| runtime.block_on(self.command(command, &config, variables)));
+        let done = runtime().and_then(|runtime| runtime.block_on(self.command(command, &config, variables)));
         match done {
             Ok(answer) => {
                 info!(?command, container = whose, "done");
@@ -150,6 +155,26 @@ impl Plugin {
             (_, Command::Version) => Ok(None),
         }
     }
+}
+
+fn configuration() -> Result<Vec<u8>, PluginError> {
+    let mut text = Vec::new();
+    let read = std::io::stdin().take(CONFIGURATION_BYTES_MAX).read_to_end(&mut text);
+    read.map_err(PluginError::io("read the network configuration on stdin"))?;
+    Ok(text)
+}
+
+fn say(answer: Option<Value>) {
+    if let Some(answer) = answer {
+        // A runtime that does not listen is told by the exit status.
+        let _ = writeln!(std::io::stdout(), "{answer:#}");
+    }
+}
+
+/// A thread more costs more than the few requests of a command gain by it.
+fn runtime() -> Result<tokio::runtime::Runtime, PluginError> {
+    let builder = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    builder.map_err(PluginError::io("start the runtime of asynchronous work"))
 }
 
 fn failed(error: &PluginError, version: Version) -> (Option<Value>, u8) {
