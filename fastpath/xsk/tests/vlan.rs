@@ -25,7 +25,9 @@ fn tagged(frame: &[u8], vlan: u16) -> Vec<u8> {
 
 /// A device behind a bridge. The bridge's kernel takes a tag out of the frame and hands it on beside it, as a network card does that strips tags.
 fn behind_a_bridge(uplink: &str) -> Wire {
-    ip("link add crtbr type bridge");
+    // Without multicast queries and IPv6 of its own: what it would say is counted, too.
+    ip("link add crtbr type bridge mcast_snooping 0");
+    let _ = std::fs::write("/proc/sys/net/ipv6/conf/crtbr/disable_ipv6", "1");
     ip("link set crtbr up");
     let (_, _) = veth("crtwire", "crtport0");
     let (_, _) = veth(uplink, "crtport1");
