@@ -7,12 +7,15 @@ use caracal_datastore::{Datastore, DatastoreError};
 use caracal_ipam::affinity::{self, AffinityError};
 use caracal_ipam::release::{Release, ReleaseError};
 use caracal_ipam::{
-    AssignError, Attributes, AutoAssign, Key, Nanoseconds, Owner, Record, Store, StoreError, Use,
-    assign_address, auto_assign, release_addresses,
+    AssignError, Attributes, AutoAssign, Key, Nanoseconds, Owner, Record, Store, StoreError, Use, World,
+    assign_address, auto_assign, gc, release_addresses,
 };
 use caracal_model::cidr::Cidr;
+use caracal_model::convert::{is_finished, pod_addresses};
 use caracal_model::object::{Object, ObjectKey};
-use serde_json::Value;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::jiff::Timestamp;
+use serde_json::{Value, json};
 
 /// Something to do.
 #[derive(Debug, Clone, PartialEq)]
@@ -47,6 +50,13 @@ pub enum Action {
     },
     /// Give a service the addresses that it lacks.
     Assign(ServiceRequest),
+    /// What address management's collector has found, unless the API server knows one of these after all.
+    Collect {
+        /// What it says.
+        action: gc::Action,
+        /// Who would speak against it.
+        unless: Vec<Living>,
+    },
 }
 
 /// An object that, while it is there, keeps something from being taken.
@@ -56,6 +66,15 @@ pub struct Living {
     pub key: ObjectKey,
     /// Only this one, and none that was made anew under its name.
     pub uid: Option<String>,
+    /// Only while this pod has this address.
+    pub address: Option<IpAddr>,
+}
+
+impl Living {
+    /// Any object of this name.
+    pub fn object(key: ObjectKey) -> Self {
+        Self { key, uid: None, address: None }
+    }
 }
 
 /// What a service lacks.
@@ -123,21 +142,19 @@ pub enum ActionError {
     /// A claim could not be given up.
     #[error("giving up a block: {0}")]
     Affinity(#[from] AffinityError),
+    /// What was found could not be mended.
+    #[error("collecting what nobody has: {0}")]
+    Collect(#[from] gc::GcError),
 }
 
 /// What became of an action.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// It was done, and so many addresses came back.
-    Done {
-        /// Addresses that came back.
-        released: usize,
-    },
+    /// It was done.
+    Done,
     /// Things are no longer, or never were, as they looked: to be looked at again.
     Outdated,
 }
-
-const DONE: Outcome = Outcome::Done { released: 0 };
 
 /// Now, as objects say it.
 pub fn now() -> Nanoseconds {
@@ -145,67 +162,108 @@ pub fn now() -> Nanoseconds {
     Nanoseconds(u64::try_from(since_1970.as_nanos()).unwrap_or(u64::MAX))
 }
 
-/// Does it.
-///
-/// # Errors
-/// [`ActionError`]; not when somebody else was quicker.
-pub async fn execute(datastore: &Datastore, action: Action) -> Result<Outcome, ActionError> {
-    let written = match action {
-        Action::Create(object) => datastore.create(&object).await.map(drop),
-        Action::Replace(object) => datastore.replace(&object).await.map(drop),
-        Action::Patch(key, patch) => datastore.patch(&key, &patch).await.map(drop),
-        Action::PatchStatus(key, patch) => match datastore.patch_status(&key, &patch).await {
-            // A server that does not keep this kind's status apart.
-            Err(error) if error.is_not_found() => datastore.patch(&key, &patch).await.map(drop),
-            patched => patched.map(drop),
-        },
-        Action::Delete(object) => datastore.delete(&object.key(), Some(&object)).await,
-        Action::Release { addresses, unless } => {
-            if lives(datastore, unless.as_ref()).await? {
-                return Ok(Outcome::Outdated);
-            }
-            let world = datastore.ipam_world(None, None).await?;
-            return match release_addresses(&datastore.ipam(), &world, &addresses, now()).await {
-                Ok(released) => Ok(Outcome::Done { released: released.addresses.len() }),
-                Err(ReleaseError::NotYours { .. }) => Ok(Outcome::Outdated),
-                Err(error) => Err(error.into()),
-            };
-        }
-        Action::ReleaseBlock { owner, block, must_be_empty, unless } => {
-            if lives(datastore, unless.as_ref()).await? {
-                return Ok(Outcome::Outdated);
-            }
-            return match affinity::release(&datastore.ipam(), &owner, block, must_be_empty).await {
-                Ok(()) => Ok(DONE),
-                Err(AffinityError::NotEmpty(_)) => Ok(Outcome::Outdated),
-                Err(error) => Err(error.into()),
-            };
-        }
-        Action::Assign(request) => return assign(datastore, request).await,
-    };
-    match written {
-        Ok(()) => Ok(DONE),
-        Err(
-            DatastoreError::Conflict { .. }
-            | DatastoreError::AlreadyExists { .. }
-            | DatastoreError::NotFound { .. },
-        ) => Ok(Outcome::Outdated),
-        Err(error) => Err(error.into()),
-    }
+/// Does things, one after the other.
+#[derive(Debug)]
+pub struct Executor<'a> {
+    datastore: &'a Datastore,
+    /// Pools and settings, read once for all that is done together.
+    world: Option<World>,
 }
 
-/// Whether an object is there after all: what this process has been told may be behind.
-async fn lives(datastore: &Datastore, living: Option<&Living>) -> Result<bool, DatastoreError> {
-    let Some(Living { key, uid }) = living else { return Ok(false) };
-    match datastore.get(key.kind, key.namespace.as_deref(), &key.name).await {
-        Ok(object) => Ok(uid.is_none() || object.metadata().uid == *uid),
-        Err(error) if error.is_not_found() => Ok(false),
-        Err(error) => Err(error),
+impl<'a> Executor<'a> {
+    /// For what is done together, and soon.
+    pub fn new(datastore: &'a Datastore) -> Self {
+        Self { datastore, world: None }
+    }
+
+    /// Does one thing.
+    ///
+    /// # Errors
+    /// [`ActionError`]; not when somebody else was quicker.
+    pub async fn execute(&mut self, action: &Action) -> Result<Outcome, ActionError> {
+        let datastore = self.datastore;
+        let written = match action {
+            Action::Create(object) => datastore.create(object).await.map(drop),
+            Action::Replace(object) => datastore.replace(object).await.map(drop),
+            Action::Patch(key, patch) => datastore.patch(key, patch).await.map(drop),
+            Action::PatchStatus(key, patch) => match datastore.patch_status(key, patch).await {
+                // A server that does not keep this kind's status apart.
+                Err(error) if error.is_not_found() => datastore.patch(key, patch).await.map(drop),
+                patched => patched.map(drop),
+            },
+            Action::Delete(object) => datastore.delete(&object.key(), Some(object)).await,
+            Action::Assign(request) => return assign(datastore, request).await,
+            Action::Release { unless, .. } | Action::ReleaseBlock { unless, .. }
+                if self.lives(unless.iter()).await? =>
+            {
+                return Ok(Outcome::Outdated);
+            }
+            Action::Collect { unless, .. } if self.lives(unless.iter()).await? => {
+                return Ok(Outcome::Outdated);
+            }
+            Action::Release { addresses, .. } => {
+                let store = datastore.ipam();
+                return match release_addresses(&store, self.world().await?, addresses, now()).await {
+                    Ok(_) => Ok(Outcome::Done),
+                    Err(ReleaseError::NotYours { .. }) => Ok(Outcome::Outdated),
+                    Err(error) => Err(error.into()),
+                };
+            }
+            Action::ReleaseBlock { owner, block, must_be_empty, .. } => {
+                return match affinity::release(&datastore.ipam(), owner, *block, *must_be_empty).await {
+                    Ok(()) => Ok(Outcome::Done),
+                    Err(AffinityError::NotEmpty(_)) => Ok(Outcome::Outdated),
+                    Err(error) => Err(error.into()),
+                };
+            }
+            Action::Collect { action, .. } => {
+                let store = datastore.ipam();
+                let done = gc::perform(&store, self.world().await?, action, now()).await?;
+                return Ok(if done { Outcome::Done } else { Outcome::Outdated });
+            }
+        };
+        match written {
+            Ok(()) => Ok(Outcome::Done),
+            Err(
+                DatastoreError::Conflict { .. }
+                | DatastoreError::AlreadyExists { .. }
+                | DatastoreError::NotFound { .. },
+            ) => Ok(Outcome::Outdated),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn world(&mut self) -> Result<&World, DatastoreError> {
+        let world = match self.world.take() {
+            Some(world) => world,
+            None => self.datastore.ipam_world(None, None).await?,
+        };
+        Ok(self.world.insert(world))
+    }
+
+    /// Whether one of these is there after all: what this process has been told may be behind.
+    async fn lives(&self, all: impl Iterator<Item = &Living>) -> Result<bool, DatastoreError> {
+        for Living { key, uid, address } in all {
+            let object = match self.datastore.get(key.kind, key.namespace.as_deref(), &key.name).await {
+                Ok(object) => object,
+                Err(error) if error.is_not_found() => continue,
+                Err(error) => return Err(error),
+            };
+            let is_the_one = uid.is_none() || object.metadata().uid == *uid;
+            let has = |address: &IpAddr| match &object {
+                Object::Pod(pod) => !is_finished(pod) && pod_addresses(pod).contains(address),
+                _ => true,
+            };
+            if is_the_one && address.as_ref().is_none_or(has) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }
 
 /// Gives what is missing: what the store has under the handle already, an earlier attempt has given.
-async fn assign(datastore: &Datastore, request: ServiceRequest) -> Result<Outcome, ActionError> {
+async fn assign(datastore: &Datastore, request: &ServiceRequest) -> Result<Outcome, ActionError> {
     let store = datastore.ipam();
     let world = datastore.ipam_world(None, Some(&request.namespace)).await?;
     let mut families = Vec::new();
@@ -221,16 +279,16 @@ async fn assign(datastore: &Datastore, request: ServiceRequest) -> Result<Outcom
     let now = now();
     let owner = [
         ("namespace", request.namespace.clone()),
-        ("service", request.name),
+        ("service", request.name.clone()),
         ("timestamp", written_time(now)),
         ("type", LOAD_BALANCER_TYPE.to_owned()),
     ];
     let attributes = Attributes {
-        handle: Some(request.handle),
+        handle: Some(request.handle.clone()),
         owner: owner.into_iter().map(|(key, value)| (key.to_owned(), value)).collect(),
         ..Attributes::default()
     };
-    for wanted in request.addresses {
+    for wanted in &request.addresses {
         if families.contains(&wanted.is_ipv4()) {
             continue;
         }
@@ -238,17 +296,17 @@ async fn assign(datastore: &Datastore, request: ServiceRequest) -> Result<Outcom
         match wanted {
             Wanted::Exactly(address) => {
                 let usage = Some(Use::LoadBalancer);
-                assign_address(&store, &world, address, &attributes, &load_balancer(), usage, now)
+                assign_address(&store, &world, *address, &attributes, &load_balancer(), usage, now)
                     .await
                     .map_err(failed)?;
             }
             Wanted::Any { ipv4, pools } => {
                 let wanted = AutoAssign {
-                    v4: usize::from(ipv4),
-                    v6: usize::from(!ipv4),
+                    v4: usize::from(*ipv4),
+                    v6: usize::from(!*ipv4),
                     attributes: attributes.clone(),
                     owner: load_balancer(),
-                    pools,
+                    pools: pools.clone(),
                     usage: Use::LoadBalancer,
                     // It is no host, and has as many blocks as services need unless the settings limit all.
                     max_blocks: u32::MAX,
@@ -260,12 +318,28 @@ async fn assign(datastore: &Datastore, request: ServiceRequest) -> Result<Outcom
             }
         }
     }
-    Ok(DONE)
+    Ok(Outcome::Done)
+}
+
+/// The patch that adds a finalizer to an object's, or takes it away; others' stay.
+pub fn finalizers(metadata: &ObjectMeta, finalizer: &str, add: bool) -> Value {
+    let others = metadata.finalizers.iter().flatten().map(String::as_str).filter(|other| *other != finalizer);
+    let all: Vec<&str> = others.chain(add.then_some(finalizer)).collect();
+    // The UID: one that was made anew meanwhile is another.
+    json!({"metadata": {"resourceVersion": metadata.resource_version, "uid": metadata.uid, "finalizers": all}})
+}
+
+/// A time as objects say it.
+pub fn timestamp(time: Nanoseconds) -> String {
+    instant(time).strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 /// A time as Calico's attributes write it.
-fn written_time(now: Nanoseconds) -> String {
-    let seconds = i64::try_from(now.0 / 1_000_000_000).unwrap_or(i64::MAX);
-    let time = k8s_openapi::jiff::Timestamp::from_second(seconds).unwrap_or_default();
-    time.strftime("%Y-%m-%d %H:%M:%S +0000 UTC").to_string()
+fn written_time(time: Nanoseconds) -> String {
+    instant(time).strftime("%Y-%m-%d %H:%M:%S +0000 UTC").to_string()
+}
+
+fn instant(time: Nanoseconds) -> Timestamp {
+    let seconds = i64::try_from(time.0 / 1_000_000_000).unwrap_or(i64::MAX);
+    Timestamp::from_second(seconds).unwrap_or_default()
 }

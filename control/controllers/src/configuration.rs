@@ -1,5 +1,6 @@
 //! The controllers' configuration: made where there is none, and answered with what is done because of it.
 
+use caracal_ipam::Record;
 use caracal_model::calico::KubeControllersConfiguration;
 use caracal_model::object::{Kind, ObjectKey};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -22,7 +23,7 @@ impl Controller for Configuration {
         &[Kind::KubeControllersConfiguration]
     }
 
-    fn plan(&mut self, cluster: &Cluster, settings: &Settings, _: Now) -> Plan {
+    fn plan(&mut self, cluster: &Cluster, _: Vec<Record>, settings: &Settings, _: Now) -> Plan {
         let Some(configuration) = cluster.configuration() else {
             let metadata = ObjectMeta { name: Some("default".to_owned()), ..ObjectMeta::default() };
             let new = KubeControllersConfiguration { metadata, spec: default_configuration(), status: None };

@@ -14,25 +14,49 @@
 
 mod action;
 mod cluster;
+mod collector;
 mod configuration;
 mod controller;
 pub mod election;
+mod host_endpoints;
 mod lease;
 mod load_balancer;
+mod pools;
 mod run;
 pub mod settings;
+mod tiers;
 
 use caracal_datastore::ApiGroup;
 
 pub use action::Action;
 pub use cluster::Cluster;
+pub use collector::Collector;
 pub use configuration::Configuration;
 pub use controller::{Controller, Now, Plan};
+pub use host_endpoints::HostEndpoints;
 pub use lease::LeaseName;
 pub use load_balancer::LoadBalancer;
-pub use run::{ControllersError, Options, View, run};
+pub use pools::Pools;
+pub use run::{Collected, ControllersError, Options, View, run};
+pub use tiers::Tiers;
 
-/// All controllers for a cluster that keeps Calico's kinds in a group, each as what makes a new one.
-fn all(_group: ApiGroup) -> Vec<fn() -> Box<dyn Controller>> {
-    vec![|| Box::new(Configuration), || Box::new(LoadBalancer)]
+/// What makes a controller.
+type Make = fn() -> Box<dyn Controller>;
+
+/// All controllers for a cluster that keeps Calico's kinds in a group.
+fn all(group: ApiGroup) -> Vec<Make> {
+    let mut all: Vec<Make> = vec![
+        || Box::new(Configuration),
+        || Box::new(Collector::default()),
+        || Box::new(HostEndpoints),
+        || Box::new(LoadBalancer),
+    ];
+    match group {
+        ApiGroup::V3 => {
+            all.push(|| Box::new(Pools::default()));
+            all.push(|| Box::new(Tiers::new(ApiGroup::V3)));
+        }
+        ApiGroup::Crd => all.push(|| Box::new(Tiers::new(ApiGroup::Crd))),
+    }
+    all
 }

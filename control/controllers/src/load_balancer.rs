@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use caracal_ipam::release::Release;
-use caracal_ipam::{Pool, Use};
+use caracal_ipam::{Pool, Record, Use};
 use caracal_model::annotations::{SERVICE_ADDRESSES, SERVICE_IPV4_POOLS, SERVICE_IPV6_POOLS};
 use caracal_model::cidr::Cidr;
 use caracal_model::object::{Kind, ObjectKey};
@@ -62,7 +62,7 @@ impl Controller for LoadBalancer {
         &[Kind::Service, Kind::IPPool, Kind::IPAMBlock, Kind::KubeControllersConfiguration]
     }
 
-    fn plan(&mut self, cluster: &Cluster, settings: &Settings, _: Now) -> Plan {
+    fn plan(&mut self, cluster: &Cluster, _: Vec<Record>, settings: &Settings, _: Now) -> Plan {
         let mut plan = Plan::default();
         let Some(settings) = settings.load_balancer else { return plan };
         let pools: Vec<Pool> = cluster.of(Kind::IPPool).filter_map(caracal_datastore::ipam_pool).collect();
@@ -89,7 +89,7 @@ impl Controller for LoadBalancer {
                 let uid = held.handle.as_deref().and_then(|handle| uid_of(handle, &namespace, &name));
                 plan.actions.push(Action::Release {
                     addresses: vec![held.release()],
-                    unless: Some(Living { key: key.clone(), uid }),
+                    unless: Some(Living { uid, ..Living::object(key.clone()) }),
                 });
             }
         }

@@ -1,24 +1,27 @@
 //! The process: follows the cluster, stands for election, and lets each controller act while it leads.
 
-use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use caracal_datastore::{Backoff, Datastore, DatastoreError, SyncEvent, Syncer};
+use caracal_ipam::{Store, gc};
+use caracal_model::calico::IPPool;
+use caracal_model::cidr::Cidr;
 use caracal_model::object::{Kind, Update};
 use caracal_monitor::Logs;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
-use crate::action::{self, Outcome, execute};
+use crate::action::{self, Executor, Outcome};
 use crate::cluster::FOLLOWED;
 use crate::controller::{Controller, Now};
 use crate::election::Timing;
 use crate::lease::{Leadership, LeaseName, stand};
 use crate::settings::{Overrides, Settings};
-use crate::{Cluster, all};
+use crate::{Action, Cluster, Plan, all};
 
 /// What has been written is given so long to come back before a controller looks again.
 const SETTLE: Duration = Duration::from_millis(50);
@@ -85,8 +88,16 @@ pub(crate) struct Shared {
     in_sync: watch::Sender<bool>,
     stopping: watch::Sender<bool>,
     leadership: watch::Sender<Leadership>,
-    /// Addresses that were taken back.
-    reclaimed: AtomicU64,
+    collected: Mutex<Collected>,
+}
+
+/// What the collector of addresses has found and done.
+#[derive(Debug, Clone, Default)]
+pub struct Collected {
+    /// Addresses that seem to be nobody's, with the nodes that they were given on.
+    pub candidates: Vec<(IpAddr, Option<String>)>,
+    /// Addresses that this process has taken back, by pool and node; either is empty where there is none.
+    pub reclaimed: BTreeMap<(String, String), u64>,
 }
 
 impl View {
@@ -101,7 +112,7 @@ impl View {
                 in_sync: watch::Sender::new(false),
                 stopping: watch::Sender::new(false),
                 leadership: watch::Sender::new(Leadership::None),
-                reclaimed: AtomicU64::new(0),
+                collected: Mutex::default(),
             }),
         }
     }
@@ -129,19 +140,34 @@ impl View {
         !*self.shared.stopping.borrow() && self.shared.leadership.borrow().is_at(Instant::now())
     }
 
-    /// How many addresses it has taken back.
+    /// What the collector of addresses has found and done.
     #[must_use]
-    pub fn reclaimed(&self) -> u64 {
-        self.shared.reclaimed.load(Relaxed)
+    pub fn collected(&self) -> Collected {
+        self.shared.collected.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn apply(&self, updates: Vec<Update>) -> BTreeSet<Kind> {
+    fn count(&self, action: &Action) {
+        let Action::Collect { action: gc::Action::ReleaseAddress { address, node, .. }, .. } = action else {
+            return;
+        };
+        let pool = self.with_cluster(|cluster| {
+            let mut pools = cluster.pools();
+            let holds =
+                |pool: &&IPPool| pool.spec.cidr.parse().is_ok_and(|cidr: Cidr| cidr.contains(*address));
+            pools.find(holds).and_then(|pool| pool.metadata.name.clone()).unwrap_or_default()
+        });
+        let mut collected = self.shared.collected.lock().unwrap_or_else(PoisonError::into_inner);
+        *collected.reclaimed.entry((pool, node.clone().unwrap_or_default())).or_default() += 1;
+    }
+
+    /// Takes changes; returns of which kinds they were, and whether something has gone.
+    fn apply(&self, updates: Vec<Update>) -> BTreeSet<(Kind, bool)> {
         let mut kinds = BTreeSet::new();
         let mut cluster = self.shared.cluster.write().unwrap_or_else(PoisonError::into_inner);
         for update in updates {
             kinds.insert(match &update {
-                Update::Upsert(object) => object.kind(),
-                Update::Delete(key) => key.kind,
+                Update::Upsert(object) => (object.kind(), false),
+                Update::Delete(key) => (key.kind, true),
             });
             cluster.apply(update);
         }
@@ -164,10 +190,12 @@ pub async fn run(view: View, options: Options, stop: impl Future<Output = ()>) {
         None => drop(shared.leadership.send_replace(Leadership::Always)),
     }
     let mut tasks = JoinSet::new();
-    let mut wakes: Vec<(&'static [Kind], Arc<Notify>)> = Vec::new();
+    let mut wakes = Vec::new();
     for make in all(shared.datastore.group()) {
         let wake = Arc::new(Notify::new());
-        wakes.push((make().kinds(), Arc::clone(&wake)));
+        let controller = make();
+        let (kinds, deletions_only) = (controller.kinds(), controller.is_woken_by_deletion_only());
+        wakes.push(Wake { kinds, deletions_only, notify: Arc::clone(&wake) });
         tasks.spawn(drive(make, view.clone(), wake));
     }
     let follow = follow(&view, &options.overrides, &options.logs, &wakes);
@@ -188,8 +216,22 @@ pub async fn run(view: View, options: Options, stop: impl Future<Output = ()>) {
     info!("stopped");
 }
 
+/// Who is to look again when something has changed.
+struct Wake {
+    kinds: &'static [Kind],
+    deletions_only: bool,
+    notify: Arc<Notify>,
+}
+
+impl Wake {
+    /// Whether it is to look, when objects of these kinds have changed, and gone if that is true.
+    fn is_for(&self, changed: &BTreeSet<(Kind, bool)>) -> bool {
+        changed.iter().any(|(kind, gone)| self.kinds.contains(kind) && (*gone || !self.deletions_only))
+    }
+}
+
 /// Keeps what is known of the cluster, and tells those who look at it.
-async fn follow(view: &View, overrides: &Overrides, logs: &Logs, wakes: &[(&'static [Kind], Arc<Notify>)]) {
+async fn follow(view: &View, overrides: &Overrides, logs: &Logs, wakes: &[Wake]) {
     let mut syncer = Syncer::start(&view.shared.datastore, FOLLOWED);
     while let Some(event) = syncer.next().await {
         let kinds = match event {
@@ -201,7 +243,7 @@ async fn follow(view: &View, overrides: &Overrides, logs: &Logs, wakes: &[(&'sta
             }
             SyncEvent::Updates(updates) => view.apply(updates),
         };
-        let configured = kinds.contains(&Kind::KubeControllersConfiguration);
+        let configured = kinds.iter().any(|(kind, _)| *kind == Kind::KubeControllersConfiguration);
         if configured {
             let new = view.with_cluster(|cluster| {
                 Settings::new(cluster.configuration().map(|configuration| &configuration.spec), overrides)
@@ -209,9 +251,9 @@ async fn follow(view: &View, overrides: &Overrides, logs: &Logs, wakes: &[(&'sta
             logs.configure(Some(&new.log_severity));
             *view.shared.settings.write().unwrap_or_else(PoisonError::into_inner) = new;
         }
-        for (looks_at, wake) in wakes {
-            if configured || looks_at.iter().any(|kind| kinds.contains(kind)) {
-                wake.notify_one();
+        for wake in wakes {
+            if configured || wake.is_for(&kinds) {
+                wake.notify.notify_one();
             }
         }
     }
@@ -243,21 +285,36 @@ async fn act(mut controller: Box<dyn Controller>, view: &View, wake: &Notify) {
     let mut backoff = Backoff::new(RETRY_FIRST, RETRY_LIMIT);
     let mut said = BTreeSet::new();
     while view.leads() {
+        let begun = Instant::now();
+        let mut executor = Executor::new(&view.shared.datastore);
+        let (mut failed, mut outdated) = (false, false);
+        let records = match controller.reads_records() {
+            true => view.shared.datastore.ipam().everything().await,
+            false => Ok(Vec::new()),
+        };
+        // Who reads much pauses for longer than that takes.
+        let pause = begun.elapsed() * 10;
         let settings = view.settings();
         let now = Now { instant: Instant::now(), time: action::now() };
-        let plan = view.with_cluster(|cluster| controller.plan(cluster, &settings, now));
+        let plan = match records {
+            Ok(records) => view.with_cluster(|cluster| controller.plan(cluster, records, &settings, now)),
+            Err(error) => {
+                failed = true;
+                Plan { problems: vec![error.to_string()], ..Plan::default() }
+            }
+        };
+        if let Some(candidates) = plan.candidates {
+            view.shared.collected.lock().unwrap_or_else(PoisonError::into_inner).candidates = candidates;
+        }
         let mut problems: BTreeSet<String> = plan.problems.into_iter().collect();
-        let (mut failed, mut outdated) = (false, false);
         for action in plan.actions {
             // Looked at before each: what was begun in time may end late, and what begins late must not.
             if !view.leads() {
                 return;
             }
             debug!("{name}: {action:?}");
-            match execute(&view.shared.datastore, action).await {
-                Ok(Outcome::Done { released }) => {
-                    view.shared.reclaimed.fetch_add(released as u64, Relaxed);
-                }
+            match executor.execute(&action).await {
+                Ok(Outcome::Done) => view.count(&action),
                 Ok(Outcome::Outdated) => outdated = true,
                 Err(error) => {
                     failed = true;
@@ -273,7 +330,7 @@ async fn act(mut controller: Box<dyn Controller>, view: &View, wake: &Notify) {
             backoff.failed()
         } else {
             backoff.succeeded();
-            SETTLE
+            pause.max(plan.pause).max(SETTLE)
         };
         sleep(pause, view).await;
         if failed {

@@ -2,15 +2,16 @@
 
 #![allow(dead_code, reason = "not every test does everything")]
 
+use std::net::IpAddr;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use caracal_apiserver::{Options as ServerOptions, Server, serve};
 use caracal_controllers::election::Timing;
 use caracal_controllers::settings::Overrides;
 use caracal_controllers::{LeaseName, Options, View, run};
 use caracal_datastore::{ApiGroup, Datastore, client};
-use caracal_model::calico::from_stored;
+use caracal_ipam::{Attributes, AutoAssign, Nanoseconds, Owner, Use, auto_assign};
 use caracal_model::object::{Kind, Object, ObjectKey};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -113,6 +114,67 @@ impl World {
         ObjectKey::new(Kind::Service, Some("default"), name)
     }
 
+    pub async fn node(&self, name: &str, address: &str) -> ObjectKey {
+        self.create(json!({
+            "apiVersion": "v1", "kind": "Node",
+            "metadata": {"name": name, "labels": {"zone": "a"}, "annotations": {"projectcalico.org/IPv4Address": format!("{address}/24")}},
+        }))
+        .await;
+        ObjectKey::new(Kind::Node, None, name)
+    }
+
+    /// A pod of a node, with an address from its pools, as the CNI plugin makes it.
+    pub async fn pod(&self, node: &str, name: &str) -> ObjectKey {
+        let address = self.assign(node, name).await;
+        self.create(json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": name, "namespace": "default", "annotations": {"cni.projectcalico.org/podIPs": address.to_string()}},
+            "spec": {"nodeName": node, "containers": [{"name": "c", "image": "any"}]},
+        }))
+        .await;
+        ObjectKey::new(Kind::Pod, Some("default"), name)
+    }
+
+    /// An address for a pod of a node; whether there is such a pod is another question.
+    pub async fn assign(&self, node: &str, pod: &str) -> IpAddr {
+        let owner = [("namespace", "default"), ("pod", pod), ("node", node)];
+        let attributes = Attributes {
+            handle: Some(format!("k8s-pod-network.{pod}")),
+            owner: owner.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
+            ..Attributes::default()
+        };
+        let wanted = AutoAssign {
+            v4: 1,
+            v6: 0,
+            attributes,
+            owner: Owner::Host(node.to_owned()),
+            pools: vec![],
+            usage: Use::Workload,
+            max_blocks: 0,
+        };
+        let world = self.datastore.ipam_world(Some(node), Some("default")).await.unwrap();
+        let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+        let now = Nanoseconds(u64::try_from(since_1970.as_nanos()).unwrap());
+        let (v4, _) = auto_assign(&self.datastore.ipam(), &world, &wanted, now).await.unwrap();
+        v4.addresses[0].0
+    }
+
+    /// The names of all objects of a kind.
+    pub async fn names(&self, kind: Kind) -> Vec<String> {
+        let objects = self.datastore.list(kind).await.unwrap();
+        objects.iter().map(|object| object.metadata().name.clone().unwrap_or_default()).collect()
+    }
+
+    /// What the controllers are told.
+    pub async fn configure(&self, spec: Value) {
+        let manifest = json!({"apiVersion": CALICO, "kind": "KubeControllersConfiguration", "metadata": {"name": "default"}, "spec": spec});
+        let key = ObjectKey::new(Kind::KubeControllersConfiguration, None, "default");
+        match self.get(&key).await {
+            None => drop(self.create(manifest).await),
+            Some(_) => self.patch(&key, json!({"spec": manifest["spec"]})).await,
+        }
+    }
+
     /// The addresses that a service's status shows.
     pub async fn ingress(&self, service: &ObjectKey) -> Vec<String> {
         let service = self.get(service).await.unwrap();
@@ -141,7 +203,7 @@ impl World {
 pub const CALICO: &str = "projectcalico.org/v3";
 
 pub fn object(manifest: Value) -> Object {
-    Object::from_value(from_stored(manifest)).unwrap()
+    Object::from_value(manifest).unwrap()
 }
 
 fn server_options(data_dir: PathBuf, write_kubeconfig: PathBuf) -> ServerOptions {
