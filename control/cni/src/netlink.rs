@@ -280,6 +280,17 @@ impl Netlink {
         self.change(format!("set link {index} up"), RouteNetlinkMessage::SetLink(message))
     }
 
+    /// Sets a link down; routes by it go.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn set_down(&mut self, index: u32) -> Result<(), NetlinkError> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.header.change_mask = LinkFlags::Up;
+        self.change(format!("set link {index} down"), RouteNetlinkMessage::SetLink(message))
+    }
+
     /// Sets the largest packet of a link.
     ///
     /// # Errors

@@ -9,6 +9,9 @@
     reason = "a test fails by panicking, in its helpers too"
 )]
 
+mod add_del;
+mod commands;
+mod wishes;
 mod world;
 
 use caracal_cni::netlink::{IpVersion, Netlink};

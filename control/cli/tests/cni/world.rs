@@ -124,19 +124,7 @@ impl World {
         }
 
         let kubeconfig = dir.path().join("kubeconfig");
-        let server = Command::new(env!("CARGO_BIN_EXE_caracal"))
-            .args(["apiserver", "--listen", "127.0.0.1:6443", "--data-dir"])
-            .arg(dir.path().join("data"))
-            .arg("--write-kubeconfig")
-            .arg(&kubeconfig)
-            .stderr(std::fs::File::create(dir.path().join("apiserver.log")).unwrap())
-            .spawn()
-            .unwrap();
-        let begin = Instant::now();
-        while !kubeconfig.exists() {
-            assert!(begin.elapsed() < PATIENCE, "no API server: see {}", dir.path().display());
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        let server = start_server(dir.path());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let client = runtime.block_on(caracal_datastore::client(Some(&kubeconfig))).unwrap();
         let datastore = Datastore::new(client, ApiGroup::V3);
@@ -168,10 +156,6 @@ impl World {
 
     pub fn patch(&self, kind: Kind, namespace: Option<&str>, name: &str, patch: Value) {
         self.runtime.block_on(self.datastore.patch(&ObjectKey::new(kind, namespace, name), &patch)).unwrap();
-    }
-
-    pub fn get(&self, kind: Kind, namespace: Option<&str>, name: &str) -> Object {
-        self.runtime.block_on(self.datastore.get(kind, namespace, name)).unwrap()
     }
 
     /// A pod with these annotations, and its first container.
@@ -222,6 +206,10 @@ impl World {
     pub fn server_dies(&mut self) {
         self.server.kill().unwrap();
         self.server.wait().unwrap();
+    }
+
+    pub fn server_starts(&mut self) {
+        self.server = start_server(self.dir.path());
     }
 
     /// The network's configuration.
@@ -336,6 +324,26 @@ impl Drop for World {
         }
         let _ = netns::remove(&self.netns);
     }
+}
+
+/// An API server that answers.
+fn start_server(dir: &std::path::Path) -> Child {
+    let kubeconfig = dir.join("kubeconfig");
+    let _ = std::fs::remove_file(&kubeconfig);
+    let server = Command::new(env!("CARGO_BIN_EXE_caracal"))
+        .args(["apiserver", "--listen", "127.0.0.1:6443", "--data-dir"])
+        .arg(dir.join("data"))
+        .arg("--write-kubeconfig")
+        .arg(&kubeconfig)
+        .stderr(std::fs::File::create(dir.join("apiserver.log")).unwrap())
+        .spawn()
+        .unwrap();
+    let begin = Instant::now();
+    while !kubeconfig.exists() {
+        assert!(begin.elapsed() < PATIENCE, "no API server: see {}", dir.display());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    server
 }
 
 fn converse(stream: UnixStream, says: &Mutex<Says>) {
