@@ -186,6 +186,9 @@ impl From<CommitError> for ApiError {
     fn from(error: CommitError) -> ApiError {
         match error {
             CommitError::Stopped => ApiError::stopping(),
+            CommitError::Full(_) => {
+                ApiError::new(StatusCode::INSUFFICIENT_STORAGE, "InsufficientStorage", error.to_string())
+            }
             CommitError::TooLarge(_) => ApiError::too_large(error.to_string()),
             other => ApiError::internal(other.to_string()),
         }

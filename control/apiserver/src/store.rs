@@ -65,12 +65,32 @@ pub enum CommitError {
     /// The object is larger than any may be.
     #[error("the object would have {0} bytes, and {OBJECT_MOST} are the most")]
     TooLarge(usize),
-    /// The disk refused. The change may or may not be found after a restart.
+    /// The disk has no room. The change was not made, unless the file cannot even be read again: then it may be found
+    /// later.
+    #[error("the disk that holds the data directory is full; writes go on when it has room ({0})")]
+    Full(String),
+    /// The disk refused. As with a full one, the change was not made, or may be found later.
     #[error("writing to the store failed: {0}; look at the disk that holds the data directory")]
     Disk(String),
     /// The store is shutting down.
     #[error("the store has stopped")]
     Stopped,
+}
+
+impl CommitError {
+    fn of(error: &redb::Error) -> CommitError {
+        let why = error.to_string();
+        if disk::is_full(error) { CommitError::Full(why) } else { CommitError::Disk(why) }
+    }
+
+    /// The same, for another who waits.
+    fn again(&self) -> CommitError {
+        match self {
+            CommitError::Full(why) => CommitError::Full(why.clone()),
+            CommitError::Disk(why) => CommitError::Disk(why.clone()),
+            other => CommitError::Disk(other.to_string()),
+        }
+    }
 }
 
 /// A made change.
@@ -108,7 +128,7 @@ const QUEUE: usize = 1024;
 impl Store {
     /// Opens, or makes, the store in `file`.
     pub fn open(file: &Path, limits: LogLimits) -> Result<Store, OpenError> {
-        let (disk, objects, revision) = disk::Disk::open(file)?;
+        let (mut disk, objects, revision) = disk::Disk::open(file)?;
         let shared = Arc::new(Shared {
             state: RwLock::new(State::new(objects, revision, limits)),
             revision: watch::Sender::new(revision),
@@ -119,7 +139,7 @@ impl Store {
         std::thread::Builder::new()
             .name("store-writer".into())
             .spawn(move || {
-                writer::run(&disk, &for_writer, &queue);
+                writer::run(&mut disk, &for_writer, &queue);
                 drop(disk);
                 close.send_replace(true);
             })

@@ -1,6 +1,7 @@
-//! kill -9 at random moments: what was acknowledged is there afterwards, and nothing else than what was asked for.
+//! kill -9 at random moments: what was acknowledged is there afterwards, and nothing else than what was asked for; who
+//! watches, and goes on where it was, sees every change once, or is told to list again.
 //!
-//! CARACAL_LONG=1 kills several hundred times instead of some tens.
+//! CARACAL_LONG=1 kills several hundred times instead of fifteen.
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a test fails by panicking, in its helpers too")]
 
@@ -11,12 +12,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use common::api::revision;
 use common::{Elsewhere, any_port, client, serve_if_told};
-use futures::TryStreamExt;
+use futures::{AsyncBufReadExt, StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
 use kube::api::{Api, DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams, WatchParams};
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
+use serde_json::Value;
 
 #[test]
 fn the_server_that_others_kill() {
@@ -24,6 +27,80 @@ fn the_server_that_others_kill() {
 }
 
 const WRITERS: usize = 4;
+const WATCHERS: usize = 3;
+const ACCOUNTS: &str = "/api/v1/namespaces/default/serviceaccounts";
+
+/// One who keeps up with the accounts, over the server's lives.
+#[derive(Default)]
+struct Watcher {
+    /// What it believes that there is.
+    believes: BTreeMap<String, u64>,
+    /// As of which revision; 0: it has yet to list.
+    revision: u64,
+    seen: u64,
+    listed: usize,
+}
+
+fn value_of(account: &Value) -> Option<(String, u64)> {
+    let value = account["metadata"]["labels"]["value"].as_str()?.parse().ok()?;
+    Some((account["metadata"]["name"].as_str()?.to_owned(), value))
+}
+
+impl Watcher {
+    /// Follows until the server no longer answers.
+    async fn follow(mut self, client: kube::Client) -> Watcher {
+        loop {
+            if self.revision == 0 && self.list(&client).await.is_none() {
+                return self;
+            }
+            let path = format!("{ACCOUNTS}?watch=1&resourceVersion={}", self.revision);
+            let request = axum::http::Request::get(path).body(vec![]).expect("a request");
+            let Ok(stream) = client.request_stream(request).await else { return self };
+            let mut lines = std::pin::pin!(stream.lines());
+            loop {
+                let Some(Ok(line)) = lines.next().await else { return self };
+                let event: Value = serde_json::from_str(&line).expect("a whole event");
+                if event["type"] == "ERROR" {
+                    assert_eq!(event["object"]["code"], 410, "{event}");
+                    self.revision = 0;
+                    break;
+                }
+                self.see(&event);
+            }
+        }
+    }
+
+    async fn list(&mut self, client: &kube::Client) -> Option<()> {
+        let request = axum::http::Request::get(ACCOUNTS).body(vec![]).expect("a request");
+        let list: Value = client.request(request).await.ok()?;
+        self.believes = list["items"].as_array().expect("items").iter().filter_map(value_of).collect();
+        self.revision = revision(&list);
+        self.listed += 1;
+        Some(())
+    }
+
+    /// Nothing but accounts is written here: of all revisions none may be missing, and none come twice.
+    fn see(&mut self, event: &Value) {
+        let revision = revision(&event["object"]);
+        assert_eq!(revision, self.revision + 1, "{event}");
+        self.revision = revision;
+        self.seen += 1;
+        let Some((name, value)) = value_of(&event["object"]) else { return };
+        match event["type"].as_str() {
+            Some("ADDED") => assert_eq!(self.believes.insert(name, value), None, "{event}"),
+            Some("MODIFIED") => assert!(self.believes.insert(name, value).is_some(), "{event}"),
+            _ => assert_eq!(self.believes.remove(&name), Some(value), "{event}"),
+        }
+    }
+
+    /// What it has seen is on disk, though its server was killed.
+    fn check(&self, found: &BTreeMap<String, u64>, revision: u64) {
+        assert!(self.revision <= revision, "it has seen {}, and the disk has {revision}", self.revision);
+        if self.revision == revision {
+            assert_eq!(self.believes, *found, "at revision {revision}");
+        }
+    }
+}
 
 /// What one writer did to its own objects, before its server died.
 #[derive(Default)]
@@ -79,15 +156,17 @@ async fn write(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_acknowledged_write_survives_kill_9() {
-    let kills = if std::env::var("CARACAL_LONG").is_ok() { 400 } else { 30 };
+    let kills = if std::env::var("CARACAL_LONG").is_ok() { 400 } else { 15 };
     let dir = tempfile::tempdir().expect("a directory");
     let counter = Arc::new(AtomicU64::new(0));
     let mut known: Vec<BTreeMap<String, Option<u64>>> = vec![BTreeMap::new(); WRITERS];
     let (mut acknowledged, mut highest) = (0, 0);
     let mut random = TestRunner::default();
+    let mut watchers: Vec<Watcher> = (0..WATCHERS).map(|_| Watcher::default()).collect();
     for kill in 0..kills {
         let server = Elsewhere::start(dir.path(), any_port());
-        let accounts: Api<ServiceAccount> = Api::namespaced(client(&server.kubeconfig()).await, "default");
+        let client = client(&server.kubeconfig()).await;
+        let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), "default");
 
         let list = accounts.list(&ListParams::default()).await.expect("a list");
         let revision: u64 = list.metadata.resource_version.expect("a revision").parse().expect("a number");
@@ -103,13 +182,17 @@ async fn an_acknowledged_write_survives_kill_9() {
         let expected: BTreeMap<String, u64> =
             known.iter().flatten().filter_map(|(name, value)| Some((name.clone(), (*value)?))).collect();
         assert_eq!(found, expected, "after kill {kill}");
+        watchers.iter().for_each(|watcher| watcher.check(&found, revision));
+
+        let watching: Vec<_> =
+            watchers.drain(..).map(|watcher| tokio::spawn(watcher.follow(client.clone()))).collect();
 
         let writers: Vec<_> = (0..WRITERS)
             .map(|writer| {
                 tokio::spawn(write(accounts.clone(), writer, Arc::clone(&counter), known[writer].clone()))
             })
             .collect();
-        let pause = (1u64..120).new_tree(&mut random).expect("a number").current();
+        let pause = (1u64..300).new_tree(&mut random).expect("a number").current();
         tokio::time::sleep(Duration::from_millis(pause)).await;
         server.kill();
 
@@ -122,10 +205,16 @@ async fn an_acknowledged_write_survives_kill_9() {
             known[writer] = diary.settled;
             open.extend(diary.open.map(|(name, wanted)| (writer, name, wanted)));
         }
+        for watcher in watching {
+            watchers.push(watcher.await.expect("a watcher"));
+        }
         settle(dir.path(), &mut known, open).await;
     }
     assert!(acknowledged > kills, "too few writes to say anything: {acknowledged}");
-    println!("{acknowledged} acknowledged writes, {kills} kills");
+    let seen: u64 = watchers.iter().map(|watcher| watcher.seen).sum();
+    let listed: usize = watchers.iter().map(|watcher| watcher.listed).sum();
+    assert!(seen > acknowledged / 2, "too few events to say anything: {seen} of {acknowledged} writes");
+    println!("{acknowledged} acknowledged writes, {kills} kills; {seen} events seen, listed {listed} times");
 }
 
 async fn settle(

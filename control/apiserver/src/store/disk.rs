@@ -18,8 +18,14 @@ const FORMAT: u64 = 1;
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Another process has it.
-    #[error("{0} is in use by another caracal apiserver; stop that one, or give this one its own --data-dir")]
-    InUse(PathBuf),
+    #[error("{file} is in use by another caracal apiserver{}; stop that one, or give this one its own --data-dir",
+        .process.as_ref().map_or(String::new(), |process| format!(" (process {process})")))]
+    InUse {
+        /// The store's file.
+        file: PathBuf,
+        /// Who has it, if it has said so.
+        process: Option<u32>,
+    },
     /// The file cannot be read, or is not ours.
     #[error("cannot open {file}: {reason}")]
     Unreadable {
@@ -48,8 +54,28 @@ pub type Write = (Key, Option<(u64, Vec<u8>)>);
 pub type Loaded = (Disk, BTreeMap<Key, Arc<Stored>>, u64);
 
 /// The open file. Locked: one process has it at a time.
+///
+/// After an error redb answers nothing more: the file must be opened again, which tells what became of the write that
+/// failed. A disk that was full may have room then.
 pub struct Disk {
-    database: Database,
+    file: PathBuf,
+    database: Option<Database>,
+}
+
+/// Where the process that has the store is noted.
+fn beside(file: &Path) -> PathBuf {
+    file.with_extension("pid")
+}
+
+/// The process that has the store, as it has noted.
+fn owner(file: &Path) -> Option<u32> {
+    std::fs::read_to_string(beside(file)).ok()?.trim().parse().ok()
+}
+
+/// Whether there is no room for what was to be written.
+pub fn is_full(error: &redb::Error) -> bool {
+    use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error, redb::Error::Io(error) if [StorageFull, QuotaExceeded, FileTooLarge].contains(&error.kind()))
 }
 
 impl Disk {
@@ -59,10 +85,12 @@ impl Disk {
             |error: redb::Error| OpenError::Unreadable { file: file.to_owned(), reason: error.to_string() };
         let database = match Database::create(file) {
             Ok(database) => database,
-            Err(DatabaseError::DatabaseAlreadyOpen) => return Err(OpenError::InUse(file.to_owned())),
+            Err(DatabaseError::DatabaseAlreadyOpen) => {
+                return Err(OpenError::InUse { file: file.to_owned(), process: owner(file) });
+            }
             Err(error) => return Err(unreadable(error.into())),
         };
-        let disk = Disk { database };
+        let disk = Disk { file: file.to_owned(), database: Some(database) };
         disk.make_tables().map_err(unreadable)?;
         let (format, revision, objects) = disk.load().map_err(unreadable)?;
         if format != FORMAT {
@@ -76,11 +104,23 @@ impl Disk {
             })?;
             parsed.insert(key, Arc::new(Stored { revision, value, size: json.len() }));
         }
+        disk.sign();
         Ok((disk, parsed, revision))
     }
 
+    /// Says beside the file whose it is, for whoever finds it in use. If that cannot be said, nothing is lost.
+    fn sign(&self) {
+        if let Err(error) = std::fs::write(beside(&self.file), std::process::id().to_string()) {
+            tracing::debug!(%error, "the process that has the store could not be noted");
+        }
+    }
+
+    fn database(&self) -> Result<&Database, redb::Error> {
+        self.database.as_ref().ok_or(redb::Error::PreviousIo)
+    }
+
     fn make_tables(&self) -> Result<(), redb::Error> {
-        let transaction = self.database.begin_write()?;
+        let transaction = self.database()?.begin_write()?;
         transaction.open_table(OBJECTS)?;
         {
             let mut counters = transaction.open_table(COUNTERS)?;
@@ -95,7 +135,7 @@ impl Disk {
 
     #[allow(clippy::type_complexity, reason = "the three things that a file holds, used once")]
     fn load(&self) -> Result<(u64, u64, Vec<(Key, u64, Vec<u8>)>), redb::Error> {
-        let transaction = self.database.begin_read()?;
+        let transaction = self.database()?.begin_read()?;
         let counters = transaction.open_table(COUNTERS)?;
         let counter = |name| counters.get(name).map(|found| found.map_or(0, |value| value.value()));
         let mut objects = Vec::new();
@@ -107,9 +147,19 @@ impl Disk {
         Ok((counter("format")?, counter("revision")?, objects))
     }
 
-    /// Makes all of `writes` durable, or none.
+    /// Opens the file again after an error; returns the newest revision that it holds.
+    pub fn reopen(&mut self) -> Result<u64, redb::Error> {
+        // Two handles exclude each other, also within one process.
+        self.database = None;
+        self.database = Some(Database::open(&self.file)?);
+        let transaction = self.database()?.begin_read()?;
+        let revision = transaction.open_table(COUNTERS)?.get("revision")?;
+        Ok(revision.map_or(0, |revision| revision.value()))
+    }
+
+    /// Makes all of `writes` durable, or none. After an error it is not known which, until [`Disk::reopen`].
     pub fn write(&self, writes: &[Write], revision: u64) -> Result<(), redb::Error> {
-        let transaction = self.database.begin_write()?;
+        let transaction = self.database()?.begin_write()?;
         {
             let mut objects = transaction.open_table(OBJECTS)?;
             for (key, put) in writes {

@@ -146,7 +146,7 @@ fn an_open_store_is_not_opened_again() {
     let dir = tempfile::tempdir().expect("a directory");
     let _store = open(&dir, LIMITS);
     let again = Store::open(&dir.path().join("store.redb"), LIMITS);
-    assert!(matches!(again.err(), Some(OpenError::InUse(_))));
+    assert!(matches!(again.err(), Some(OpenError::InUse { .. })));
 }
 
 #[test]
@@ -264,4 +264,39 @@ fn an_object_beyond_the_limit_is_refused_and_the_next_is_taken() {
         store.commit(put(&pod("a", "y"), 1)).await.expect("a write");
     });
     assert_eq!((store.revision(), store.get(&pod("a", "x"))), (1, None));
+}
+
+/// A file that a crash, or somebody, has cut off or changed is refused with a reason, or read as it was: never otherwise.
+#[test]
+fn a_torn_file_is_refused_or_whole() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = open(&dir, LIMITS);
+    for value in 0..50 {
+        block_on(store.commit(put(&pod("a", &format!("p{value}")), value))).expect("a write");
+    }
+    block_on(store.close());
+    let file = dir.path().join("store.redb");
+    let good = std::fs::read(&file).expect("the file");
+    let pieces = (0..64).map(|piece| good.len() * piece / 64).chain([1, 8, 16, 100, good.len() - 1]);
+    for length in pieces {
+        std::fs::write(&file, &good[..length]).expect("a file");
+        // An empty file is a new store: that is how one begins.
+        match Store::open(&file, LIMITS) {
+            Ok(store) if length == 0 => block_on(store.close()),
+            Ok(store) => {
+                assert_eq!(store.revision(), 50, "{length} of {}", good.len());
+                block_on(store.close());
+            }
+            Err(error) => assert!(error.to_string().contains("store.redb"), "{error}"),
+        }
+    }
+}
+
+#[test]
+fn a_second_server_is_told_who_has_the_file() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let _store = open(&dir, LIMITS);
+    let refused = Store::open(&dir.path().join("store.redb"), LIMITS).err().expect("it is in use");
+    let told = refused.to_string();
+    assert!(told.contains(&format!("process {}", std::process::id())), "{told}");
 }

@@ -11,6 +11,7 @@ use super::state::{Event, Key, State, Stored};
 use super::{Change, CommitError, Committed, Condition, OBJECT_MOST, Shared};
 
 type Answer = oneshot::Sender<Result<Committed, CommitError>>;
+type Answered = (Answer, Result<Committed, CommitError>);
 
 /// A change and who asked for it.
 pub struct Job {
@@ -22,8 +23,16 @@ pub struct Job {
 const BATCH: usize = 256;
 
 /// Serves jobs until every [`super::Store`] handle is gone.
-pub fn run(disk: &Disk, shared: &Shared, jobs: &Receiver<Job>) {
+pub fn run(disk: &mut Disk, shared: &Shared, jobs: &Receiver<Job>) {
+    let mut unsettled = None;
     while let Ok(first) = jobs.recv() {
+        if let Some(lost) = unsettled.take() {
+            unsettled = settle(disk, shared, lost);
+        }
+        if let Some(lost) = &unsettled {
+            let _ = first.answer.send(Err(lost.error.again()));
+            continue;
+        }
         let mut batch = Batch::new(shared);
         batch.take(shared, first);
         while batch.len() < BATCH
@@ -31,8 +40,70 @@ pub fn run(disk: &Disk, shared: &Shared, jobs: &Receiver<Job>) {
         {
             batch.take(shared, job);
         }
-        batch.finish(disk, shared);
+        if let Err(lost) = batch.finish(disk, shared) {
+            // Mostly it can be told at once what became of it.
+            unsettled = settle(disk, shared, lost);
+        }
     }
+}
+
+/// A write of which it is not known whether it is on disk. Nothing is written before that is known: what comes later must
+/// not take its revisions, should it be there.
+struct Unsettled {
+    revision: u64,
+    events: Vec<Event>,
+    answers: Vec<Answered>,
+    error: CommitError,
+}
+
+/// Finds out what became of a write; none: it is settled, and who waited for it has been told.
+fn settle(disk: &mut Disk, shared: &Shared, mut lost: Box<Unsettled>) -> Option<Box<Unsettled>> {
+    match disk.reopen() {
+        Ok(found) if found == lost.revision => {
+            tracing::warn!(revision = found, "a write that seemed to fail is on disk");
+            show(shared, lost.events, found);
+            for (answer, outcome) in lost.answers {
+                let _ = answer.send(outcome);
+            }
+            None
+        }
+        Ok(found) if found == shared.state().revision() => {
+            tracing::info!("the store can be written again");
+            refuse(lost.answers, &lost.error);
+            None
+        }
+        // Somebody has put another file there.
+        Ok(found) => {
+            lost.error = CommitError::Disk(format!(
+                "the file holds revision {found}, and not {}; stop the server and look at it",
+                shared.state().revision()
+            ));
+            refuse(std::mem::take(&mut lost.answers), &lost.error);
+            Some(lost)
+        }
+        Err(error) => {
+            lost.error = CommitError::of(&error);
+            refuse(std::mem::take(&mut lost.answers), &lost.error);
+            Some(lost)
+        }
+    }
+}
+
+/// Tells all that wait that a write failed; also those who were refused because of another in it.
+fn refuse(answers: Vec<Answered>, error: &CommitError) {
+    for (answer, _) in answers {
+        let _ = answer.send(Err(error.again()));
+    }
+}
+
+/// Shows what is on disk now.
+fn show(shared: &Shared, events: Vec<Event>, revision: u64) {
+    let mut state = shared.state.write().unwrap_or_else(|poisoned| poisoned.into_inner());
+    for event in events {
+        state.apply(event);
+    }
+    drop(state);
+    shared.revision.send_replace(revision);
 }
 
 /// Changes that have been judged good and are not yet on disk. Later ones see earlier ones.
@@ -42,7 +113,7 @@ struct Batch {
     writes: Vec<Write>,
     /// Refusals wait as well: what stands in a change's way may itself not be on disk yet, and who is refused reads
     /// again and must find it.
-    answers: Vec<(Answer, Result<Committed, CommitError>)>,
+    answers: Vec<Answered>,
     /// The objects as these changes leave them.
     latest: BTreeMap<Key, Option<Arc<Stored>>>,
 }
@@ -117,32 +188,20 @@ impl Batch {
         self.answers.push((answer, Ok(Committed { object })));
     }
 
-    fn finish(self, disk: &Disk, shared: &Shared) {
-        let mut failed = None;
-        if !self.events.is_empty() {
-            match disk.write(&self.writes, self.revision) {
-                Ok(()) => {
-                    let mut state = shared.state.write().unwrap_or_else(|poisoned| poisoned.into_inner());
-                    for event in self.events {
-                        state.apply(event);
-                    }
-                    drop(state);
-                    shared.revision.send_replace(self.revision);
-                }
-                Err(error) => {
-                    let reason = error.to_string();
-                    tracing::error!(%reason, "the store could not be written");
-                    failed = Some(reason);
-                }
+    fn finish(self, disk: &Disk, shared: &Shared) -> Result<(), Box<Unsettled>> {
+        let Batch { revision, events, writes, answers, .. } = self;
+        if !events.is_empty() {
+            if let Err(error) = disk.write(&writes, revision) {
+                tracing::error!(%error, "the store could not be written");
+                let error = CommitError::of(&error);
+                return Err(Box::new(Unsettled { revision, events, answers, error }));
             }
+            show(shared, events, revision);
         }
-        for (answer, outcome) in self.answers {
-            let outcome = match &failed {
-                Some(reason) => Err(CommitError::Disk(reason.clone())),
-                None => outcome,
-            };
+        for (answer, outcome) in answers {
             // The asker may have gone away; nobody else minds.
             let _ = answer.send(outcome);
         }
+        Ok(())
     }
 }
