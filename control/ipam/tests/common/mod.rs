@@ -33,9 +33,41 @@ impl Memory {
             .collect()
     }
 
+    /// How many writes have been made.
+    #[allow(dead_code, reason = "not every test follows orders")]
+    pub fn writes(&self) -> u64 {
+        self.writes.get()
+    }
+
+    #[allow(dead_code, reason = "not every test follows orders")]
+    pub fn with_revisions(&self) -> Vec<(Record, u64)> {
+        self.things.borrow().values().cloned().collect()
+    }
+
     #[allow(dead_code, reason = "not every test lies")]
     pub fn lie_in(&self, writes: u64) {
         self.lie_in.set(writes);
+    }
+}
+
+/// What a key is of.
+trait OfKind {
+    fn is_block(&self) -> bool;
+    fn is_handle(&self) -> bool;
+    fn is_affinity(&self) -> bool;
+}
+
+impl OfKind for Key {
+    fn is_block(&self) -> bool {
+        matches!(self, Key::Block(_))
+    }
+
+    fn is_handle(&self) -> bool {
+        matches!(self, Key::Handle(_))
+    }
+
+    fn is_affinity(&self) -> bool {
+        matches!(self, Key::Affinity(..))
     }
 }
 
@@ -79,8 +111,13 @@ impl Store for Memory {
     }
 
     async fn everything(&self) -> Result<Vec<Record>, StoreError> {
-        Turn(false).await;
-        Ok(self.things())
+        // Kind by kind, as over the network; a thing may change between.
+        let mut all = Vec::new();
+        for kind in [Key::is_block, Key::is_handle, Key::is_affinity] {
+            Turn(false).await;
+            all.extend(self.things().into_iter().filter(|thing| kind(&thing.key())));
+        }
+        Ok(all)
     }
 
     async fn swap(&self, key: &Key, expected: Option<u64>, new: Option<Record>) -> Result<(), WriteError> {
@@ -124,4 +161,46 @@ pub fn run<T>(future: impl Future<Output = T>) -> T {
             return value;
         }
     }
+}
+
+/// How many cases there are time for.
+#[allow(dead_code, reason = "not every test is of random cases")]
+pub fn cases(short: u32, long: u32) -> u32 {
+    if std::env::var_os("CARACAL_LONG").is_some() { long } else { short }
+}
+
+/// Handles count what blocks give, and affinities say whose blocks are, once nobody is at work.
+#[allow(dead_code, reason = "not every test collects")]
+pub fn consistent(store: &Memory) {
+    use std::collections::BTreeSet;
+    let mut given: BTreeMap<_, u64> = BTreeMap::new();
+    let mut counted = BTreeMap::new();
+    let (mut owners, mut claims) = (BTreeSet::new(), BTreeSet::new());
+    for thing in store.things() {
+        match thing {
+            Record::Block(block) => {
+                assert!(
+                    block.owner.is_some() || !block.is_empty(),
+                    "{} is nobody's, and empty",
+                    block.cidr()
+                );
+                owners.extend(block.owner.clone().map(|owner| (owner, block.cidr())));
+                for (_, attributes) in block.given() {
+                    *given.entry((attributes.handle.clone(), block.cidr())).or_default() += 1;
+                }
+            }
+            Record::Handle(handle) => {
+                assert!(!handle.blocks.is_empty(), "{} counts nothing", handle.id);
+                for (cidr, count) in &handle.blocks {
+                    counted.insert((Some(handle.id.clone()), *cidr), *count);
+                }
+            }
+            Record::Affinity(affinity) => {
+                assert_eq!(affinity.state, caracal_ipam::AffinityState::Confirmed);
+                claims.insert((affinity.owner, affinity.cidr));
+            }
+        }
+    }
+    assert_eq!(given, counted, "handles count what blocks give");
+    assert_eq!(owners, claims, "affinities say whose blocks are");
 }
