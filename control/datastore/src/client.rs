@@ -49,6 +49,14 @@ pub enum ClientError {
         /// What is wrong with it, in one line.
         why: String,
     },
+    /// What is said of the API server's place is none.
+    #[error("{server:?} is no URL of an API server: {error}")]
+    Server {
+        /// What is said.
+        server: String,
+        /// What is wrong with it.
+        error: Box<http::uri::InvalidUri>,
+    },
     /// No kubeconfig, and this is no pod.
     #[error("no --kubeconfig is given, and this is not a pod with a service account: {0}")]
     InCluster(kube::config::InClusterError),
@@ -68,7 +76,22 @@ pub enum ClientError {
 /// # Errors
 /// [`ClientError`]; not when the server cannot be reached, which may change.
 pub async fn client(kubeconfig: Option<&Path>) -> Result<Client, ClientError> {
-    let source = Source(kubeconfig.map(Path::to_owned));
+    client_at(kubeconfig, None).await
+}
+
+/// The same for an API server that is at `server`, whatever the file says.
+///
+/// # Errors
+/// As [`client`], and when `server` is no URL.
+pub async fn client_at(kubeconfig: Option<&Path>, server: Option<&str>) -> Result<Client, ClientError> {
+    let server = match server {
+        None => None,
+        Some(text) => Some(
+            text.parse()
+                .map_err(|error| ClientError::Server { server: text.to_owned(), error: Box::new(error) })?,
+        ),
+    };
+    let source = Source { kubeconfig: kubeconfig.map(Path::to_owned), server };
     let first = source.client().await?;
     let namespace = first.default_namespace().to_owned();
     let renewed = Instant::now();
@@ -81,13 +104,18 @@ pub async fn client(kubeconfig: Option<&Path>) -> Result<Client, ClientError> {
     Ok(Client::new(service, namespace))
 }
 
-/// Where credentials come from: a kubeconfig, or none: the pod's service account.
-struct Source(Option<PathBuf>);
+/// Where credentials come from.
+struct Source {
+    /// None: the pod's service account.
+    kubeconfig: Option<PathBuf>,
+    /// Where the API server is, if somebody knows better than they.
+    server: Option<http::Uri>,
+}
 
 impl Source {
     /// A client with what the files say now.
     async fn client(&self) -> Result<Client, ClientError> {
-        let (mut config, from) = match &self.0 {
+        let (mut config, from) = match &self.kubeconfig {
             Some(file) => {
                 let path = file.display().to_string();
                 std::fs::File::open(file)
@@ -106,6 +134,9 @@ impl Source {
                 (Config::incluster().map_err(ClientError::InCluster)?, "the pod's service account".to_owned())
             }
         };
+        if let Some(server) = &self.server {
+            config.cluster_url = server.clone();
+        }
         config.connect_timeout = Some(CONNECT_TIMEOUT);
         config.default_retry = false;
         Client::try_from(config).map_err(|error| ClientError::Client { from, error: Box::new(error) })

@@ -20,7 +20,7 @@ mod syncer;
 mod world;
 
 pub use backoff::Backoff;
-pub use client::{ClientError, client};
+pub use client::{ClientError, client, client_at};
 pub use datastore::{ApiGroup, Datastore, UnknownGroup};
 pub use error::{DatastoreError, causes};
 pub use ipam::{IpamStore, object as ipam_object, record as ipam_record};

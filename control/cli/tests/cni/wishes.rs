@@ -177,3 +177,20 @@ fn a_pod_may_forward_where_the_configuration_lets_it_and_have_another_interface(
     let log = std::fs::read_to_string(world.dir.path().join("cni.log")).unwrap();
     assert!(log.contains(&container.id), "{log}");
 }
+
+#[test]
+fn the_api_server_is_where_the_configuration_says_whatever_the_kubeconfig_does() {
+    let world = World::new("root");
+    let text = std::fs::read_to_string(world.dir.path().join("kubeconfig")).unwrap();
+    let wrong = world.dir.path().join("wrong");
+    std::fs::write(&wrong, text.replace("127.0.0.1:6443", "127.0.0.1:1")).unwrap();
+    let mut config = world.config();
+    config["kubernetes"] = json!({"kubeconfig": wrong});
+    let container = world.pod("web", json!({}));
+    let add = |config: &Value| world.execute("caracal-cni", "ADD", Some(&container), config);
+    assert_eq!(add(&config).code(), 100);
+    config["kubernetes"]["k8s_api_root"] = json!("https://127.0.0.1:6443");
+    assert!(add(&config).good);
+    config["kubernetes"]["k8s_api_root"] = json!("no url");
+    assert_eq!(add(&config).code(), 7);
+}
