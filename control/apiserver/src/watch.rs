@@ -54,8 +54,9 @@ pub enum Start {
 const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
 /// And so long before the end, so that the client goes on from there.
 const BOOKMARK_BEFORE_END: Duration = Duration::from_secs(2);
-/// Changes in one piece of the answer: this bounds a watcher's memory.
+/// Changes in one piece of the answer, and bytes after which it ends: this bounds a watcher's memory.
 const PIECE: usize = 64;
+const PIECE_BYTES: usize = 128 << 10;
 
 impl Watch {
     /// The answer's body: one JSON object a line.
@@ -140,13 +141,16 @@ impl Walk {
                     Err(error) => return Some(line("ERROR", &error.status())),
                 },
                 Step::Initial { objects, next, revision } => {
-                    let piece: String = objects
-                        .iter()
-                        .skip(next)
-                        .take(PIECE)
-                        .map(|stored| self.told("ADDED", &stored.value))
-                        .collect();
-                    let next = next + PIECE;
+                    let mut piece = String::new();
+                    let mut taken = 0;
+                    for stored in objects.iter().skip(next).take(PIECE) {
+                        piece.push_str(&self.told("ADDED", &stored.value));
+                        taken += 1;
+                        if piece.len() >= PIECE_BYTES {
+                            break;
+                        }
+                    }
+                    let next = next + taken;
                     if next < objects.len() {
                         self.step = Step::Initial { objects, next, revision };
                         return Some(piece);
@@ -198,13 +202,18 @@ impl Walk {
         };
         if events.upto > told {
             let mut piece = String::new();
+            let mut upto = events.upto;
             for event in &events.events {
                 if let Some((what, object)) = self.watch.seen(event) {
                     piece.push_str(&self.told(what, &object));
                 }
+                if piece.len() >= PIECE_BYTES {
+                    upto = event.revision;
+                    break;
+                }
             }
             if Instant::now() < self.deadline {
-                return Followed::Piece(piece, events.upto);
+                return Followed::Piece(piece, upto);
             }
             return if piece.is_empty() { Followed::End } else { Followed::Last(piece) };
         }

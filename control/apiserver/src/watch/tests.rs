@@ -9,6 +9,8 @@ use super::*;
 use crate::kinds;
 use crate::store::{Change, Key, LogLimits};
 
+mod load;
+
 struct World {
     store: Store,
     stop: watch::Sender<bool>,

@@ -99,6 +99,13 @@ impl Elsewhere {
         kubeconfig(&self.dir)
     }
 
+    /// How much memory it has, in MiB.
+    pub fn resident_mib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("a process");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");
+        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") >> 10
+    }
+
     /// kill -9.
     pub fn kill(mut self) {
         self.child.kill().expect("a child");
