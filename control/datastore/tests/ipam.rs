@@ -130,6 +130,11 @@ async fn eight_allocators_at_once_are_given_different_addresses() {
     eight_allocators(ApiGroup::V3).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn eight_allocators_at_once_are_given_different_addresses_of_stock_calicos_data() {
+    eight_allocators(ApiGroup::Crd).await;
+}
+
 /// Takes what the dead left.
 async fn collect(datastore: &Datastore, seen: &Seen) {
     let mut collector = Collector::new();
@@ -179,6 +184,58 @@ async fn killed_allocators(group: ApiGroup) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_killed_allocators_leave_is_found() {
     killed_allocators(ApiGroup::V3).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_killed_allocators_leave_of_stock_calicos_data_is_found() {
+    killed_allocators(ApiGroup::Crd).await;
+}
+
+/// A node of stock Calico's has been here; it goes on when ours goes.
+#[tokio::test]
+async fn what_stock_calico_wrote_is_gone_on_with() {
+    let world = cluster(ApiGroup::Crd).await;
+    let store = world.datastore.ipam();
+    let metadata = |name: &str| json!({"name": name, "annotations": {"projectcalico.org/metadata": "{\"creationTimestamp\":null}"}});
+    let api = "crd.projectcalico.org/v1";
+    world
+        .post(
+            "/apis/crd.projectcalico.org/v1/blockaffinities",
+            &json!({
+                "apiVersion": api, "kind": "BlockAffinity", "metadata": metadata("node1-10-244-0-8-29"),
+                "spec": {"cidr": "10.244.0.8/29", "node": "node1", "state": "confirmed", "deleted": "false"},
+            }),
+        )
+        .await;
+    world.post("/apis/crd.projectcalico.org/v1/ipamblocks", &json!({
+        "apiVersion": api, "kind": "IPAMBlock", "metadata": metadata("10-244-0-8-29"),
+        "spec": {
+            "cidr": "10.244.0.8/29", "affinity": "host:node1", "strictAffinity": false, "deleted": false,
+            "allocations": [0, null, null, null, null, null, null, null], "unallocated": [1, 2, 3, 4, 5, 6, 7],
+            "attributes": [{"handle_id": "k8s-pod-network.old", "secondary": {"pod": "old", "namespace": "shop", "node": "node1"}}],
+        },
+    })).await;
+    world
+        .post(
+            "/apis/crd.projectcalico.org/v1/ipamhandles",
+            &json!({
+                "apiVersion": api, "kind": "IPAMHandle", "metadata": metadata("k8s-pod-network.old"),
+                "spec": {"handleID": "k8s-pod-network.old", "block": {"10.244.0.8/29": 1}, "deleted": false},
+            }),
+        )
+        .await;
+    let given = allocator(world.datastore.clone(), "node1".into(), 0, 2).await;
+    assert_eq!(
+        given.iter().map(|(_, address)| address.to_string()).collect::<Vec<_>>(),
+        ["10.244.0.9", "10.244.0.10"]
+    );
+    let block = world.read("/apis/crd.projectcalico.org/v1/ipamblocks/10-244-0-8-29").await;
+    assert_eq!(block["metadata"]["annotations"], metadata("")["annotations"]);
+    assert_eq!(block["spec"]["attributes"][0]["handle_id"], "k8s-pod-network.old");
+    let seen = world.datastore.ipam_world(Some("node1"), None).await.unwrap();
+    let released = release_by_handle(&store, &seen, "k8s-pod-network.old", NOW).await.unwrap().unwrap();
+    assert_eq!(released.addresses, ["10.244.0.8".parse::<IpAddr>().unwrap()]);
+    assert_eq!(check(&world.datastore).await, 2);
 }
 
 #[tokio::test]

@@ -4,19 +4,21 @@
 
 use std::path::PathBuf;
 
-use caracal_apiserver::{Options, Ranges, Server, serve};
+use caracal_apiserver::{Options, Ranges, Server, serve_with_tokens};
 use caracal_datastore::{ApiGroup, Datastore, client};
+use caracal_model::calico::custom_resource_definitions;
 use caracal_model::object::Object;
 use serde_json::{Value, json};
 
 /// A cluster's API, and its datastore.
 pub struct World {
     directory: tempfile::TempDir,
-    _server: Server,
+    server: Server,
     pub datastore: Datastore,
 }
 
 impl World {
+    /// One whose objects are in a group; it serves `projectcalico.org/v3` in any case.
     pub async fn new(group: ApiGroup) -> Self {
         // Shown when a test fails.
         let _ = tracing_subscriber::fmt().with_test_writer().with_ansi(false).try_init();
@@ -28,13 +30,45 @@ impl World {
             write_kubeconfig: kubeconfig.clone(),
             ranges: Ranges::default(),
         };
-        let server = serve(options).await.unwrap();
+        let tokens = directory.path().join("tokens");
+        std::fs::write(&tokens, "").unwrap();
+        let server = serve_with_tokens(options, Some(tokens)).await.unwrap();
         let datastore = Datastore::new(client(Some(&kubeconfig)).await.unwrap(), group);
-        Self { directory, _server: server, datastore }
+        let world = Self { directory, server, datastore };
+        if group == ApiGroup::Crd {
+            for definition in custom_resource_definitions("crd.projectcalico.org") {
+                world.post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", &definition).await;
+            }
+        }
+        world
     }
 
-    pub fn kubeconfig(&self) -> PathBuf {
-        self.directory.path().join("kubeconfig")
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Ends the server, and says where its kubeconfig was.
+    pub async fn stop(self) -> tempfile::TempDir {
+        self.server.stop().await;
+        self.directory
+    }
+
+    /// Says to the server whom it lets in beside its own.
+    pub fn let_in(&self, token: &str) {
+        let line = if token.is_empty() { String::new() } else { format!("{token},anybody,1\n") };
+        std::fs::write(self.path("tokens"), line).unwrap();
+    }
+
+    /// Makes an object as it is written.
+    pub async fn post(&self, path: &str, object: &Value) -> Value {
+        let request = http::Request::post(path).header("Content-Type", "application/json");
+        let request = request.body(object.to_string().into_bytes()).unwrap();
+        self.datastore.client().request(request).await.unwrap()
+    }
+
+    /// What is kept at a path, as it is.
+    pub async fn read(&self, path: &str) -> Value {
+        self.datastore.client().request(http::Request::get(path).body(Vec::new()).unwrap()).await.unwrap()
     }
 
     pub async fn create(&self, object: Value) -> Object {
