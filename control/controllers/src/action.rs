@@ -12,7 +12,7 @@ use caracal_ipam::{
 };
 use caracal_model::cidr::Cidr;
 use caracal_model::convert::{is_finished, pod_addresses};
-use caracal_model::object::{Object, ObjectKey};
+use caracal_model::object::{Kind, Object, ObjectKey};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
@@ -37,16 +37,14 @@ pub enum Action {
         /// Who would still have them.
         unless: Option<Living>,
     },
-    /// Give up a claim to a block, unless the API server knows the claimer after all.
+    /// Give up a claim to a block of a pool that is to go, empty or not, if the API server knows it as that.
     ReleaseBlock {
         /// Whose claim.
         owner: Owner,
         /// To which block.
         block: Cidr,
-        /// Whether the claim stays while the block has addresses that are given.
-        must_be_empty: bool,
-        /// Who would still need it.
-        unless: Option<Living>,
+        /// The pool's name and UID.
+        pool: (String, Option<String>),
     },
     /// Give a service the addresses that it lacks.
     Assign(ServiceRequest),
@@ -192,10 +190,12 @@ impl<'a> Executor<'a> {
                 patched => patched.map(drop),
             },
             Action::Delete(object) => datastore.delete(&object.key(), Some(object)).await,
-            Action::Assign(request) => return assign(datastore, request).await,
-            Action::Release { unless, .. } | Action::ReleaseBlock { unless, .. }
-                if self.lives(unless.iter()).await? =>
-            {
+            Action::Assign(request) => {
+                let world = datastore.ipam_world(None, Some(&request.namespace)).await?;
+                assign(&datastore.ipam(), &world, request, now()).await?;
+                return Ok(Outcome::Done);
+            }
+            Action::Release { unless, .. } if self.lives(unless.iter()).await? => {
                 return Ok(Outcome::Outdated);
             }
             Action::Collect { unless, .. } if self.lives(unless.iter()).await? => {
@@ -209,12 +209,16 @@ impl<'a> Executor<'a> {
                     Err(error) => Err(error.into()),
                 };
             }
-            Action::ReleaseBlock { owner, block, must_be_empty, .. } => {
-                return match affinity::release(&datastore.ipam(), owner, *block, *must_be_empty).await {
-                    Ok(()) => Ok(Outcome::Done),
-                    Err(AffinityError::NotEmpty(_)) => Ok(Outcome::Outdated),
-                    Err(error) => Err(error.into()),
+            Action::ReleaseBlock { owner, block, pool: (name, uid) } => {
+                let found = match datastore.get(Kind::IPPool, None, name).await {
+                    Err(error) if error.is_not_found() => return Ok(Outcome::Outdated),
+                    found => found?,
                 };
+                if !is_to_go(&found, uid) {
+                    return Ok(Outcome::Outdated);
+                }
+                affinity::release(&datastore.ipam(), owner, *block, false).await?;
+                return Ok(Outcome::Done);
             }
             Action::Collect { action, .. } => {
                 let store = datastore.ipam();
@@ -262,10 +266,21 @@ impl<'a> Executor<'a> {
     }
 }
 
+/// Whether this is the pool of this UID, and it gives nothing any more because it is to go.
+pub(crate) fn is_to_go(object: &Object, uid: &Option<String>) -> bool {
+    let Object::IPPool(pool) = object else { return false };
+    pool.metadata.uid == *uid
+        && pool.metadata.deletion_timestamp.is_some()
+        && pool.spec.disabled == Some(true)
+}
+
 /// Gives what is missing: what the store has under the handle already, an earlier attempt has given.
-async fn assign(datastore: &Datastore, request: &ServiceRequest) -> Result<Outcome, ActionError> {
-    let store = datastore.ipam();
-    let world = datastore.ipam_world(None, Some(&request.namespace)).await?;
+pub(crate) async fn assign<S: Store>(
+    store: &S,
+    world: &World,
+    request: &ServiceRequest,
+    now: Nanoseconds,
+) -> Result<(), ActionError> {
     let mut families = Vec::new();
     if let Some((Record::Handle(handle), _)) = store.get(&Key::Handle(request.handle.clone())).await? {
         for cidr in handle.blocks.into_keys() {
@@ -276,7 +291,6 @@ async fn assign(datastore: &Datastore, request: &ServiceRequest) -> Result<Outco
         }
     }
     let service = format!("{}/{}", request.namespace, request.name);
-    let now = now();
     let owner = [
         ("namespace", request.namespace.clone()),
         ("service", request.name.clone()),
@@ -296,7 +310,7 @@ async fn assign(datastore: &Datastore, request: &ServiceRequest) -> Result<Outco
         match wanted {
             Wanted::Exactly(address) => {
                 let usage = Some(Use::LoadBalancer);
-                assign_address(&store, &world, *address, &attributes, &load_balancer(), usage, now)
+                assign_address(store, world, *address, &attributes, &load_balancer(), usage, now)
                     .await
                     .map_err(failed)?;
             }
@@ -311,14 +325,14 @@ async fn assign(datastore: &Datastore, request: &ServiceRequest) -> Result<Outco
                     // It is no host, and has as many blocks as services need unless the settings limit all.
                     max_blocks: u32::MAX,
                 };
-                let (v4, v6) = auto_assign(&store, &world, &wanted, now).await.map_err(failed)?;
+                let (v4, v6) = auto_assign(store, world, &wanted, now).await.map_err(failed)?;
                 if let Some(short) = v4.short.or(v6.short) {
                     return Err(ActionError::Short(service, short));
                 }
             }
         }
     }
-    Ok(Outcome::Done)
+    Ok(())
 }
 
 /// The patch that adds a finalizer to an object's, or takes it away; others' stay.

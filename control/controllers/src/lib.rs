@@ -25,6 +25,8 @@ mod pools;
 mod run;
 pub mod settings;
 mod tiers;
+#[cfg(test)]
+mod walks;
 
 use caracal_datastore::ApiGroup;
 

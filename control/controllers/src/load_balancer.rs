@@ -51,6 +51,8 @@ struct Request {
     addresses: Vec<IpAddr>,
     /// Of these pools; none: of those that give on their own.
     pools: Vec<Cidr>,
+    /// Whether it gets what it lacks.
+    gets: bool,
 }
 
 impl Controller for LoadBalancer {
@@ -73,14 +75,12 @@ impl Controller for LoadBalancer {
         }
         for service in cluster.services() {
             let held = all_held.remove(&owner_of(service)).unwrap_or_default();
-            match request(service, settings.all_services, &pools) {
-                Ok(request) => settle(service, request, held, &ours, &mut plan),
-                Err(problem) => {
-                    let (namespace, name) = owner_of(service);
-                    plan.problems
-                        .push(format!("service {namespace}/{name}: {problem}; it keeps what it has"));
-                }
-            }
+            let request = request(service, settings.all_services, &pools).unwrap_or_else(|problem| {
+                let (namespace, name) = owner_of(service);
+                plan.problems.push(format!("service {namespace}/{name}: {problem}; it keeps what it has"));
+                Some(Request::of_what_it_has(service))
+            });
+            settle(service, request, held, &ours, &mut plan);
         }
         for ((namespace, name), held) in all_held {
             let key = ObjectKey::new(Kind::Service, Some(&namespace), &name);
@@ -185,7 +185,13 @@ fn request(service: &Service, all_services: bool, pools: &[Pool]) -> Result<Opti
             }
         }
     }
-    Ok(Some(Request { ipv4, addresses, pools: requested }))
+    let request = Request { ipv4, addresses, pools: requested, gets: true };
+    match request.addresses.iter().find(|address| !request.accepts(**address)) {
+        Some(address) => {
+            Err(format!("annotation {SERVICE_ADDRESSES}: {address} is in none of the pools that it asks for"))
+        }
+        None => Ok(Some(request)),
+    }
 }
 
 /// Whether each of a service's families is IPv4, in its order.
@@ -199,6 +205,12 @@ fn families(spec: &ServiceSpec) -> Vec<bool> {
 }
 
 impl Request {
+    /// What a service asks for whose wishes cannot be understood.
+    fn of_what_it_has(service: &Service) -> Self {
+        let ipv4 = service.spec.as_ref().map(families).unwrap_or_default();
+        Self { ipv4, addresses: Vec::new(), pools: Vec::new(), gets: false }
+    }
+
     /// Whether an address is what was asked for.
     fn accepts(&self, address: IpAddr) -> bool {
         let of_family = |pool: &&Cidr| pool.is_ipv4() == address.is_ipv4();
@@ -251,7 +263,7 @@ fn settle(service: &Service, request: Option<Request>, held: Vec<Held>, ours: &[
         plan.actions.push(Action::Release { addresses, unless: None });
         return;
     }
-    let Some(request) = request.filter(|_| !ours.is_empty()) else { return };
+    let Some(request) = request.filter(|request| request.gets && !ours.is_empty()) else { return };
     let missing = request.ipv4.iter().filter(|ipv4| !keeps.contains_key(ipv4));
     let addresses: Vec<Wanted> = missing.filter_map(|ipv4| request.wanted(*ipv4)).collect();
     if !addresses.is_empty() {

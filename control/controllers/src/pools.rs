@@ -104,15 +104,14 @@ fn let_go(
         plan.again = Some(plan.again.map_or(left, |again| again.min(left)));
         return None;
     }
-    let claims = cidr.map(|cidr| claims(cluster, cidr)).unwrap_or_default();
+    let claims = cidr.map(|cidr| claims(cluster, pool, cidr)).unwrap_or_default();
     if claims.is_empty() {
         return Some(finalizers(pool, false));
     }
     plan.actions.extend(claims.into_iter().map(|(owner, block)| Action::ReleaseBlock {
         owner,
         block,
-        must_be_empty: false,
-        unless: None,
+        pool: (key(pool).name, pool.metadata.uid.clone()),
     }));
     None
 }
@@ -133,8 +132,12 @@ fn uid(pool: &IPPool) -> String {
     pool.metadata.uid.clone().unwrap_or_default()
 }
 
-/// Who has blocks within a prefix, as affinities or blocks say it.
-fn claims(cluster: &Cluster, cidr: Cidr) -> Vec<(Owner, Cidr)> {
+/// Who has blocks of a pool, as affinities or blocks say it; not those that are another's, too, which stays.
+fn claims(cluster: &Cluster, pool: &IPPool, cidr: Cidr) -> Vec<(Owner, Cidr)> {
+    let others = cluster.pools().filter(|other| {
+        other.metadata.name != pool.metadata.name && other.metadata.deletion_timestamp.is_none()
+    });
+    let others: Vec<Cidr> = others.filter_map(|other| other.spec.cidr.parse().ok()).collect();
     let affinities = cluster.affinities().filter_map(|affinity| {
         let node = affinity.spec.node.clone();
         let owner = match affinity.spec.kind.as_deref() {
@@ -146,6 +149,7 @@ fn claims(cluster: &Cluster, cidr: Cidr) -> Vec<(Owner, Cidr)> {
     let blocks = cluster.blocks().filter_map(|block| Some((block.owner.clone()?, block.cidr())));
     let mut all: Vec<(Owner, Cidr)> =
         affinities.chain(blocks).filter(|(_, block)| cidr.covers(block)).collect();
+    all.retain(|(_, block)| !others.iter().any(|other| other.covers(block)));
     all.sort();
     all.dedup();
     all
