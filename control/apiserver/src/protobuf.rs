@@ -1,11 +1,14 @@
-//! Kubernetes' own protobuf, as far as kubectl insists on it: `kubectl create namespace` and `create serviceaccount`
-//! send nothing else since 1.32. Everything that they can say is name, namespace, labels and annotations.
+//! Kubernetes' own protobuf, as far as kubectl insists on it: `kubectl create` of namespaces, service accounts,
+//! configuration and roles sends nothing else since 1.32. What they can say is read; of metadata that is name,
+//! namespace, labels and annotations.
 //!
 //! A body is the four bytes `k8s\0` and an envelope with the kind and the object's message.
 
 use std::collections::BTreeMap;
 
-use prost::Message;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use prost::{DecodeError, Message};
 use serde_json::{Value, json};
 
 use crate::status::ApiError;
@@ -52,16 +55,158 @@ struct Metadata {
     annotations: BTreeMap<String, String>,
 }
 
+#[derive(Clone, PartialEq, Message)]
+struct ConfigMap {
+    #[prost(btree_map = "string, string", tag = "2")]
+    data: BTreeMap<String, String>,
+    #[prost(btree_map = "string, bytes", tag = "3")]
+    binary_data: BTreeMap<String, Vec<u8>>,
+    #[prost(bool, optional, tag = "4")]
+    immutable: Option<bool>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Secret {
+    #[prost(btree_map = "string, bytes", tag = "2")]
+    data: BTreeMap<String, Vec<u8>>,
+    #[prost(string, tag = "3")]
+    kind: String,
+    #[prost(btree_map = "string, string", tag = "4")]
+    string_data: BTreeMap<String, String>,
+    #[prost(bool, optional, tag = "5")]
+    immutable: Option<bool>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Role {
+    #[prost(message, repeated, tag = "2")]
+    rules: Vec<Rule>,
+    /// Of cluster roles: other roles that it consists of. Not read, so not to be lost.
+    #[prost(bytes = "vec", optional, tag = "3")]
+    aggregation: Option<Vec<u8>>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Rule {
+    #[prost(string, repeated, tag = "1")]
+    verbs: Vec<String>,
+    #[prost(string, repeated, tag = "2")]
+    groups: Vec<String>,
+    #[prost(string, repeated, tag = "3")]
+    resources: Vec<String>,
+    #[prost(string, repeated, tag = "4")]
+    names: Vec<String>,
+    #[prost(string, repeated, tag = "5")]
+    urls: Vec<String>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Binding {
+    #[prost(message, repeated, tag = "2")]
+    subjects: Vec<Subject>,
+    #[prost(message, optional, tag = "3")]
+    role: Option<RoleRef>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Subject {
+    #[prost(string, tag = "1")]
+    kind: String,
+    #[prost(string, tag = "2")]
+    group: String,
+    #[prost(string, tag = "3")]
+    name: String,
+    #[prost(string, tag = "4")]
+    namespace: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct RoleRef {
+    #[prost(string, tag = "1")]
+    group: String,
+    #[prost(string, tag = "2")]
+    kind: String,
+    #[prost(string, tag = "3")]
+    name: String,
+}
+
+/// What an object says beside its metadata; none: the kind is not read here.
+fn content(api_version: &str, kind: &str, raw: &[u8]) -> Result<Option<Value>, DecodeError> {
+    let encoded = |entries: BTreeMap<String, Vec<u8>>| -> BTreeMap<String, String> {
+        entries.into_iter().map(|(key, bytes)| (key, STANDARD.encode(bytes))).collect()
+    };
+    Ok(Some(match (api_version, kind) {
+        ("v1", "Namespace" | "ServiceAccount") => json!({}),
+        ("v1", "ConfigMap") => {
+            let ConfigMap { data, binary_data, immutable } = ConfigMap::decode(raw)?;
+            json!({ "data": data, "binaryData": encoded(binary_data), "immutable": immutable })
+        }
+        ("v1", "Secret") => {
+            let Secret { data, kind, string_data, immutable } = Secret::decode(raw)?;
+            json!({ "data": encoded(data), "type": kind, "stringData": string_data, "immutable": immutable })
+        }
+        (RBAC, "Role" | "ClusterRole") => {
+            let Role { rules, aggregation } = Role::decode(raw)?;
+            if aggregation.is_some() {
+                return Ok(None);
+            }
+            let rule = |rule: Rule| {
+                json!({
+                    "verbs": rule.verbs, "apiGroups": rule.groups, "resources": rule.resources,
+                    "resourceNames": rule.names, "nonResourceURLs": rule.urls,
+                })
+            };
+            json!({ "rules": rules.into_iter().map(rule).collect::<Vec<_>>() })
+        }
+        (RBAC, "RoleBinding" | "ClusterRoleBinding") => {
+            let Binding { subjects, role } = Binding::decode(raw)?;
+            let RoleRef { group, kind, name } = role.unwrap_or_default();
+            let subject = |one: Subject| json!({ "kind": one.kind, "apiGroup": one.group, "name": one.name, "namespace": one.namespace });
+            json!({
+                "subjects": subjects.into_iter().map(subject).collect::<Vec<_>>(),
+                "roleRef": { "apiGroup": group, "kind": kind, "name": name },
+            })
+        }
+        _ => return Ok(None),
+    }))
+}
+
+const RBAC: &str = "rbac.authorization.k8s.io/v1";
+
+/// Removes what says nothing: absent and empty are the same on the wire.
+fn without_empty(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            map.values_mut().for_each(without_empty);
+            let empty = |value: &Value| match value {
+                Value::Null => true,
+                Value::String(text) => text.is_empty(),
+                Value::Array(list) => list.is_empty(),
+                Value::Object(map) => map.is_empty(),
+                _ => false,
+            };
+            map.retain(|_, value| !empty(value));
+        }
+        Value::Array(list) => list.iter_mut().for_each(without_empty),
+        _ => {}
+    }
+}
+
 /// The object in a body.
 pub fn object(body: &[u8]) -> Result<Value, ApiError> {
     let wrong = |why: &str| ApiError::bad_request(format!("the body is not Kubernetes protobuf: {why}"));
     let envelope = body.strip_prefix(MAGIC).ok_or_else(|| wrong("it does not begin with k8s"))?;
     let envelope = Envelope::decode(envelope).map_err(|error| wrong(&error.to_string()))?;
     let TypeMeta { api_version, kind } = envelope.type_meta.unwrap_or_default();
-    if api_version != "v1" || !["Namespace", "ServiceAccount"].contains(&kind.as_str()) {
+    let content = content(&api_version, &kind, &envelope.raw).map_err(|error| wrong(&error.to_string()))?;
+    let Some(mut object) = content else {
         return Err(ApiError::unsupported_media_type(format!(
-            "{api_version} {kind} is not read from protobuf here; send JSON or YAML"
+            "{api_version} {kind} is not read from protobuf here; send JSON or YAML (kubectl apply -f does)"
         )));
+    };
+    // Texts in data may be empty; they are no fields.
+    for part in ["subjects", "rules", "roleRef"] {
+        without_empty(&mut object[part]);
     }
     let head = Head::decode(envelope.raw.as_slice()).map_err(|error| wrong(&error.to_string()))?;
     let sent = head.metadata.unwrap_or_default();
@@ -73,7 +218,13 @@ pub fn object(body: &[u8]) -> Result<Value, ApiError> {
             metadata[field] = text.into();
         }
     }
-    Ok(json!({ "apiVersion": api_version, "kind": kind, "metadata": metadata }))
+    if let Some(map) = object.as_object_mut() {
+        map.retain(|_, value| !value.is_null() && *value != "");
+    }
+    object["apiVersion"] = api_version.into();
+    object["kind"] = kind.into();
+    object["metadata"] = metadata;
+    Ok(object)
 }
 
 #[cfg(test)]

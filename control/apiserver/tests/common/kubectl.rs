@@ -25,6 +25,11 @@ impl Kubectl {
         command
     }
 
+    /// Whether it is the old one.
+    pub fn is_1_20(&self) -> bool {
+        self.program == kubectl_1_20()
+    }
+
     pub fn run(&self, args: &[&str]) -> Output {
         self.command(args).output().expect("kubectl runs")
     }
