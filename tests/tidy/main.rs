@@ -98,6 +98,8 @@ fn the_rooms_depend_on_one_another_only_as_the_architecture_allows() {
         ("caracal-dataplane", &["tokio", "serde_json", "kube", "k8s-openapi", "caracal-model", "rustls"]),
         ("caracal-model", &["tokio", "kube", "caracal-dataplane", "caracal-xsk", "nix"]),
         ("caracal-calc", &["tokio", "kube", "caracal-dataplane", "caracal-xsk", "nix"]),
+        ("caracal-ipam", &["tokio", "kube", "caracal-datastore", "caracal-dataplane", "nix"]),
+        ("caracal-datastore", &["caracal-agent", "caracal-dataplane", "caracal-xsk", "nix"]),
         ("caracal-agent", &["caracal-dataplane"]),
         ("caracal-lab", &["caracal-dataplane"]),
         ("caracal-cni", &["caracal-dataplane"]),
