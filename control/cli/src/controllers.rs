@@ -52,12 +52,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         let datastore = Datastore::connect(client, None).await?;
         let lease = LeaseName { namespace: args.lease_namespace, name: args.lease_name };
         let view = View::new(datastore, &overrides);
-        let options = Options {
-            lease: args.leader_elect.then_some(lease),
-            overrides,
-            logs,
-            ..Options::default()
-        };
+        let options =
+            Options { lease: args.leader_elect.then_some(lease), overrides, logs, ..Options::default() };
         let stop = async move {
             tokio::select! {
                 _ = terminate.recv() => {}

@@ -9,13 +9,23 @@
 
 mod world;
 
+use caracal_datastore::ApiGroup;
 use caracal_model::object::{Kind, ObjectKey};
 use serde_json::{Value, json};
 use world::{CALICO, World, until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_gone_pod_and_a_gone_node_had_is_taken_back_and_nothing_else() {
-    let world = World::new().await;
+    is_taken_back(ApiGroup::V3).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_they_had_is_taken_back_from_stock_calicos_data_too() {
+    is_taken_back(ApiGroup::Crd).await;
+}
+
+async fn is_taken_back(group: ApiGroup) {
+    let world = World::of(group).await;
     world.configure(json!({"controllers": {"node": {"leakGracePeriod": "1s"}}})).await;
     world.pool("pods", "10.0.0.0/24", json!({"blockSize": 29})).await;
     for (node, address) in [("node1", "192.0.2.1"), ("node2", "192.0.2.2")] {
@@ -48,7 +58,16 @@ async fn what_a_gone_pod_and_a_gone_node_had_is_taken_back_and_nothing_else() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn host_endpoints_come_change_and_go_with_nodes_and_configuration() {
-    let world = World::new().await;
+    come_change_and_go(ApiGroup::V3).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn host_endpoints_of_stock_calicos_data_do_so_too() {
+    come_change_and_go(ApiGroup::Crd).await;
+}
+
+async fn come_change_and_go(group: ApiGroup) {
+    let world = World::of(group).await;
     let node = world.node("node1", "192.0.2.1").await;
     let own = json!({"interfaceName": "eth0", "node": "node1"});
     world.create(json!({"apiVersion": CALICO, "kind": "HostEndpoint", "metadata": {"name": "people-made"}, "spec": own})).await;

@@ -9,6 +9,7 @@
 
 mod world;
 
+use caracal_datastore::ApiGroup;
 use caracal_model::object::ObjectKey;
 use serde_json::json;
 use world::{World, until};
@@ -25,7 +26,16 @@ async fn shows(world: &World, service: &ObjectKey, addresses: &[&str]) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_service_gets_an_address_and_gives_it_back() {
-    let world = World::new().await;
+    gets_and_gives_back(ApiGroup::V3).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_of_a_cluster_with_stock_calicos_data_does_so_too() {
+    gets_and_gives_back(ApiGroup::Crd).await;
+}
+
+async fn gets_and_gives_back(group: ApiGroup) {
+    let world = World::of(group).await;
     world
         .pool("services", "198.51.100.0/29", {
             let mut spec = FOR_SERVICES();
@@ -83,4 +93,34 @@ async fn another_process_takes_over_when_the_leader_is_killed_or_ends() {
     shows(&world, &three, &["198.51.100.2"]).await;
     assert!(third.view.leads());
     third.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_of_two_families_gets_an_address_of_each_in_its_order_and_pools_are_asked_for_by_name() {
+    let world = World::new().await;
+    for (name, cidr, length) in
+        [("first", "198.51.100.0/29", 29), ("second", "203.0.113.0/29", 29), ("sixth", "2001:db8::/120", 122)]
+    {
+        let mut spec = FOR_SERVICES();
+        spec["blockSize"] = length.into();
+        world.pool(name, cidr, spec).await;
+    }
+    let process = world.alone().await;
+    let both = json!({"ipFamilies": ["IPv6", "IPv4"], "ipFamilyPolicy": "RequireDualStack"});
+    let web = world.service("web", both).await;
+    shows(&world, &web, &["2001:db8::", "198.51.100.0"]).await;
+    let asks = json!({"metadata": {"annotations": {"projectcalico.org/ipv4pools": "[\"second\"]"}}});
+    world.patch(&web, asks).await;
+    shows(&world, &web, &["2001:db8::", "203.0.113.0"]).await;
+    until("the other address to be back", || async { world.given().await.len() == 2 }).await;
+
+    // Another class is another's business; only those who ask are ours when it is said so.
+    let other = world.service("other", json!({"loadBalancerClass": "example.com/other"})).await;
+    world.configure(json!({"controllers": {"loadBalancer": {"assignIPs": "RequestedServicesOnly"}}})).await;
+    let asks_by_class = world.service("by-class", json!({"loadBalancerClass": "calico"})).await;
+    // What came back is given again after all others.
+    shows(&world, &asks_by_class, &["198.51.100.1"]).await;
+    shows(&world, &web, &["2001:db8::", "203.0.113.0"]).await;
+    assert!(world.ingress(&other).await.is_empty());
+    process.stop().await;
 }

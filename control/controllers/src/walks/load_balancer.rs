@@ -135,8 +135,19 @@ fn watch(api: &Api, action: &Action) {
     }
 }
 
+/// Whether an address may be.
+type Allows = fn(&IpAddr) -> bool;
+
+/// The last byte of an IPv4 address.
+fn last(address: &IpAddr) -> Option<u8> {
+    match address {
+        IpAddr::V4(address) => Some(address.octets()[3]),
+        IpAddr::V6(_) => None,
+    }
+}
+
 /// What a service should have, said as simply as can be: for each of its families, in order, what is allowed.
-fn allowed(wish: &Wish, all_services: bool) -> Option<Vec<fn(&IpAddr) -> bool>> {
+fn allowed(wish: &Wish, all_services: bool) -> Option<Vec<Allows>> {
     let asks = POOLS[wish.pools].is_some() || EXACT[wish.exact].is_some();
     let ours = match wish.class {
         0 => all_services || asks,
@@ -146,16 +157,16 @@ fn allowed(wish: &Wish, all_services: bool) -> Option<Vec<fn(&IpAddr) -> bool>> 
     if wish.kind != 0 || !ours {
         return None;
     }
-    let v4: fn(&IpAddr) -> bool = match (wish.pools, wish.exact) {
+    let v4: Allows = match (wish.pools, wish.exact) {
         (0, 0) => |a| a.is_ipv4(),
-        (1, 0) => |a| a.to_string() >= "198.51.100.16".to_owned() && a.is_ipv4(),
-        (2, 0) => |a| a.is_ipv4() && a.to_string().parse::<std::net::Ipv4Addr>().unwrap().octets()[3] < 16,
+        (1, 0) => |a| last(a).is_some_and(|last| last >= 16),
+        (2, 0) => |a| last(a).is_some_and(|last| last < 16),
         (0 | 2, 1) => |a| a.to_string() == "198.51.100.3",
         (0 | 1, 2) => |a| a.to_string() == "198.51.100.19",
         // What makes no sense is not looked at.
         _ => |_| false,
     };
-    let v6: fn(&IpAddr) -> bool = if wish.exact == 0 { |a| a.is_ipv6() } else { |_| false };
+    let v6: Allows = if wish.exact == 0 { |a| a.is_ipv6() } else { |_| false };
     Some(match wish.families {
         0 => vec![v4],
         1 => vec![v6],
@@ -251,7 +262,7 @@ fn is_nonsense(wish: &Wish) -> bool {
 }
 
 /// Whether there is any such address at all.
-fn allows_any(allows: fn(&IpAddr) -> bool) -> bool {
+fn allows_any(allows: Allows) -> bool {
     let all = (0..32u8).map(|i| IpAddr::from([198, 51, 100, i]));
     all.chain(["2001:db8::1".parse().unwrap()]).any(|address| allows(&address))
 }

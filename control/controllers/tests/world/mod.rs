@@ -12,6 +12,7 @@ use caracal_controllers::settings::Overrides;
 use caracal_controllers::{LeaseName, Options, View, run};
 use caracal_datastore::{ApiGroup, Datastore, client};
 use caracal_ipam::{Attributes, AutoAssign, Nanoseconds, Owner, Use, auto_assign};
+use caracal_model::calico::custom_resource_definitions;
 use caracal_model::object::{Kind, Object, ObjectKey};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -43,13 +44,27 @@ pub struct Process {
 }
 
 impl World {
+    /// One whose objects are in `projectcalico.org/v3`.
     pub async fn new() -> Self {
+        Self::of(ApiGroup::V3).await
+    }
+
+    /// One whose objects are in a group.
+    pub async fn of(group: ApiGroup) -> Self {
         // Shown when a test fails.
         let _ = tracing_subscriber::fmt().with_test_writer().with_ansi(false).try_init();
         let directory = tempfile::tempdir().unwrap();
         let kubeconfig = directory.path().join("kubeconfig");
         let server = serve(server_options(directory.path().join("api"), kubeconfig.clone())).await.unwrap();
-        let datastore = Datastore::new(client(Some(&kubeconfig)).await.unwrap(), ApiGroup::V3);
+        let datastore = Datastore::new(client(Some(&kubeconfig)).await.unwrap(), group);
+        if group == ApiGroup::Crd {
+            for definition in custom_resource_definitions("crd.projectcalico.org") {
+                let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+                let request = http::Request::post(path).header("Content-Type", "application/json");
+                let request = request.body(definition.to_string().into_bytes()).unwrap();
+                let _: Value = datastore.client().request(request).await.unwrap();
+            }
+        }
         Self { directory, _server: server, datastore }
     }
 
@@ -66,7 +81,8 @@ impl World {
     pub async fn start(&self, name: &'static str, lease: Option<LeaseName>, overrides: Overrides) -> Process {
         // Connections of its own, as a process has.
         let kubeconfig = self.directory.path().join("kubeconfig");
-        let datastore = Datastore::new(client(Some(&kubeconfig)).await.unwrap(), ApiGroup::V3);
+        let group = self.datastore.group();
+        let datastore = Datastore::new(client(Some(&kubeconfig)).await.unwrap(), group);
         let view = View::new(datastore, &overrides);
         let (stop, stopped) = oneshot::channel();
         let options =
