@@ -31,10 +31,13 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- end }}
 {{- end }}
 
-{{- /* Whether a pool is of a family: "true", or nothing. Called with the family's sign, ":" or ".". */}}
-{{- define "caracal.hasPool" -}}
+{{- /* Whether nodes and pods have addresses of a family: it has a pool, or a way to find a node's address is said. Called with the
+family's sign, ":" or ".". */}}
+{{- define "caracal.hasFamily" -}}
 {{- $sign := .sign }}
-{{- range .pools }}{{ if contains $sign .cidr }}true{{ end }}{{ end }}
+{{- $has := not (empty .way) }}
+{{- range .pools }}{{ if contains $sign .cidr }}{{ $has = true }}{{ end }}{{ end }}
+{{- $has }}
 {{- end }}
 
 {{- /* What a container may do that is not privileged: called with a list of capabilities. */}}
@@ -53,6 +56,8 @@ readOnlyRootFilesystem: true
 
 {{- /* Of pods on nodes. AppArmor's usual profile for containers forbids to write below /sys/fs/bpf. */}}
 {{- define "caracal.podSecurity" -}}
+# The image's own user is another.
+runAsUser: 0
 seccompProfile:
   type: {{ .Values.caracal.privileged | ternary "Unconfined" "RuntimeDefault" }}
 appArmorProfile:
