@@ -18,9 +18,8 @@ const BLOCK_LENGTH_V4: u8 = 26;
 const BLOCK_LENGTH_V6: u8 = 122;
 
 impl Datastore {
-    /// The world as the node and the namespace see it, by requests that are under way at once: pools, reservations,
-    /// IPAMConfiguration, and one for each of the names given. Without a name its labels are none; who has read the
-    /// namespace already sets `namespace_labels` itself.
+    /// The world as the node and the namespace see it, by a request for each of pools, reservations, IPAMConfiguration and
+    /// the names given. Without a name its labels are none; who has read the namespace already sets `namespace_labels` itself.
     ///
     /// # Errors
     /// The API server could not be asked, or there is no such node.
@@ -33,19 +32,16 @@ impl Datastore {
             Some(name) => self.get(kind, None, name).await.map(Some),
             None => Ok(None),
         };
-        let (pools, reservations, settings, node, namespace) = tokio::try_join!(
-            self.list(Kind::IPPool),
-            none_if_not_served(self.list(Kind::IPReservation)),
-            self.ipam_settings(),
-            of(Kind::Node, node),
-            async {
-                match of(Kind::Namespace, namespace).await {
-                    // It may have gone while its last pods come and go.
-                    Err(error) if error.is_not_found() => Ok(None),
-                    namespace => namespace,
-                }
-            },
-        )?;
+        // One after the other: a connection more costs more than a request, and plugins come in crowds.
+        let pools = self.list(Kind::IPPool).await?;
+        let reservations = none_if_not_served(self.list(Kind::IPReservation)).await?;
+        let settings = self.ipam_settings().await?;
+        let node = of(Kind::Node, node).await?;
+        let namespace = match of(Kind::Namespace, namespace).await {
+            // It may have gone while its last pods come and go.
+            Err(error) if error.is_not_found() => None,
+            namespace => namespace?,
+        };
         Ok(World {
             pools: pools.iter().filter_map(pool).collect(),
             reservations: reservations.iter().flat_map(reserved).collect(),
