@@ -359,6 +359,7 @@ fn decode(kind: Kind, value: Value, doing: &str) -> Result<Object, DatastoreErro
 
 /// The group that blocks are kept in. An aggregated `projectcalico.org/v3` in front of stored objects does not serve those.
 async fn detect(client: &Client) -> Result<ApiGroup, DatastoreError> {
+    let mut unanswered = None;
     for group in [ApiGroup::V3, ApiGroup::Crd] {
         let doing = format!("asking whether {group} is served");
         let name = group.to_string();
@@ -370,10 +371,11 @@ async fn detect(client: &Client) -> Result<ApiGroup, DatastoreError> {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => match DatastoreError::of(doing, &error) {
                 DatastoreError::NotFound { .. } => {}
-                error => return Err(error),
+                // Only of an aggregated server can one group be away alone, and that one keeps its objects in the other.
+                error => unanswered = unanswered.or(Some(error)),
             },
-            Err(_) => return Err(DatastoreError::late(doing, ANSWER_TIMEOUT)),
+            Err(_) => unanswered = unanswered.or(Some(DatastoreError::late(doing, ANSWER_TIMEOUT))),
         }
     }
-    Err(DatastoreError::NoCalico)
+    Err(unanswered.unwrap_or(DatastoreError::NoCalico))
 }

@@ -31,7 +31,8 @@ const BATCH: usize = 256;
 /// Batches under way to whoever listens.
 const QUEUE: usize = 64;
 const RETRY_FIRST: Duration = Duration::from_millis(100);
-const RETRY_LIMIT: Duration = Duration::from_secs(10);
+/// A server that is back is asked again within this; the first time after a failure in a fraction of [`RETRY_FIRST`].
+const RETRY_LIMIT: Duration = Duration::from_secs(5);
 /// An API server that has failed, and then for so long not again, answers: a watch without changes says nothing. Longer than a client
 /// takes to see that it cannot connect.
 const QUIET: Duration = Duration::from_secs(6);
