@@ -31,6 +31,7 @@ use crate::batch::Egress;
 use crate::counters::{PortCounters, WorkerCounters};
 use crate::handover::Doorbell;
 use crate::pipeline::Link;
+use crate::port::xsk::FILL_MIN;
 use crate::port::{Port, TapPort};
 use crate::probe::tuning::{Tuning, Wanted};
 use crate::table::{Endpoint, EndpointIndex, NodeConfig, PodPort};
@@ -203,9 +204,6 @@ impl FrameShares {
 /// (zero-copy): without frames there, the host would not receive on that queue either.
 const RESERVE_SHARE: usize = 16;
 
-/// Frames that the kernel always has for a pod, so that a first burst finds room.
-const POD_FILL_MIN: usize = 16;
-
 impl Ports {
     /// None yet.
     #[must_use]
@@ -341,7 +339,7 @@ impl Ports {
         for (worker, queues) in self.workers.iter().zip(uplink_queues) {
             let shares = FrameShares::of(worker.domain.config().chunks as usize, self.workers.len());
             let pods_here = pods.div_ceil(self.workers.len()).max(1);
-            let pod = (shares.pods / pods_here).clamp(POD_FILL_MIN, self.config.pod_ring as usize);
+            let pod = (shares.pods / pods_here).clamp(FILL_MIN, self.config.pod_ring as usize);
             let uplink = (shares.uplink / queues.max(&1)).min(self.config.uplink_ring as usize);
             let receives_directly = self.uplinks.values().flat_map(|uplink| &uplink.queues).any(|queue| {
                 queue.worker == usize::from(worker.index.0) && queue.io == crate::port::ZERO_COPY

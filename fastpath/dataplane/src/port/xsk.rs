@@ -18,6 +18,9 @@ struct Loan(usize);
 /// A pool has plenty while this part of its frames is free.
 const PLENTY: usize = 8;
 
+/// Frames that a port is given to receive into even when the pool has not plenty, so that a first burst finds room.
+pub const FILL_MIN: usize = 16;
+
 impl Loan {
     /// After `came` frames: of `target`, share and loan, the kernel has `left`. At most `most` is lent.
     #[inline]
@@ -40,6 +43,8 @@ pub struct XskPort {
     /// Frames that the kernel should have to receive into.
     fill_target: usize,
     loan: Loan,
+    /// Frames that it is kept at: the target and the loan, as far as the pool has ever had plenty for them.
+    kept_at: usize,
     /// Frames that stay in the pool: none are sent that leave fewer there.
     reserve: usize,
     /// Segments of a packet whose last one has not come yet.
@@ -50,7 +55,7 @@ impl XskPort {
     /// A port on `socket`. `checksum_offload`: the domain takes half-made checksums on transmit.
     #[must_use]
     pub fn new(socket: Socket, checksum_offload: bool, fill_target: usize) -> Self {
-        XskPort { socket, checksum_offload, fill_target, loan: Loan::default(), reserve: 0, partial: None }
+        XskPort { socket, checksum_offload, fill_target, loan: Loan::default(), kept_at: 0, reserve: 0, partial: None }
     }
 
     /// Sets how many frames the kernel should have to receive into. Fewer than now: the surplus comes back as packets
@@ -66,9 +71,19 @@ impl XskPort {
         self.reserve = frames;
     }
 
-    /// Gives the kernel frames to receive into, up to the target.
+    /// Gives the kernel frames to receive into, up to the target. Of the pool's last frames a port that comes late takes only a few: the
+    /// others' surplus has yet to come back.
     pub fn refill(&mut self, pool: &mut FramePool) {
-        self.socket.refill(pool, self.fill_target + self.loan.0);
+        let spare = pool.free().saturating_sub(pool.total() / PLENTY);
+        let most = self.kept_at.max(FILL_MIN).max(self.socket.receiving() + spare);
+        self.kept_at = (self.fill_target + self.loan.0).min(most);
+        self.socket.refill(pool, self.kept_at);
+    }
+
+    /// Frames that the kernel has beyond the target and the loan: they come back with packets.
+    #[must_use]
+    pub fn surplus(&self) -> usize {
+        self.socket.receiving().saturating_sub(self.fill_target + self.loan.0)
     }
 
     fn follow_loan(&mut self, came: usize, pool: &FramePool) {

@@ -122,6 +122,10 @@ pub struct Engine {
 const AGED_A_TURN: usize = 64;
 /// How often an unknown pod is asked for its MAC address, milliseconds.
 const ASK_INTERVAL_MS: u32 = 50;
+/// Surplus of pods is called home while less than this part of the pool is free.
+const SURPLUS_WANTED: usize = 4;
+/// How often a pod is asked at most, each time, for what it has too many.
+const CALLED_HOME_AT_ONCE: usize = 16;
 
 impl Engine {
     /// An engine without ports. `peers` has one entry a worker, its own empty.
@@ -403,6 +407,7 @@ impl Engine {
         if now.since(self.last_ask) >= ASK_INTERVAL_MS {
             self.last_ask = now;
             self.ask_the_unknown();
+            self.call_surplus_home();
         }
     }
 
@@ -459,6 +464,22 @@ impl Engine {
             let endpoint = EndpointIndex(index as u32);
             if self.pipeline.links.endpoint(endpoint).is_some_and(|link| link.pod_mac.is_none()) {
                 self.ask(endpoint);
+            }
+        }
+    }
+
+    /// Has pods that were given many frames when they were few say something, so that some come back for those that came since: what the
+    /// kernel has to receive into comes back with packets only, and who is silent would keep it.
+    fn call_surplus_home(&mut self) {
+        if self.pool.free() > self.pool.total() / SURPLUS_WANTED {
+            return;
+        }
+        for index in 0..self.endpoints.len() {
+            let at = self.endpoints.get(index).copied().flatten();
+            let port = at.and_then(|at| self.ports.get(at)).and_then(Option::as_ref).map(|entry| &entry.port);
+            let surplus = if let Some(Port::Xsk(port)) = port { port.surplus() } else { 0 };
+            for _ in 0..surplus.min(CALLED_HOME_AT_ONCE) {
+                self.ask(EndpointIndex(index as u32));
             }
         }
     }
