@@ -289,7 +289,8 @@ async fn new_block<S: Store>(
         let of_pool = existing.values().filter(|block| pool.cidr.covers(&block.cidr()));
         let left = of_pool.filter(|block| {
             let is_old = block.claimed.is_none_or(|since| now.seconds_since(since) >= RECLAIM_AFTER_S);
-            block.is_empty() && is_old && !world.is_all_reserved(block.cidr())
+            let is_free = block.is_empty() && !block.is_cooling(world.settings.cooldown_s, now);
+            is_free && is_old && !world.is_all_reserved(block.cidr())
         });
         for block in left {
             let Some(former) = block.owner.as_ref().filter(|former| *former != owner) else { continue };

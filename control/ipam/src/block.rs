@@ -268,6 +268,13 @@ impl Block {
         self.given().next().is_none()
     }
 
+    /// Whether an address of it cools down still: until then the block stays, or who makes it anew would give that at once.
+    #[must_use]
+    pub fn is_cooling(&self, cooldown_s: u64, now: Nanoseconds) -> bool {
+        let since = self.attributes.iter().filter_map(|attributes| attributes.released);
+        since.into_iter().any(|since| now.seconds_since(since) < cooldown_s)
+    }
+
     /// The address at a place.
     #[must_use]
     pub fn address(&self, ordinal: u32) -> Option<IpAddr> {

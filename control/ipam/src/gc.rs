@@ -426,6 +426,10 @@ pub async fn perform<S: Store>(
             Ok(affinity::claim(store, owner, *cidr, strict, now).await? == affinity::Claim::Ours)
         }
         Action::GiveUp { owner, cidr, is_gone } => {
+            let found = block(store, *cidr).await?;
+            if !is_gone && found.is_some_and(|(block, _)| block.is_cooling(world.settings.cooldown_s, now)) {
+                return Ok(false);
+            }
             match affinity::release(store, owner, *cidr, !is_gone).await {
                 Ok(()) => Ok(true),
                 Err(AffinityError::NotEmpty(_)) => Ok(false),
@@ -433,7 +437,11 @@ pub async fn perform<S: Store>(
             }
         }
         Action::RemoveBlock { cidr } => match block(store, *cidr).await? {
-            Some((block, revision)) if block.owner.is_none() && block.is_empty() => {
+            Some((block, revision))
+                if block.owner.is_none()
+                    && block.is_empty()
+                    && !block.is_cooling(world.settings.cooldown_s, now) =>
+            {
                 written(store.swap(&Key::Block(*cidr), Some(revision), None).await)
             }
             _ => Ok(false),

@@ -160,7 +160,8 @@ async fn from_block<S: Store>(
         if back.is_empty() {
             return Ok(back);
         }
-        let goes = block.owner.is_none() && block.is_empty();
+        // One that cools down is removed by who collects.
+        let goes = block.owner.is_none() && block.is_empty() && !block.is_cooling(cooldown_s, now);
         block.count_write();
         let new = (!goes).then_some(Record::Block(block));
         match store.swap(&Key::Block(cidr), Some(revision), new).await {

@@ -10,8 +10,9 @@ use std::net::IpAddr;
 use caracal_ipam::assign::Short;
 use caracal_ipam::release::{Release, ReleaseError};
 use caracal_ipam::{
-    AssignError, Assigned, Attributes, AutoAssign, Block, Key, Nanoseconds, Owner, Pool, Settings, Use,
-    World, assign_address, auto_assign, release_addresses, release_by_handle,
+    AssignAddress, AssignError, Assigned, Attributes, AutoAssign, Block, Key, Nanoseconds, Owner, Pool,
+    Settings, Use, World, assign_address, assign_address_as, auto_assign, auto_assign_near,
+    release_addresses, release_by_handle,
 };
 use caracal_model::cidr::Cidr;
 use caracal_model::labels::Labels;
@@ -311,4 +312,55 @@ fn a_pool_whose_block_size_is_impossible_has_no_blocks() {
         assert_eq!(pool("a", range, block_length).blocks_from(7).next(), None, "{range}, /{block_length}");
     }
     assert_eq!(pool("a", "10.0.0.0/28", 28).blocks_from(7).next(), Some(cidr("10.0.0.0/28")));
+}
+
+#[test]
+fn a_block_stays_while_an_address_of_it_cools_down() {
+    let mut world = world(vec![pool("p", "10.0.0.0/31", 31)]);
+    world.settings = Settings { strict_affinity: true, cooldown_s: 300, ..Settings::default() };
+    let store = Memory::default();
+    assign(&store, &world, &wanted("n1", "a", 1), 0).unwrap();
+    run(release_by_handle(&store, &world, "a", at(100))).unwrap().unwrap();
+    // Empty and old enough to be taken over; but what was given a moment ago is not given again.
+    assert!(assign(&store, &world, &wanted("n2", "b", 1), 399).unwrap().addresses.is_empty());
+    assert_eq!(assign(&store, &world, &wanted("n2", "b", 1), 400).unwrap().addresses.len(), 1);
+}
+
+#[test]
+fn a_block_that_is_thought_to_be_the_nodes_is_asked_first() {
+    let (store, world) = (Memory::default(), world(vec![pool("p", "10.0.0.0/28", 30)]));
+    let near = |owner: &str, handle: &str, range: &str| {
+        let (wanted, near) = (wanted(owner, handle, 1), [cidr(range)]);
+        addresses(&run(auto_assign_near(&store, &world, &wanted, &near, at(0))).unwrap().0)
+    };
+    for (handle, address) in [("a", "10.0.0.0"), ("b", "10.0.0.4")] {
+        run(assign_address(&store, &world, ip(address), &pod(handle), &node("n1"), None, at(0))).unwrap();
+    }
+    assert_eq!(near("n1", "c", "10.0.0.4/30"), [ip("10.0.0.5")]);
+    // Another's, one that nobody has, one of no pool: nothing but a look is lost.
+    for (handle, range) in [("d", "10.0.0.4/30"), ("e", "10.0.0.12/30"), ("f", "10.9.0.0/30")] {
+        let given = near("n2", handle, range);
+        assert!(given.iter().all(|address| block_of(&store, "n2").cidr().contains(*address)), "{given:?}");
+    }
+}
+
+#[test]
+fn a_handle_that_may_have_one_address_is_given_the_same_again_and_no_other() {
+    let (store, world) = (Memory::default(), world(vec![pool("p", "10.0.0.0/30", 30)]));
+    let ask = |address: &str, max: Option<u64>| {
+        let wanted = AssignAddress {
+            address: ip(address),
+            attributes: pod("a"),
+            owner: node("n1"),
+            usage: Some(Use::Workload),
+            max_of_handle: max,
+        };
+        run(assign_address_as(&store, &world, &wanted, at(0)))
+    };
+    assert_eq!(ask("10.0.0.1", Some(1)), Ok(()));
+    assert_eq!(ask("10.0.0.1", Some(1)), Ok(()));
+    assert_eq!(ask("10.0.0.1", None), Err(AssignError::AlreadyGiven(ip("10.0.0.1"))));
+    let full = AssignError::HandleFull { handle: "a".into(), count: 1, max: 1 };
+    assert_eq!(ask("10.0.0.2", Some(1)), Err(full));
+    assert_eq!(ask("10.0.0.2", Some(2)), Ok(()));
 }
