@@ -26,6 +26,7 @@ mod lab;
 mod limits;
 mod machine;
 mod migration;
+mod monitoring;
 mod operator;
 mod parts;
 mod paths;

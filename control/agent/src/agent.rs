@@ -14,7 +14,7 @@ use futures::future::OptionFuture;
 use kube::Client;
 use tokio::sync::{oneshot, watch};
 use tokio::time::sleep_until;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::host_policy::{HostPolicy, HostRules};
 use crate::monitoring::{Now, REPORT_INTERVAL, Vitals};
@@ -363,6 +363,7 @@ impl Agent {
             }
         }
         if !ops.is_empty() {
+            debug!(operations = ops.len(), "something has changed for this node");
             self.said.apply(&ops, self.session.changes() + 1);
             self.session_event(Event::Changed(ops));
         }

@@ -33,7 +33,7 @@ pub use caracal_calc::HostServices;
 use caracal_datastore::ClientError;
 use caracal_monitor::Logs;
 use host_policy::HostRules;
-use monitoring::{Fixed, Limits, Monitor, Vitals};
+use monitoring::{Fixed, Limits, Vitals};
 use node_socket::NodeSocket;
 use programmer::{Kernel, KernelError, Programmer};
 
@@ -82,6 +82,9 @@ pub enum AgentError {
     /// Signals cannot be caught.
     #[error("cannot catch signals: {0}")]
     Signals(std::io::Error),
+    /// Nobody can watch.
+    #[error("cannot start the thread that answers probes: {0}")]
+    Monitor(std::io::Error),
     /// The CNI plugin cannot be served.
     #[error(transparent)]
     NodeSocket(#[from] node_socket::NodeSocketError),
@@ -100,7 +103,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(AgentError::Signals)?;
     // Served from the first moment: a kubelet asks while we wait for the API server.
     let vitals = Arc::new(Vitals::new(config.monitoring, config.logs));
-    let _monitor = Monitor::start(&vitals, &config.node, &config.fastpath, config.limits);
+    monitoring::start(&vitals, &config.node, &config.fastpath, config.limits).map_err(AgentError::Monitor)?;
     let client = caracal_datastore::client(config.kubeconfig.as_deref()).await?;
     let node_socket = NodeSocket::open(&config.node_socket)?;
     let programmer = Programmer::start(config.bpf_dir, config.mtu_file, Arc::clone(&vitals))?;

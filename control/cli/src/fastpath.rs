@@ -3,11 +3,12 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use caracal_lab::{LabName, Reader, State};
 use caracal_model::protocol::Protocol;
-use caracal_plane_api::{Prefix, ReadReply, StatusReport, What};
+use caracal_plane_api::{Prefix, ReadReply, SILENCE_MS, StatusReport, What};
 use clap::Subcommand;
 use serde_json::{Value, json};
 
@@ -17,9 +18,10 @@ use crate::table::{emit, table};
 const EXAMPLES: &str = "Examples:
   caracal fastpath drops --lab lab/node1
   caracal fastpath services --lab lab/node1 --all
+  caracal fastpath check
   caracal fastpath policy --socket /var/run/caracal/fastpath.sock -o json";
 
-/// Read a running fastpath: counters, drops, flows, routes, policy, services, translation.
+/// Read a running fastpath: health, counters, drops, flows, routes, policy, services, translation.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -29,6 +31,8 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Table {
+    /// Whether it lives: it answers, and its workers come round. For probes: 0 if so, 1 if a worker does not, 2 if it does not answer
+    Check(CheckArgs),
     /// Its workers, ports and memory
     Status(ReadArgs),
     /// What it counts
@@ -63,6 +67,16 @@ struct ReadArgs {
     output: Output,
 }
 
+#[derive(Debug, clap::Args)]
+struct CheckArgs {
+    /// Its socket
+    #[arg(long, value_name = "SOCKET", default_value = DEFAULT_SOCKET)]
+    socket: PathBuf,
+    /// How long a worker may be silent; an idle one comes round every 50 ms
+    #[arg(long, value_name = "SECONDS", default_value_t = SILENCE_MS as f64 / 1e3)]
+    silence: f64,
+}
+
 const DEFAULT_SOCKET: &str = "/var/run/caracal/fastpath.sock";
 
 fn parse_lab(text: &str) -> Result<(LabName, String), String> {
@@ -73,6 +87,7 @@ fn parse_lab(text: &str) -> Result<(LabName, String), String> {
 /// Runs `caracal fastpath`.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let (what, args) = match args.command {
+        Table::Check(args) => return check(&args),
         Table::Status(args) => (What::Status, args),
         Table::Counters(args) => (What::Counters, args),
         Table::Drops(args) => (What::Drops, args),
@@ -101,6 +116,23 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Output::Json => emit(&format!("{:#}\n", to_json(what, reply))),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
+    let status = Reader::connect(&args.socket)?.read(What::Status)?.status.unwrap_or_default();
+    let limit = Duration::try_from_secs_f64(args.silence).context("--silence")?;
+    let mut is_silent = false;
+    for (worker, ms) in status.silent_workers(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX)) {
+        is_silent = true;
+        emit(&format!(
+            "worker {worker} has not come round for {:.1} s: it forwards nothing\n",
+            ms as f64 / 1e3
+        ));
+    }
+    if !is_silent {
+        emit(&format!("{} workers come round\n", status.workers.len()));
+    }
+    Ok(ExitCode::from(u8::from(is_silent)))
 }
 
 fn text(what: What, reply: ReadReply) -> String {

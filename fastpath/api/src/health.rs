@@ -2,6 +2,9 @@
 
 use crate::StatusReport;
 
+/// A worker comes round every 50 ms at least. One that has not for so long, milliseconds, does not forward.
+pub const SILENCE_MS: u64 = 3000;
+
 impl StatusReport {
     /// Workers that have not come round for so long, with how long that is, in milliseconds.
     pub fn silent_workers(&self, limit_ms: u64) -> impl Iterator<Item = (u32, u64)> {

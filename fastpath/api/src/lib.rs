@@ -10,6 +10,7 @@ mod health;
 mod reader;
 
 pub use frame::{Decoder, FrameError, MAX_MESSAGE_BYTES, encode, read_message, write_message};
+pub use health::SILENCE_MS;
 pub use reader::{PlaneError, Reader};
 
 /// The version of the contract. Spoken in Hello and Welcome; a fastpath refuses another one.

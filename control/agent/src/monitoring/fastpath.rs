@@ -39,8 +39,8 @@ pub struct Readings {
     pub counters: Vec<Counter>,
     /// What it drops.
     pub drops: Vec<DropRow>,
-    /// What its rules decided.
-    pub policies: Vec<PolicyRow>,
+    /// What its rules decided, if workers could be asked.
+    pub policies: Option<Vec<PolicyRow>>,
     /// What it translates to.
     pub nat: Vec<NatRow>,
 }
@@ -111,7 +111,9 @@ impl Ledger {
             let help = "Packets dropped, by reason.";
             page.counter("caracal_dropped_packets_total", help, &[("reason", &row.reason)], row.packets);
         }
-        self.expose_rules(status.instance, policies, page);
+        if let Some(policies) = policies {
+            self.expose_rules(status.instance, policies, page);
+        }
         for row in nat {
             let worker = row.worker.to_string();
             let labels = [("worker", worker.as_str()), ("address", row.address.as_str())];

@@ -14,12 +14,13 @@ mod bounded;
 mod fastpath;
 mod vitals;
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use caracal_monitor::{Exposition, health_pages, keep_serving, metrics_page};
-use caracal_plane_api::{PlaneError, Reader, StatusReport, What};
+use caracal_plane_api::{PlaneError, Reader, SILENCE_MS, StatusReport, What};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tracing::warn;
@@ -35,38 +36,34 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How long a scrape may take to read it; Prometheus waits for ten seconds by default.
 const SCRAPE_LIMIT: Duration = Duration::from_secs(3);
-/// A worker comes round every 50 ms at least. One that has not for so long does not forward.
-pub const SILENCE_MS: u64 = 3000;
 
-/// The tasks that serve; dropped, they end.
-#[derive(Debug)]
-pub struct Monitor {
-    _tasks: JoinSet<()>,
-}
-
-impl Monitor {
-    /// Serves what `vitals` say of the agent of `node`, and what its fastpath says.
-    #[must_use]
-    pub fn start(vitals: &Arc<Vitals>, node: &str, fastpath: &Path, limits: Limits) -> Self {
-        let mut tasks = JoinSet::new();
-        let pages = health_pages(vitals.health.clone());
-        tasks.spawn(keep_serving("health", vitals.health_address.subscribe(), pages));
-        let scrape = Arc::new(Scrape {
-            vitals: Arc::clone(vitals),
-            node: node.to_owned(),
-            fastpath: fastpath.to_owned(),
-            ledger: Mutex::new(Ledger::new(limits)),
-            reading: tokio::sync::Mutex::new(()),
-        });
-        let pages = metrics_page(move || {
-            let scrape = Arc::clone(&scrape);
-            async move { scrape.page().await }
-        });
-        tasks.spawn(keep_serving("metrics", vitals.metrics_address.subscribe(), pages));
-        tasks.spawn(watch_fastpath(Arc::clone(vitals), fastpath.to_owned()));
-        tasks.spawn(follow_signal(Arc::clone(vitals)));
-        Self { _tasks: tasks }
-    }
+/// Serves what `vitals` say of the agent of `node`, and what its fastpath says, until the process ends. On a thread of its own: whoever
+/// asks why the agent is stuck is to be answered by somebody who is not.
+///
+/// # Errors
+/// The process has no thread left, or no descriptor.
+pub fn start(vitals: &Arc<Vitals>, node: &str, fastpath: &Path, limits: Limits) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut tasks = JoinSet::new();
+    let _guard = runtime.enter();
+    let pages = health_pages(vitals.health.clone());
+    tasks.spawn(keep_serving("health", vitals.health_address.subscribe(), pages));
+    let scrape = Arc::new(Scrape {
+        vitals: Arc::clone(vitals),
+        node: node.to_owned(),
+        fastpath: fastpath.to_owned(),
+        ledger: Mutex::new(Ledger::new(limits)),
+        reading: tokio::sync::Mutex::new(()),
+    });
+    let pages = metrics_page(move || {
+        let scrape = Arc::clone(&scrape);
+        async move { scrape.page().await }
+    });
+    tasks.spawn(keep_serving("metrics", vitals.metrics_address.subscribe(), pages));
+    tasks.spawn(watch_fastpath(Arc::clone(vitals), fastpath.to_owned()));
+    tasks.spawn(follow_signal(Arc::clone(vitals)));
+    let serve = move || runtime.block_on(async { while tasks.join_next().await.is_some() {} });
+    std::thread::Builder::new().name("monitor".into()).spawn(serve).map(drop)
 }
 
 /// SIGUSR1 begins, and ends, debugging: also while the API, which has the configuration, is away.
@@ -113,13 +110,15 @@ impl Scrape {
 
 fn read(socket: &Path) -> Result<Readings, PlaneError> {
     let mut reader = Reader::connect_patiently(socket, PATIENCE)?;
-    Ok(Readings {
-        status: reader.read(What::Status)?.status.unwrap_or_default(),
-        counters: reader.read(What::Counters)?.counters,
-        drops: reader.read(What::Drops)?.drops,
-        policies: reader.read(What::Policy)?.policies,
-        nat: reader.read(What::Nat)?.nat,
-    })
+    let status = reader.read(What::Status)?.status.unwrap_or_default();
+    let counters = reader.read(What::Counters)?.counters;
+    let drops = reader.read(What::Drops)?.drops;
+    let nat = reader.read(What::Nat)?.nat;
+    // Rules' counters are with the workers' flows: one that does not come round cannot be asked.
+    let are_all_round = status.silent_workers(SILENCE_MS).next().is_none();
+    let policies =
+        are_all_round.then(|| reader.read(What::Policy).map(|reply| reply.policies).ok()).flatten();
+    Ok(Readings { status, counters, drops, policies, nat })
 }
 
 /// Asks the fastpath again and again how it is, over a connection that stays.

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Sender, sync_channel};
+use std::time::Duration;
 
 use caracal_plane_api::{
     Counter, DropRow, FlowRow, PolicyId, PolicyRow, Prefix as PlanePrefix, ReadReply, RouteRow, StatusReport,
@@ -42,6 +43,8 @@ pub struct Identity {
 const ROWS_PER_MESSAGE: usize = 2000;
 /// Flow-table buckets that a worker dumps at once: short enough not to be noticed by packets.
 const BUCKETS_PER_STEP: usize = 512;
+/// How long a worker may take for that. One that is stuck is left out, and nobody waits for it for ever.
+const WORKER_PATIENCE: Duration = Duration::from_secs(2);
 /// Flows in that many buckets, at most.
 const FLOWS_PER_STEP: usize = BUCKETS_PER_STEP * 8;
 
@@ -390,7 +393,7 @@ fn ask_for_flows(
     let into = Vec::with_capacity(FLOWS_PER_STEP);
     commands.send(Command::Flows { first, buckets: BUCKETS_PER_STEP, into, reply }).ok()?;
     doorbell.ring();
-    page.recv().ok()
+    page.recv_timeout(WORKER_PATIENCE).ok()
 }
 
 /// Has a worker settle some of its flows; says with which bucket to go on. None: the worker has gone.
@@ -398,7 +401,7 @@ fn settle_flows(commands: &Sender<Command>, doorbell: &Doorbell, first: usize) -
     let (reply, next) = sync_channel(1);
     commands.send(Command::SettleFlows { first, buckets: BUCKETS_PER_STEP, reply }).ok()?;
     doorbell.ring();
-    next.recv().ok()
+    next.recv_timeout(WORKER_PATIENCE).ok()
 }
 
 /// How long the node has flows live.

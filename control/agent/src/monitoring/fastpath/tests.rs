@@ -56,7 +56,7 @@ fn node(pods: usize, policies: usize, count: u64) -> Readings {
     counters.extend((0..pods).flat_map(|pod| port_counters(&format!("shop/web-{pod}"), count)));
     let policies =
         (0..policies).flat_map(|policy| [rule(policy, 0, count), rule(policy, 1, count)]).collect();
-    Readings { status, counters, policies, ..Readings::default() }
+    Readings { status, counters, policies: Some(policies), ..Readings::default() }
 }
 
 fn page(ledger: &mut Ledger, readings: Readings) -> Exposition {
@@ -140,7 +140,7 @@ fn a_rule_is_known_by_its_labels_and_a_default_by_its_tier() {
         direction: String::new(),
         ..default.clone()
     };
-    readings.policies.extend([default, nothing]);
+    readings.policies.as_mut().unwrap().extend([default, nothing]);
     let page = page(&mut Ledger::new(Limits::default()), readings).to_string();
     for line in [
         "caracal_rule_packets_total{tier=\"default\",kind=\"NetworkPolicy\",namespace=\"shop\",policy=\"p0\",direction=\"ingress\",rule=\"0\",action=\"allow\",staged=\"false\"} 2\n",
