@@ -49,7 +49,7 @@ install_build_deps() {
 
 # install_lab_tools: what the lab, the demo and the tests run inside their namespaces.
 install_lab_tools() {
-  install_packages iproute2 iputils-ping nftables traceroute iperf3 ethtool
+  install_packages iproute2 iputils-ping nftables iptables traceroute iperf3 ethtool containernetworking-plugins
 }
 
 # find_kubectl: prints a kubectl, the one on the PATH or Debian's 1.20.

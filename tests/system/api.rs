@@ -5,7 +5,7 @@ use std::path::Path;
 use caracal_model::object::{Kind, Object, ObjectKey};
 use kube::{
     Api, Client, Config,
-    api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams},
+    api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams},
     config::{KubeConfigOptions, Kubeconfig},
     core::GroupVersionKind,
 };
@@ -61,6 +61,13 @@ impl Kubernetes {
         let api = self.api(key);
         let found = self.runtime.block_on(async { api.get_opt(&key.name).await })?;
         Ok(found.map(|object| serde_json::to_value(object).unwrap()))
+    }
+
+    /// Every object of a kind, in whatever namespace.
+    pub fn list(&self, kind: Kind) -> Vec<Value> {
+        let api = self.api(&ObjectKey { kind, namespace: None, name: String::new() });
+        let found = self.runtime.block_on(async { api.list(&ListParams::default()).await }).unwrap();
+        found.items.into_iter().map(|object| serde_json::to_value(object).unwrap()).collect()
     }
 
     fn api(&self, key: &ObjectKey) -> Api<DynamicObject> {

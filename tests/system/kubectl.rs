@@ -62,7 +62,7 @@ impl Kubectl {
 }
 
 /// The one on the PATH, or the 1.20 that the project's script knows.
-fn program() -> PathBuf {
+pub fn program() -> PathBuf {
     let path = env::var_os("PATH").unwrap_or_default();
     let found = env::split_paths(&path).map(|folder| folder.join("kubectl")).find(|file| file.is_file());
     found.unwrap_or_else(|| {

@@ -15,7 +15,9 @@
 mod api;
 mod bad_input;
 mod bulk;
+mod by_hand;
 mod changes;
+mod cni;
 mod convergence;
 mod flood;
 mod footprint;
