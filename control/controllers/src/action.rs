@@ -181,7 +181,11 @@ impl<'a> Executor<'a> {
     pub async fn execute(&mut self, action: &Action) -> Result<Outcome, ActionError> {
         let datastore = self.datastore;
         let written = match action {
-            Action::Create(object) => datastore.create(object).await.map(drop),
+            Action::Create(object) => match datastore.create(object).await {
+                // There is no such kind, which somebody must see to.
+                Err(error) if error.is_not_found() => return Err(error.into()),
+                created => created.map(drop),
+            },
             Action::Replace(object) => datastore.replace(object).await.map(drop),
             Action::Patch(key, patch) => datastore.patch(key, patch).await.map(drop),
             Action::PatchStatus(key, patch) => match datastore.patch_status(key, patch).await {

@@ -214,17 +214,20 @@ impl Machine {
 /// `NODE-INFIX-auto-hep`, as a name that objects may have. What is changed for that, or is too long, is told apart by a hash.
 fn name(node: &str, infix: &str) -> String {
     let wanted = if infix.is_empty() { node.to_owned() } else { format!("{node}-{infix}") };
-    let part = |text: &str| text.trim_matches(['-', '.']).to_owned();
-    let plain: String = wanted
-        .chars()
-        .map(|c| if c.is_ascii_lowercase() || c.is_ascii_digit() || c == '.' { c } else { '-' })
-        .collect();
-    if plain == wanted && wanted.len() + SUFFIX.len() <= NAME_MAX {
-        return wanted + SUFFIX;
+    let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let is_part = |part: &str| {
+        part.starts_with(is_plain)
+            && part.ends_with(is_plain)
+            && part.chars().all(|c| is_plain(c) || c == '-')
+    };
+    let name = wanted.clone() + SUFFIX;
+    if name.len() <= NAME_MAX && name.split('.').all(is_part) {
+        return name;
     }
     let hash: String = content_hash(&wanted).chars().take(10).collect();
-    let kept: String = plain.chars().take(NAME_MAX - SUFFIX.len() - 1 - hash.len()).collect();
-    format!("{}-{hash}{SUFFIX}", part(&kept))
+    let kept: String = wanted.chars().map(|c| if is_plain(c) { c } else { '-' }).collect();
+    let kept: String = kept.chars().take(NAME_MAX - SUFFIX.len() - 1 - hash.len()).collect();
+    format!("{}-{hash}{SUFFIX}", kept.trim_matches('-'))
 }
 
 /// A template, read.

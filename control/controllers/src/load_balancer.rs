@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use caracal_ipam::release::Release;
-use caracal_ipam::{Pool, Record, Use};
+use caracal_ipam::{Block, Owner, Pool, Record, Use};
 use caracal_model::annotations::{SERVICE_ADDRESSES, SERVICE_IPV4_POOLS, SERVICE_IPV6_POOLS};
 use caracal_model::cidr::Cidr;
 use caracal_model::object::{Kind, ObjectKey};
@@ -69,7 +69,7 @@ impl Controller for LoadBalancer {
         let Some(settings) = settings.load_balancer else { return plan };
         let pools: Vec<Pool> = cluster.of(Kind::IPPool).filter_map(caracal_datastore::ipam_pool).collect();
         let ours: Vec<&Pool> = pools.iter().filter(|pool| pool.uses.contains(&Use::LoadBalancer)).collect();
-        let mut all_held = held(cluster);
+        let mut all_held = held(cluster, &ours);
         if ours.is_empty() && all_held.is_empty() {
             return plan;
         }
@@ -103,10 +103,14 @@ impl Held {
     }
 }
 
-/// The addresses that blocks say services have.
-fn held(cluster: &Cluster) -> BTreeMap<(String, String), Vec<Held>> {
+/// The addresses that blocks say services have. Nodes' blocks are not looked at, of which there are many.
+fn held(cluster: &Cluster, ours: &[&Pool]) -> BTreeMap<(String, String), Vec<Held>> {
     let mut all: BTreeMap<(String, String), Vec<Held>> = BTreeMap::new();
-    for block in cluster.blocks() {
+    let is_a_nodes = |block: &&Block| {
+        matches!(block.owner, Some(Owner::Host(_)))
+            && !ours.iter().any(|pool| pool.cidr.covers(&block.cidr()))
+    };
+    for block in cluster.blocks().filter(|block| !is_a_nodes(block)) {
         for (address, attributes) in block.given() {
             let text = |key: &str| attributes.owner.get(key).map(String::as_str);
             if let (Some(LOAD_BALANCER_TYPE), Some(namespace), Some(service)) =

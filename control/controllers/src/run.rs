@@ -292,8 +292,6 @@ async fn act(mut controller: Box<dyn Controller>, view: &View, wake: &Notify) {
             true => view.shared.datastore.ipam().everything().await,
             false => Ok(Vec::new()),
         };
-        // Who reads much pauses for longer than that takes.
-        let pause = begun.elapsed() * 10;
         let settings = view.settings();
         let now = Now { instant: Instant::now(), time: action::now() };
         let plan = match records {
@@ -303,6 +301,8 @@ async fn act(mut controller: Box<dyn Controller>, view: &View, wake: &Notify) {
                 Plan { problems: vec![error.to_string()], ..Plan::default() }
             }
         };
+        // Who looks at much pauses for longer than that takes.
+        let pause = begun.elapsed() * 10;
         if let Some(candidates) = plan.candidates {
             view.shared.collected.lock().unwrap_or_else(PoisonError::into_inner).candidates = candidates;
         }

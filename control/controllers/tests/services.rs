@@ -124,3 +124,21 @@ async fn a_service_of_two_families_gets_an_address_of_each_in_its_order_and_pool
     assert!(world.ingress(&other).await.is_empty());
     process.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_cannot_reach_the_api_server_no_longer_leads_until_it_is_back() {
+    let mut world = World::new().await;
+    let mut spec = FOR_SERVICES();
+    spec["blockSize"] = 29.into();
+    world.pool("services", "198.51.100.0/29", spec).await;
+    let process = world.candidate("only").await;
+    until("it to lead", || async { process.view.leads() }).await;
+    let address = world.stop_serving().await;
+    until("it to lead no longer", || async { !process.view.leads() }).await;
+    assert!(process.view.is_in_sync(), "what it knows it keeps");
+    world.serve(address).await;
+    let web = world.service("web", json!({})).await;
+    shows(&world, &web, &["198.51.100.0"]).await;
+    assert!(process.view.leads());
+    process.stop().await;
+}

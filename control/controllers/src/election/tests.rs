@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::walks::cases;
 
 const TIMING: Timing = Timing {
     lease: Duration::from_millis(1500),
@@ -188,7 +189,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 3000, ..ProptestConfig::default() })]
+    #![proptest_config(cases(800))]
 
     #[test]
     fn two_never_lead_at_once_whatever_the_network_and_the_clocks_do(

@@ -7,7 +7,7 @@ use caracal_model::object::{Kind, Object, ObjectKey};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::{Api, Walk, configuration, object};
+use super::{Api, Walk, cases, configuration, object};
 use crate::{Action, HostEndpoints};
 
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
@@ -129,7 +129,7 @@ fn key(kind: Kind, name: &str) -> ObjectKey {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
+    #![proptest_config(cases(300))]
 
     #[test]
     fn each_node_ends_with_the_host_endpoints_it_should_have_and_peoples_stay(steps in steps()) {

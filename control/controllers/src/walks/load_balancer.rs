@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::Service;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::{Api, Walk, configuration, object};
+use super::{Api, Walk, cases, configuration, object};
 use crate::{Action, LoadBalancer};
 
 const NAMES: [&str; 3] = ["a", "b", "c"];
@@ -175,7 +175,7 @@ fn allowed(wish: &Wish, all_services: bool) -> Option<Vec<Allows>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1000, ..ProptestConfig::default() })]
+    #![proptest_config(cases(300))]
 
     #[test]
     fn services_end_with_what_they_ask_for_whatever_happened_on_the_way(steps in steps()) {

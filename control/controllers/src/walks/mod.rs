@@ -21,6 +21,7 @@ use caracal_model::calico::{KubeControllersConfiguration, KubeControllersConfigu
 use caracal_model::object::{Kind, Object, ObjectKey, Update};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use k8s_openapi::jiff::Timestamp;
+use proptest::prelude::ProptestConfig;
 use serde_json::Value;
 
 use crate::action::{ActionError, Living, assign, is_to_go};
@@ -35,6 +36,12 @@ pub struct Api {
     records: RefCell<BTreeMap<Key, (Record, u64)>>,
     version: RefCell<u64>,
     news: RefCell<BTreeMap<Kind, VecDeque<Update>>>,
+}
+
+/// So many cases, and ten times as many where time is no matter.
+pub fn cases(usual: u32) -> ProptestConfig {
+    let is_long = std::env::var_os("CARACAL_LONG").is_some();
+    ProptestConfig { cases: if is_long { 10 * usual } else { usual }, ..ProptestConfig::default() }
 }
 
 /// A write was not made.

@@ -11,7 +11,7 @@ use caracal_model::object::{Kind, Object, ObjectKey};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::{Walk, object, run};
+use super::{Walk, cases, object, run};
 use crate::{Pools, Tiers};
 
 /// The second lies within the first.
@@ -66,7 +66,7 @@ fn condition(pool: &Object) -> Option<(String, String)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
+    #![proptest_config(cases(300))]
 
     #[test]
     fn pools_end_as_they_are_said_to_be_and_those_deleted_leave_no_claims(steps in steps()) {

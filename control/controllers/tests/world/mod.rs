@@ -2,8 +2,7 @@
 
 #![allow(dead_code, reason = "not every test does everything")]
 
-use std::net::IpAddr;
-use std::path::PathBuf;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
 use caracal_apiserver::{Options as ServerOptions, Server, serve};
@@ -31,7 +30,7 @@ pub const TIMING: Timing = Timing {
 /// A cluster's API on disk.
 pub struct World {
     directory: tempfile::TempDir,
-    _server: Server,
+    server: Option<Server>,
     pub datastore: Datastore,
 }
 
@@ -55,7 +54,8 @@ impl World {
         let _ = tracing_subscriber::fmt().with_test_writer().with_ansi(false).try_init();
         let directory = tempfile::tempdir().unwrap();
         let kubeconfig = directory.path().join("kubeconfig");
-        let server = serve(server_options(directory.path().join("api"), kubeconfig.clone())).await.unwrap();
+        let any = ([127, 0, 0, 1], 0).into();
+        let server = serve(server_options(&directory, any)).await.unwrap();
         let datastore = Datastore::new(client(Some(&kubeconfig)).await.unwrap(), group);
         if group == ApiGroup::Crd {
             for definition in custom_resource_definitions("crd.projectcalico.org") {
@@ -65,7 +65,28 @@ impl World {
                 let _: Value = datastore.client().request(request).await.unwrap();
             }
         }
-        Self { directory, _server: server, datastore }
+        Self { directory, server: Some(server), datastore }
+    }
+
+    /// Ends the API server; returns where it was.
+    pub async fn stop_serving(&mut self) -> SocketAddr {
+        let server = self.server.take().unwrap();
+        let address = server.address();
+        server.stop().await;
+        address
+    }
+
+    /// Starts it again.
+    pub async fn serve(&mut self, address: SocketAddr) {
+        let end = tokio::time::Instant::now() + PATIENCE;
+        // What the former one still has under way holds the store for a moment.
+        self.server = Some(loop {
+            match serve(server_options(&self.directory, address)).await {
+                Ok(server) => break server,
+                Err(error) => assert!(tokio::time::Instant::now() < end, "{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        });
     }
 
     /// A process that stands for election.
@@ -222,11 +243,11 @@ pub fn object(manifest: Value) -> Object {
     Object::from_value(manifest).unwrap()
 }
 
-fn server_options(data_dir: PathBuf, write_kubeconfig: PathBuf) -> ServerOptions {
+fn server_options(directory: &tempfile::TempDir, listen: SocketAddr) -> ServerOptions {
     ServerOptions {
-        data_dir,
-        listen: ([127, 0, 0, 1], 0).into(),
-        write_kubeconfig,
+        data_dir: directory.path().join("api"),
+        listen,
+        write_kubeconfig: directory.path().join("kubeconfig"),
         ranges: caracal_apiserver::Ranges::default(),
     }
 }
