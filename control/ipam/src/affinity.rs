@@ -117,6 +117,29 @@ pub async fn claim<S: Store>(
     Err(AffinityError::Contended { owner: owner.clone(), cidr })
 }
 
+/// Claims a block that is thought not to exist: without looking first, in a third of the requests.
+pub(crate) async fn claim_new<S: Store>(
+    store: &S,
+    owner: &Owner,
+    cidr: Cidr,
+    strict_affinity: bool,
+    now: Nanoseconds,
+) -> Result<Claim, AffinityError> {
+    let key = Key::Affinity(owner.clone(), cidr);
+    let of = |state| Some(Record::Affinity(Affinity { owner: owner.clone(), cidr, state }));
+    let new = Block::new(cidr, Some(owner.clone()), strict_affinity, now)?;
+    if !conflicts(store.swap(&key, None, of(AffinityState::Pending)).await)?
+        && !conflicts(store.swap(&Key::Block(cidr), None, Some(Record::Block(new))).await)?
+        && let Some((Affinity { state: AffinityState::Pending, .. }, revision)) =
+            affinity(store, owner, cidr).await?
+        && !conflicts(store.swap(&key, Some(revision), of(AffinityState::Confirmed)).await)?
+    {
+        return Ok(Claim::Ours);
+    }
+    // It is otherwise: on from what there is.
+    claim(store, owner, cidr, strict_affinity, now).await
+}
+
 /// Gives a claim up. A block that is empty goes, another only loses its owner; with `must_be_empty` it keeps that. A claim
 /// that is not there has been given up.
 ///

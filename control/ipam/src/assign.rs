@@ -280,7 +280,11 @@ async fn new_block<S: Store>(
             if is_anothers || own.contains(&cidr) || world.is_all_reserved(cidr) {
                 continue;
             }
-            if affinity::claim(store, owner, cidr, strict, now).await? == Claim::Ours {
+            let claimed = match existing.contains_key(&cidr) {
+                true => affinity::claim(store, owner, cidr, strict, now).await?,
+                false => affinity::claim_new(store, owner, cidr, strict, now).await?,
+            };
+            if claimed == Claim::Ours {
                 return Ok(Some(cidr));
             }
         }

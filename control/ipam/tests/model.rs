@@ -360,9 +360,9 @@ proptest! {
             match turn {
                 Turn::Start(job) => {
                     let (node, of) = of_job(&job);
-                    // Who is not there does nothing; a pod that is being made is not released before.
+                    // Who is not there does nothing; a pod is not released before it is made.
                     if node.is_some_and(|node| !cluster.nodes.borrow().contains(&node))
-                        || of.is_some_and(|of| running.iter().any(|started| started.number == of))
+                        || of.is_some_and(|of| of >= jobs || running.iter().any(|started| started.number == of))
                     {
                         continue;
                     }
