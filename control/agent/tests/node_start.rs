@@ -6,6 +6,7 @@
     reason = "a test fails by panicking, helpers included"
 )]
 
+mod netns;
 mod plane;
 mod world;
 
@@ -19,6 +20,7 @@ use caracal_agent::{Agent, HostServices};
 use caracal_datastore::{ApiGroup, Datastore, DatastoreError};
 use caracal_model::object::{Kind, Object, ObjectKey};
 use k8s_openapi::api::core::v1::Node;
+use netns::{in_new_netns, sh};
 use plane::Plane;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -358,4 +360,47 @@ async fn somebody_who_keeps_writing_the_node_neither_stops_its_start_nor_loses_a
     assert!(annotation(&node, V4).is_some() && annotation(&node, IPIP).is_some());
     drop(fastpath);
     agent.stop().await;
+}
+
+#[test]
+fn a_node_finds_its_addresses_among_its_interfaces() {
+    in_new_netns(async || {
+        sh(
+            "ip link set lo up; ip link add docker0 type veth peer name x0; ip link add eth0 type veth peer name x1; \
+            ip link add eth1 type veth peer name x2; ip addr add 10.9.0.1/16 dev docker0; \
+            ip addr add 192.168.7.5/24 dev eth0; ip addr add 198.51.100.5/25 dev eth1; \
+            ip addr add 2001:db8::5/64 dev eth1 nodad; ip addr add 2001:db8::99/64 dev eth1 nodad preferred_lft 0",
+        );
+        sh(
+            "for i in docker0 eth0 eth1 x0 x1 x2; do ip link set $i up; done; ip route add 203.0.113.0/24 via 198.51.100.1",
+        );
+        let world = World::new().await;
+        world.bare_node("node1").await;
+        for (method, found) in [
+            ("first-found", "192.168.7.5/24"),
+            ("can-reach=203.0.113.7", "198.51.100.5/25"),
+            ("interface=docker.*", "10.9.0.1/16"),
+            ("skip-interface=eth0", "198.51.100.5/25"),
+            ("cidr=192.168.0.0/16", "192.168.7.5/24"),
+        ] {
+            let environment =
+                [("IP", "autodetect"), ("IP_AUTODETECTION_METHOD", method), ("IP6", "autodetect")];
+            let agent = world.starts("node1", &environment).await;
+            let node =
+                world.until("node1", method, |node| annotation(node, V4).as_deref() == Some(found)).await;
+            let v6 = annotation(&node, "projectcalico.org/IPv6Address");
+            assert_eq!(v6.as_deref(), Some("2001:db8::5/64"), "not the one that is deprecated");
+            agent.stop().await;
+        }
+        let pool =
+            world.datastore().await.get(Kind::IPPool, None, "default-ipv4-ippool").await.unwrap().to_value();
+        assert_eq!(pool["spec"]["cidr"], "172.16.0.0/16", "this host is in the other");
+        let agent = world
+            .starts("node1", &[("IP", "autodetect"), ("IP_AUTODETECTION_METHOD", "interface=wlan.*")])
+            .await;
+        world
+            .until("node1", "what it had", |node| annotation(node, V4).as_deref() == Some("192.168.7.5/24"))
+            .await;
+        agent.stop().await;
+    });
 }

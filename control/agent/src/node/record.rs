@@ -54,9 +54,6 @@ pub fn annotations(
     hints: impl Fn(bool) -> Hints,
 ) -> Result<Annotations, RecordError> {
     let mut wanted = Annotations::new();
-    if settings.backend == Backend::None {
-        return Ok(wanted);
-    }
     for (ipv4, key) in [(true, NODE_IPV4_ADDRESS), (false, NODE_IPV6_ADDRESS)] {
         if let Some((address, length)) =
             address(settings, ipv4, annotation(node, key), interfaces, hints(ipv4))?
@@ -72,7 +69,7 @@ pub fn annotations(
             }
         }
     }
-    if let Some(number) = &settings.as_number
+    if let Some(number) = settings.as_number.as_ref().filter(|_| settings.backend != Backend::None)
         && annotation(node, NODE_AS_NUMBER) != Some(number)
     {
         wanted.insert(NODE_AS_NUMBER, Some(number.clone()));
@@ -185,7 +182,8 @@ mod tests {
         let both = ok(&[("IP6", "autodetect")], &[]);
         assert_eq!(both, r#"{"IPv4Address":"192.0.2.5/24","IPv6Address":"2001:db8::5/64"}"#);
         assert_eq!(ok(&[("IP", "none"), ("IP6", "autodetect")], &[]), r#"{"IPv6Address":"2001:db8::5/64"}"#);
-        assert_eq!(ok(&[("CALICO_NETWORKING_BACKEND", "none"), ("AS", "1")], &[]), "{}");
+        let no_routing = [("CALICO_NETWORKING_BACKEND", "none"), ("AS", "1")];
+        assert_eq!(ok(&no_routing, &[]), r#"{"IPv4Address":"192.0.2.5/24"}"#);
     }
 
     #[test]

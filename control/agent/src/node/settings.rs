@@ -60,7 +60,7 @@ pub enum Backend {
     Bird,
     /// By encapsulation alone.
     Vxlan,
-    /// Not by Calico: the Node object's addresses are not written.
+    /// By nobody's routing. The data plane needs the node's addresses all the same; it has no number of its own.
     None,
 }
 

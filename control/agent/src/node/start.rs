@@ -43,6 +43,8 @@ const RETRY_LIMIT: Duration = Duration::from_secs(10);
 const REVIEW: Duration = Duration::from_secs(60);
 /// For an orderly end, the API server has no longer.
 const LAST_WORDS: Duration = Duration::from_secs(3);
+/// What begins the annotations that matter here.
+const CALICO: &str = "projectcalico.org/";
 const ANSWER: Duration = Duration::from_secs(30);
 
 /// What a node's start must be told.
@@ -182,10 +184,11 @@ async fn run(
     backoff.succeeded();
     tell.waiting("there is no Node object of this node's name");
     let mut done = None;
+    let mut review = true;
     loop {
         let current = seen.borrow_and_update().clone();
         let again = match current.node.as_ref().filter(|_| !current.locked) {
-            Some(node) => match see_to(&datastore, &name, &config, node, &current, &mut done).await {
+            Some(node) => match see_to(&datastore, &name, &config, node, &current, &mut done, review).await {
                 Ok(()) => {
                     backoff.succeeded();
                     tell.started(&name);
@@ -200,8 +203,13 @@ async fn run(
             None => Instant::now() + REVIEW,
         };
         tokio::select! {
-            changed = seen.changed() => if changed.is_err() { return },
-            () = sleep_until(again) => done = None,
+            changed = seen.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                review = false;
+            }
+            () = sleep_until(again) => review = true,
         }
     }
 }
@@ -314,7 +322,9 @@ struct Looked {
     uid: Option<String>,
     annotations: BTreeMap<String, String>,
     labels: BTreeMap<String, String>,
-    status: Option<(Vec<NodeAddress>, Vec<(String, String)>)>,
+    addresses: Vec<NodeAddress>,
+    /// By type; not their times, which change all the time.
+    conditions: BTreeMap<String, String>,
     pools: u64,
     forwarding: bool,
 }
@@ -322,17 +332,20 @@ struct Looked {
 impl Looked {
     fn at(node: &Node, seen: &Seen) -> Self {
         let metadata = &node.metadata;
-        let status = node.status.as_ref().map(|status| {
-            let conditions = status.conditions.iter().flatten();
-            // Not their times: those change all the time.
-            let conditions = conditions.map(|condition| (condition.type_.clone(), condition.status.clone()));
-            (status.addresses.clone().unwrap_or_default(), conditions.collect())
-        });
+        let status = node.status.as_ref();
+        let conditions = status.and_then(|status| status.conditions.as_ref()).into_iter().flatten();
         Self {
             uid: metadata.uid.clone(),
-            annotations: metadata.annotations.clone().unwrap_or_default(),
+            annotations: metadata
+                .annotations
+                .iter()
+                .flatten()
+                .filter(|(key, _)| key.starts_with(CALICO))
+                .map(|(key, text)| (key.clone(), text.clone()))
+                .collect(),
             labels: metadata.labels.clone().unwrap_or_default(),
-            status,
+            addresses: status.and_then(|status| status.addresses.clone()).unwrap_or_default(),
+            conditions: conditions.map(|found| (found.type_.clone(), found.status.clone())).collect(),
             pools: seen.pools,
             forwarding: seen.forwarding,
         }
@@ -340,7 +353,7 @@ impl Looked {
 }
 
 /// Sees that this node's object says what it must, and that the node has what follows from it. Does nothing if nothing
-/// has changed since that was `done`.
+/// has changed since that was `done`, unless the host's addresses are to be reviewed.
 async fn see_to(
     datastore: &Datastore,
     name: &str,
@@ -348,8 +361,10 @@ async fn see_to(
     node: &Node,
     seen: &Seen,
     done: &mut Option<Looked>,
+    review: bool,
 ) -> Result<(), StartError> {
-    if *done == Some(Looked::at(node, seen)) {
+    let is_done = *done == Some(Looked::at(node, seen));
+    if is_done && !review {
         return Ok(());
     }
     let mut node = node.clone();
@@ -359,6 +374,10 @@ async fn see_to(
     let file = |error| StartError::File { path: path.display().to_string(), error };
     if text_file::replace(path, name).map_err(file)? {
         info!(file = %path.display(), "wrote this node's name for the CNI plugin");
+    }
+    if is_done {
+        // What follows from the Node object is looked at when it has changed, which the watch tells.
+        return Ok(());
     }
     let wanted = tunnel::annotations(datastore, &node).await?;
     annotate(datastore, &mut node, &wanted).await?;
