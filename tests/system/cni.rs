@@ -465,3 +465,40 @@ fn a_network_of_another_pool_gives_addresses_of_it() {
         ""
     );
 }
+
+#[test]
+fn nodes_that_start_from_nothing_find_what_they_are_and_their_pods_talk() {
+    let plan = Plan::pods(&[("a", "node1"), ("b", "node1"), ("c", "node2")])
+        .object(pool("pods", "10.60.0.0/16", json!({"vxlanMode": "Always", "natOutgoing": true})))
+        .option("startup", json!(true));
+    let lab = Lab::up("cni-nothing", &plan);
+    let nodes = lab.kubernetes().list(Kind::Node);
+    for node in &nodes {
+        let own = lab.node(node["metadata"]["name"].as_str().unwrap());
+        let annotation =
+            |name: &str| text(&node["metadata"]["annotations"][format!("projectcalico.org/{name}")]);
+        assert_eq!(annotation("IPv4Address"), format!("{}/24", own.address), "{node}");
+        assert!(annotation("IPv4VXLANTunnelAddr").starts_with("10.60."), "{node}");
+        assert!(node["spec"]["podCIDR"].is_null(), "{node}");
+    }
+    let given = traces(&lab, "node1").allocations;
+    let [a, b, c] = ["a", "b", "c"].map(|name| lab.pod(name));
+    for (name, place) in [("a", &a), ("b", &b), ("c", &c)] {
+        let handle = format!("k8s-pod-network.{}", lab.interface(name));
+        assert_eq!(given.get(&place.address), Some(&handle), "{given:?}");
+    }
+    let tunnels = given.values().filter(|handle| handle.starts_with("vxlan-tunnel-addr-")).count();
+    assert_eq!((nodes.len(), tunnels, given.len()), (2, 2, 5), "{given:?}");
+    let outside = lab.outside(Ipv4Addr::new(203, 0, 113, 7));
+    for (from, to) in [
+        (&a, &b),
+        (&b, &a),
+        (&a, &c),
+        (&c, &b),
+        (&lab.node("node1"), &a),
+        (&lab.node("node2"), &a),
+        (&c, &outside),
+    ] {
+        assert!(answers(from, to, 7001), "{} does not reach {}", from.address, to.address);
+    }
+}

@@ -170,9 +170,11 @@ impl Cluster {
             let client = api::connect(&state.kubeconfig(), api::LIMIT, stop).await?;
             for object in &world.objects {
                 stop.check()?;
-                api::load(&client, &pods::unattached(world, &state, object)).await?;
+                api::load(&client, &pods::before(world, &state, object)).await?;
             }
-            blocks::give(world, &client).await?;
+            if !world.lab.startup {
+                blocks::give(world, &client).await?;
+            }
             Ok::<_, LabError>(client)
         };
         let client =
@@ -194,10 +196,12 @@ impl Cluster {
                 state.bpf_of(&node.name).display().to_string(),
                 "--mtu-file".into(),
                 state.mtu_of(&node.name).display().to_string(),
-                "--startup".into(),
-                "off".into(),
                 "--node-socket".into(),
                 state.node_socket_of(&node.name).display().to_string(),
+                "--nodename-file".into(),
+                state.directory().join(format!("nodename-{}", node.name)).display().to_string(),
+                "--startup".into(),
+                if world.lab.startup { "on" } else { "off" }.into(),
             ];
             self.children.start(Program {
                 log: state.log_of(&process),

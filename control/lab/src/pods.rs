@@ -6,7 +6,8 @@
 //!                           caracal-cni DEL ◄─ the lab goes
 //! ```
 //!
-//! Which addresses a pod is to have is the case's to say, and the pod's annotations ask for them: through IPAM, where a pool has them.
+//! Which addresses a pod is to have is the case's to say, and the pod's annotations ask for them: through IPAM, where a pool has them. Where
+//! agents start their nodes from nothing (`lab: {startup: true}`), IPAM says.
 
 use std::{
     net::IpAddr,
@@ -17,6 +18,7 @@ use std::{
 
 use caracal_cni::netns;
 use caracal_model::{annotations, case::World, cidr::Cidr, object::Object};
+use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
@@ -37,21 +39,43 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// How many plugins are executed at once, for each CPU.
 const AT_ONCE: usize = 2;
 
-/// The object as the API has it before the pod has a network: without addresses, with what it asks for. Other objects stay what they are.
-pub(crate) fn unattached(world: &World, state: &State, object: &Object) -> Object {
-    let Object::Pod(pod) = object else { return object.clone() };
-    let Some(own) = attached(state).find(|pod| is_of(object, pod)) else { return object.clone() };
+/// The object as the API has it before pods have a network: a pod without addresses, with what it asks for; a node that its agent is to
+/// start from nothing, with nothing. Others stay what they are.
+pub(crate) fn before(world: &World, state: &State, object: &Object) -> Object {
+    match object {
+        Object::Pod(pod) => match attached(state).find(|own| is_of(object, own)) {
+            Some(own) => unattached(world, pod, own).into(),
+            None => object.clone(),
+        },
+        Object::Node(node) if world.lab.startup => {
+            let mut node = node.clone();
+            if let Some(annotations) = &mut node.metadata.annotations {
+                annotations.retain(|name, _| !name.starts_with("projectcalico.org/"));
+            }
+            if let Some(spec) = &mut node.spec {
+                (spec.pod_cidr, spec.pod_cidrs) = (None, None);
+            }
+            node.status = None;
+            (*node).into()
+        }
+        other => other.clone(),
+    }
+}
+
+fn unattached(world: &World, pod: &Pod, own: &PodState) -> Pod {
     let mut pod = pod.clone();
     let status = pod.status.get_or_insert_default();
     (status.pod_ip, status.pod_ips) = (None, None);
     status.phase = Some("Pending".into());
-    let annotation = match own.addresses.iter().all(|address| is_given(world, *address)) {
-        true => annotations::POD_WANTED_ADDRESSES,
-        false => annotations::POD_WANTED_ADDRESSES_NO_IPAM,
-    };
-    let wanted = json!(own.addresses).to_string();
-    pod.metadata.annotations.get_or_insert_default().insert(annotation.into(), wanted);
-    (*pod).into()
+    if !world.lab.startup {
+        let annotation = match own.addresses.iter().all(|address| is_given(world, *address)) {
+            true => annotations::POD_WANTED_ADDRESSES,
+            false => annotations::POD_WANTED_ADDRESSES_NO_IPAM,
+        };
+        let wanted = json!(own.addresses).to_string();
+        pod.metadata.annotations.get_or_insert_default().insert(annotation.into(), wanted);
+    }
+    pod
 }
 
 /// Whether IPAM gives an address: it is in a pool that pods get addresses of.
@@ -79,13 +103,14 @@ fn is_of(object: &Object, pod: &PodState) -> bool {
 /// The network of a node's pods.
 #[must_use]
 pub fn network(state: &State, node: &str) -> Network {
+    let has_ipv6 = state.pods.iter().flat_map(|pod| &pod.addresses).any(IpAddr::is_ipv6);
     let plugin = json!({
         "type": "caracal-cni",
         "nodename": node,
         "datastore_type": "kubernetes",
         "kubernetes": {"kubeconfig": state.kubeconfig()},
         "policy": {"type": "k8s"},
-        "ipam": {"type": "calico-ipam"},
+        "ipam": {"type": "calico-ipam", "assign_ipv6": has_ipv6.to_string()},
         "ipam_lock_file": state.directory().join(format!("ipam-{node}.lock")),
         "feature_control": {"ip_addrs_no_ipam": true},
         "mtu_file": state.mtu_of(node),

@@ -36,6 +36,12 @@ fn try_run(
     stop: &Stop,
     progress: Progress<'_>,
 ) -> Result<(Observations, Vec<String>), LabError> {
+    if world.lab.startup {
+        return Err(LabError::Case(
+            "with lab.startup nobody knows the pods' addresses before they have them, so flows cannot be judged: bring it up with `caracal lab up`"
+                .into(),
+        ));
+    }
     let cluster = Cluster::up(&unique_name()?, file, world, stop, progress)?;
     let mut failures = refusals(&cluster, world, stop)?;
     let flows = drive::flows(&cluster.state(), world, stop)?;

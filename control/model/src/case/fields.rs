@@ -73,6 +73,13 @@ impl<'a> Item<'a> {
         }
     }
 
+    pub fn boolean(&self) -> Result<bool, CaseError> {
+        match &self.tree.value {
+            TreeValue::Bool(boolean) => Ok(*boolean),
+            _ => Err(self.expected("true or false")),
+        }
+    }
+
     pub fn port(&self) -> Result<u16, CaseError> {
         Ok(u16::try_from(self.number(1, 65535)?).unwrap_or_default())
     }

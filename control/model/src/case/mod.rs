@@ -293,4 +293,6 @@ pub struct LabOptions {
     pub pod_port: PodPort,
     /// Nodes that use Linux's own routing and vxlan device instead of us.
     pub kernel_nodes: Vec<String>,
+    /// Whether agents start their nodes from nothing, and address management says what addresses pods have.
+    pub startup: bool,
 }

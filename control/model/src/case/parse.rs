@@ -341,6 +341,7 @@ fn lab(item: &Item<'_>) -> Result<LabOptions, CaseError> {
             .iter()
             .map(|item| item.text().map(str::to_owned))
             .collect::<Result<_, _>>()?,
+        startup: fields.optional("startup").map(|item| item.boolean()).transpose()?.unwrap_or_default(),
     };
     fields.finish()?;
     Ok(options)

@@ -36,7 +36,7 @@ hostFlows:
   - {hostEndpoint: eth0-node1, path: to-host, protocol: TCP, from: 203.0.113.7, to: 192.0.2.1, port: 22, expect: allow-untracked}
 rejects:
   - {kind: NetworkPolicy, namespace: production, name: bad, field: "spec.ingress[0].ports[0].endPort"}
-lab: {workers: 2, uplinkMTU: 9000, flows: 4096, podPort: packet, kernelNodes: [node2]}
+lab: {workers: 2, uplinkMTU: 9000, flows: 4096, podPort: packet, kernelNodes: [node2], startup: true}
 "#;
 
 fn world(text: &str) -> World {
@@ -77,7 +77,8 @@ fn the_whole_form_is_read() {
             uplink_mtu: Some(9000),
             flows: Some(4096),
             pod_port: PodPort::Packet,
-            kernel_nodes: vec!["node2".to_owned()]
+            kernel_nodes: vec!["node2".to_owned()],
+            startup: true,
         }
     );
 }
