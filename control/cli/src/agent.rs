@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use caracal_agent::monitoring::{Fixed, Limits, Wanted};
+use caracal_agent::monitoring::{Fixed, Limits};
 use caracal_agent::node::{self, Settings, node_name};
 use caracal_agent::{Config, HostServices, clean_up};
-use caracal_monitor::{Logs, Question, probe};
+use caracal_monitor::{Logs, Question, Wanted, probe};
 
 use crate::table::emit;
 

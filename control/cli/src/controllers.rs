@@ -4,10 +4,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
+use caracal_controllers::monitoring::{self, Addresses};
 use caracal_controllers::settings::Overrides;
 use caracal_controllers::{LeaseName, Options, View};
 use caracal_datastore::Datastore;
-use caracal_monitor::Logs;
+use caracal_monitor::{Logs, Wanted};
 use tokio::signal::unix::{SignalKind, signal};
 
 const EXAMPLES: &str = "Examples:
@@ -34,6 +35,12 @@ pub struct Args {
     /// The name of the Lease
     #[arg(long, value_name = "NAME", default_value = "caracal-controllers")]
     lease_name: String,
+    /// Where /liveness and /readiness are served, or "none"
+    #[arg(long, value_name = "HOST:PORT", default_value = ":9098")]
+    health_address: Wanted,
+    /// Where /metrics is served, or "none"
+    #[arg(long, value_name = "HOST:PORT", default_value = ":9094")]
+    metrics_address: Wanted,
 }
 
 /// Runs it.
@@ -52,6 +59,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         let datastore = Datastore::connect(client, None).await?;
         let lease = LeaseName { namespace: args.lease_namespace, name: args.lease_name };
         let view = View::new(datastore, &overrides);
+        let addresses =
+            Addresses { health: args.health_address.address(), metrics: args.metrics_address.address() };
+        monitoring::serve(&view, &logs, addresses).context("cannot start the thread that answers probes")?;
         let options =
             Options { lease: args.leader_elect.then_some(lease), overrides, logs, ..Options::default() };
         let stop = async move {

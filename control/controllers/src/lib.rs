@@ -21,6 +21,7 @@ pub mod election;
 mod host_endpoints;
 mod lease;
 mod load_balancer;
+pub mod monitoring;
 mod pools;
 mod run;
 pub mod settings;

@@ -12,6 +12,7 @@ mod logs;
 mod probe;
 mod process;
 mod serve;
+mod wanted;
 
 pub use exposition::{Exposition, Histogram, Kind, Number};
 pub use health::{Concern, Health, Reporter, Row, State};
@@ -19,3 +20,4 @@ pub use logs::{LogError, Logs};
 pub use probe::{ProbeError, Question, probe};
 pub use process::process_metrics;
 pub use serve::{health_pages, keep_serving, metrics_page};
+pub use wanted::Wanted;

@@ -4,6 +4,7 @@
 //! that apply to the node, the default. Health is served unless somebody says no; metrics only if somebody says yes.
 
 use caracal_model::convert::MonitoringSettings;
+use caracal_monitor::Wanted;
 
 /// What is said on the command line and in the environment: it does not change.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -17,30 +18,6 @@ pub struct Fixed {
     metrics_host: Option<String>,
     metrics_port: Option<u16>,
     log_severity: Option<String>,
-}
-
-/// An address of a flag.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Wanted {
-    /// `none`.
-    Nowhere,
-    /// `host:port`, or `:port` for every address.
-    At(String),
-}
-
-impl std::str::FromStr for Wanted {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if text == "none" {
-            return Ok(Self::Nowhere);
-        }
-        let port = text.rsplit_once(':').map(|(_, port)| port);
-        match port.and_then(|port| port.parse::<u16>().ok()) {
-            Some(_) => Ok(Self::At(text.to_owned())),
-            None => Err("expected HOST:PORT, :PORT or none".to_owned()),
-        }
-    }
 }
 
 impl Fixed {
@@ -182,12 +159,5 @@ mod tests {
             ..MonitoringSettings::default()
         };
         assert!(Fixed::default().metrics_address(&tls).is_err());
-    }
-
-    #[test]
-    fn what_is_no_address_is_refused_at_once() {
-        for text in ["", "9099", "localhost", "host:", "host:x", "host:65536"] {
-            assert!(text.parse::<Wanted>().is_err(), "{text}");
-        }
     }
 }

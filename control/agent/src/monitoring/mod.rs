@@ -25,7 +25,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tracing::warn;
 
-pub use addresses::{Fixed, Wanted};
+pub use addresses::Fixed;
 pub use fastpath::Limits;
 use fastpath::{Ledger, Readings};
 pub use vitals::{Now, REPORT_INTERVAL, Vitals};
