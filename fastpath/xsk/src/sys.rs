@@ -217,7 +217,9 @@ pub(crate) fn get_option<T: Copy>(
     Ok(value)
 }
 
+pub(crate) const BPF_MAP_CREATE: libc::c_int = 0;
 pub(crate) const BPF_PROG_LOAD: libc::c_int = 5;
+pub(crate) const BPF_OBJ_PIN: libc::c_int = 6;
 pub(crate) const BPF_OBJ_GET: libc::c_int = 7;
 pub(crate) const BPF_LINK_CREATE: libc::c_int = 28;
 pub(crate) const BPF_PROG_TEST_RUN: libc::c_int = 10;

@@ -14,6 +14,7 @@ pub mod bpffs;
 mod device_bound;
 pub mod guard;
 pub mod pod;
+mod quick;
 pub mod uplink;
 pub mod wire;
 

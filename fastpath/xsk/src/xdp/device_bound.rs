@@ -48,7 +48,8 @@ const CALL: u8 = 0x85;
 const PSEUDO_KFUNC_CALL: u8 = 2;
 const PROG_TYPE_XDP: u32 = 6;
 const ATTACH_TYPE_XDP: u32 = 37;
-const HAS_FRAGS: u32 = 1 << 5;
+/// The program can live with packets in several buffers.
+pub(super) const HAS_FRAGS: u32 = 1 << 5;
 const DEVICE_BOUND_ONLY: u32 = 1 << 6;
 const DRIVER_MODE: u32 = 1 << 2;
 const VERIFIER_LOG: usize = 16 << 10;
@@ -64,7 +65,8 @@ impl DeviceProgram {
         let function = kernel_function(self.question.function).map_err(|reason| failed("link", reason))?;
         let (instructions, license) =
             self.instructions(ebpf, function).map_err(|reason| failed("read", reason))?;
-        let program = load(&instructions, &license, ifindex).map_err(|reason| failed("load", reason))?;
+        let load = Load { name: self.name, flags: HAS_FRAGS | DEVICE_BOUND_ONLY, ifindex };
+        let program = load.run(&instructions, &license).map_err(|reason| failed("load", reason))?;
         let link = attach(&program, ifindex);
         link.map_err(|error| match error.raw_os_error() {
             Some(libc::EBUSY | libc::EEXIST) => XdpError::Taken { ifindex },
@@ -147,37 +149,52 @@ struct ProgramLoad {
     expected_attach_type: u32,
 }
 
-fn load(instructions: &[bpf_insn], license: &CStr, ifindex: u32) -> Result<OwnedFd, String> {
-    let mut log = vec![0_u8; VERIFIER_LOG];
-    let mut name = [0; 16];
-    name[..6].copy_from_slice(b"uplink");
-    let mut request = ProgramLoad {
-        kind: PROG_TYPE_XDP,
-        instruction_count: instructions.len() as u32,
-        instructions: instructions.as_ptr() as u64,
-        license: license.as_ptr() as u64,
-        flags: HAS_FRAGS | DEVICE_BOUND_ONLY,
-        name,
-        ifindex,
-        expected_attach_type: ATTACH_TYPE_XDP,
-        ..ProgramLoad::default()
-    };
-    let refused = match sys::bpf(sys::BPF_PROG_LOAD, &mut request).and_then(sys::owned) {
-        Ok(program) => return Ok(program),
-        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
-            return Err("its driver answers no questions about frames".into());
-        }
-        Err(error) => error,
-    };
-    // Once more, to hear why.
-    request.log_level = 1;
-    request.log_size = log.len() as u32;
-    request.log = log.as_mut_ptr() as u64;
-    let _ = sys::bpf(sys::BPF_PROG_LOAD, &mut request).and_then(sys::owned);
-    let said = String::from_utf8_lossy(&log);
-    let last =
-        said.trim_end_matches('\0').lines().rfind(|line| !line.is_empty() && !line.starts_with("processed"));
-    Err(format!("{refused}: {}", last.unwrap_or("the verifier says nothing")))
+/// How an XDP program is loaded.
+pub(super) struct Load<'a> {
+    /// What the kernel calls it.
+    pub name: &'a str,
+    /// `BPF_F_…`.
+    pub flags: u32,
+    /// The device that it is bound to; 0: none.
+    pub ifindex: u32,
+}
+
+impl Load<'_> {
+    pub(super) fn run(&self, instructions: &[bpf_insn], license: &CStr) -> Result<OwnedFd, String> {
+        let mut log = vec![0_u8; VERIFIER_LOG];
+        let mut name = [0; 16];
+        let fits = self.name.len().min(name.len() - 1);
+        name[..fits].copy_from_slice(&self.name.as_bytes()[..fits]);
+        let mut request = ProgramLoad {
+            kind: PROG_TYPE_XDP,
+            instruction_count: instructions.len() as u32,
+            instructions: instructions.as_ptr() as u64,
+            license: license.as_ptr() as u64,
+            flags: self.flags,
+            name,
+            ifindex: self.ifindex,
+            expected_attach_type: ATTACH_TYPE_XDP,
+            ..ProgramLoad::default()
+        };
+        let refused = match sys::bpf(sys::BPF_PROG_LOAD, &mut request).and_then(sys::owned) {
+            Ok(program) => return Ok(program),
+            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                return Err("its driver answers no questions about frames".into());
+            }
+            Err(error) => error,
+        };
+        // Once more, to hear why.
+        request.log_level = 1;
+        request.log_size = log.len() as u32;
+        request.log = log.as_mut_ptr() as u64;
+        let _ = sys::bpf(sys::BPF_PROG_LOAD, &mut request).and_then(sys::owned);
+        let said = String::from_utf8_lossy(&log);
+        let last = said
+            .trim_end_matches('\0')
+            .lines()
+            .rfind(|line| !line.is_empty() && !line.starts_with("processed"));
+        Err(format!("{refused}: {}", last.unwrap_or("the verifier says nothing")))
+    }
 }
 
 /// `union bpf_attr`, as BPF_LINK_CREATE has it.

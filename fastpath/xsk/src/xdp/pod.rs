@@ -14,12 +14,15 @@
 //! replaced. A pod whose port is a packet socket has the guard in the program's place: [`set_aside`] and [`put_back`] change one for the other.
 
 use super::bpffs::{self, c_path};
-use super::{AttachMode, Preference, XdpError, attach, guard, load_object, program};
+use super::quick::{self, Quick};
+use super::{AttachMode, Preference, XdpError, attach, guard};
 use crate::socket::Socket;
 use crate::sys;
 use aya::maps::{Map, MapData, XskMap};
+use aya::programs::Xdp;
+use aya_obj::programs::XdpAttachType;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pod.o"));
@@ -50,13 +53,14 @@ fn attach_and_pin(
     fill: impl FnOnce(&mut PodMap) -> Result<(), XdpError>,
 ) -> Result<AttachMode, XdpError> {
     let failed = |error: aya::pin::PinError| XdpError::map(format!("pin in {}", directory.display()), &error);
-    let mut ebpf = load_object("pod", OBJECT)?;
-    if let Some(Map::XskMap(map)) = ebpf.map("xsks") {
-        map.pin(directory.join("xsks")).map_err(failed)?;
-    }
+    let object = Quick::read("pod", OBJECT)?;
+    let map = object.map("xsks")?;
+    quick::pin(&map, &directory.join("xsks"))?;
     fill(&mut open_in(directory)?)?;
-    let program = program(&mut ebpf, "pod")?;
-    program.pin(directory.join("prog")).map_err(failed)?;
+    let path = directory.join("prog");
+    quick::pin(&object.program("xsks", map.as_fd())?, &path)?;
+    let opened = Xdp::from_pin(&path, XdpAttachType::Interface);
+    let program = &mut opened.map_err(|error| XdpError::load("pod", &error))?;
     let (link, mode) = attach(program, ifindex, Preference::NativeFirst)?;
     if let AttachMode::Generic(_) = mode {
         let marker = directory.join("generic");
