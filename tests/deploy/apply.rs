@@ -1,6 +1,7 @@
 //! What is installed, applied to `caracal apiserver` by a real kubectl.
 
 use std::{
+    fs::File,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     thread,
@@ -31,19 +32,20 @@ impl Drop for Cluster {
 
 impl Cluster {
     pub fn start() -> Self {
-        Self::with(&[])
+        Self::listening("127.0.0.1:0")
     }
 
-    /// With further options of the server.
-    pub fn with(options: &[&str]) -> Self {
+    /// At an address of this machine's.
+    pub fn listening(address: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
+        let log = File::create(folder.path().join("log")).expect("a file");
         let server = Command::new(program("caracal"))
-            .args(["apiserver", "--listen", "127.0.0.1:0", "--data-dir"])
+            .args(["apiserver", "--listen", address, "--data-dir"])
             .arg(folder.path().join("data"))
             .arg("--write-kubeconfig")
             .arg(folder.path().join("kubeconfig"))
-            .args(options)
-            .stderr(Stdio::null())
+            .env("CARACAL_LOG", "info,caracal_apiserver::requests=debug")
+            .stderr(log)
             .spawn()
             .expect("caracal runs");
         let mut cluster = Self { server, kubectl: kubectl(), folder };
@@ -59,6 +61,11 @@ impl Cluster {
 
     pub fn kubeconfig(&self) -> PathBuf {
         self.folder.path().join("kubeconfig")
+    }
+
+    /// What the server logs: every request among it.
+    pub fn log(&self) -> PathBuf {
+        self.folder.path().join("log")
     }
 
     fn run(&self, args: &[&str]) -> Output {
@@ -85,7 +92,7 @@ impl Cluster {
     }
 
     /// Applies a text.
-    fn apply_text(&self, text: &str) -> String {
+    pub fn apply_text(&self, text: &str) -> String {
         let file = self.folder.path().join("applied.yaml");
         std::fs::write(&file, text).expect("a file");
         let file = file.display().to_string();

@@ -10,8 +10,10 @@
     reason = "a test fails by panicking, in its helpers too"
 )]
 
+mod access;
 mod apply;
 mod chart;
 mod crds;
 mod files;
 mod image;
+mod machine;
