@@ -102,23 +102,19 @@ impl Known {
         namespace: &str,
         name: &str,
     ) -> Result<Self, PluginError> {
-        let world = async {
-            match config.ipam.is_own() {
-                true => session::world(datastore, Some(node), None).await.map(Some),
-                false => Ok(None),
-            }
+        // One after the other: a connection more costs more than a request, and plugins come in crowds.
+        session::check_ready(datastore).await?;
+        let pod = pod::read(datastore, namespace, name).await?;
+        let outer = match datastore.get(Kind::Namespace, None, namespace).await {
+            Ok(Object::Namespace(namespace)) => Some(*namespace),
+            Ok(_) => None,
+            Err(error) if error.is_not_found() => None,
+            Err(error) => return Err(error.into()),
         };
-        let outer = async {
-            match datastore.get(Kind::Namespace, None, namespace).await {
-                Ok(Object::Namespace(namespace)) => Ok(Some(*namespace)),
-                Ok(_) => Ok(None),
-                Err(error) if error.is_not_found() => Ok(None),
-                Err(error) => Err(PluginError::from(error)),
-            }
+        let mut world = match config.ipam.is_own() {
+            true => Some(session::world(datastore, Some(node), None).await?),
+            false => None,
         };
-        let inner = async { pod::read(datastore, namespace, name).await.map_err(PluginError::from) };
-        let ((), pod, outer, mut world) =
-            tokio::try_join!(session::check_ready(datastore), inner, outer, world)?;
         // The kubelet has it from the same API server, so it has gone: or this is a server that lags behind.
         let pod = pod.ok_or_else(|| {
             PluginError::NotReady(format!(
@@ -278,8 +274,8 @@ impl Job<'_> {
             ipv6_pools: self.wishes.ipv6_pools.clone().unwrap_or_else(|| config.ipv6_pools.clone()),
             exactly,
         };
-        let _lock = ipam::lock(&self.config.ipam_lock);
-        let addresses = ipam::assign(self.datastore, world, &wanted).await?;
+        let lock = ipam::lock(&self.config.ipam_lock);
+        let addresses = ipam::assign(self.datastore, world, &wanted, lock.as_deref()).await?;
         Ok(Given { addresses, routes: None })
     }
 

@@ -3,13 +3,16 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::IpAddr;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use caracal_datastore::Datastore;
 use caracal_ipam::{
     AssignError, Attributes, AutoAssign, Nanoseconds, Owner, Store, StoreError, Use, World, assign_address,
-    auto_assign, release_by_handle,
+    auto_assign_near, release_by_handle,
 };
 use caracal_model::cidr::Cidr;
 use k8s_openapi::jiff::Timestamp;
@@ -20,7 +23,8 @@ use super::error::PluginError;
 
 /// How long another plugin may hold the lock before this one goes on without it: what is written is compared and swapped anyway.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
-const LOCK_POLL: Duration = Duration::from_millis(2);
+/// As much of the lock's file is read: a block of each family, many times over.
+const REMEMBERED_MAX: usize = 512;
 
 /// The addresses that a container is to have.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -43,7 +47,8 @@ pub struct Wanted {
     pub exactly: Vec<IpAddr>,
 }
 
-/// Gives the addresses; all that are wanted, or none.
+/// Gives the addresses; all that are wanted, or none. The file of the lock, if it is held, tells the next plugin where there was
+/// room.
 ///
 /// # Errors
 /// There are none to be had, or the API server could not be asked.
@@ -51,8 +56,9 @@ pub async fn assign(
     datastore: &Datastore,
     world: &World,
     wanted: &Wanted,
+    lock: Option<&File>,
 ) -> Result<Vec<IpAddr>, PluginError> {
-    let given = give(datastore, world, wanted).await;
+    let given = give(datastore, world, wanted, lock).await;
     if given.is_err()
         && let Err(error) = release(datastore, world, &wanted.handle).await
     {
@@ -61,7 +67,12 @@ pub async fn assign(
     given
 }
 
-async fn give(datastore: &Datastore, world: &World, wanted: &Wanted) -> Result<Vec<IpAddr>, PluginError> {
+async fn give(
+    datastore: &Datastore,
+    world: &World,
+    wanted: &Wanted,
+    lock: Option<&File>,
+) -> Result<Vec<IpAddr>, PluginError> {
     let now = now();
     let attributes = Attributes {
         handle: Some(wanted.handle.clone()),
@@ -90,12 +101,35 @@ async fn give(datastore: &Datastore, world: &World, wanted: &Wanted) -> Result<V
         usage: Use::Workload,
         max_blocks: 0,
     };
-    let (v4, v6) = auto_assign(&store, world, &request, now).await.map_err(failed)?;
+    let near = lock.map(remembered).unwrap_or_default();
+    let (v4, v6) = auto_assign_near(&store, world, &request, &near, now).await.map_err(failed)?;
     let short = v4.short.into_iter().chain(v6.short).next();
     if let Some(short) = short {
         return Err(PluginError::Ipam(format!("cannot give an address: {short}")));
     }
-    Ok(v4.addresses.into_iter().chain(v6.addresses).map(|(address, _)| address).collect())
+    let given: Vec<(IpAddr, u8)> = v4.addresses.into_iter().chain(v6.addresses).collect();
+    let blocks: Vec<Cidr> =
+        given.iter().filter_map(|(address, length)| Cidr::new(*address, *length).ok()).collect();
+    if let Some(file) = lock.filter(|_| blocks != near) {
+        remember(file, &blocks);
+    }
+    Ok(given.into_iter().map(|(address, _)| address).collect())
+}
+
+/// The blocks that the last plugin had its addresses from. What cannot be read is none: they spare requests, no more.
+fn remembered(file: &File) -> Vec<Cidr> {
+    let mut text = [0; REMEMBERED_MAX];
+    let length = file.read_at(&mut text, 0).unwrap_or(0);
+    let text = String::from_utf8_lossy(text.get(..length).unwrap_or_default()).into_owned();
+    text.lines().filter_map(|line| line.parse().ok()).collect()
+}
+
+fn remember(file: &File, blocks: &[Cidr]) {
+    let text: String = blocks.iter().map(|block| format!("{block}\n")).collect();
+    let written = file.set_len(0).and_then(|()| file.write_all_at(text.as_bytes(), 0));
+    if let Err(error) = written {
+        debug!("the next plugin is not told where there is room: {error}");
+    }
 }
 
 /// Takes the addresses of a handle back; fine if there are none.
@@ -211,16 +245,15 @@ pub fn lock(path: &Path) -> Option<Flock<File>> {
     if let Some(directory) = path.parent() {
         let _ = std::fs::create_dir_all(directory);
     }
-    let mut file = File::options().create(true).truncate(false).write(true).open(path).ok()?;
-    let begin = Instant::now();
-    loop {
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => return Some(lock),
-            Err((back, nix::Error::EWOULDBLOCK)) if begin.elapsed() < LOCK_PATIENCE => file = back,
-            Err(_) => return None,
+    let file = File::options().create(true).truncate(false).read(true).write(true).open(path).ok()?;
+    let (send, receive) = mpsc::channel();
+    // Hundreds may wait: none of them is to look again and again. One that waits in vain ends with the process.
+    thread::spawn(move || {
+        if let Ok(lock) = Flock::lock(file, FlockArg::LockExclusive) {
+            let _ = send.send(lock);
         }
-        std::thread::sleep(LOCK_POLL);
-    }
+    });
+    receive.recv_timeout(LOCK_PATIENCE).ok()
 }
 
 #[cfg(test)]
@@ -241,10 +274,26 @@ mod tests {
     }
 
     #[test]
+    fn the_next_plugin_is_told_where_there_was_room() {
+        let path = std::env::temp_dir().join(format!("crt{}-ipam-near", std::process::id()));
+        let first = lock(&path).unwrap();
+        assert_eq!(remembered(&first), []);
+        let blocks = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<Cidr>>();
+        for texts in [&["10.244.1.0/26", "fd00::/122"][..], &["10.244.2.0/26"]] {
+            remember(&first, &blocks(texts));
+            assert_eq!(remembered(&first), blocks(texts));
+        }
+        first.write_all_at(b"nonsense\n10.2", 0).unwrap();
+        assert_eq!(remembered(&first), []);
+        drop(first);
+        std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
     fn of_two_that_want_the_lock_the_second_waits() {
         let path = std::env::temp_dir().join(format!("crt{}-ipam-lock", std::process::id()));
         let first = lock(&path).unwrap();
-        let second = std::thread::spawn({
+        let second = thread::spawn({
             let path = path.clone();
             move || lock(&path).is_some()
         });

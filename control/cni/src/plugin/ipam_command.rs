@@ -28,11 +28,11 @@ pub async fn add(config: &Config, attachment: &Attachment) -> Result<CniResult, 
         ipv6_pools: config.ipam.ipv6_pools.clone(),
         exactly: attachment.arguments.address.into_iter().collect(),
     };
-    let _lock = ipam::lock(&config.ipam_lock);
+    let lock = ipam::lock(&config.ipam_lock);
     // One that repeats gets what it has.
     let mut addresses = ipam::given(&datastore, &wanted.handle).await?;
     if addresses.is_empty() {
-        addresses = ipam::assign(&datastore, &world, &wanted).await?;
+        addresses = ipam::assign(&datastore, &world, &wanted, lock.as_deref()).await?;
     }
     let texts = || addresses.iter().map(|address| pod::with_length(*address));
     Ok(CniResult {

@@ -20,7 +20,8 @@ const TURN_POLL: Duration = Duration::from_millis(5);
 /// # Errors
 /// There is none.
 pub async fn datastore(config: &Config) -> Result<Datastore, PluginError> {
-    let client = caracal_datastore::client_at(config.kubeconfig.as_deref(), config.api_root.as_deref()).await?;
+    let client =
+        caracal_datastore::client_at(config.kubeconfig.as_deref(), config.api_root.as_deref()).await?;
     // The configuration has been checked: it names one, or none.
     let group = config.api_group.as_deref().and_then(|group| group.parse::<ApiGroup>().ok());
     Ok(Datastore::connect(client, group).await?)
