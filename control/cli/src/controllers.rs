@@ -2,12 +2,14 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
+use caracal_controllers::election::Timing;
 use caracal_controllers::monitoring::{self, Addresses};
 use caracal_controllers::settings::Overrides;
-use caracal_controllers::{LeaseName, Options, View};
-use caracal_datastore::Datastore;
+use caracal_controllers::{LeaseName, Options, View, connect};
+use caracal_model::duration;
 use caracal_monitor::{Logs, Wanted};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -41,6 +43,19 @@ pub struct Args {
     /// Where /metrics is served, or "none"
     #[arg(long, value_name = "HOST:PORT", default_value = ":9094")]
     metrics_address: Wanted,
+    /// How long others wait for a leader that does not renew
+    #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = period)]
+    lease_duration: Duration,
+    /// How long a leader acts that cannot renew
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = period)]
+    renew_deadline: Duration,
+    /// How long to wait between two looks at the Lease
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = period)]
+    retry_period: Duration,
+}
+
+fn period(text: &str) -> Result<Duration, String> {
+    duration::parse(text).ok_or_else(|| "must be a duration such as 15s".to_owned())
 }
 
 /// Runs it.
@@ -55,21 +70,31 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         let mut terminate = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot catch SIGINT")?;
         let overrides = Overrides::read(|name| std::env::var(name).ok())?;
+        let timing = Timing {
+            lease: args.lease_duration,
+            renew_deadline: args.renew_deadline,
+            retry: args.retry_period,
+        };
+        let timing = timing.checked()?;
         let client = caracal_datastore::client(args.kubeconfig.as_deref()).await?;
-        let datastore = Datastore::connect(client, None).await?;
-        let lease = LeaseName { namespace: args.lease_namespace, name: args.lease_name };
-        let view = View::new(datastore, &overrides);
-        let addresses =
-            Addresses { health: args.health_address.address(), metrics: args.metrics_address.address() };
-        monitoring::serve(&view, &logs, addresses).context("cannot start the thread that answers probes")?;
-        let options =
-            Options { lease: args.leader_elect.then_some(lease), overrides, logs, ..Options::default() };
         let stop = async move {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
             }
         };
+        tokio::pin!(stop);
+        let datastore = tokio::select! {
+            connected = connect(client) => connected?,
+            () = &mut stop => return Ok(ExitCode::SUCCESS),
+        };
+        let lease = LeaseName { namespace: args.lease_namespace, name: args.lease_name };
+        let view = View::new(datastore, &overrides);
+        let addresses =
+            Addresses { health: args.health_address.address(), metrics: args.metrics_address.address() };
+        monitoring::serve(&view, &logs, addresses).context("cannot start the thread that answers probes")?;
+        let lease = args.leader_elect.then_some(lease);
+        let options = Options { lease, timing, overrides, logs, ..Options::default() };
         caracal_controllers::run(view, options, stop).await;
         Ok(ExitCode::SUCCESS)
     })

@@ -39,6 +39,28 @@ pub struct Timing {
     pub retry: Duration,
 }
 
+/// With these periods two could act at once, or nobody for long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the lease holds for {} ms, is given up after {} ms and renewed every {} ms: each must be longer than the next",
+    .0.lease.as_millis(), .0.renew_deadline.as_millis(), .0.retry.as_millis()
+)]
+pub struct TimingError(pub Timing);
+
+impl Timing {
+    /// The same, if it keeps what the Lease promises: the lease is longer than the deadline, and that than two tries apart.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn checked(self) -> Result<Self, TimingError> {
+        let is_good = self.lease > self.renew_deadline
+            && self.renew_deadline > self.retry
+            && !self.retry.is_zero()
+            && self.lease >= Duration::from_secs(1);
+        if is_good { Ok(self) } else { Err(TimingError(self)) }
+    }
+}
+
 impl Default for Timing {
     /// As Kubernetes' own controllers have it.
     fn default() -> Self {

@@ -40,7 +40,7 @@ pub use host_endpoints::HostEndpoints;
 pub use lease::LeaseName;
 pub use load_balancer::LoadBalancer;
 pub use pools::Pools;
-pub use run::{Collected, ControllersError, Options, View, run};
+pub use run::{Collected, ControllersError, Options, View, connect, run};
 pub use tiers::Tiers;
 
 /// What makes a controller.

@@ -11,6 +11,7 @@ use caracal_model::calico::IPPool;
 use caracal_model::cidr::Cidr;
 use caracal_model::object::{Kind, Update};
 use caracal_monitor::Logs;
+use kube::Client;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
@@ -29,6 +30,7 @@ const SETTLE: Duration = Duration::from_millis(50);
 const OUTDATED: Duration = Duration::from_secs(1);
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 const RETRY_LIMIT: Duration = Duration::from_secs(60);
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// For how long what is under way at the end is waited for.
 const END_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -172,6 +174,29 @@ impl View {
             cluster.apply(update);
         }
         kinds
+    }
+}
+
+/// Finds out where the cluster keeps Calico's kinds, for as long as that takes: the API server may come later, and so may
+/// their definitions.
+///
+/// # Errors
+/// The environment names no group.
+pub async fn connect(client: Client) -> Result<Datastore, DatastoreError> {
+    let mut backoff = Backoff::new(RETRY_FIRST, CONNECT_LIMIT);
+    let mut said = String::new();
+    loop {
+        match Datastore::connect(client.clone(), None).await {
+            Err(error) if error.is_passing() || matches!(error, DatastoreError::NoCalico) => {
+                let text = error.to_string();
+                if text != said {
+                    warn!("{text}; trying again until it works");
+                    said = text;
+                }
+            }
+            found => return found,
+        }
+        tokio::time::sleep(backoff.failed()).await;
     }
 }
 
