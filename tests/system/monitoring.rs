@@ -2,11 +2,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
+    env, fs,
     io::{Read, Write},
-    net::TcpStream,
-    path::Path,
-    process::{Command, Stdio},
+    net::{TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use crate::{
     api::isolate,
     lab::{Lab, Plan, proc},
-    machine::{eventually, stdout},
+    machine::{eventually, program, stdout},
     traffic::Questions,
 };
 
@@ -29,15 +29,17 @@ const METRICS: u16 = 9091;
 
 /// A node's answer: the status, and the body.
 fn get(lab: &Lab, node: &str, port: u16, path: &str, accept: &str) -> Option<(u16, String)> {
-    lab.node(node).run(|| {
-        let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        write!(stream, "GET {path} HTTP/1.0\r\nHost: x\r\nAccept: {accept}\r\n\r\n").ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        let (head, body) = answer.split_once("\r\n\r\n")?;
-        Some((head.split(' ').nth(1)?.parse().unwrap(), body.to_owned()))
-    })
+    lab.node(node).run(|| ask(("127.0.0.1", port), path, accept))
+}
+
+fn ask(address: (&str, u16), path: &str, accept: &str) -> Option<(u16, String)> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: x\r\nAccept: {accept}\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    Some((head.split(' ').nth(1)?.parse().unwrap(), body.to_owned()))
 }
 
 fn probe(lab: &Lab, node: &str, path: &str) -> (u16, String) {
@@ -60,6 +62,10 @@ fn scrape(lab: &Lab, node: &str) -> Scrape {
     let (status, body) = get(lab, node, METRICS, "/metrics", "*/*").expect("/metrics answers");
     assert_eq!(status, 200);
     Scrape::parse(&body)
+}
+
+fn is_calicos(name: &str) -> bool {
+    name.starts_with("felix_") || name.starts_with("ipam_")
 }
 
 /// A page in Prometheus' text format, read as strictly as the format is meant.
@@ -85,10 +91,7 @@ impl Scrape {
                 assert!(["counter", "gauge", "summary", "histogram"].contains(&kind), "{line}");
                 assert!(helped.contains(name), "TYPE before HELP: {line}");
                 assert!(kinds.insert(name.to_owned(), kind.to_owned()).is_none(), "twice: {line}");
-                assert!(
-                    kind != "counter" || name.starts_with("felix_") || name.ends_with("_total"),
-                    "{line}"
-                );
+                assert!(kind != "counter" || is_calicos(name) || name.ends_with("_total"), "{line}");
                 family = name.to_owned();
                 continue;
             }
@@ -105,10 +108,6 @@ impl Scrape {
             assert!(series.insert(id.to_owned(), value).is_none(), "a series twice: {line}");
         }
         Self { text: text.to_owned(), kinds, series }
-    }
-
-    fn families(&self, prefix: &str) -> BTreeSet<String> {
-        self.kinds.keys().filter(|name| name.starts_with(prefix)).cloned().collect()
     }
 
     fn value(&self, series: &str) -> f64 {
@@ -168,7 +167,7 @@ fn lint(page: &str) {
     let output = promtool.wait_with_output().unwrap();
     let said = format!("{}{}", stdout(&output), crate::machine::stderr(&output));
     // Calico's names are as Calico has them.
-    let ours: Vec<&str> = said.lines().filter(|line| !line.starts_with("felix_")).collect();
+    let ours: Vec<&str> = said.lines().filter(|line| !is_calicos(line)).collect();
     assert_eq!(ours, Vec::<&str>::new(), "promtool check metrics");
 }
 
@@ -192,10 +191,7 @@ fn probes_and_scrapes_tell_what_a_node_does_and_what_it_lacks() {
     let (_, json) = get(&lab, "node1", HEALTH, "/readiness", "application/json").unwrap();
     let json: Value = serde_json::from_str(&json).unwrap();
     assert_eq!((&json["live"], &json["ready"]), (&json!(true), &json!(true)));
-    let check = lab.exec(
-        "node/node1",
-        &[crate::machine::program("caracal").to_str().unwrap(), "agent", "--check", "ready"],
-    );
+    let check = lab.exec("node/node1", &[program("caracal").to_str().unwrap(), "agent", "--check", "ready"]);
     assert_eq!(check.status.code(), Some(0), "{}", stdout(&check));
 
     let flows = [Questions::start(&a, &b, 7001), Questions::start(&c, &a, 7002)];
@@ -251,7 +247,10 @@ fn probes_and_scrapes_tell_what_a_node_does_and_what_it_lacks() {
         assert!(page.sum(family, labels) > 0.0, "{family} {labels} counts nothing:\n{}", page.text);
     }
     assert_eq!(denied.heard(), 0);
-    documented(&page);
+    let controllers = scrape_controllers(&lab);
+    lint(&controllers.text);
+    assert_eq!(controllers.value("caracal_controllers_leading"), 1.0);
+    documented(&[&page, &controllers]);
 
     // The configuration is followed.
     let log = || fs::read_to_string(lab.state().log_of("agent-node1")).unwrap();
@@ -293,10 +292,7 @@ fn probes_and_scrapes_tell_what_a_node_does_and_what_it_lacks() {
     assert_eq!(page.value("caracal_fastpath_up"), 0.0);
     assert_eq!(page.value("caracal_agent_ready{reporter=\"Fastpath\"}"), 0.0);
     wait_readiness(&lab, "node2", 200, "ready: yes");
-    let check = lab.exec(
-        "node/node1",
-        &[crate::machine::program("caracal").to_str().unwrap(), "agent", "--check", "ready"],
-    );
+    let check = lab.exec("node/node1", &[program("caracal").to_str().unwrap(), "agent", "--check", "ready"]);
     assert_eq!(check.status.code(), Some(1), "{}", stdout(&check));
     let check =
         crate::machine::caracal(&["fastpath", "check", "--socket", lab.socket("node1").to_str().unwrap()]);
@@ -358,7 +354,97 @@ fn thread_of(process: &Path, name: &str) -> Pid {
     Pid::from_raw(thread.file_name().unwrap().to_str().unwrap().parse().unwrap())
 }
 
-fn documented(page: &Scrape) {
-    fs::write("/tmp/metrics-scrape.txt", &page.text).unwrap();
-    let _ = page.families("caracal_");
+/// What `caracal controllers` export, for this cluster.
+fn scrape_controllers(lab: &Lab) -> Scrape {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    drop(listener);
+    let address = format!("127.0.0.1:{port}");
+    let mut command = Command::new(program("caracal"));
+    command.args([
+        "controllers",
+        "--leader-elect",
+        "false",
+        "--health-address",
+        "none",
+        "--metrics-address",
+        &address,
+    ]);
+    command.arg("--kubeconfig").arg(lab.state().kubeconfig()).stderr(Stdio::null());
+    let mut controllers = Ended(command.spawn().unwrap());
+    let mut last = None;
+    eventually("controllers are in step", || {
+        last = ask(("127.0.0.1", port), "/metrics", "*/*").map(|(_, body)| Scrape::parse(&body));
+        assert!(controllers.0.try_wait().unwrap().is_none(), "the controllers have ended");
+        last.as_ref().is_some_and(|page| page.value("caracal_controllers_in_sync") == 1.0)
+    });
+    last.unwrap()
+}
+
+/// A process that ends with the test.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+/// docs/metrics.md tells of what is exported and of nothing else, and so do the dashboard and the alerts.
+fn documented(pages: &[&Scrape]) {
+    let mut rows = BTreeMap::new();
+    for page in pages {
+        for line in page.text.lines().filter_map(|line| line.strip_prefix("# HELP ")) {
+            let (name, help) = line.split_once(' ').unwrap();
+            let kind = &page.kinds[name];
+            rows.insert(name.to_owned(), format!("| `{name}` | {kind} | {} |\n", help.replace('|', "\\|")));
+        }
+    }
+    let path = repository().join("docs/metrics.md");
+    let text = fs::read_to_string(&path).unwrap();
+    const BEGIN: &str = "export -->\n";
+    let begin = text.find(BEGIN).unwrap() + BEGIN.len();
+    let end = text.find("<!-- end -->").unwrap();
+    let table: String = rows.values().map(String::as_str).collect();
+    let table = format!("\n| name | type | meaning |\n|---|---|---|\n{table}\n");
+    if env::var_os("BLESS").is_some() {
+        fs::write(&path, format!("{}{table}{}", &text[..begin], &text[end..])).unwrap();
+    } else {
+        assert_eq!(&text[begin..end], table, "docs/metrics.md; BLESS=1 writes it");
+    }
+
+    let families: BTreeSet<&str> = rows.keys().map(String::as_str).collect();
+    let dashboard = fs::read_to_string(repository().join("deploy/dashboards/caracal.json")).unwrap();
+    let dashboard: Value = serde_json::from_str(&dashboard).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap().iter();
+    let targets = panels.flat_map(|panel| panel["targets"].as_array().into_iter().flatten());
+    let mut expressions: Vec<String> =
+        targets.map(|target| target["expr"].as_str().unwrap().to_owned()).collect();
+    assert!(expressions.len() > 30);
+    let alerts = fs::read_to_string(repository().join("deploy/dashboards/alerts.yaml")).unwrap();
+    let alerts: Vec<&str> = alerts.lines().filter_map(|line| line.trim().strip_prefix("expr: ")).collect();
+    assert!(alerts.len() > 5);
+    expressions.extend(alerts.into_iter().map(str::to_owned));
+    for expression in expressions {
+        let words = expression.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        let prefixes = ["caracal_", "felix_", "ipam_", "process_"];
+        for word in words.filter(|word| prefixes.iter().any(|prefix| word.starts_with(prefix))) {
+            let of_family =
+                ["_bucket", "_sum", "_count"].iter().filter_map(|suffix| word.strip_suffix(suffix));
+            let mut names = of_family.chain([word]);
+            assert!(names.any(|name| families.contains(name)), "nothing exports {word}: {expression}");
+        }
+    }
+    let rules = Command::new("promtool")
+        .args(["check", "rules"])
+        .arg(repository().join("deploy/dashboards/alerts.yaml"))
+        .output();
+    if let Ok(output) = rules {
+        assert!(output.status.success(), "{}{}", stdout(&output), crate::machine::stderr(&output));
+    }
 }

@@ -104,6 +104,7 @@ fn the_rooms_depend_on_one_another_only_as_the_architecture_allows() {
         ("caracal-lab", &["caracal-dataplane"]),
         ("caracal-cni", &["caracal-dataplane"]),
         ("caracal-apiserver", &["caracal-dataplane", "caracal-xsk"]),
+        ("caracal-monitor", &["caracal-dataplane", "caracal-plane-api", "caracal-model", "kube"]),
         ("caracal-controllers", &["caracal-dataplane", "caracal-xsk", "caracal-agent"]),
     ];
     for (room, others) in forbidden {
