@@ -196,7 +196,7 @@ impl Installed {
 
     /// What everybody has said, for when something is amiss.
     fn told(&self) -> String {
-        let logs = ["fastpath", "agent", "install-cni", "controllers"].map(|name| {
+        let logs = ["fastpath", "agent", "install-cni", "controllers", "probe"].map(|name| {
             let text = fs::read_to_string(self.log(name)).unwrap_or_default();
             let lines: Vec<&str> = text.lines().collect();
             format!("--- {name}\n{}\n", lines[lines.len().saturating_sub(30)..].join("\n"))
@@ -226,6 +226,39 @@ impl Installed {
             }
             assert!(Instant::now() < end, "the node does not become ready: {said}\n{}", self.told());
             thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    /// Whether a probe that a container's manifest asks for succeeds, as a kubelet would ask it.
+    fn probe(&self, kind: &str, pod: &str, name: &str, probe: &str) -> bool {
+        let mut spec = self.pod(kind, pod).clone();
+        let container = &mut spec["containers"][0];
+        assert_eq!(container["name"], name);
+        let probe = container[probe].take();
+        if let Some(http) = probe.get("httpGet") {
+            let url = format!("http://127.0.0.1:{}{}", http["port"], http["path"].as_str().expect("a path"));
+            return self.machine.try_host(&["curl", "-sf", &url], &[], "").status.success();
+        }
+        container["command"] = probe["exec"]["command"].clone();
+        container["args"] = json!([]);
+        let kubeconfig = self.kubeconfig("nobody");
+        self.machine.container(&spec, name, &json!({}), &kubeconfig, &self.log("probe")).succeeds()
+    }
+
+    /// That all probes say so, soon.
+    fn is_healthy(&self) {
+        for (kind, pod, container) in [
+            ("DaemonSet", "caracal-fastpath", "fastpath"),
+            ("DaemonSet", "caracal-agent", "agent"),
+            ("Deployment", "caracal-controllers", "controllers"),
+        ] {
+            for probe in ["livenessProbe", "readinessProbe"] {
+                let end = Instant::now() + Duration::from_secs(30);
+                while !self.probe(kind, pod, container, probe) {
+                    assert!(Instant::now() < end, "{probe} of {container} fails\n{}", self.told());
+                    thread::sleep(Duration::from_millis(300));
+                }
+            }
         }
     }
 
@@ -341,6 +374,7 @@ fn so_they_do_where_calicos_objects_are_kept_natively() {
 fn roles_are_what_is_asked_for(group: &'static str, version: &'static str) {
     let mut installed = Installed::start(group, version);
     installed.install();
+    installed.is_healthy();
     pods_come_and_go(&installed);
     services_get_addresses_and_nodes_host_endpoints(&installed);
     what_was_there_goes(&mut installed);

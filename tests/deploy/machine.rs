@@ -100,6 +100,13 @@ impl Drop for Running {
     }
 }
 
+impl Running {
+    /// Waits for its end; whether that was a good one.
+    pub fn succeeds(mut self) -> bool {
+        self.0.wait().expect("a child").success()
+    }
+}
+
 impl Machine {
     /// A host that is called so, on a link of its own.
     pub fn start(name: &str) -> Self {
