@@ -276,3 +276,36 @@ async fn a_stopping_server_ends_its_watches() {
     world.stop.send_replace(true);
     assert!(lines.next().await.is_none());
 }
+
+/// Pieces are bounded by their bytes too; what does not fit comes in the next.
+#[tokio::test]
+async fn large_objects_come_in_pieces_and_none_is_left_out() {
+    let world = world(LogLimits::default());
+    const OBJECTS: u64 = 40;
+    let large = "x".repeat(PIECE_BYTES / 3);
+    let put = async |revision: u64| {
+        let name = format!("p{revision:03}");
+        let labels = json!({ "color": "red" });
+        let value = json!({ "kind": "Pod", "metadata": { "name": name, "labels": labels }, "large": large });
+        let change = Change { key: Key::new("pods", "a", name), conditions: vec![], value: Some(value) };
+        assert_eq!(world.store.commit(change).await.expect("a write").object.revision, revision);
+    };
+    for revision in 1..=OBJECTS {
+        put(revision).await;
+    }
+    for start in [Start::Now, Start::Revision(5)] {
+        let first = if start == Start::Now { 1 } else { 6 };
+        let pieces = world.watch("", start, 3600);
+        let pieces = pieces.stream(world.store.clone(), world.tables.subscribe(), world.stop.subscribe());
+        let mut pieces = Box::pin(pieces);
+        let mut seen = Vec::new();
+        while seen.last() != Some(&OBJECTS) {
+            let piece = tokio::time::timeout(Duration::from_secs(60), pieces.next()).await;
+            let piece = piece.expect("more is to come").expect("a piece").expect("never fails");
+            assert!(piece.len() < 2 * PIECE_BYTES, "{} bytes at once", piece.len());
+            let text = String::from_utf8(piece.to_vec()).expect("UTF-8");
+            seen.extend(text.lines().map(|line| told(&serde_json::from_str(line).expect("JSON")).2));
+        }
+        assert!(seen.iter().copied().eq(first..=OBJECTS), "{seen:?}");
+    }
+}
