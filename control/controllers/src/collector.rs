@@ -100,3 +100,6 @@ fn pod_of(address: IpAddr, snapshot: &Snapshot) -> Option<(String, String)> {
     })?;
     Some((given.owner.get("namespace")?.clone(), given.owner.get("pod")?.clone()))
 }
+
+#[cfg(test)]
+mod tests;

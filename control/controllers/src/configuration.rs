@@ -52,3 +52,16 @@ fn say_what_goes(former: &Value, new: &mut Value) {
         say_what_goes(value, new.entry(field.clone()).or_insert(Value::Null));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_loses_what_is_no_longer_said() {
+        let former = json!({"environmentVars": {"A": "1"}, "runningConfig": {"x": 1, "y": {"z": 2}}});
+        let mut status = json!({"environmentVars": {}, "runningConfig": {"x": 3}});
+        say_what_goes(&former, &mut status);
+        assert_eq!(status, json!({"environmentVars": {"A": null}, "runningConfig": {"x": 3, "y": null}}));
+    }
+}
