@@ -347,7 +347,7 @@ struct Started {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: common::cases(600, 20_000), ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: common::cases(600, 10_000), ..ProptestConfig::default() })]
 
     #[test]
     fn no_address_is_given_twice_and_none_is_lost_for_good(settings in settings(), turns in turns()) {
