@@ -30,7 +30,7 @@ use tracing::{error, info};
 
 pub use agent::Agent;
 pub use caracal_calc::HostServices;
-use caracal_datastore::ClientError;
+use caracal_datastore::{ApiGroup, ClientError, UnknownGroup};
 use caracal_monitor::Logs;
 use host_policy::HostRules;
 use monitoring::{Fixed, Limits, Vitals};
@@ -85,6 +85,9 @@ pub enum AgentError {
     /// Nobody can watch.
     #[error("cannot start the thread that answers probes: {0}")]
     Monitor(std::io::Error),
+    /// The environment names no API group of Calico's kinds.
+    #[error("CALICO_API_GROUP: {0}")]
+    Group(#[from] UnknownGroup),
     /// The CNI plugin cannot be served.
     #[error(transparent)]
     NodeSocket(#[from] node_socket::NodeSocketError),
@@ -99,6 +102,10 @@ pub enum AgentError {
 /// [`AgentError`], before anything has been done. A server or fastpath that cannot be reached is waited for.
 pub async fn run(config: Config) -> Result<(), AgentError> {
     check_permission()?;
+    // Those who ask for the group later have nobody to tell.
+    if let Some(group) = std::env::var("CALICO_API_GROUP").ok().filter(|group| !group.is_empty()) {
+        group.parse::<ApiGroup>()?;
+    }
     let mut terminate = signal(SignalKind::terminate()).map_err(AgentError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(AgentError::Signals)?;
     // Served from the first moment: a kubelet asks while we wait for the API server.

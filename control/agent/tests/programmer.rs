@@ -95,7 +95,7 @@ fn host() -> Kernel {
 /// Everything there is of links, addresses, rules and routes, without what counts or depends on time.
 fn snapshot() -> String {
     sh(
-        "cat /proc/sys/net/ipv4/ip_local_reserved_ports; ip -o link | sed 's/ qlen .*//'; ip -o -4 addr; ip rule; ip -6 rule; ip route show table all; ip -6 route show table all type blackhole",
+        "cat /proc/sys/net/ipv4/ip_local_reserved_ports; ip -o link | sed 's/ qlen .*//'; ip -o -4 addr; ip rule; ip -6 rule; ip -4 route show table all; ip -6 route show table all type blackhole",
     )
 }
 

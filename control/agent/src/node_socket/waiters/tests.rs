@@ -178,3 +178,21 @@ fn everybody_hears_of_the_end() {
     assert_eq!(answers.len(), 2);
     assert!(answers.iter().all(|(_, a)| matches!(a, Answer::Failure(Failure { code: Code::Stopping, .. }))));
 }
+
+#[test]
+fn a_port_that_is_there_but_down_is_not_open() {
+    let mut world = World::new();
+    world.waits(ask("web", &["10.0.0.1", "fd00::1"]));
+    world.waiters.review(&world.said, Some(CHANGE), world.now);
+    assert!(world.waiters.due(world.now).1);
+    let mut status = ports(&["cali-web"]);
+    status.ports[0].up = false;
+    status.ports[0].detail = "no such device".into();
+    assert_eq!(world.waiters.looked(Ok(&status), world.now), []);
+    let mut resynchronising = ports(&["cali-web"]);
+    resynchronising.in_sync = false;
+    world.now = world.waiters.wake().unwrap();
+    assert!(world.waiters.due(world.now).1);
+    assert_eq!(world.waiters.looked(Ok(&resynchronising), world.now), []);
+    assert_eq!(world.ends(Some(CHANGE), &["cali-web"]), IN_FORCE);
+}
