@@ -180,7 +180,8 @@ fn written(
     // For people only: nobody compares it.
     let now = Some(MicroTime(Timestamp::now()));
     let former = known.spec.unwrap_or_default();
-    let whole_seconds = record.lease.as_secs().max(1);
+    // Rather too long than shorter than what it acts upon.
+    let whole_seconds = record.lease.as_millis().div_ceil(1000).max(1);
     Lease {
         metadata: ObjectMeta {
             name: Some(name.name.clone()),
