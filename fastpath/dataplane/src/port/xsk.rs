@@ -55,7 +55,15 @@ impl XskPort {
     /// A port on `socket`. `checksum_offload`: the domain takes half-made checksums on transmit.
     #[must_use]
     pub fn new(socket: Socket, checksum_offload: bool, fill_target: usize) -> Self {
-        XskPort { socket, checksum_offload, fill_target, loan: Loan::default(), kept_at: 0, reserve: 0, partial: None }
+        XskPort {
+            socket,
+            checksum_offload,
+            fill_target,
+            loan: Loan::default(),
+            kept_at: 0,
+            reserve: 0,
+            partial: None,
+        }
     }
 
     /// Sets how many frames the kernel should have to receive into. Fewer than now: the surplus comes back as packets
