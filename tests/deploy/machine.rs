@@ -55,7 +55,7 @@ mount --rbind /proc "$r/proc"
 mount --bind "$r/proc/sys" "$r/proc/sys"
 mount -o remount,bind,ro "$r/proc/sys"
 mount -t sysfs -o ro sysfs "$r/sys"
-for device in null zero urandom; do touch "$r/dev/$device"; mount --bind "/dev/$device" "$r/dev/$device"; done
+for device in null zero full random urandom; do touch "$r/dev/$device"; mount --bind "/dev/$device" "$r/dev/$device"; done
 while IFS=: read -r from to; do
   [ -n "$from" ] || continue
   [ -e "$h$from" ] || mkdir -p "$h$from"
