@@ -86,7 +86,7 @@ pub enum AgentError {
     #[error("cannot start the thread that answers probes: {0}")]
     Monitor(std::io::Error),
     /// The environment names no API group of Calico's kinds.
-    #[error("CALICO_API_GROUP: {0}")]
+    #[error("CALICO_API_GROUP cannot be used")]
     Group(#[from] UnknownGroup),
     /// The CNI plugin cannot be served.
     #[error(transparent)]
