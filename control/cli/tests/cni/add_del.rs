@@ -171,6 +171,8 @@ fn a_container_that_is_no_pod_to_attach_is_refused_and_nothing_is_made() {
     assert_eq!(elsewhere.code(), 106);
     assert!(elsewhere.text().contains("nodename"), "{}", elsewhere.text());
     assert_eq!(pod("nowhere", json!({})).code(), 11);
+    let on_the_host = Container { netns: "/proc/self/ns/net".into(), ..world.pod("host-netns", json!({})) };
+    assert_eq!(world.add(&on_the_host).code(), 4, "the host keeps its network");
     let nobody = Container { args: String::new(), ..missing };
     assert_eq!(world.add(&nobody).code(), 4);
     let info = json!({"apiVersion": "projectcalico.org/v3", "kind": "ClusterInformation", "metadata": {"name": "default"},

@@ -210,6 +210,60 @@ fn another_ipam_plugin_is_executed_with_the_nodes_own_prefix() {
     assert!(world.execute("caracal-cni", "DEL", Some(&container), &config).good);
     assert_eq!(told("DEL")["ipam"]["type"], "given");
     assert_eq!(world.seen(), before);
+    let asks = world.pod("asks", json!({"cni.projectcalico.org/ipAddrs": "[\"10.99.1.9\"]"}));
+    assert_eq!(world.execute("caracal-cni", "ADD", Some(&asks), &config).code(), 102);
     config["ipam"] = json!({"type": "nowhere"});
     assert_eq!(world.execute("caracal-cni", "ADD", Some(&container), &config).code(), 7);
+}
+
+#[test]
+fn an_installed_plugin_works_with_the_configuration_that_was_installed_with_it() {
+    let mut world = World::new("install");
+    let dir = world.dir.path().to_owned();
+    let install = |more: &[&str]| {
+        std::process::Command::new(env!("CARGO_BIN_EXE_caracal"))
+            .args(["install-cni", "--node", "node1", "--mtu", "1400", "--kubeconfig"])
+            .arg(dir.join("kubeconfig"))
+            .arg("--bin-dir")
+            .arg(dir.join("opt"))
+            .arg("--conf-dir")
+            .arg(dir.join("etc"))
+            .args(more)
+            .stdout(std::process::Stdio::null())
+            .status()
+            .unwrap()
+    };
+    let conflist = dir.join("etc/10-caracal.conflist");
+    world.server_dies();
+    assert!(!install(&[]).success());
+    assert!(!conflist.exists(), "runtimes do not hear of a network that does not work");
+    world.server_starts();
+    assert!(install(&[]).success());
+
+    let list: Value = serde_json::from_slice(&std::fs::read(&conflist).unwrap()).unwrap();
+    let mut config = list["plugins"][0].clone();
+    config["name"] = list["name"].clone();
+    config["cniVersion"] = list["cniVersion"].clone();
+    assert_eq!(config["calico_api_group"], "projectcalico.org/v3");
+    // What is this machine's own, and not a test's to touch.
+    for (field, value) in [
+        ("node_socket", "node.sock"),
+        ("bpf_dir", "bpf"),
+        ("ipam_lock_file", "lock"),
+        ("log_file_path", "log"),
+    ] {
+        config[field] = json!(dir.join(value));
+    }
+    std::fs::remove_file(dir.join("bin/caracal-cni")).unwrap();
+    std::fs::copy(dir.join("opt/caracal-cni"), dir.join("bin/caracal-cni")).unwrap();
+    let container = world.pod("web", json!({}));
+    let added = world.execute("caracal-cni", "ADD", Some(&container), &config);
+    assert!(added.good && added.json["interfaces"][1]["mtu"] == 1400, "{}", added.json);
+    assert!(world.execute("caracal-cni", "DEL", Some(&container), &config).good);
+    assert!(install(&["--uninstall"]).success());
+    assert!(
+        !conflist.exists()
+            && !dir.join("opt/caracal-cni").exists()
+            && !dir.join("etc/caracal-kubeconfig").exists()
+    );
 }

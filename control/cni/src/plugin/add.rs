@@ -11,9 +11,11 @@
 //! moment finds all of it.
 
 use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
 
 use caracal_datastore::Datastore;
 use caracal_ipam::World;
+use caracal_model::annotations;
 use caracal_model::cidr::Cidr;
 use caracal_model::names::veth_name;
 use caracal_model::object::{Kind, Object};
@@ -48,6 +50,7 @@ pub async fn run(
     let (namespace, name) =
         attachment.pod().ok_or(EnvError::Missing("K8S_POD_NAMESPACE and K8S_POD_NAME in CNI_ARGS"))?;
     let pod_netns = attachment.netns.as_deref().ok_or(EnvError::Missing("CNI_NETNS"))?;
+    check_netns(pod_netns)?;
     let node = session::node_name(config)?;
     let mtu = session::mtu(config)?;
     gates::wait(&config.readiness_gates)?;
@@ -248,6 +251,16 @@ impl Job<'_> {
             return Ok(Given { addresses: self.wishes.addresses.clone(), routes: None });
         }
         let Some(world) = &self.known.world else {
+            if !self.wishes.addresses.is_empty() {
+                return Err(PluginError::Annotation {
+                    name: annotations::POD_WANTED_ADDRESSES,
+                    of: format!("pod {}", self.known.pod.metadata.name.as_deref().unwrap_or_default()),
+                    why: format!(
+                        "only addresses of Calico's pools can be asked for, and ipam.type is {}",
+                        self.config.ipam.kind
+                    ),
+                });
+            }
             let whole = delegate::configuration(self.config, self.datastore, self.node).await?;
             let result = delegate::execute(self.config, &whole, self.variables)?;
             let (addresses, mut routes) = delegate::given(&result);
@@ -342,6 +355,22 @@ impl Job<'_> {
             remains: format!("DEL takes back what remains: {}", remains.join("; ")),
         }
     }
+}
+
+/// The host keeps its network: what is made inside a pod is not made in the namespace that this process is in.
+fn check_netns(pod_netns: &std::path::Path) -> Result<(), PluginError> {
+    let identity = |path: &std::path::Path| {
+        let found = std::fs::metadata(path);
+        let found =
+            found.map_err(PluginError::io(format!("look at the network namespace {}", path.display())))?;
+        Ok::<_, PluginError>((found.dev(), found.ino()))
+    };
+    if identity(pod_netns)? != identity(std::path::Path::new("/proc/self/ns/net"))? {
+        return Ok(());
+    }
+    let value = pod_netns.display().to_string();
+    Err(EnvError::Bad { variable: "CNI_NETNS", value, why: "must not be the host's own network namespace" }
+        .into())
 }
 
 /// `02:00:00:00:00:01`.

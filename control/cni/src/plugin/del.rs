@@ -17,7 +17,6 @@ use super::error::PluginError;
 use super::{delegate, ipam, pod, session};
 use crate::link;
 use crate::netlink::Netlink;
-use crate::netns;
 
 /// Detaches a container.
 ///
@@ -56,7 +55,6 @@ pub async fn run(config: &Config, attachment: &Attachment, variables: &Variables
             Some(_) => {}
         }
     }
-    clean_netns(attachment);
     if let Some(pod) = pod.as_ref().filter(|pod| is_ours && !pod::addresses(pod).is_empty()) {
         pod::clear(&datastore, pod).await?;
     }
@@ -80,12 +78,4 @@ fn alias(name: &str) -> Result<Option<String>, PluginError> {
         Err(error) if error.is_not_found() => Ok(None),
         Err(error) => Err(error.into()),
     }
-}
-
-/// Removes the container's end, where its other end has another name than is known: the namespace may go on to live.
-fn clean_netns(attachment: &Attachment) {
-    let Some(path) = attachment.netns.as_deref() else { return };
-    let interface = attachment.interface.as_str();
-    // Gone is fine, whatever else: it goes with the namespace.
-    let _ = netns::within(path, || Netlink::open()?.delete_link(interface));
 }
