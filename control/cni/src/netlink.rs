@@ -146,6 +146,9 @@ pub struct Link {
     pub alias: String,
 }
 
+/// Where a route that there is leads: its destination (none: everywhere), the prefix length, and by whom.
+pub type Leading = (Option<IpAddr>, u8, Option<IpAddr>);
+
 /// A rtnetlink socket.
 #[derive(Debug)]
 pub struct Netlink {
@@ -344,10 +347,7 @@ impl Netlink {
     ///
     /// # Errors
     /// The kernel refuses.
-    pub fn routes(
-        &mut self,
-        version: IpVersion,
-    ) -> Result<Vec<(Option<IpAddr>, u8, Option<IpAddr>)>, NetlinkError> {
+    pub fn routes(&mut self, version: IpVersion) -> Result<Vec<Leading>, NetlinkError> {
         let mut message = RouteMessage::default();
         message.header.address_family = match version {
             IpVersion::V4 => AddressFamily::Inet,
