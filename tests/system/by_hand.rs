@@ -80,6 +80,7 @@ fn two_pods_talk_after_what_the_readme_says_was_typed() {
     };
     let said = fs::read_to_string(&said).unwrap();
     assert!(status.success(), "{status}:\n{said}");
+    assert!(!said.contains("panicked"), "{said}");
     println!("the story took {:?}", start.elapsed());
     for what in ["0% packet loss", "100% packet loss", "policy-deny"] {
         assert!(said.contains(what), "{what:?} was not said:\n{said}");

@@ -552,5 +552,10 @@ impl Drop for Engine {
     fn drop(&mut self) {
         self.pipeline.fragments.clear();
         self.discard_fragments();
+        for entry in self.ports.drain(..).flatten() {
+            if let Port::Tap(port) = entry.port {
+                port.into_frames().into_iter().for_each(|frame| self.pool.put(frame));
+            }
+        }
     }
 }
