@@ -13,6 +13,9 @@ use crate::stage::arp::GATEWAY_MAC;
 use crate::table::EndpointIndex;
 use caracal_plane_api::plane::Op;
 
+/// What came, in what batches, under which tables: that says how a test was written, not what happened to packets.
+const ARRIVALS: [&str; 4] = ["received_packets", "received_bytes", "batches", "tables_adopted"];
+
 /// A node, the time, and what its counters were when they were last looked at.
 pub struct World {
     pub node: Node,
@@ -101,9 +104,7 @@ impl World {
     fn counts(&self) -> BTreeMap<String, u64> {
         let counters = self.node.counters();
         let drops = DropReason::ALL.iter().map(|r| (format!("drop.{}", r.label()), counters.dropped(*r)));
-        // Batches and adopted tables say how the test was written, not what happened to packets.
-        let pipeline =
-            counters.pipeline.each().filter(|(name, ..)| !matches!(*name, "batches" | "tables_adopted"));
+        let pipeline = counters.pipeline.each().filter(|(name, ..)| !ARRIVALS.contains(name));
         drops.chain(pipeline.map(|(name, _, value)| (name.to_owned(), value))).collect()
     }
 }
