@@ -155,6 +155,10 @@ pub fn is_finished(pod: &Pod) -> bool {
 }
 
 /// The addresses of a pod, finished or not: from the first place that has any. What is no address is left out.
+///
+/// Calico asks the status first. Where a CNI plugin has named its container, we ask the plugin: a pod that is given a new
+/// sandbox, after its node was started anew, say, keeps its former status until the plugin is done, and the plugin waits
+/// for the new addresses to be in force.
 pub fn pod_addresses(pod: &Pod) -> Vec<IpAddr> {
     let status = pod.status.as_ref();
     let from_status: Vec<&str> = status
@@ -166,10 +170,13 @@ pub fn pod_addresses(pod: &Pod) -> Vec<IpAddr> {
         let text = pod.metadata.annotations.as_ref().and_then(|all| all.get(name)).map_or("", String::as_str);
         text.split(',').map(str::trim).filter(|part| !part.is_empty()).collect()
     };
+    let given = annotation(annotations::POD_ADDRESSES);
+    let from_plugin = if annotation(annotations::POD_CONTAINER_ID).is_empty() { &[][..] } else { &given };
     let texts = [
+        from_plugin.to_vec(),
         from_status,
         single.collect(),
-        annotation(annotations::POD_ADDRESSES),
+        given,
         annotation(annotations::POD_ADDRESS),
         annotation(annotations::POD_ADDRESSES_AWS),
     ]

@@ -309,7 +309,8 @@ fn pod_party(pod: &Pod, profiles: &[Profile<'_>]) -> Party {
     }
 }
 
-/// The addresses of a pod: its status', else its annotations'; none once it has finished.
+/// The addresses of a pod: its status', else its annotations'; none once it has finished. What a CNI plugin has written for a
+/// container that it names is newer than any status.
 fn addresses(pod: &Pod) -> Vec<String> {
     let status = pod.status.as_ref();
     let annotation = |name: &str| {
@@ -331,7 +332,9 @@ fn addresses(pod: &Pod) -> Vec<String> {
         let texts = annotation(name).into_iter().flat_map(|text| text.split(','));
         texts.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty()).collect()
     };
+    let is_attached = annotation("cni.projectcalico.org/containerID").is_some_and(|id| !id.trim().is_empty());
     let places = [
+        if is_attached { list("cni.projectcalico.org/podIPs") } else { Vec::new() },
         all,
         one.into_iter().filter(|text| !text.is_empty()).collect(),
         list("cni.projectcalico.org/podIPs"),
