@@ -7,6 +7,7 @@
 //! ```
 
 mod exposition;
+mod guests;
 mod health;
 mod logs;
 mod probe;

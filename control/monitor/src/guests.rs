@@ -1,0 +1,189 @@
+//! Who asks for the pages, held within bounds: so many at once, and none that neither asks nor takes what it asked for.
+//!
+//! Pages may be served where every pod and every neighbour reaches them. A connection is a descriptor, of which the rest of the process
+//! needs some, too: who opens thousands, or sends a byte a minute, waits for others of its kind and for nobody else.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::serve::Listener;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, Sleep};
+
+/// At once; more wait in the kernel, where they cost no descriptor.
+const GUESTS_MAX: usize = 64;
+/// How long one may be idle, and how long a request and its answer may take. Scrapes over one connection come more often.
+const PATIENCE: Duration = Duration::from_secs(100);
+
+/// A listener that has room for some.
+pub struct Guests {
+    listener: TcpListener,
+    room: Arc<Semaphore>,
+    patience: Duration,
+}
+
+impl Guests {
+    /// Those who come to `listener`.
+    pub fn of(listener: TcpListener) -> Self {
+        Self::within(listener, GUESTS_MAX, PATIENCE)
+    }
+
+    fn within(listener: TcpListener, most: usize, patience: Duration) -> Self {
+        Self { listener, room: Arc::new(Semaphore::new(most)), patience }
+    }
+}
+
+impl Listener for Guests {
+    type Io = Guest;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Guest, SocketAddr) {
+        // Nobody closes it.
+        let Ok(place) = Arc::clone(&self.room).acquire_owned().await else {
+            return std::future::pending().await;
+        };
+        let (stream, address) = Listener::accept(&mut self.listener).await;
+        let (patience, ends) = (self.patience, Box::pin(tokio::time::sleep(self.patience)));
+        (Guest { stream, patience, ends, asks: false, _place: place }, address)
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
+/// A connection that ends when its time is over. It begins anew with each request and with all that is taken of an answer; what comes of a
+/// request byte by byte does not prolong it.
+pub struct Guest {
+    stream: TcpStream,
+    patience: Duration,
+    ends: Pin<Box<Sleep>>,
+    /// Something of a request has come that nothing of an answer has been taken to.
+    asks: bool,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Guest {
+    fn begin_anew(&mut self) {
+        self.ends.as_mut().reset(Instant::now() + self.patience);
+    }
+
+    /// Waits, or no longer.
+    fn wait<T>(&mut self, context: &mut Context<'_>) -> Poll<io::Result<T>> {
+        self.ends.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    fn written<T>(&mut self, context: &mut Context<'_>, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if outcome.is_pending() {
+            return self.wait(context);
+        }
+        self.asks = false;
+        self.begin_anew();
+        outcome
+    }
+}
+
+impl AsyncRead for Guest {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let outcome = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if outcome.is_pending() {
+            return self.wait(context);
+        }
+        if !std::mem::replace(&mut self.asks, true) {
+            self.begin_anew();
+        }
+        outcome
+    }
+}
+
+impl AsyncWrite for Guest {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let outcome = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.written(context, outcome)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let outcome = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        self.written(context, outcome)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    // The kernel's buffers are all there are: nothing is waited for in these.
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+    use axum::Router;
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    async fn guests(most: usize, patience: Duration) -> (Guests, SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        (Guests::within(listener, most, patience), address)
+    }
+
+    #[tokio::test]
+    async fn no_more_are_let_in_than_there_is_room_for() {
+        let (mut guests, address) = guests(1, PATIENCE).await;
+        let _clients =
+            [TcpStream::connect(address).await.unwrap(), TcpStream::connect(address).await.unwrap()];
+        let first = guests.accept().await;
+        let second = tokio::time::timeout(Duration::from_millis(100), guests.accept()).await;
+        assert!(second.is_err(), "there is no room");
+        drop(first);
+        guests.accept().await;
+    }
+
+    #[tokio::test]
+    async fn who_never_ends_a_request_leaves_its_place_to_another() {
+        let (guests, address) = guests(1, Duration::from_millis(200)).await;
+        let pages = Router::new().route("/page", get(|| async { "here" }));
+        let serving = tokio::spawn(async move { axum::serve(guests, pages).await });
+        let mut slow = TcpStream::connect(address).await.unwrap();
+        let dripping = tokio::spawn(async move {
+            // A header of one byte after the other, until the other end is gone.
+            slow.write_all(b"GET /page HTTP/1.1\r\n").await.unwrap();
+            while slow.write_all(b"a").await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        });
+        let mut other = TcpStream::connect(address).await.unwrap();
+        other.write_all(b"GET /page HTTP/1.0\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        other.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.ends_with("here"), "{answer}");
+        dripping.await.unwrap();
+        serving.abort();
+    }
+}
