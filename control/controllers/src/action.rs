@@ -11,11 +11,12 @@ use caracal_ipam::{
     assign_address, auto_assign, gc, release_addresses,
 };
 use caracal_model::cidr::Cidr;
-use caracal_model::convert::{is_finished, pod_addresses};
 use caracal_model::object::{Kind, Object, ObjectKey};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
+
+use crate::collector::as_far_as_addresses_go;
 
 /// Something to do.
 #[derive(Debug, Clone, PartialEq)]
@@ -64,8 +65,8 @@ pub struct Living {
     pub key: ObjectKey,
     /// Only this one, and none that was made anew under its name.
     pub uid: Option<String>,
-    /// Only while this pod has this address.
-    pub address: Option<IpAddr>,
+    /// Only while this pod has, or may have, this address, given on this node.
+    pub address: Option<(IpAddr, Option<String>)>,
 }
 
 impl Living {
@@ -116,8 +117,8 @@ pub fn load_balancer() -> Owner {
     Owner::Virtual("load-balancer".to_owned())
 }
 
-/// `type`, in what blocks say of the owner of a service's address.
-pub const LOAD_BALANCER_TYPE: &str = "loadBalancer";
+/// `type`, in what blocks say of the owner of a service's address: the service's own, as Calico has it.
+pub const LOAD_BALANCER_TYPE: &str = "LoadBalancer";
 
 /// Why something was not done.
 #[derive(Debug, thiserror::Error)]
@@ -258,8 +259,8 @@ impl<'a> Executor<'a> {
                 Err(error) => return Err(error),
             };
             let is_the_one = uid.is_none() || object.metadata().uid == *uid;
-            let has = |address: &IpAddr| match &object {
-                Object::Pod(pod) => !is_finished(pod) && pod_addresses(pod).contains(address),
+            let has = |(address, node): &(IpAddr, Option<String>)| match &object {
+                Object::Pod(pod) => as_far_as_addresses_go(pod).may_have(*address, node.as_deref()),
                 _ => true,
             };
             if is_the_one && address.as_ref().is_none_or(has) {

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use caracal_ipam::Record;
 use caracal_ipam::gc::{self, Pod, Snapshot};
-use caracal_model::convert::{is_finished, pod_addresses};
+use caracal_model::convert::{every_address, is_finished};
 use caracal_model::object::{Kind, ObjectKey};
+use k8s_openapi::api::core::v1 as api;
 
 use crate::action::Living;
 use crate::controller::Now;
@@ -65,11 +66,20 @@ fn pods(cluster: &Cluster) -> BTreeMap<(String, String), Pod> {
     let pods = cluster.pods().map(|pod| {
         let metadata = &pod.metadata;
         let namespace = metadata.namespace.clone().unwrap_or_else(|| "default".to_owned());
-        let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default();
-        let addresses = if is_finished(pod) { Vec::new() } else { pod_addresses(pod) };
-        ((namespace, metadata.name.clone().unwrap_or_default()), Pod { node, addresses })
+        ((namespace, metadata.name.clone().unwrap_or_default()), as_far_as_addresses_go(pod))
     });
     pods.collect()
+}
+
+/// What a pod says of its addresses, in whatever place: one of them may be behind.
+pub(crate) fn as_far_as_addresses_go(pod: &api::Pod) -> Pod {
+    let spec = pod.spec.as_ref();
+    let node = spec.and_then(|spec| spec.node_name.clone()).unwrap_or_default();
+    let is_finished = is_finished(pod);
+    let addresses = if is_finished { Vec::new() } else { every_address(pod) };
+    let has_the_hosts = spec.and_then(|spec| spec.host_network).unwrap_or(false);
+    let awaits = !is_finished && !has_the_hosts && !node.is_empty() && addresses.is_empty();
+    Pod { node, addresses, awaits }
 }
 
 /// The action, and who must not be there for it to be done.
@@ -87,7 +97,7 @@ fn confirmed(action: gc::Action, snapshot: &Snapshot) -> Action {
         && let Some((namespace, name)) = pod_of(*address, snapshot)
     {
         let key = ObjectKey::new(Kind::Pod, Some(&namespace), &name);
-        unless.push(Living { address: Some(*address), ..Living::object(key) });
+        unless.push(Living { address: Some((*address, node.map(str::to_owned))), ..Living::object(key) });
     }
     Action::Collect { action, unless }
 }

@@ -22,7 +22,7 @@ use caracal_model::object::{Kind, ObjectKey};
 use k8s_openapi::api::core::v1::{LoadBalancerIngress, Service, ServiceSpec};
 use serde_json::json;
 
-use crate::action::{LOAD_BALANCER_TYPE, Living, ServiceRequest, Wanted};
+use crate::action::{Living, ServiceRequest, Wanted};
 use crate::controller::Now;
 use crate::settings::Settings;
 use crate::{Action, Cluster, Controller, Plan};
@@ -113,9 +113,8 @@ fn held(cluster: &Cluster, ours: &[&Pool]) -> BTreeMap<(String, String), Vec<Hel
     for block in cluster.blocks().filter(|block| !is_a_nodes(block)) {
         for (address, attributes) in block.given() {
             let text = |key: &str| attributes.owner.get(key).map(String::as_str);
-            if let (Some(LOAD_BALANCER_TYPE), Some(namespace), Some(service)) =
-                (text("type"), text("namespace"), text("service"))
-            {
+            // Whatever `type` says: only services' addresses name one.
+            if let (Some(namespace), Some(service)) = (text("namespace"), text("service")) {
                 let sequence = block.sequence_of(address);
                 let held = Held { address, handle: attributes.handle.clone(), sequence };
                 all.entry((namespace.to_owned(), service.to_owned())).or_default().push(held);

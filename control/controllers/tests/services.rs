@@ -10,6 +10,7 @@
 mod world;
 
 use caracal_datastore::ApiGroup;
+use caracal_ipam::{Attributes, Nanoseconds, Owner, Use, assign_address};
 use caracal_model::object::ObjectKey;
 use serde_json::json;
 use world::{World, until};
@@ -32,6 +33,37 @@ async fn a_service_gets_an_address_and_gives_it_back() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_service_of_a_cluster_with_stock_calicos_data_does_so_too() {
     gets_and_gives_back(ApiGroup::Crd).await;
+}
+
+/// Calico's handle is a hash, with upper-case letters; its `type` is the service's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_keeps_the_address_that_stock_calico_has_given_it() {
+    let world = World::of(ApiGroup::Crd).await;
+    world.pool("services", "198.51.100.0/26", FOR_SERVICES()).await;
+    let web = world.service("web", json!({})).await;
+    let owner = [("namespace", "default"), ("service", "web"), ("type", "LoadBalancer")];
+    let attributes = Attributes {
+        handle: Some("lb-Hk3xZ0aQ".to_owned()),
+        owner: owner.map(|(key, text)| (key.to_owned(), text.to_owned())).into(),
+        ..Attributes::default()
+    };
+    let (ipam, usage) = (world.datastore.ipam(), Some(Use::LoadBalancer));
+    let pools = world.datastore.ipam_world(None, None).await.unwrap();
+    let balancer = Owner::Virtual("load-balancer".to_owned());
+    let address = "198.51.100.3".parse().unwrap();
+    assign_address(&ipam, &pools, address, &attributes, &balancer, usage, Nanoseconds(1)).await.unwrap();
+    let ingress = json!({"status": {"loadBalancer": {"ingress": [{"ip": "198.51.100.3"}]}}});
+    world.datastore.patch_status(&web, &ingress).await.unwrap();
+
+    let process = world.alone().await;
+    // Once another has one, this one has been looked at.
+    let other = world.service("other", json!({})).await;
+    shows(&world, &other, &["198.51.100.0"]).await;
+    assert_eq!(world.ingress(&web).await, ["198.51.100.3"]);
+    assert_eq!(world.given().await.len(), 2);
+    world.delete(&web).await;
+    until("its address to be back", || async { world.given().await.len() == 1 }).await;
+    process.stop().await;
 }
 
 async fn gets_and_gives_back(group: ApiGroup) {

@@ -120,6 +120,16 @@ pub enum AssignError {
         /// Who asked.
         owner: Owner,
     },
+    /// A block cannot be made where one of another size is.
+    #[error(
+        "block {cidr} cannot be made: block {other} has addresses of it; release those, or give the pool the former blockSize"
+    )]
+    Overlap {
+        /// The block.
+        cidr: Cidr,
+        /// The one that is there.
+        other: Cidr,
+    },
     /// Others changed the block each time.
     #[error("block {0}: others changed it in every one of {RETRIES} attempts")]
     Contended(Cidr),
@@ -274,10 +284,13 @@ async fn new_block<S: Store>(
         let is_single =
             crate::block::size(Cidr::new(pool.cidr.address(), pool.block_length).unwrap_or(pool.cidr))
                 == Some(1);
+        let odd = existing.keys().filter(|block| block.length() != pool.block_length);
+        let odd: Vec<Cidr> = odd.copied().filter(|block| overlap(*block, pool.cidr)).collect();
         let start = if is_single { u128::from(now.0) } else { u128::from(fnv32(owner.name())) };
         for cidr in pool.blocks_from(start).take(existing.len() + RESERVED_MAX) {
             let is_anothers = existing.get(&cidr).is_some_and(|block| block.owner.as_ref() != Some(owner));
-            if is_anothers || own.contains(&cidr) || world.is_all_reserved(cidr) {
+            let is_given_otherwise = odd.iter().any(|block| overlap(*block, cidr));
+            if is_anothers || is_given_otherwise || own.contains(&cidr) || world.is_all_reserved(cidr) {
                 continue;
             }
             let claimed = match existing.contains_key(&cidr) {
@@ -309,6 +322,12 @@ async fn new_block<S: Store>(
         }
     }
     Ok(None)
+}
+
+/// Whether two prefixes have an address in common. Blocks that do are of different sizes: somebody has made the pool anew, or
+/// laid another over it. Then what there was first gives those addresses, or they would be given twice.
+fn overlap(a: Cidr, b: Cidr) -> bool {
+    a.covers(&b) || b.covers(&a)
 }
 
 /// FNV-1 of 32 bits: where a node begins to look for a block, so that nodes do not all want the same one.
@@ -452,7 +471,19 @@ pub async fn assign_address_as<S: Store>(
     if let Some(usage) = usage.filter(|usage| !pool.uses.contains(usage)) {
         return Err(AssignError::NoQualifiedPool { usage });
     }
-    let cidr = pool.block_of(address).ok_or(AssignError::NotInAPool(address))?;
+    let mut cidr = pool.block_of(address).ok_or(AssignError::NotInAPool(address))?;
+    if block(store, cidr).await?.is_none() {
+        // There may be one of another size.
+        let blocks = store.blocks().await?.into_iter().map(|(block, _)| block.cidr());
+        let others: Vec<Cidr> = blocks.filter(|block| overlap(*block, cidr)).collect();
+        cidr = match others.iter().find(|block| block.contains(address)) {
+            Some(holder) => *holder,
+            None if others.is_empty() => cidr,
+            None => {
+                return Err(AssignError::Overlap { cidr, other: others.first().copied().unwrap_or(cidr) });
+            }
+        };
+    }
     let id = attributes.handle.as_deref();
     if let (Some(id), Some(max)) = (id, *max_of_handle) {
         let has_it =

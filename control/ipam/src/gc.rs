@@ -63,6 +63,17 @@ pub struct Pod {
     pub node: String,
     /// The addresses that it has, none once it has ended.
     pub addresses: Vec<IpAddr>,
+    /// It may have addresses that nobody has said yet: it is on its node, has not ended, and says none.
+    pub awaits: bool,
+}
+
+impl Pod {
+    /// Whether it has, or may have, an address that was given to it on a node.
+    #[must_use]
+    pub fn may_have(&self, address: IpAddr, node: Option<&str>) -> bool {
+        let is_elsewhere = node.is_some_and(|node| !self.node.is_empty() && self.node != node);
+        !is_elsewhere && (self.awaits || self.addresses.contains(&address))
+    }
 }
 
 /// Something to be done, with what was seen: if it is otherwise by then, nothing is.
@@ -231,12 +242,11 @@ impl<'a> Finder<'a> {
         Some(self.grace.unwrap_or(REPAIR_AFTER))
     }
 
-    /// Whether the pod that an address was given to has it.
+    /// Whether the pod that an address was given to has it, or may have it.
     fn has(&self, attributes: &Attributes, address: IpAddr) -> bool {
         let owner = |key: &str| attributes.owner.get(key).cloned().unwrap_or_default();
-        let Some(pod) = self.snapshot.pods.get(&(owner("namespace"), owner("pod"))) else { return false };
-        let is_elsewhere = node_of(attributes).is_some_and(|node| !pod.node.is_empty() && pod.node != node);
-        !is_elsewhere && pod.addresses.contains(&address)
+        let pod = self.snapshot.pods.get(&(owner("namespace"), owner("pod")));
+        pod.is_some_and(|pod| pod.may_have(address, node_of(attributes)))
     }
 
     fn addresses(&self, found: &mut Vec<(Suspect, Option<Duration>)>) {

@@ -76,8 +76,13 @@ pub async fn release_addresses<S: Store>(
             None => elsewhere.push(release),
         }
     }
+    for cidr in by_block.keys().copied().collect::<Vec<_>>() {
+        if block(store, cidr).await?.is_none() {
+            elsewhere.extend(by_block.remove(&cidr).unwrap_or_default());
+        }
+    }
     if !elsewhere.is_empty() {
-        // Their pool has gone; the block may still be there.
+        // Their pool has gone, or was made anew with blocks of another size; the block may still be there.
         let blocks = store.blocks().await?;
         for release in elsewhere {
             match blocks.iter().find(|(block, _)| block.cidr().contains(release.address)) {

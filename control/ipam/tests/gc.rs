@@ -71,7 +71,8 @@ impl Cluster {
     }
 
     fn pod(&mut self, name: &str, node: &str, addresses: &[&str]) {
-        let pod = Pod { node: node.into(), addresses: addresses.iter().map(|text| ip(text)).collect() };
+        let addresses = addresses.iter().map(|text| ip(text)).collect();
+        let pod = Pod { node: node.into(), addresses, awaits: false };
         self.snapshot.pods.insert(("shop".into(), name.into()), pod);
     }
 
@@ -133,6 +134,19 @@ fn a_pod_with_other_addresses_or_on_another_node_does_not_have_this_one() {
     cluster.look(0, Some(GRACE));
     assert_eq!(cluster.collect(900), 2);
     assert_eq!(cluster.given(), [ip("10.0.0.2")]);
+}
+
+#[test]
+fn a_pod_that_says_no_addresses_yet_may_have_what_was_given_to_it_on_its_node() {
+    let mut cluster = Cluster::new(&["n1", "n2"]);
+    cluster.block("n1", "10.0.0.0/30", &[of_pod("a", "n1"), of_pod("b", "n1"), of_pod("c", "n1")]);
+    for (name, node, awaits) in [("a", "n1", true), ("b", "n2", true), ("c", "n1", false)] {
+        cluster.pod(name, node, &[]);
+        cluster.snapshot.pods.get_mut(&("shop".into(), name.into())).unwrap().awaits = awaits;
+    }
+    cluster.look(0, Some(GRACE));
+    assert_eq!(cluster.collect(900), 2);
+    assert_eq!(cluster.given(), [ip("10.0.0.0")]);
 }
 
 #[test]

@@ -193,7 +193,8 @@ impl Cluster {
 
     fn pods(&self) -> BTreeMap<(String, String), gc::Pod> {
         let pod = |(handle, (node, addresses)): (&String, &(u8, Vec<IpAddr>))| {
-            (("shop".to_owned(), handle.clone()), gc::Pod { node: name(*node), addresses: addresses.clone() })
+            let pod = gc::Pod { node: name(*node), addresses: addresses.clone(), awaits: false };
+            (("shop".to_owned(), handle.clone()), pod)
         };
         self.has.borrow().iter().map(pod).collect()
     }

@@ -242,6 +242,44 @@ fn an_address_asked_for_by_name_claims_its_block_and_is_given_once() {
 }
 
 #[test]
+fn a_pool_that_was_made_anew_with_another_block_size_gives_nothing_twice() {
+    let store = Memory::default();
+    let former = world(vec![pool("p", "10.0.0.0/28", 30)]);
+    for name in ["a", "b"] {
+        assign(&store, &former, &wanted(name, name, 1), 0).unwrap();
+    }
+    let has: Vec<IpAddr> = store
+        .blocks_now()
+        .iter()
+        .flat_map(|block| block.given().map(|(a, _)| a).collect::<Vec<_>>())
+        .collect();
+    assert_eq!(has.len(), 2);
+    // Smaller blocks find room between the former ones, in none of which they lie; larger ones do not.
+    for block_length in [31, 29, 28] {
+        let world = world(vec![pool("p", "10.0.0.0/28", block_length)]);
+        let store = store.clone();
+        let given = assign(&store, &world, &wanted("n1", "c", 20), 100).unwrap();
+        let mut all = [has.clone(), addresses(&given)].concat();
+        all.sort();
+        let count = all.len();
+        all.dedup();
+        assert_eq!(all.len(), count, "given twice, with /{block_length}");
+        run(release_by_handle(&store, &world, "c", at(101))).unwrap();
+        for address in &has {
+            let by_name =
+                run(assign_address(&store, &world, *address, &pod("d"), &node("n1"), None, at(102)));
+            assert!(matches!(by_name, Err(AssignError::AlreadyGiven(_))), "{by_name:?} with /{block_length}");
+        }
+    }
+    // And it comes back.
+    let world = world(vec![pool("p", "10.0.0.0/28", 28)]);
+    let by_address: Vec<Release> =
+        has.iter().map(|address| Release { address: *address, handle: None, sequence: None }).collect();
+    let released = run(release_addresses(&store, &world, &by_address, at(103))).unwrap();
+    assert_eq!(released.addresses.len(), 2, "{released:?}");
+}
+
+#[test]
 fn an_address_is_taken_back_from_the_one_who_has_it_only() {
     let (store, world) = (Memory::default(), world(vec![pool("p", "10.0.0.0/30", 30)]));
     assign(&store, &world, &wanted("n1", "a", 1), 0).unwrap();

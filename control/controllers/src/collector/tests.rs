@@ -1,7 +1,7 @@
 use std::time::Instant;
 
 use caracal_ipam::{Attributes, Block, Nanoseconds, Owner};
-use caracal_model::object::Update;
+use caracal_model::object::{Object, Update};
 use serde_json::json;
 
 use super::*;
@@ -62,7 +62,7 @@ fn released(cluster: &Cluster, grace: &str) -> Vec<(String, Vec<Living>)> {
 
 fn pod(name: &str, address: &str) -> Living {
     let key = ObjectKey::new(Kind::Pod, Some("shop"), name);
-    Living { address: Some(address.parse().unwrap()), ..Living::object(key) }
+    Living { address: Some((address.parse().unwrap(), Some("node1".to_owned()))), ..Living::object(key) }
 }
 
 #[test]
@@ -78,4 +78,30 @@ fn of_a_node_that_seems_gone_the_api_server_is_asked_for_the_node_too() {
     let node = Living::object(ObjectKey::new(Kind::Node, None, "node1"));
     let all = released(&cluster(&["node2"]), "15m");
     assert_eq!(all, [("10.0.0.0".to_owned(), vec![node, pod("gone", "10.0.0.0")])]);
+}
+
+#[test]
+fn whatever_any_place_says_of_a_pods_addresses_counts_and_one_that_says_none_yet_may_have_its() {
+    let read = |metadata: serde_json::Value, spec: serde_json::Value, status: serde_json::Value| {
+        let pod =
+            json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec, "status": status});
+        let Object::Pod(pod) = object(pod) else { panic!("it is a pod") };
+        as_far_as_addresses_go(&pod)
+    };
+    let annotated = json!({"name": "p", "annotations": {
+        "cni.projectcalico.org/podIPs": "10.0.0.2/32", "cni.projectcalico.org/containerID": "0f3c",
+    }});
+    let (bare, here) = (json!({"name": "p"}), json!({"nodeName": "node1", "containers": []}));
+    let has = |pod: &Pod, address: &str| pod.may_have(address.parse().unwrap(), Some("node1"));
+    let both = read(annotated, here.clone(), json!({"podIPs": [{"ip": "10.0.0.1"}]}));
+    assert!(has(&both, "10.0.0.1") && has(&both, "10.0.0.2") && !has(&both, "10.0.0.3"));
+    assert!(has(&read(bare.clone(), here.clone(), json!({})), "10.0.0.3"), "its sandbox is being made");
+    for (spec, status, why) in [
+        (here, json!({"phase": "Succeeded"}), "it has ended"),
+        (json!({"containers": []}), json!({}), "it is nowhere yet"),
+        (json!({"nodeName": "node1", "containers": [], "hostNetwork": true}), json!({}), "it has its host's"),
+        (json!({"nodeName": "node2", "containers": []}), json!({}), "it is elsewhere"),
+    ] {
+        assert!(!has(&read(bare.clone(), spec, status), "10.0.0.3"), "{why}");
+    }
 }

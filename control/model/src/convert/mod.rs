@@ -43,7 +43,7 @@ pub use network_policy::network_policy;
 pub use network_set::{NetworkSetInfo, global_network_set, network_set};
 pub use node::{NodeInfo, node_info, node_labels};
 pub(crate) use pod::container_ports;
-pub use pod::{NamedPort, PodEndpoint, is_finished, pod_addresses, pod_endpoint};
+pub use pod::{NamedPort, PodEndpoint, every_address, is_finished, pod_addresses, pod_endpoint};
 pub use pool::{Between, Pool, PoolMode, ip_pool};
 pub use profile::{default_allow_profile, namespace_profile, profile, service_account_profile};
 pub(crate) use service::cluster_ips;

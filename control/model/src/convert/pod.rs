@@ -160,6 +160,21 @@ pub fn is_finished(pod: &Pod) -> bool {
 /// sandbox, after its node was started anew, say, keeps its former status until the plugin is done, and the plugin waits
 /// for the new addresses to be in force.
 pub fn pod_addresses(pod: &Pod) -> Vec<IpAddr> {
+    addresses(places(pod).into_iter().find(|texts| !texts.is_empty()).unwrap_or_default())
+}
+
+/// All that any place says of a pod's addresses, for whoever is to leave alone what may be in use.
+pub fn every_address(pod: &Pod) -> Vec<IpAddr> {
+    addresses(places(pod).concat())
+}
+
+/// Annotations carry /32 or /128 behind the address.
+fn addresses(texts: Vec<&str>) -> Vec<IpAddr> {
+    texts.iter().filter_map(|text| text.split('/').next().unwrap_or(text).parse().ok()).collect()
+}
+
+/// The places that say a pod's addresses, the one to be believed first.
+fn places(pod: &Pod) -> [Vec<&str>; 6] {
     let status = pod.status.as_ref();
     let from_status: Vec<&str> = status
         .and_then(|status| status.pod_ips.as_ref())
@@ -172,7 +187,7 @@ pub fn pod_addresses(pod: &Pod) -> Vec<IpAddr> {
     };
     let given = annotation(annotations::POD_ADDRESSES);
     let from_plugin = if annotation(annotations::POD_CONTAINER_ID).is_empty() { &[][..] } else { &given };
-    let texts = [
+    [
         from_plugin.to_vec(),
         from_status,
         single.collect(),
@@ -180,9 +195,4 @@ pub fn pod_addresses(pod: &Pod) -> Vec<IpAddr> {
         annotation(annotations::POD_ADDRESS),
         annotation(annotations::POD_ADDRESSES_AWS),
     ]
-    .into_iter()
-    .find(|texts| !texts.is_empty())
-    .unwrap_or_default();
-    // Annotations carry /32 or /128 behind the address.
-    texts.iter().filter_map(|text| text.split('/').next().unwrap_or(text).parse().ok()).collect()
 }
