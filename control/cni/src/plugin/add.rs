@@ -55,7 +55,7 @@ pub async fn run(
     let mtu = session::mtu(config)?;
     gates::wait(&config.readiness_gates)?;
     let host_name = veth_name(namespace, name);
-    let _turn = session::Turn::take(&host_name)?;
+    let _turn = session::Turn::take(config, &host_name)?;
 
     let datastore = session::datastore(config).await?;
     let known = Known::read(config, &datastore, &node, namespace, name).await?;

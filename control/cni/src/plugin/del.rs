@@ -25,7 +25,7 @@ use crate::netlink::Netlink;
 pub async fn run(config: &Config, attachment: &Attachment, variables: &Variables) -> Result<(), PluginError> {
     let handle = config.handle(&attachment.container);
     let host_name = attachment.pod().map(|(namespace, name)| veth_name(namespace, name));
-    let _turn = host_name.as_deref().map(session::Turn::take).transpose()?;
+    let _turn = host_name.as_deref().map(|name| session::Turn::take(config, name)).transpose()?;
     let alias = match &host_name {
         Some(name) => alias(name)?,
         None => None,

@@ -27,14 +27,14 @@ pub async fn run(config: &Config, variables: &Variables) -> Result<(), PluginErr
             owner = link.alias,
             "removing the link of a container that is not attached"
         );
-        let _turn = session::Turn::take(&link.name)?;
+        let _turn = session::Turn::take(config, &link.name)?;
         if let Err(error) = link::remove(None, &link.name, &config.bpf_dir) {
             failed = Some(error.into());
         }
     }
     // Pins whose link went with its namespace; what is being made just now has a link.
     for name in program::pinned(&config.bpf_dir).unwrap_or_default() {
-        let _turn = session::Turn::take(&name)?;
+        let _turn = session::Turn::take(config, &name)?;
         if let Ok(None) = program::attachment(&config.bpf_dir, &name) {
             let _ = program::unpin(&config.bpf_dir, &name);
         }

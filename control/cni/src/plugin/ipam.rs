@@ -20,6 +20,7 @@ use nix::fcntl::{Flock, FlockArg};
 use tracing::{debug, warn};
 
 use super::error::PluginError;
+use super::session;
 
 /// How long another plugin may hold the lock before this one goes on without it: what is written is compared and swapped anyway.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
@@ -242,10 +243,7 @@ fn now() -> Nanoseconds {
 /// Keeps plugins of this host from changing the same block at once, each but one in vain. `None`: it cannot be had, which does no harm.
 #[must_use]
 pub fn lock(path: &Path) -> Option<Flock<File>> {
-    if let Some(directory) = path.parent() {
-        let _ = std::fs::create_dir_all(directory);
-    }
-    let file = File::options().create(true).truncate(false).read(true).write(true).open(path).ok()?;
+    let file = session::lock_file(path).ok()?;
     let (send, receive) = mpsc::channel();
     // Hundreds may wait: none of them is to look again and again. One that waits in vain ends with the process.
     thread::spawn(move || {

@@ -1,12 +1,17 @@
 //! What the commands share: the way to the API server, made when it is first needed; the node's name; one command at a time for a pod.
 
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixListener};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use caracal_datastore::{ApiGroup, Datastore};
 use caracal_ipam::World;
 use caracal_model::object::{Kind, Object};
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
 
 use super::config::Config;
 use super::error::PluginError;
@@ -110,33 +115,83 @@ pub fn mtu(config: &Config) -> Result<u32, PluginError> {
     }
 }
 
-/// While it lives, no other command works on the same pod's link in this network namespace. It is a name among the abstract sockets: who is
-/// killed leaves it free.
+/// The file of a lock. Nobody but its owner may open it: who can, can hold it, and keep every pod waiting.
+pub(super) fn lock_file(path: &Path) -> io::Result<File> {
+    if let Some(directory) = path.parent() {
+        std::fs::create_dir_all(directory)?;
+    }
+    File::options().create(true).truncate(false).read(true).write(true).mode(0o600).open(path)
+}
+
+/// While it lives, no other command works on the same pod's link. It is one byte of a file beside address management's lock, which the
+/// interface's name chooses; who is killed leaves it free.
 #[derive(Debug)]
-pub struct Turn(#[allow(dead_code, reason = "it is held, not used")] UnixListener);
+pub struct Turn(#[allow(dead_code, reason = "it is held, not used")] File);
 
 impl Turn {
     /// Waits for the command before.
     ///
     /// # Errors
     /// It does not end.
-    pub fn take(interface: &str) -> Result<Self, PluginError> {
-        let name = format!("caracal-cni/{interface}");
-        let doing = || PluginError::io(format!("take the name {name} among the abstract sockets"));
-        let address = SocketAddr::from_abstract_name(&name).map_err(doing())?;
+    pub fn take(config: &Config, interface: &str) -> Result<Self, PluginError> {
+        let path = config.ipam_lock.with_file_name("cni-turns.lock");
+        let doing = || PluginError::io(format!("lock {}", path.display()));
+        let file = lock_file(&path).map_err(doing())?;
+        let byte = libc::flock {
+            l_type: libc::F_WRLCK as libc::c_short,
+            l_whence: libc::SEEK_SET as libc::c_short,
+            l_start: byte_of(interface),
+            l_len: 1,
+            l_pid: 0,
+        };
         let begin = Instant::now();
         loop {
-            match UnixListener::bind_addr(&address) {
-                Ok(listener) => return Ok(Self(listener)),
-                Err(error) if error.kind() != std::io::ErrorKind::AddrInUse => return Err(doing()(error)),
-                Err(_) if begin.elapsed() > TURN_PATIENCE => {
+            // Of the open file and not of the process, so that commands of one process wait for each other, too.
+            match fcntl(&file, FcntlArg::F_OFD_SETLK(&byte)) {
+                Ok(_) => return Ok(Self(file)),
+                Err(Errno::EAGAIN | Errno::EACCES) if begin.elapsed() > TURN_PATIENCE => {
                     return Err(PluginError::NotReady(format!(
                         "another command still works on {interface} after {} s",
                         TURN_PATIENCE.as_secs()
                     )));
                 }
-                Err(_) => std::thread::sleep(TURN_POLL),
+                Err(Errno::EAGAIN | Errno::EACCES) => std::thread::sleep(TURN_POLL),
+                Err(error) => return Err(doing()(error.into())),
             }
         }
+    }
+}
+
+/// Its last seven characters, as a number. Interfaces that have these in common take turns without need, and come to no harm.
+fn byte_of(interface: &str) -> i64 {
+    interface.bytes().rev().take(7).fold(0, |number, byte| number << 8 | i64::from(byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+    use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
+    #[test]
+    fn commands_for_one_interface_take_turns_and_nobody_else_can_take_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut config = Config::parse(br#"{"name": "net"}"#).unwrap();
+        config.ipam_lock = directory.path().join("run/ipam.lock");
+        let ended = AtomicBool::new(false);
+        let first = Turn::take(&config, "cali0123456789a").unwrap();
+        let mode = first.0.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        Turn::take(&config, "cali0123456789b").unwrap();
+        std::thread::scope(|scope| {
+            let second = scope.spawn(|| {
+                let _turn = Turn::take(&config, "cali0123456789a").unwrap();
+                assert!(ended.load(SeqCst), "two at once");
+            });
+            std::thread::sleep(TURN_POLL * 4);
+            ended.store(true, SeqCst);
+            drop(first);
+            second.join().unwrap();
+        });
     }
 }
