@@ -216,9 +216,9 @@ async fn of_family<S: Store>(
         }
         own.insert(claim.cidr);
         if given.addresses.len() < count && claim.state != AffinityState::PendingDeletion {
+            let strict = world.settings.strict_affinity;
             if claim.state == AffinityState::Pending
-                && affinity::claim(store, owner, claim.cidr, world.settings.strict_affinity, now).await?
-                    == Claim::Taken
+                && if_readable(affinity::claim(store, owner, claim.cidr, strict, now).await)? == Claim::Taken
             {
                 own.remove(&claim.cidr);
                 continue;
@@ -294,10 +294,10 @@ async fn new_block<S: Store>(
                 continue;
             }
             let claimed = match existing.contains_key(&cidr) {
-                true => affinity::claim(store, owner, cidr, strict, now).await?,
-                false => affinity::claim_new(store, owner, cidr, strict, now).await?,
+                true => affinity::claim(store, owner, cidr, strict, now).await,
+                false => affinity::claim_new(store, owner, cidr, strict, now).await,
             };
-            if claimed == Claim::Ours {
+            if if_readable(claimed)? == Claim::Ours {
                 return Ok(Some(cidr));
             }
         }
@@ -322,6 +322,14 @@ async fn new_block<S: Store>(
         }
     }
     Ok(None)
+}
+
+/// A block that cannot be read is somebody else's.
+fn if_readable(claimed: Result<Claim, AffinityError>) -> Result<Claim, AffinityError> {
+    match claimed {
+        Err(AffinityError::Store(StoreError::Nonsense(_))) => Ok(Claim::Taken),
+        claimed => claimed,
+    }
 }
 
 /// Whether two prefixes have an address in common. Blocks that do are of different sizes: somebody has made the pool anew, or
@@ -362,7 +370,11 @@ impl<S: Store> Taker<'_, S> {
             }
             Ok(block.take(missing, attributes, |address| world.is_reserved(address)))
         };
-        let taken = self.write(cidr, choose).await?.unwrap_or_default();
+        let taken = match self.write(cidr, choose).await {
+            // Others may have room.
+            Err(AssignError::Store(StoreError::Nonsense(_))) => return Ok(()),
+            taken => taken?.unwrap_or_default(),
+        };
         given.addresses.extend(taken.into_iter().map(|address| (address, cidr.length())));
         Ok(())
     }

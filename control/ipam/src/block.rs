@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Every address is in exactly one of two places: it has an allocation, or it is in `unallocated`, once. Every entry of
-//! `attributes` is somebody's. [`Block::check`] says so of what others wrote.
+//! `attributes` is somebody's. [`Block::check`] sees to it that this is so of what others wrote, or says why it cannot.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -123,14 +123,6 @@ pub enum BlockError {
         /// What it names.
         attribute: i64,
     },
-    /// An address is free and given, neither, or free twice.
-    #[error("block {cidr}: address {ordinal} is not either given or free once")]
-    Unallocated {
-        /// The block.
-        cidr: Cidr,
-        /// The address's place.
-        ordinal: u32,
-    },
 }
 
 /// The parts of a block, as its object has them.
@@ -207,20 +199,17 @@ impl Block {
         };
         let allocations: Vec<Option<usize>> =
             (0..size).zip(parts.allocations).map(named).collect::<Result<_, _>>()?;
-        let mut is_free = vec![false; size as usize];
+        // Allocations decide. What is free besides is free once, however often it is said, or if it is not said at all.
+        let mut is_said = vec![false; size as usize];
         let mut unallocated = Vec::with_capacity(parts.unallocated.len());
-        for place in parts.unallocated {
-            let ordinal = u32::try_from(place).unwrap_or(u32::MAX);
-            match is_free.get_mut(ordinal as usize) {
-                Some(free) if !*free => *free = true,
-                _ => return Err(BlockError::Unallocated { cidr, ordinal }),
+        for ordinal in
+            parts.unallocated.into_iter().filter_map(|place| u32::try_from(place).ok()).chain(0..size)
+        {
+            let is_free = allocations.get(ordinal as usize).is_some_and(Option::is_none);
+            if let Some(said) = is_said.get_mut(ordinal as usize).filter(|said| is_free && !**said) {
+                *said = true;
+                unallocated.push(ordinal);
             }
-            unallocated.push(ordinal);
-        }
-        let mut places = (0..size).zip(is_free).zip(&allocations);
-        let wrong = places.find(|((_, is_free), allocation)| *is_free == allocation.is_some());
-        if let Some(((ordinal, _), _)) = wrong {
-            return Err(BlockError::Unallocated { cidr, ordinal });
         }
         Ok(Block {
             cidr,

@@ -423,6 +423,13 @@ pub async fn perform<S: Store>(
             if found.as_ref().map(|(handle, _)| &handle.blocks) != was.as_ref() {
                 return Ok(false);
             }
+            // A block that cannot be read was not in the list; what it gives is not known.
+            for cidr in was.iter().flat_map(BTreeMap::keys).filter(|cidr| !blocks.contains_key(cidr)) {
+                let has = |block: &Block| block.given().any(|(_, of)| of.handle.as_ref() == Some(id));
+                if block(store, *cidr).await?.is_some_and(|(block, _)| has(&block)) {
+                    return Ok(false);
+                }
+            }
             let new = (!blocks.is_empty())
                 .then(|| Record::Handle(Handle { id: id.clone(), blocks: blocks.clone() }));
             let revision = found.map(|(_, revision)| revision);

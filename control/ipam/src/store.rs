@@ -42,10 +42,16 @@ impl Record {
     }
 }
 
-/// The store could not be asked, or did not answer.
+/// Why the store does not say what was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the datastore: {0}")]
-pub struct StoreError(pub String);
+pub enum StoreError {
+    /// It could not be asked, or did not answer.
+    #[error("the datastore: {0}")]
+    Unanswered(String),
+    /// The thing is there and cannot be read: it is left alone, and who can do without it does.
+    #[error("the datastore: {0}")]
+    Nonsense(String),
+}
 
 /// Why a swap was not made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -63,7 +69,7 @@ pub trait Store {
     /// A version of a thing.
     type Revision: Clone;
 
-    /// The thing of this key, if there is one; one that is marked deleted is not.
+    /// The thing of this key, if there is one; one that is marked deleted is not, one that cannot be read is an error.
     fn get(&self, key: &Key) -> impl Future<Output = Result<Option<(Record, Self::Revision)>, StoreError>>;
 
     /// The claims of an owner, in the store's order.
@@ -72,7 +78,7 @@ pub trait Store {
         owner: &Owner,
     ) -> impl Future<Output = Result<Vec<(Affinity, Self::Revision)>, StoreError>>;
 
-    /// All blocks, in the store's order.
+    /// All blocks that can be read, in the store's order.
     fn blocks(&self) -> impl Future<Output = Result<Vec<(Block, Self::Revision)>, StoreError>>;
 
     /// Everything that there is, for whoever cleans up.

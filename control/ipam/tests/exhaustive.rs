@@ -21,13 +21,12 @@ use std::time::{Duration, Instant};
 
 use caracal_ipam::gc::{self, Collector, Snapshot};
 use caracal_ipam::{
-    Affinity, Attributes, AutoAssign, Block, Key, Nanoseconds, Owner, Pool, Record, Settings, Store,
-    StoreError, Tunnel, Use, World, WriteError, affinity, assign_address, auto_assign, ensure_tunnel_address,
+    Affinity, Attributes, AutoAssign, Block, Key, Nanoseconds, Owner, Record, Settings, Store, StoreError,
+    Tunnel, Use, World, WriteError, affinity, assign_address, auto_assign, ensure_tunnel_address,
     release_by_handle,
 };
 use caracal_model::cidr::Cidr;
-use caracal_model::selector::Selector;
-use common::{Memory, consistent, run, step};
+use common::{Memory, consistent, pool, run, step};
 
 const NOW: Nanoseconds = Nanoseconds(1_000_000_000_000);
 const NODES: [&str; 2] = ["n1", "n2"];
@@ -37,18 +36,7 @@ fn block() -> Cidr {
 }
 
 fn world(strict: bool) -> World {
-    let pool = Pool {
-        name: "pods".into(),
-        cidr: block(),
-        block_length: 31,
-        disabled: false,
-        uses: vec![Use::Workload, Use::Tunnel],
-        manual: false,
-        nodes: Some(Selector::parse("").unwrap()),
-        namespaces: Some(Selector::parse("").unwrap()),
-        vxlan: true,
-        ipip: false,
-    };
+    let pool = pool("pods", "10.0.0.0/31", 31);
     let settings = Settings { strict_affinity: strict, ..Settings::default() };
     World { pools: vec![pool], settings, ..World::default() }
 }

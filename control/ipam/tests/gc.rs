@@ -249,6 +249,27 @@ fn handles_come_to_count_what_blocks_give() {
 }
 
 #[test]
+fn a_handle_of_addresses_in_a_block_that_cannot_be_read_stays() {
+    let mut cluster = Cluster::new(&["n1"]);
+    cluster.block("n1", "10.0.0.0/30", &[of_pod("a", "n1")]);
+    cluster.pod("a", "n1", &["10.0.0.0"]);
+    cluster.store.make_unreadable(Some(cidr("10.0.0.0/30")));
+    let records: Vec<Record> = run(cluster.store.everything()).unwrap();
+    cluster.snapshot.records =
+        records.into_iter().filter(|record| !matches!(record, Record::Block(_))).collect();
+    let mut actions = Vec::new();
+    for seconds in [0, 900] {
+        let now = cluster.begin + Duration::from_secs(seconds);
+        actions = cluster.collector.look(now, Some(GRACE), &cluster.snapshot).actions;
+    }
+    assert_eq!(actions.len(), 2, "the handle, and the claim: {actions:?}");
+    for action in &actions {
+        assert!(run(perform(&cluster.store, &World::default(), action, START)).is_err(), "{action:?}");
+    }
+    assert_eq!(cluster.store.things().len(), 3);
+}
+
+#[test]
 fn a_handle_that_changes_meanwhile_is_left_alone() {
     let mut cluster = Cluster::new(&["n1"]);
     cluster.put(Record::Handle(Handle { id: "h".into(), blocks: [(cidr("10.0.0.0/29"), 1)].into() }));

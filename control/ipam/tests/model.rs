@@ -16,13 +16,12 @@ use std::time::{Duration, Instant};
 use caracal_ipam::gc::{self, Collector, Snapshot};
 use caracal_ipam::release::Release;
 use caracal_ipam::{
-    AssignError, Attributes, AutoAssign, Block, Nanoseconds, Owner, Pool, Record, Settings, Store, Tunnel,
-    Use, World, affinity, assign_address, auto_assign_near, ensure_tunnel_address, release_addresses,
+    AssignError, Attributes, AutoAssign, Block, Nanoseconds, Owner, Record, Settings, Store, Tunnel, Use,
+    World, affinity, assign_address, auto_assign_near, ensure_tunnel_address, release_addresses,
     release_by_handle,
 };
 use caracal_model::cidr::Cidr;
-use caracal_model::selector::Selector;
-use common::{Memory, consistent, run, step};
+use common::{Memory, consistent, pool, run, step};
 use proptest::prelude::*;
 
 const NODES: u8 = 3;
@@ -40,26 +39,10 @@ fn block_of(number: u8) -> Cidr {
     Cidr::new(cidr("10.0.0.0/27").nth(4 * u32::from(number)).unwrap(), 30).unwrap()
 }
 
-fn everybody() -> Option<Selector> {
-    Some(Selector::parse("").unwrap())
-}
-
 /// Two pools of two blocks of four addresses, one of the blocks half reserved.
 fn world(settings: Settings) -> World {
-    let pool = |name: &str, range: &str| Pool {
-        name: name.into(),
-        cidr: cidr(range),
-        block_length: 30,
-        disabled: false,
-        uses: vec![Use::Workload, Use::Tunnel],
-        manual: false,
-        nodes: everybody(),
-        namespaces: everybody(),
-        vxlan: true,
-        ipip: false,
-    };
     World {
-        pools: vec![pool("a", "10.0.0.0/29"), pool("b", "10.0.0.8/29")],
+        pools: vec![pool("a", "10.0.0.0/29", 30), pool("b", "10.0.0.8/29", 30)],
         reservations: vec![cidr("10.0.0.4/31")],
         settings,
         ..World::default()

@@ -17,7 +17,7 @@ use caracal_ipam::{
 use caracal_model::cidr::Cidr;
 use caracal_model::labels::Labels;
 use caracal_model::selector::Selector;
-use common::{Memory, run};
+use common::{Memory, pool, run};
 
 const START: u64 = 1_767_225_600_000_000_000;
 
@@ -31,21 +31,6 @@ fn ip(text: &str) -> IpAddr {
 
 fn at(seconds: u64) -> Nanoseconds {
     Nanoseconds(START + seconds * 1_000_000_000)
-}
-
-fn pool(name: &str, range: &str, block_length: u8) -> Pool {
-    Pool {
-        name: name.into(),
-        cidr: cidr(range),
-        block_length,
-        disabled: false,
-        uses: vec![Use::Workload, Use::Tunnel],
-        manual: false,
-        nodes: Some(Selector::parse("").unwrap()),
-        namespaces: Some(Selector::parse("").unwrap()),
-        vxlan: true,
-        ipip: false,
-    }
 }
 
 fn world(pools: Vec<Pool>) -> World {
@@ -239,6 +224,28 @@ fn an_address_asked_for_by_name_claims_its_block_and_is_given_once() {
     assert_eq!(ask("b", "10.0.0.77"), Err(AssignError::AlreadyGiven(ip("10.0.0.77"))));
     assert_eq!(ask("b", "10.9.0.1"), Err(AssignError::NotInAPool(ip("10.9.0.1"))));
     assert_eq!(block_of(&store, "n1").cidr(), cidr("10.0.0.64/26"));
+}
+
+#[test]
+fn a_block_that_cannot_be_read_is_done_without() {
+    let (store, world) = (Memory::default(), world(vec![pool("p", "10.0.0.0/28", 30)]));
+    let first = assign(&store, &world, &wanted("n1", "a", 1), 0).unwrap();
+    let unreadable = block_of(&store, "n1").cidr();
+    store.make_unreadable(Some(unreadable));
+    // Its owner, who is told of it; its owner, who finds the claim; and others, who may come by.
+    let near = run(auto_assign_near(&store, &world, &wanted("n1", "b", 1), &[unreadable], at(1))).unwrap().0;
+    let next = assign(&store, &world, &wanted("n1", "c", 1), 2).unwrap();
+    let rest = assign(&store, &world, &wanted("n2", "d", 20), 3).unwrap();
+    let given: Vec<IpAddr> = [near, next, rest].iter().flat_map(addresses).collect();
+    assert_eq!(given.len(), 12, "{given:?}");
+    assert!(given.iter().all(|address| !unreadable.contains(*address)), "{given:?}");
+    // Who has an address of it gives it back when it can be read again.
+    assert!(run(release_by_handle(&store, &world, "a", at(4))).is_err());
+    store.make_unreadable(None);
+    assert_eq!(
+        run(release_by_handle(&store, &world, "a", at(5))).unwrap().unwrap().addresses,
+        addresses(&first)
+    );
 }
 
 #[test]

@@ -13,27 +13,12 @@ use caracal_ipam::{
     release_addresses,
 };
 use caracal_model::selector::Selector;
-use common::{Memory, consistent, run};
+use common::{Memory, consistent, pool, run};
 
 const NOW: Nanoseconds = Nanoseconds(1_767_225_600_000_000_000);
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
-}
-
-fn pool(name: &str, range: &str, block_length: u8) -> Pool {
-    Pool {
-        name: name.into(),
-        cidr: range.parse().unwrap(),
-        block_length,
-        disabled: false,
-        uses: vec![Use::Workload, Use::Tunnel],
-        manual: false,
-        nodes: Some(Selector::parse("").unwrap()),
-        namespaces: Some(Selector::parse("").unwrap()),
-        vxlan: true,
-        ipip: false,
-    }
 }
 
 struct Cluster {

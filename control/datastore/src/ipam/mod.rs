@@ -161,7 +161,10 @@ impl Store for IpamStore {
             Err(DatastoreError::NotFound { .. }) => return Ok(None),
             Err(error) => return Err(unanswered(error)),
         };
-        let nonsense = |why: String| StoreError(format!("{kind} {name} makes no sense: {why}"));
+        let nonsense = |why: String| {
+            warn!("{kind} {name} makes no sense: {why}; left alone");
+            StoreError::Nonsense(format!("{kind} {name} makes no sense: {why}"))
+        };
         match self.living(kind, &name, object).await {
             None => Ok(None),
             Some(Err(why)) => Err(nonsense(why)),
@@ -218,7 +221,7 @@ impl Store for IpamStore {
 }
 
 fn unanswered(error: DatastoreError) -> StoreError {
-    StoreError(error.to_string())
+    StoreError::Unanswered(error.to_string())
 }
 
 fn not_written(error: DatastoreError) -> WriteError {

@@ -1,3 +1,5 @@
+use std::net::IpAddr;
+
 use caracal_ipam::{Attributes, Block, Handle, Nanoseconds, Owner, Record};
 use serde_json::{Value, json};
 
@@ -168,11 +170,19 @@ fn blocks_are_read_in_every_form_that_there_ever_was() {
     assert_eq!(of_services.owner, Some(Owner::Virtual("load-balancer".into())));
     assert!(of_services.is_empty(), "what cools down is nobody's");
 
+    // Free twice, free and given, not said to be free, and of no place at all: allocations decide.
+    let mut odd = block(json!({
+        "cidr": "10.0.0.0/30", "allocations": [null, 0, null, null], "unallocated": [3, 3, 1, -1, 4, 0],
+        "attributes": [{"handle_id": "net.abc"}],
+    }));
+    assert_eq!(odd.given().count(), 1);
+    let free = odd.take(4, &Attributes::default(), |_| false);
+    assert_eq!(free, ["10.0.0.3", "10.0.0.0", "10.0.0.2"].map(|text| text.parse::<IpAddr>().unwrap()));
+
     for nonsense in [
         json!({}),
         json!({"cidr": "10.0.0.0/31", "allocations": [0, null], "unallocated": [1]}),
         json!({"cidr": "10.0.0.0/31", "allocations": [null], "unallocated": [0]}),
-        json!({"cidr": "10.0.0.0/31", "allocations": [null, null], "unallocated": [0, 0]}),
         json!({"cidr": "10.0.0.0/31", "allocations": ["a", null], "unallocated": [1]}),
         json!({"cidr": "10.0.0.0/31", "affinity": "room:7", "allocations": [null, null], "unallocated": [0, 1]}),
     ] {

@@ -7,7 +7,9 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use caracal_ipam::{Affinity, Block, Key, Owner, Record, Store, StoreError, WriteError};
+use caracal_ipam::{Affinity, Block, Key, Owner, Pool, Record, Store, StoreError, Use, WriteError};
+use caracal_model::cidr::Cidr;
+use caracal_model::selector::Selector;
 
 /// A store. Clones share it.
 #[derive(Clone, Default)]
@@ -16,6 +18,8 @@ pub struct Memory {
     writes: Rc<Cell<u64>>,
     /// How many writes from now on one is made and yet reported as failed; 0: none.
     lie_in: Rc<Cell<u64>>,
+    /// A block that cannot be read.
+    unreadable: Rc<Cell<Option<Cidr>>>,
 }
 
 impl Memory {
@@ -42,6 +46,11 @@ impl Memory {
     #[allow(dead_code, reason = "not every test follows orders")]
     pub fn with_revisions(&self) -> Vec<(Record, u64)> {
         self.things.borrow().values().cloned().collect()
+    }
+
+    #[allow(dead_code, reason = "not every test has what cannot be read")]
+    pub fn make_unreadable(&self, block: Option<Cidr>) {
+        self.unreadable.set(block);
     }
 
     #[allow(dead_code, reason = "not every test lies")]
@@ -87,6 +96,9 @@ impl Store for Memory {
 
     async fn get(&self, key: &Key) -> Result<Option<(Record, u64)>, StoreError> {
         Turn(false).await;
+        if matches!(key, Key::Block(cidr) if self.unreadable.get() == Some(*cidr)) {
+            return Err(StoreError::Nonsense("it is no block".into()));
+        }
         Ok(self.things.borrow().get(key).cloned())
     }
 
@@ -104,7 +116,9 @@ impl Store for Memory {
         Turn(false).await;
         let things = self.things.borrow();
         let blocks = things.values().filter_map(|(record, revision)| match record {
-            Record::Block(block) => Some((block.clone(), *revision)),
+            Record::Block(block) if self.unreadable.get() != Some(block.cidr()) => {
+                Some((block.clone(), *revision))
+            }
             _ => None,
         });
         Ok(blocks.collect())
@@ -134,13 +148,31 @@ impl Store for Memory {
             }
             None => drop(things.remove(key)),
         }
+        let lost = StoreError::Unanswered("the connection was lost".into());
         match self.lie_in.get() {
             0 => Ok(()),
             left => {
                 self.lie_in.set(left - 1);
-                if left == 1 { Err(StoreError("the connection was lost".into()).into()) } else { Ok(()) }
+                if left == 1 { Err(lost.into()) } else { Ok(()) }
             }
         }
+    }
+}
+
+/// A pool for all nodes, namespaces and uses, of VXLAN.
+#[allow(dead_code, reason = "not every test has pools")]
+pub fn pool(name: &str, range: &str, block_length: u8) -> Pool {
+    Pool {
+        name: name.into(),
+        cidr: range.parse().unwrap(),
+        block_length,
+        disabled: false,
+        uses: vec![Use::Workload, Use::Tunnel],
+        manual: false,
+        nodes: Some(Selector::parse("").unwrap()),
+        namespaces: Some(Selector::parse("").unwrap()),
+        vxlan: true,
+        ipip: false,
     }
 }
 
