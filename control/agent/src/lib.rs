@@ -25,7 +25,6 @@ mod text_file;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
 
 pub use agent::Agent;
@@ -79,9 +78,6 @@ pub enum AgentError {
     /// nf_tables cannot be spoken to.
     #[error(transparent)]
     Nft(#[from] caracal_nft::NftError),
-    /// Signals cannot be caught.
-    #[error("cannot catch signals: {0}")]
-    Signals(std::io::Error),
     /// Nobody can watch.
     #[error("cannot start the thread that answers probes: {0}")]
     Monitor(std::io::Error),
@@ -96,18 +92,16 @@ pub enum AgentError {
     CleanUp(Vec<KernelError>),
 }
 
-/// Runs the agent in this network namespace until SIGTERM or SIGINT.
+/// Runs the agent in this network namespace until `stop` is done.
 ///
 /// # Errors
 /// [`AgentError`], before anything has been done. A server or fastpath that cannot be reached is waited for.
-pub async fn run(config: Config) -> Result<(), AgentError> {
+pub async fn run(config: Config, stop: impl Future<Output = ()>) -> Result<(), AgentError> {
     check_permission()?;
     // Those who ask for the group later have nobody to tell.
     if let Some(group) = std::env::var("CALICO_API_GROUP").ok().filter(|group| !group.is_empty()) {
         group.parse::<ApiGroup>()?;
     }
-    let mut terminate = signal(SignalKind::terminate()).map_err(AgentError::Signals)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(AgentError::Signals)?;
     // Served from the first moment: a kubelet asks while we wait for the API server.
     let vitals = Arc::new(Vitals::new(config.monitoring, config.logs));
     monitoring::start(&vitals, &config.node, &config.fastpath, config.limits).map_err(AgentError::Monitor)?;
@@ -115,12 +109,6 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     let node_socket = NodeSocket::open(&config.node_socket)?;
     let programmer = Programmer::start(config.bpf_dir, config.mtu_file, Arc::clone(&vitals))?;
     info!(node = config.node, fastpath = %config.fastpath.display(), "starting");
-    let stop = async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    };
     let agent = Agent::new(config.node, config.services, &client, config.fastpath, Some(programmer))
         .with_node_socket(node_socket)
         .with_vitals(Arc::clone(&vitals));

@@ -9,10 +9,8 @@ use caracal_agent::node::{self, Settings, node_name};
 use caracal_agent::{Config, HostServices, clean_up};
 use caracal_monitor::{Logs, Question, Wanted, probe};
 
+use crate::process::{runtime, told_to_end};
 use crate::table::emit;
-
-/// The environment variable that sets what is logged: `info`, `debug`, `caracal_agent=debug,warn`, …
-const LOG: &str = "CARACAL_LOG";
 
 const EXAMPLES: &str = "Examples:
   caracal agent --node node1                                     in a pod of the cluster, beside caracal-fastpath
@@ -118,12 +116,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if let Some(check) = args.check {
         return run_check(check, &monitoring);
     }
-    let logs = Logs::start(LOG)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .context("cannot start the tokio runtime")?;
+    let logs = Logs::start()?;
+    let runtime = runtime()?;
     if args.cleanup {
         for change in runtime.block_on(clean_up())? {
             println!("{change}");
@@ -156,7 +150,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             Services::Coexist => HostServices::Coexist,
         },
     };
-    runtime.block_on(caracal_agent::run(config))?;
+    runtime.block_on(async { anyhow::Ok(caracal_agent::run(config, told_to_end()?).await?) })?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -1,16 +1,15 @@
 //! `caracal apiserver`.
 
-use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context;
 use caracal_apiserver::{Options, Ranges};
 use caracal_model::cidr::Cidr;
-use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
+use caracal_monitor::Logs;
+
+use crate::process::{runtime, told_to_end};
 
 const EXAMPLES: &str = "Examples:
   caracal apiserver --data-dir ./data --write-kubeconfig ./kubeconfig
@@ -73,17 +72,9 @@ fn ranges(cidrs: &[Cidr], node_ports: RangeInclusive<u16>) -> anyhow::Result<Ran
     Ok(ranges)
 }
 
-/// The environment variable that sets what is logged: `info`, `debug`, `caracal_apiserver=debug,warn`, …
-const LOG: &str = "CARACAL_LOG";
-
 /// Runs it until SIGTERM or SIGINT.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let filter = match std::env::var(LOG) {
-        Ok(text) => EnvFilter::try_new(&text).with_context(|| format!("{LOG}={text}"))?,
-        Err(_) => EnvFilter::new("info"),
-    };
-    let ansi = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(ansi).with_writer(std::io::stderr).init();
+    let logs = Logs::start()?;
     let Args {
         data_dir,
         listen,
@@ -93,20 +84,12 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         service_node_port_range,
     } = args;
     let ranges = ranges(&service_cluster_ip_range, service_node_port_range)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")?;
-    runtime.block_on(async {
-        let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
-        let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    runtime()?.block_on(async {
+        let stop = told_to_end()?;
+        tokio::spawn(logs.follow_signal());
         let options = Options { data_dir, listen, write_kubeconfig, ranges };
         let server = caracal_apiserver::serve_with_tokens(options, token_file).await?;
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
+        stop.await;
         server.stop().await;
         Ok(ExitCode::SUCCESS)
     })

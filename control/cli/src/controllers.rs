@@ -11,7 +11,8 @@ use caracal_controllers::settings::Overrides;
 use caracal_controllers::{LeaseName, Options, View, connect};
 use caracal_model::duration;
 use caracal_monitor::{Logs, Wanted};
-use tokio::signal::unix::{SignalKind, signal};
+
+use crate::process::{runtime, told_to_end};
 
 const EXAMPLES: &str = "Examples:
   caracal controllers                                             in a pod of the cluster; several may run, one acts
@@ -60,15 +61,10 @@ fn period(text: &str) -> Result<Duration, String> {
 
 /// Runs it.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let logs = Logs::start("CARACAL_LOG")?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .context("cannot start the tokio runtime")?;
-    runtime.block_on(async {
-        let mut terminate = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;
-        let mut interrupt = signal(SignalKind::interrupt()).context("cannot catch SIGINT")?;
+    let logs = Logs::start()?;
+    runtime()?.block_on(async {
+        let stop = told_to_end()?;
+        tokio::spawn(logs.clone().follow_signal());
         let overrides = Overrides::read(|name| std::env::var(name).ok())?;
         let timing = Timing {
             lease: args.lease_duration,
@@ -77,12 +73,6 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         };
         let timing = timing.checked()?;
         let client = caracal_datastore::client(args.kubeconfig.as_deref()).await?;
-        let stop = async move {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-        };
         tokio::pin!(stop);
         let datastore = tokio::select! {
             connected = connect(client) => connected?,

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use caracal_cni::install::{Credentials, Install};
-use tokio::signal::unix::{SignalKind, signal};
+
+use crate::process::{runtime, told_to_end};
 
 const EXAMPLES: &str = "Examples:
   caracal install-cni                                            in a pod, with the host's folders below /host
@@ -75,11 +76,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         install.uninstall()?;
         return Ok(ExitCode::SUCCESS);
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the tokio runtime")?;
-    runtime.block_on(async {
+    runtime()?.block_on(async {
         install.install().await?;
         println!("installed {} in {}", install.conf_name, install.conf_dir.display());
         if watch {
@@ -91,13 +88,12 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 /// Keeps the plugin's credentials fresh until it is told to end.
 async fn follow(install: &Install) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    let stop = told_to_end()?;
+    tokio::pin!(stop);
     let mut look = tokio::time::interval(LOOK);
     loop {
         tokio::select! {
-            _ = terminate.recv() => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
+            () = &mut stop => return Ok(()),
             _ = look.tick() => match install.refresh() {
                 Ok(false) => {}
                 Ok(true) => println!("the plugin has the new token"),

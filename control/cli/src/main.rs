@@ -12,6 +12,7 @@ mod fastpath;
 mod install_cni;
 mod lab;
 mod policy;
+mod process;
 mod selector;
 mod table;
 mod validate;

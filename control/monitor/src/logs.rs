@@ -7,11 +7,14 @@ use std::io::IsTerminal;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tracing::{Event, Level, Subscriber, info};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{Event, Level, Subscriber, info, warn};
 use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
+/// The environment variable that says what is logged: `info`, `debug`, `caracal_agent=debug,warn`, …
+const VARIABLE: &str = "CARACAL_LOG";
 /// What kube's client would say at each attempt, we say once.
 const QUIET: &str = "kube_client::client::builder=off";
 
@@ -19,10 +22,8 @@ const QUIET: &str = "kube_client::client::builder=off";
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     /// The environment variable does not say what may be logged.
-    #[error("{variable}={text}: {why}")]
+    #[error("{VARIABLE}={text}: {why}")]
     Filter {
-        /// Its name.
-        variable: &'static str,
         /// What it says.
         text: String,
         /// What is wrong with that.
@@ -49,18 +50,16 @@ struct State {
 }
 
 impl Logs {
-    /// Logs to stderr from now on. `variable` is the environment variable that says what.
+    /// Logs to stderr from now on; what, the environment variable `CARACAL_LOG` may say.
     ///
     /// # Errors
     /// [`LogError`].
-    pub fn start(variable: &'static str) -> Result<Self, LogError> {
-        let fixed = std::env::var(variable).ok();
+    pub fn start() -> Result<Self, LogError> {
+        let fixed = std::env::var(VARIABLE).ok();
         let filter = match &fixed {
-            Some(text) => EnvFilter::try_new(text).map_err(|why| LogError::Filter {
-                variable,
-                text: text.clone(),
-                why,
-            })?,
+            Some(text) => {
+                EnvFilter::try_new(text).map_err(|why| LogError::Filter { text: text.clone(), why })?
+            }
             None => EnvFilter::new(directives(None)),
         };
         let (filter, handle) = reload::Layer::new(filter);
@@ -97,8 +96,19 @@ impl Logs {
         }
     }
 
+    /// Has SIGUSR1 begin, and end, debugging, for as long as the process lives.
+    pub async fn follow_signal(self) {
+        let mut user = match signal(SignalKind::user_defined1()) {
+            Ok(user) => user,
+            Err(error) => return warn!("SIGUSR1 will not change what is logged: {error}"),
+        };
+        while user.recv().await.is_some() {
+            self.toggle_debug();
+        }
+    }
+
     /// Debugs, or no longer.
-    pub fn toggle_debug(&self) {
+    fn toggle_debug(&self) {
         let mut state = self.lock();
         state.is_debugging = !state.is_debugging;
         self.follow(&state);
@@ -145,6 +155,20 @@ impl<S: Subscriber> Layer<S> for Errors {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_signal_begins_and_ends_debugging() {
+        let logs = Logs::unmanaged();
+        // Polled once, it has caught the signal, which otherwise ends this process.
+        tokio::spawn(logs.clone().follow_signal());
+        tokio::task::yield_now().await;
+        for expected in [true, false] {
+            nix::sys::signal::raise(nix::sys::signal::Signal::SIGUSR1).unwrap();
+            while logs.lock().is_debugging != expected {
+                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            }
+        }
+    }
 
     #[test]
     fn severities_are_calicos() {

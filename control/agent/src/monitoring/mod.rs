@@ -21,9 +21,7 @@ use std::time::{Duration, Instant};
 
 use caracal_monitor::{Exposition, health_pages, keep_serving, metrics_page};
 use caracal_plane_api::{PlaneError, Reader, SILENCE_MS, StatusReport, What};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
-use tracing::warn;
 
 pub use addresses::Fixed;
 pub use fastpath::Limits;
@@ -61,20 +59,10 @@ pub fn start(vitals: &Arc<Vitals>, node: &str, fastpath: &Path, limits: Limits) 
     });
     tasks.spawn(keep_serving("metrics", vitals.metrics_address.subscribe(), pages));
     tasks.spawn(watch_fastpath(Arc::clone(vitals), fastpath.to_owned()));
-    tasks.spawn(follow_signal(Arc::clone(vitals)));
+    // Also while the API, which has the configuration, is away.
+    tasks.spawn(vitals.logs().clone().follow_signal());
     let serve = move || runtime.block_on(async { while tasks.join_next().await.is_some() {} });
     std::thread::Builder::new().name("monitor".into()).spawn(serve).map(drop)
-}
-
-/// SIGUSR1 begins, and ends, debugging: also while the API, which has the configuration, is away.
-async fn follow_signal(vitals: Arc<Vitals>) {
-    let mut user = match signal(SignalKind::user_defined1()) {
-        Ok(user) => user,
-        Err(error) => return warn!("SIGUSR1 will not change what is logged: {error}"),
-    };
-    while user.recv().await.is_some() {
-        vitals.logs().toggle_debug();
-    }
 }
 
 struct Scrape {

@@ -81,7 +81,7 @@ fn gc_removes_what_is_not_attached_of_this_network_and_node_alone() {
     let seen = world.seen();
     let mut kept: Vec<&String> = seen.given.keys().collect();
     kept.sort();
-    let mut expected = vec![attached.handle(), format!("other.{}", of_other.id), on_node2.handle()];
+    let mut expected = [attached.handle(), format!("other.{}", of_other.id), on_node2.handle()];
     expected.sort();
     assert_eq!(kept, expected.iter().collect::<Vec<_>>());
     assert!(seen.links.contains(&attached.veth()) && seen.links.contains(&of_other.veth()));
