@@ -8,9 +8,9 @@ use std::collections::BTreeSet;
 use caracal_datastore::ApiGroup;
 use caracal_ipam::Record;
 use caracal_model::calico::{Tier, TierSpec};
-use caracal_model::convert::well_known_tiers;
-use caracal_model::object::{Kind, Object, ObjectKey};
-use caracal_model::policy::{Action as PolicyAction, DEFAULT_TIER};
+use caracal_model::convert::{tier_of, well_known_tiers};
+use caracal_model::object::{Kind, ObjectKey};
+use caracal_model::policy::Action as PolicyAction;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::controller::Now;
@@ -84,16 +84,4 @@ impl Controller for Tiers {
         }
         plan
     }
-}
-
-/// The tier that a policy stands in.
-fn tier_of(object: &Object) -> Option<&str> {
-    let tier = match object {
-        Object::CalicoNetworkPolicy(policy) => &policy.spec.tier,
-        Object::GlobalNetworkPolicy(policy) => &policy.spec.tier,
-        Object::StagedNetworkPolicy(policy) => &policy.spec.tier,
-        Object::StagedGlobalNetworkPolicy(policy) => &policy.spec.tier,
-        _ => return None,
-    };
-    Some(tier.as_deref().filter(|tier| !tier.is_empty()).unwrap_or(DEFAULT_TIER))
 }

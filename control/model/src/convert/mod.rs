@@ -51,4 +51,4 @@ pub use service::{
     AFFINITY_SECONDS, Locality, Preference, ServedFrontend, ServedPort, ServiceInfo, ServiceInfoPort,
     SliceEndpoint, SliceInfo, served_ports, service, service_slice,
 };
-pub use tier::{tier, well_known_tiers};
+pub use tier::{tier, tier_of, well_known_tiers};

@@ -308,9 +308,7 @@ fn addresses_come_from_the_first_place_that_has_any() {
     };
     let both = json!({"podIPs": [{"ip": "10.0.0.1"}, {"ip": "2001:db8::1"}], "podIP": "10.0.0.9"});
     assert_eq!(addresses(both.clone(), json!({})), "10.0.0.1 2001:db8::1");
-    let named = |container: &str| {
-        json!({"cni.projectcalico.org/podIPs": "10.0.0.2/32", "cni.projectcalico.org/containerID": container})
-    };
+    let named = |container: &str| json!({"cni.projectcalico.org/podIPs": "10.0.0.2/32", "cni.projectcalico.org/containerID": container});
     assert_eq!(addresses(both.clone(), named("")), "10.0.0.1 2001:db8::1");
     assert_eq!(addresses(both, named("0f3c")), "10.0.0.2", "a new sandbox, and the status of the former");
     assert_eq!(addresses(json!({"podIP": "10.0.0.9"}), json!({})), "10.0.0.9");

@@ -1,6 +1,7 @@
 //! Tier → [`Tier`], and the tiers that there are without being written.
 
 use crate::calico;
+use crate::object::Object;
 use crate::policy::{Action, DEFAULT_TIER, KUBE_ADMIN_TIER, KUBE_BASELINE_TIER, Tier};
 
 /// Converts a Tier; one that does not say what becomes of unmatched traffic denies it.
@@ -13,6 +14,18 @@ pub fn tier(object: &calico::Tier) -> Tier {
             _ => Action::Deny,
         },
     }
+}
+
+/// The tier that a policy stands in, whether it names it or not; `None`: that is no policy of a tier.
+pub fn tier_of(object: &Object) -> Option<&str> {
+    let tier = match object {
+        Object::CalicoNetworkPolicy(policy) => &policy.spec.tier,
+        Object::GlobalNetworkPolicy(policy) => &policy.spec.tier,
+        Object::StagedNetworkPolicy(policy) => &policy.spec.tier,
+        Object::StagedGlobalNetworkPolicy(policy) => &policy.spec.tier,
+        _ => return None,
+    };
+    Some(tier.as_deref().filter(|tier| !tier.is_empty()).unwrap_or(DEFAULT_TIER))
 }
 
 /// The tiers that exist unless an object of their name says otherwise.

@@ -1,10 +1,11 @@
 //! What may not change in an object that is there, what may not come beside others, and what may not go.
 
+use super::Errors;
 use super::calico_format::masked_cidr;
 use super::ip_pool::default_block_size;
-use super::{Errors, given};
 use crate::calico::{IPPool, IPPoolSpec};
 use crate::cidr::Cidr;
+use crate::convert::tier_of;
 use crate::object::{FieldError, Object};
 use crate::policy::{DEFAULT_TIER, KUBE_ADMIN_TIER, KUBE_BASELINE_TIER};
 
@@ -104,16 +105,4 @@ pub(crate) fn deletion<'a>(object: &Object, others: impl Iterator<Item = &'a Obj
         _ => {}
     }
     errors.0
-}
-
-/// The tier that a policy says it stands in.
-fn tier_of(object: &Object) -> Option<&str> {
-    let tier = match object {
-        Object::CalicoNetworkPolicy(policy) => &policy.spec.tier,
-        Object::GlobalNetworkPolicy(policy) => &policy.spec.tier,
-        Object::StagedNetworkPolicy(policy) => &policy.spec.tier,
-        Object::StagedGlobalNetworkPolicy(policy) => &policy.spec.tier,
-        _ => return None,
-    };
-    Some(given(tier).unwrap_or(DEFAULT_TIER))
 }
