@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use crate::{
     api::{annotated, ingress, isolate, pod, pod_key, pool},
     lab::{Lab, Plan},
-    machine::{Dice, eventually, is_loaded, rounds},
+    machine::{Dice, caracal, eventually, is_loaded, rounds, stdout},
     traffic::{Place, answers, transfer},
 };
 
@@ -501,4 +501,7 @@ fn nodes_that_start_from_nothing_find_what_they_are_and_their_pods_talk() {
     ] {
         assert!(answers(from, to, 7001), "{} does not reach {}", from.address, to.address);
     }
+    // And who asks by name need not know what they were given.
+    let tried = caracal(&["lab", "try", "--name", lab.name(), "default/a", "default/c", "ICMP"]);
+    assert!(tried.status.success() && stdout(&tried).starts_with("allow"), "{}", stdout(&tried));
 }

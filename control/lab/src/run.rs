@@ -9,6 +9,7 @@ use caracal_model::case::{
     Case, CaseFlow, World,
     report::{CaseReport, Observation, Observations},
 };
+use caracal_model::object::Kind;
 use serde_json::json;
 
 use crate::{
@@ -60,9 +61,25 @@ pub fn try_flow(state: &State, flow: &TryFlow, stop: &Stop) -> Result<Observatio
     let text = fs::read_to_string(state.case_file()).map_err(|error| unreadable(error.to_string()))?;
     let mut case = Case::parse(&text).map_err(|error| unreadable(error.to_string()))?;
     case.flows = flow.case_flows()?;
+    if case.lab.startup {
+        give_addresses(&mut case, state);
+    }
     let world = case.world().map_err(|error| LabError::Case(error.message))?;
     let observations = drive::flows(state, &world, stop)?;
     observations.into_iter().next().ok_or_else(|| LabError::Case("the flow is none".into()))
+}
+
+/// Writes into the case what address management gave its pods; the case itself cannot know.
+fn give_addresses(case: &mut Case, state: &State) {
+    for object in case.objects.iter_mut().filter(|object| object.key.kind == Kind::Pod) {
+        let namespace = object.key.namespace.as_deref().unwrap_or_default();
+        let Ok(pod) = state.pod(namespace, &object.key.name) else { continue };
+        let Some(value) = object.value.as_object_mut() else { continue };
+        if let Some(status) = value.entry("status").or_insert_with(|| json!({})).as_object_mut() {
+            let addresses: Vec<_> = pod.addresses.iter().map(|ip| json!({ "ip": ip })).collect();
+            status.insert("podIPs".into(), addresses.into());
+        }
+    }
 }
 
 /// A flow as a command line says it; each part as case files write it.
