@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -74,15 +75,17 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         let timing = timing.checked()?;
         let client = caracal_datastore::client(args.kubeconfig.as_deref()).await?;
         tokio::pin!(stop);
+        let addresses =
+            Addresses { health: args.health_address.address(), metrics: args.metrics_address.address() };
+        let shown = Arc::new(OnceLock::new());
+        monitoring::serve(&shown, &logs, addresses).context("cannot start the thread that answers probes")?;
         let datastore = tokio::select! {
             connected = connect(client) => connected?,
             () = &mut stop => return Ok(ExitCode::SUCCESS),
         };
         let lease = LeaseName { namespace: args.lease_namespace, name: args.lease_name };
         let view = View::new(datastore, &overrides);
-        let addresses =
-            Addresses { health: args.health_address.address(), metrics: args.metrics_address.address() };
-        monitoring::serve(&view, &logs, addresses).context("cannot start the thread that answers probes")?;
+        let view = shown.get_or_init(|| view).clone();
         let lease = args.leader_elect.then_some(lease);
         let options = Options { lease, timing, overrides, logs, ..Options::default() };
         caracal_controllers::run(view, options, stop).await;

@@ -7,6 +7,7 @@
     reason = "a test fails by panicking, helpers included"
 )]
 
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -14,6 +15,9 @@ use std::time::{Duration, Instant};
 use caracal_apiserver::{Options, Ranges, Server, serve};
 use caracal_datastore::{ApiGroup, Datastore, client};
 use caracal_model::object::{Kind, Object, ObjectKey};
+use caracal_monitor::{Question, probe};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 /// Against hanging only.
@@ -108,8 +112,8 @@ async fn a_killed_leader_is_replaced_and_an_ended_one_at_once() {
     world.service_gets("two", "198.51.100.1").await;
     let _third = world.start();
     // Asked to end, it ends well.
-    let asked = Command::new("kill").arg(second.0.id().to_string()).status().unwrap();
-    assert!(asked.success() && second.0.wait().unwrap().success());
+    kill(Pid::from_raw(second.0.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
+    assert!(second.0.wait().unwrap().success());
     world.service_gets("three", "198.51.100.2").await;
 }
 
@@ -127,4 +131,33 @@ fn what_it_is_told_wrongly_it_refuses_by_name() {
     assert!(told.contains("holds for 2000 ms, is given up after 3000 ms"), "{told}");
     let told = refused(&mut controllers(directory.path(), "1500ms"));
     assert!(told.contains("kubeconfig"), "{told}");
+}
+
+#[test]
+fn one_that_waits_for_the_api_server_tells_probes_that_it_lives() {
+    let directory = tempfile::tempdir().unwrap();
+    // Taken as long as the test runs, and nobody answers there.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let server = format!("https://{}", silent.local_addr().unwrap());
+    let cluster = json!({"name": "c", "cluster": {"server": server, "insecure-skip-tls-verify": true}});
+    let context = json!({"name": "c", "context": {"cluster": "c", "user": "u"}});
+    let config = json!({"apiVersion": "v1", "kind": "Config", "current-context": "c", "clusters": [cluster],
+        "contexts": [context], "users": [{"name": "u", "user": {"token": "t"}}]});
+    std::fs::write(kubeconfig(directory.path()), config.to_string()).unwrap();
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_caracal"));
+    command.arg("controllers").arg("--kubeconfig").arg(kubeconfig(directory.path()));
+    command.args(["--health-address", &free, "--metrics-address", "none"]).env_remove("CALICO_API_GROUP");
+    let _process = Process(command.spawn().unwrap());
+    let end = Instant::now() + PATIENCE;
+    let lives = loop {
+        match probe(&free, Question::Live) {
+            Ok((lives, _)) => break lives,
+            Err(error) => assert!(Instant::now() < end, "{error}"),
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    assert!(lives);
+    let (ready, why) = probe(&free, Question::Ready).unwrap();
+    assert!(!ready && why.contains("has not said yet"), "{why}");
 }

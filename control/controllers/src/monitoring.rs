@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use caracal_model::cidr::Cidr;
@@ -42,24 +43,25 @@ impl Default for Addresses {
     }
 }
 
-/// Serves what `view` shows until the process ends: on a thread of its own, so that a process that is stuck can say so. To be
-/// called in the runtime that the controllers run in.
+/// Serves what `view` shows until the process ends: on a thread of its own, so that a process that is stuck can say so; and before
+/// there is one, so that nobody takes a process that waits for the API server for dead. To be called in the runtime that the
+/// controllers run in.
 ///
 /// # Errors
 /// The process has no thread left, or no descriptor.
-pub fn serve(view: &View, logs: &Logs, addresses: Addresses) -> io::Result<()> {
+pub fn serve(view: &Arc<OnceLock<View>>, logs: &Logs, addresses: Addresses) -> io::Result<()> {
     let health = Health::new();
     let now = Instant::now();
     let process = health.part("Process", Concern::Vital, TIMEOUT, now);
     let syncer = health.part("Syncer", Concern::Readiness, TIMEOUT, now);
-    tokio::spawn(report(view.clone(), process, syncer));
+    tokio::spawn(report(Arc::clone(view), process, syncer));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (view, logs) = (view.clone(), logs.clone());
+    let (view, logs) = (Arc::clone(view), logs.clone());
     let serve = move || {
         runtime.block_on(async {
             let metrics = metrics_page(move || {
-                let (view, logs) = (view.clone(), logs.clone());
-                async move { page(&view, &logs) }
+                let (view, logs) = (Arc::clone(&view), logs.clone());
+                async move { page(view.get(), &logs) }
             });
             let mut tasks = JoinSet::new();
             let health_address = watch::Sender::new(addresses.health);
@@ -73,26 +75,30 @@ pub fn serve(view: &View, logs: &Logs, addresses: Addresses) -> io::Result<()> {
 }
 
 /// Whoever waits for the lease is as ready as who holds it.
-async fn report(view: View, process: Reporter, syncer: Reporter) {
+async fn report(view: Arc<OnceLock<View>>, process: Reporter, syncer: Reporter) {
     loop {
         let now = Instant::now();
         process.ready(now);
-        if view.is_in_sync() {
-            syncer.ready(now);
-        } else {
-            syncer.not_ready("the API server has not told everything yet", now);
+        match view.get() {
+            None => syncer.not_ready("the API server has not said yet where Calico's kinds are", now),
+            Some(view) if !view.is_in_sync() => {
+                syncer.not_ready("the API server has not told everything yet", now);
+            }
+            Some(_) => syncer.ready(now),
         }
         tokio::time::sleep(REPORT_INTERVAL).await;
     }
 }
 
-fn page(view: &View, logs: &Logs) -> Exposition {
+fn page(view: Option<&View>, logs: &Logs) -> Exposition {
     let mut page = Exposition::new();
-    view.with_cluster(|cluster| ipam_metrics(cluster, &view.collected(), &mut page));
+    if let Some(view) = view {
+        view.with_cluster(|cluster| ipam_metrics(cluster, &view.collected(), &mut page));
+    }
     let help = "Whether this process is the one that acts.";
-    page.gauge("caracal_controllers_leading", help, &[], view.leads());
+    page.gauge("caracal_controllers_leading", help, &[], view.is_some_and(View::leads));
     let help = "Whether everything has been read from the API once.";
-    page.gauge("caracal_controllers_in_sync", help, &[], view.is_in_sync());
+    page.gauge("caracal_controllers_in_sync", help, &[], view.is_some_and(View::is_in_sync));
     let help = "Number of errors logged.";
     page.counter("caracal_controllers_log_errors_total", help, &[], logs.errors());
     process_metrics(&mut page);
