@@ -52,6 +52,33 @@ install_lab_tools() {
   install_packages iproute2 iputils-ping nftables iptables traceroute iperf3 ethtool containernetworking-plugins
 }
 
+# install_chart_tools: Go, and the libraries that Helm is made of, for scripts/render-chart.
+install_chart_tools() {
+  install_packages golang-go golang-github-masterminds-sprig-dev golang-github-ghodss-yaml-dev \
+    golang-github-xeipuuv-gojsonschema-dev
+}
+
+# unpacked PACKAGE: prints the folder under the target directory where Debian's package is unpacked, beside whatever is
+# installed. Nothing of it is set up or started.
+unpacked() {
+  local folder=${CARGO_TARGET_DIR:-$ROOT/target}/packages/$1 fresh
+  if [ ! -d "$folder" ]; then
+    mkdir -p "$(dirname "$folder")"
+    fresh=$(mktemp -d "$folder.XXXXXX")
+    if ! (
+      cd "$fresh" &&
+        { apt-get download -q "$1" || { apt-get update -q && apt-get download -q "$1"; }; } &&
+        dpkg -x ./*.deb . && rm ./*.deb
+    ) >&2; then
+      rm -rf "$fresh"
+      die "apt-get cannot download $1; see above"
+    fi
+    # Of several at once one wins; its copy is as good as ours.
+    mv -T "$fresh" "$folder" 2>/dev/null || rm -rf "$fresh"
+  fi
+  echo "$folder"
+}
+
 # find_kubectl: prints a kubectl, the one on the PATH or Debian's 1.20.
 find_kubectl() {
   command -v kubectl 2>/dev/null && return 0

@@ -151,18 +151,26 @@ fn check_labels(text: &str) {
     }
 }
 
-/// `promtool` of Debian's package `prometheus`, where it is installed, has the last word.
+/// promtool, as the project's script finds it.
+fn promtool() -> Command {
+    let output = Command::new(repository().join("scripts/promtool")).output().unwrap();
+    assert!(
+        output.status.success(),
+        "promtool is needed and cannot be had: {}",
+        crate::machine::stderr(&output)
+    );
+    Command::new(stdout(&output).trim())
+}
+
+/// promtool has the last word.
 fn lint(page: &str) {
-    let promtool = Command::new("promtool")
+    let mut promtool = promtool()
         .args(["check", "metrics"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        .spawn();
-    let Ok(mut promtool) = promtool else {
-        println!("promtool is not installed; our own parser has read the page");
-        return;
-    };
+        .spawn()
+        .unwrap();
     promtool.stdin.take().unwrap().write_all(page.as_bytes()).unwrap();
     let output = promtool.wait_with_output().unwrap();
     let said = format!("{}{}", stdout(&output), crate::machine::stderr(&output));
@@ -440,11 +448,10 @@ fn documented(pages: &[&Scrape]) {
             assert!(names.any(|name| families.contains(name)), "nothing exports {word}: {expression}");
         }
     }
-    let rules = Command::new("promtool")
+    let output = promtool()
         .args(["check", "rules"])
         .arg(repository().join("deploy/dashboards/alerts.yaml"))
-        .output();
-    if let Ok(output) = rules {
-        assert!(output.status.success(), "{}{}", stdout(&output), crate::machine::stderr(&output));
-    }
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}{}", stdout(&output), crate::machine::stderr(&output));
 }
