@@ -140,19 +140,25 @@ fn kubectl() -> PathBuf {
 
 #[test]
 fn every_combination_of_values_applies_without_a_warning_and_a_second_time_changes_nothing() {
-    for (values, files) in combinations() {
-        let cluster = Cluster::start();
-        let rendered = render(&files).expect(&values);
-        if rendered.contains("crd.projectcalico.org/v1") {
-            cluster.apply("deploy/crds/crd.projectcalico.org.yaml");
+    thread::scope(|scope| {
+        for (values, files) in combinations() {
+            scope.spawn(move || applies_twice(&values, &files));
         }
-        let file = cluster.apply_text(&rendered);
-        let before = cluster.versions(&file);
-        assert!(before.len() > 10, "{values}: {before:?}");
-        cluster.kubectl(&["apply", "-f", &file]);
-        assert_eq!(cluster.versions(&file), before, "{values}");
-        cluster.kubectl(&["delete", "-f", &file]);
+    });
+}
+
+fn applies_twice(values: &str, files: &[PathBuf]) {
+    let cluster = Cluster::start();
+    let rendered = render(files).expect(values);
+    if rendered.contains("crd.projectcalico.org/v1") {
+        cluster.apply("deploy/crds/crd.projectcalico.org.yaml");
     }
+    let file = cluster.apply_text(&rendered);
+    let before = cluster.versions(&file);
+    assert!(before.len() > 10, "{values}: {before:?}");
+    cluster.kubectl(&["apply", "-f", &file]);
+    assert_eq!(cluster.versions(&file), before, "{values}");
+    cluster.kubectl(&["delete", "-f", &file]);
 }
 
 #[test]
