@@ -38,6 +38,7 @@ fn assert_one_line(what: &str, output: &Output, words: &[&str]) {
     let lines: Vec<_> = stderr(output).lines().map(str::to_owned).collect();
     let said: Vec<_> = lines.iter().filter(|line| line.starts_with("caracal")).collect();
     assert_eq!(said.len(), 1, "{what}: {lines:?}");
+    assert!(said[0].matches("os error").count() <= 1, "{what}: a cause is told twice: {}", said[0]);
 }
 
 #[test]

@@ -18,7 +18,7 @@ use crate::table::{emit, table};
 const EXAMPLES: &str = "Examples:
   caracal fastpath drops --lab lab/node1
   caracal fastpath services --lab lab/node1 --all
-  caracal fastpath check
+  caracal fastpath check --lab lab/node1
   caracal fastpath policy --socket /var/run/caracal/fastpath.sock -o json";
 
 /// Read a running fastpath: health, counters, drops, flows, routes, policy, services, translation.
@@ -51,14 +51,21 @@ enum Table {
     Nat(ReadArgs),
 }
 
+/// Which fastpath.
 #[derive(Debug, clap::Args)]
-struct ReadArgs {
+struct Place {
     /// Its socket [default: /var/run/caracal/fastpath.sock]
     #[arg(long, value_name = "SOCKET", conflicts_with = "lab")]
     socket: Option<PathBuf>,
     /// A node of a lab
     #[arg(long, value_name = "N/NODE", value_parser = parse_lab)]
     lab: Option<(LabName, String)>,
+}
+
+#[derive(Debug, clap::Args)]
+struct ReadArgs {
+    #[command(flatten)]
+    place: Place,
     /// Rows that are zero, too
     #[arg(long)]
     all: bool,
@@ -69,9 +76,8 @@ struct ReadArgs {
 
 #[derive(Debug, clap::Args)]
 struct CheckArgs {
-    /// Its socket
-    #[arg(long, value_name = "SOCKET", default_value = DEFAULT_SOCKET)]
-    socket: PathBuf,
+    #[command(flatten)]
+    place: Place,
     /// How long a worker may be silent; an idle one comes round every 50 ms
     #[arg(long, value_name = "SECONDS", default_value_t = SILENCE_MS as f64 / 1e3)]
     silence: f64,
@@ -82,6 +88,19 @@ const DEFAULT_SOCKET: &str = "/var/run/caracal/fastpath.sock";
 fn parse_lab(text: &str) -> Result<(LabName, String), String> {
     let (lab, node) = text.split_once('/').ok_or("expected LAB/NODE, like lab/node1")?;
     Ok((lab.parse().map_err(|error: caracal_lab::LabError| error.to_string())?, node.to_owned()))
+}
+
+impl Place {
+    fn connect(&self) -> anyhow::Result<Reader> {
+        let socket = match (&self.socket, &self.lab) {
+            (Some(socket), _) => socket.clone(),
+            (None, None) => DEFAULT_SOCKET.into(),
+            (None, Some((lab, node))) => State::read(lab)?.node(node)?.socket.clone().with_context(|| {
+                format!("node {node} of lab {lab} has no fastpath: Linux does its routing")
+            })?,
+        };
+        Ok(Reader::connect(&socket)?)
+    }
 }
 
 /// Runs `caracal fastpath`.
@@ -97,15 +116,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Table::Services(args) => (What::Services, args),
         Table::Nat(args) => (What::Nat, args),
     };
-    let socket =
-        match (&args.socket, &args.lab) {
-            (Some(socket), _) => socket.clone(),
-            (None, None) => DEFAULT_SOCKET.into(),
-            (None, Some((lab, node))) => State::read(lab)?.node(node)?.socket.clone().with_context(|| {
-                format!("node {node} of lab {lab} has no fastpath: Linux does its routing")
-            })?,
-        };
-    let mut reply = Reader::connect(&socket)?.read(what)?;
+    let mut reply = args.place.connect()?.read(what)?;
     if !args.all && args.output == Output::Table {
         reply.counters.retain(|counter| counter.value > 0);
         reply.drops.retain(|drop| drop.packets > 0);
@@ -119,7 +130,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
-    let status = Reader::connect(&args.socket)?.read(What::Status)?.status.unwrap_or_default();
+    let status = args.place.connect()?.read(What::Status)?.status.unwrap_or_default();
     let limit = Duration::try_from_secs_f64(args.silence).context("--silence")?;
     let mut is_silent = false;
     for (worker, ms) in status.silent_workers(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX)) {

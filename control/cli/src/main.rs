@@ -57,7 +57,7 @@ fn main() -> ExitCode {
         Command::InstallCni(args) => install_cni::run(args),
     };
     result.unwrap_or_else(|error: anyhow::Error| {
-        eprintln!("caracal: {error:#}");
+        eprintln!("caracal: {}", caracal_datastore::causes(error.as_ref()));
         ExitCode::from(2)
     })
 }
