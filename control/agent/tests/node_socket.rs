@@ -312,3 +312,18 @@ async fn a_socket_that_a_dead_agent_left_is_replaced_and_that_of_a_living_one_is
     assert!(matches!(error, NodeSocketError::NotASocket { .. }), "{error}");
     assert_eq!(std::fs::read(&path).unwrap(), b"precious");
 }
+
+#[tokio::test]
+async fn a_socket_that_somebody_removes_is_served_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("run/node.sock");
+    let _socket = NodeSocket::open(&path).unwrap();
+    std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
+    let served = async {
+        while UnixStream::connect(&path).is_err() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, served).await.unwrap();
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+}

@@ -11,12 +11,18 @@
 //! these addresses, policy included, and its port is open: from then on its packets go where policy lets them.
 //! The socket is 0600, and both ends must be root or of one user.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::IpAddr;
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt::SendTimeout,
+};
+use nix::sys::time::{TimeVal, TimeValLike};
 use serde::{Deserialize, Serialize};
 
 /// Where agents serve it unless told otherwise.
@@ -118,15 +124,23 @@ pub enum NodeSocketError {
         /// The socket.
         path: PathBuf,
         /// Why not.
-        source: std::io::Error,
+        source: io::Error,
+    },
+    /// It is there, and says nothing: stopped, stuck, or asked by too many at once.
+    #[error("this node's agent at {} does not answer within {} s; if it stays so, restart it", .path.display(), .limit.as_secs())]
+    Silent {
+        /// The socket.
+        path: PathBuf,
+        /// For how long.
+        limit: Duration,
     },
     /// The conversation broke off.
-    #[error("this node's agent at {} went away or does not answer: {source}", .path.display())]
+    #[error("this node's agent at {} went away: {source}", .path.display())]
     Broken {
         /// The socket.
         path: PathBuf,
         /// Why.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// It said something that is no answer.
     #[error("what answers at {} is no Caracal agent of this version: {what}", .path.display())]
@@ -154,10 +168,22 @@ impl NodeSocket {
     /// # Errors
     /// Nobody is there.
     pub fn connect(path: &Path) -> Result<Self, NodeSocketError> {
-        let fail = |source| NodeSocketError::Connect { path: path.to_owned(), source };
-        let stream = UnixStream::connect(path).map_err(fail)?;
-        stream.set_write_timeout(Some(PATIENCE)).map_err(fail)?;
-        Ok(Self { stream: BufReader::new(stream), path: path.to_owned() })
+        Self::connect_within(path, PATIENCE)
+    }
+
+    /// An agent that is stuck has its connections wait to be accepted, and one more, when those are too many, waits here: by itself for ever.
+    fn connect_within(path: &Path, limit: Duration) -> Result<Self, NodeSocketError> {
+        let fail = |errno| match errno {
+            Errno::EAGAIN => NodeSocketError::Silent { path: path.to_owned(), limit },
+            errno => NodeSocketError::Connect { path: path.to_owned(), source: errno.into() },
+        };
+        let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None);
+        let socket = socket.map_err(fail)?;
+        // Of writes, and of the connection.
+        let time = TimeVal::milliseconds(i64::try_from(limit.as_millis()).unwrap_or(i64::MAX));
+        setsockopt(&socket, SendTimeout, &time).map_err(fail)?;
+        connect(socket.as_raw_fd(), &UnixAddr::new(path).map_err(fail)?).map_err(fail)?;
+        Ok(Self { stream: BufReader::new(UnixStream::from(socket)), path: path.to_owned() })
     }
 
     /// Asks whether the node is ready for pods.
@@ -185,7 +211,11 @@ impl NodeSocket {
 
     fn ask(&mut self, request: &Request, patience: Duration) -> Result<Answer, NodeSocketError> {
         let path = self.path.clone();
-        let broken = |source| NodeSocketError::Broken { path: path.clone(), source };
+        let broken = |source: io::Error| match source.kind() {
+            // What a read says whose time is over.
+            io::ErrorKind::WouldBlock => NodeSocketError::Silent { path: path.clone(), limit: patience },
+            _ => NodeSocketError::Broken { path: path.clone(), source },
+        };
         let mut line = serde_json::to_vec(request).map_err(|e| broken(e.into()))?;
         line.push(b'\n');
         self.stream.get_ref().set_read_timeout(Some(patience)).map_err(broken)?;
@@ -194,7 +224,7 @@ impl NodeSocket {
         let limit = u64::try_from(LINE_BYTES_MAX).unwrap_or(u64::MAX);
         self.stream.by_ref().take(limit).read_until(b'\n', &mut line).map_err(broken)?;
         if line.last() != Some(&b'\n') {
-            return Err(broken(std::io::ErrorKind::UnexpectedEof.into()));
+            return Err(broken(io::ErrorKind::UnexpectedEof.into()));
         }
         match serde_json::from_slice(&line) {
             Ok(Answer::Failure(failure)) => Err(failure.into()),
@@ -211,6 +241,8 @@ impl NodeSocket {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use nix::sys::socket::{Backlog, bind, listen};
+
     use super::*;
 
     fn says(answer: &Answer, text: &str) {
@@ -242,6 +274,22 @@ mod tests {
     fn a_code_of_a_later_version_is_still_a_failure() {
         let answer: Answer = serde_json::from_str(r#"{"error":"x","code":"who-knows"}"#).unwrap();
         assert_eq!(answer, Answer::Failure(Failure { error: "x".into(), code: Code::Other }));
+    }
+
+    #[test]
+    fn an_agent_that_accepts_nobody_is_not_waited_for_for_ever() {
+        let directory = std::env::temp_dir().join(format!("caracal-node-socket-full-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let path = directory.join("node.sock");
+        let stuck = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+        bind(stuck.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
+        listen(&stuck, Backlog::new(1).unwrap()).unwrap();
+        // Some find room to wait in.
+        let limit = Duration::from_millis(20);
+        let tried: Vec<_> = (0..4).map(|_| NodeSocket::connect_within(&path, limit)).collect();
+        assert!(tried.first().unwrap().is_ok());
+        assert!(matches!(tried.last().unwrap(), Err(NodeSocketError::Silent { .. })), "{tried:?}");
+        std::fs::remove_dir_all(&directory).unwrap();
     }
 
     #[test]

@@ -34,6 +34,8 @@ const WRITE_PATIENCE: Duration = Duration::from_secs(5);
 /// The question of a client that will say nothing more is given up after this.
 const HUNG_UP: Duration = Duration::from_secs(1);
 const QUESTIONS: usize = 256;
+/// While nobody asks, the socket's file is looked for this often.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Why the socket cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -97,10 +99,9 @@ impl NodeSocket {
             Ok(_) => std::fs::remove_file(path).map_err(failed)?,
             Err(_) => {}
         }
-        let listener = UnixListener::bind(path).map_err(failed)?;
-        std::fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(failed)?;
+        let listener = bind(path).map_err(failed)?;
         let (ask, questions) = mpsc::channel(QUESTIONS);
-        let accept = tokio::spawn(accept(listener, ask));
+        let accept = tokio::spawn(accept(listener, path.to_owned(), ask));
         Ok(Self { questions, accept, path: path.to_owned(), _lock: lock })
     }
 
@@ -138,11 +139,35 @@ fn lock(path: &Path) -> Result<Flock<File>, NodeSocketError> {
     })
 }
 
-async fn accept(listener: UnixListener, ask: mpsc::Sender<Question>) {
+fn bind(path: &Path) -> std::io::Result<UnixListener> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+async fn accept(mut listener: UnixListener, path: PathBuf, ask: mpsc::Sender<Question>) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
-        match listener.accept().await {
+        let Ok(accepted) = tokio::time::timeout(LOOK, listener.accept()).await else {
+            // Who cleans up a folder of sockets takes this one's name, and nobody finds it any more.
+            if std::fs::symlink_metadata(&path).is_err_and(|error| error.kind() == ErrorKind::NotFound) {
+                match bind(&path) {
+                    Ok(again) => {
+                        warn!("somebody removed {}; it is served again", path.display());
+                        listener = again;
+                    }
+                    Err(error) => {
+                        warn!("somebody removed {}, and it cannot be served again: {error}", path.display());
+                    }
+                }
+            }
+            continue;
+        };
+        match accepted {
             Ok((stream, _)) => {
                 let ask = ask.clone();
                 tokio::spawn(async move {

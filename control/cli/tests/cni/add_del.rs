@@ -1,10 +1,12 @@
 //! Repeats, replacements, failures and kills: what is left, and what is not.
 
 use std::collections::BTreeSet;
+use std::os::fd::AsFd;
 use std::thread;
 use std::time::Duration;
 
-use caracal_cni::netlink::Netlink;
+use caracal_cni::netlink::{Netlink, VethEnd};
+use caracal_cni::netns;
 use caracal_model::object::Kind;
 use serde_json::{Value, json};
 
@@ -43,6 +45,23 @@ fn a_new_container_of_the_pod_replaces_the_link_and_the_old_ones_del_leaves_it()
     assert!(world.check(&new, &added.json).good);
     assert!(world.del(&new).good);
     assert!(world.seen().given.is_empty());
+}
+
+#[test]
+fn what_was_killed_before_its_link_had_an_owner_is_removed_also_of_a_pod_that_had_a_container_before() {
+    let world = World::new("ownerless");
+    let first = world.pod("web", json!({}));
+    assert!(world.add(&first).good);
+    assert!(world.del(&first).good);
+    let before = world.seen();
+    let second = world.container("web", "c1-web");
+    let near = VethEnd { name: &second.veth(), netns: None, mac: None };
+    let netns = netns::open(&second.netns).unwrap();
+    let far = VethEnd { name: "eth0", netns: Some(netns.as_fd()), mac: None };
+    Netlink::open().unwrap().add_veth(&near, &far, 1460).unwrap();
+    assert_ne!(world.seen(), before);
+    assert!(world.del(&second).good);
+    assert_eq!(world.seen(), before);
 }
 
 #[test]
@@ -173,6 +192,8 @@ fn a_container_that_is_no_pod_to_attach_is_refused_and_nothing_is_made() {
     assert_eq!(pod("nowhere", json!({})).code(), 11);
     let on_the_host = Container { netns: "/proc/self/ns/net".into(), ..world.pod("host-netns", json!({})) };
     assert_eq!(world.add(&on_the_host).code(), 4, "the host keeps its network");
+    let in_a_file = Container { netns: "/proc/self/status".into(), ..world.pod("file", json!({})) };
+    assert_eq!(world.add(&in_a_file).code(), 4);
     let nobody = Container { args: String::new(), ..missing };
     assert_eq!(world.add(&nobody).code(), 4);
     let info = json!({"apiVersion": "projectcalico.org/v3", "kind": "ClusterInformation", "metadata": {"name": "default"},

@@ -365,12 +365,15 @@ fn check_netns(pod_netns: &std::path::Path) -> Result<(), PluginError> {
             found.map_err(PluginError::io(format!("look at the network namespace {}", path.display())))?;
         Ok::<_, PluginError>((found.dev(), found.ino()))
     };
-    if identity(pod_netns)? != identity(std::path::Path::new("/proc/self/ns/net"))? {
-        return Ok(());
-    }
+    let (pods, own) = (identity(pod_netns)?, identity(std::path::Path::new("/proc/self/ns/net"))?);
+    let why = match () {
+        // All namespaces are files of one file system.
+        () if pods.0 != own.0 => "must be the file of a network namespace",
+        () if pods.1 == own.1 => "must not be the host's own network namespace",
+        () => return Ok(()),
+    };
     let value = pod_netns.display().to_string();
-    Err(EnvError::Bad { variable: "CNI_NETNS", value, why: "must not be the host's own network namespace" }
-        .into())
+    Err(EnvError::Bad { variable: "CNI_NETNS", value, why }.into())
 }
 
 /// `02:00:00:00:00:01`.

@@ -41,7 +41,9 @@ pub async fn run(config: &Config, attachment: &Attachment, variables: &Variables
         Some((namespace, name)) => pod::read(&datastore, namespace, name).await?,
         None => None,
     };
-    let of_pod = pod.as_ref().map_or("", pod::container);
+    // Whose addresses were taken out of its annotations has been detached, though its name stays there.
+    let attached = pod.as_ref().filter(|pod| !pod::addresses(pod).is_empty());
+    let of_pod = attached.map_or("", pod::container);
     let is_ours = of_pod == attachment.container;
     if let Some(name) = &host_name {
         match alias.as_deref() {
@@ -55,7 +57,7 @@ pub async fn run(config: &Config, attachment: &Attachment, variables: &Variables
             Some(_) => {}
         }
     }
-    if let Some(pod) = pod.as_ref().filter(|pod| is_ours && !pod::addresses(pod).is_empty()) {
+    if let Some(pod) = attached.filter(|_| is_ours) {
         pod::clear(&datastore, pod).await?;
     }
 

@@ -122,7 +122,7 @@ impl Attachment {
         }
         let interface = need("CNI_IFNAME")?;
         if !is_interface_name(interface) {
-            let why = "must be the name of an interface: 1 to 15 characters without '/', ':' and blanks";
+            let why = "must be the name of an interface: 1 to 15 characters without '/', ':', '%' and blanks";
             return Err(EnvError::bad("CNI_IFNAME", interface, why));
         }
         let netns = get(variables, "CNI_NETNS").map(PathBuf::from);
@@ -189,7 +189,8 @@ pub fn is_identifier(text: &str) -> bool {
 }
 
 fn is_interface_name(text: &str) -> bool {
-    let is_legal = |c: char| !(c == '/' || c == ':' || c.is_whitespace() || c.is_control());
+    // The kernel puts a number in place of a `%d`.
+    let is_legal = |c: char| !(matches!(c, '/' | ':' | '%') || c.is_whitespace() || c.is_control());
     (1..=15).contains(&text.len()) && text != "." && text != ".." && text.chars().all(is_legal)
 }
 
@@ -249,6 +250,7 @@ mod tests {
         let cases = [
             ("CNI_CONTAINERID", "-x"),
             ("CNI_CONTAINERID", "a/b"),
+            ("CNI_IFNAME", "eth%d"),
             ("CNI_IFNAME", ".."),
             ("CNI_IFNAME", "a:b"),
             ("CNI_IFNAME", "sixteencharacter"),

@@ -43,7 +43,7 @@ pub enum PluginError {
     },
     /// The name of this node is not known.
     #[error(
-        "cannot tell this node's name: {file} is not there; the agent writes it when it starts: is caracal agent running, and is /var/lib/calico/ mounted?"
+        "cannot tell this node's name: {file} is not there, or is empty; the agent writes it when it starts: is caracal agent running, and is /var/lib/calico/ mounted?"
     )]
     NodeName {
         /// The file that should say.

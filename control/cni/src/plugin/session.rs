@@ -102,7 +102,7 @@ pub fn mtu(config: &Config) -> Result<u32, PluginError> {
         Ok(text) => text.trim().parse().ok().filter(|mtu| (68..=65_535).contains(mtu)).ok_or_else(|| {
             PluginError::NotReady(format!(
                 "{file} holds {:?}, which is no MTU; the agent writes it when it starts",
-                text.trim()
+                text.trim().chars().take(20).collect::<String>()
             ))
         }),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => match config.require_mtu_file {
