@@ -74,7 +74,7 @@ struct RunArgs {
     /// How to print the report
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     output: Output,
-    /// Cases that run at once [default: as many as there are CPUs]
+    /// Cases that run at once [default: two for each CPU]
     #[arg(short, long, value_name = "COUNT")]
     jobs: Option<usize>,
     /// Say what is being done, with times
@@ -262,7 +262,8 @@ fn run_cases(args: &RunArgs) -> anyhow::Result<ExitCode> {
     caracal_lab::check_root()?;
     let files = case_files(&args.cases)?;
     let cpus = thread::available_parallelism().map_or(1, usize::from);
-    let jobs = args.jobs.unwrap_or(cpus).clamp(1, files.len().max(1));
+    // Half of a case's time is waiting.
+    let jobs = args.jobs.unwrap_or(2 * cpus).clamp(1, files.len().max(1));
     let show = args.verbose || io::stderr().is_terminal();
     let next = AtomicUsize::new(0);
     let work = || {
