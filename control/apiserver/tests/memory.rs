@@ -17,7 +17,7 @@ fn the_server_that_others_kill() {
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const WATCHERS: usize = 50;
 const WRITERS: usize = 8;
-const WRITES: usize = 90;
+const WRITES: usize = 60;
 /// Each write leaves two objects of this size in the log, which so forgets its beginning.
 const SIZE: usize = 100_000;
 /// The log's 64 MiB as text are some more as values; the rest is the watchers' and the writers'.
