@@ -26,6 +26,8 @@ use crate::{Action, Cluster, Plan, all};
 
 /// What has been written is given so long to come back before a controller looks again.
 const SETTLE: Duration = Duration::from_millis(50);
+/// How soon news is looked at after something has failed.
+const RETRY_FOR_NEWS: Duration = Duration::from_secs(2);
 /// How soon to look again at what turned out to be otherwise than it looked.
 const OUTDATED: Duration = Duration::from_secs(1);
 const RETRY_FIRST: Duration = Duration::from_millis(500);
@@ -351,22 +353,26 @@ async fn act(mut controller: Box<dyn Controller>, view: &View, wake: &Notify) {
             warn!("{name}: {problem}");
         }
         said = problems;
-        let pause = if failed {
-            backoff.failed()
+        let pause = pause.max(plan.pause).max(SETTLE);
+        let (soonest, latest) = if failed {
+            after_failure(pause, backoff.failed())
         } else {
             backoff.succeeded();
-            pause.max(plan.pause).max(SETTLE)
+            (pause, if outdated { Some(OUTDATED.min(plan.again.unwrap_or(OUTDATED))) } else { plan.again })
         };
-        sleep(pause, view).await;
-        if failed {
-            continue;
-        }
-        let again = if outdated { Some(OUTDATED.min(plan.again.unwrap_or(OUTDATED))) } else { plan.again };
+        sleep(soonest, view).await;
         tokio::select! {
             () = wake.notified() => {}
-            () = sleep(again.unwrap_or(Duration::MAX), view) => {}
+            () = sleep(latest.unwrap_or(Duration::MAX), view) => {}
         }
     }
+}
+
+/// After how long to look again when something failed: for news, and after that without any. What cannot be done for one
+/// object must not keep others waiting until it is tried again.
+fn after_failure(pause: Duration, retry: Duration) -> (Duration, Option<Duration>) {
+    let soonest = pause.max(RETRY_FOR_NEWS).min(retry);
+    (soonest, Some(retry - soonest))
 }
 
 /// Sleeps, but not beyond the time for which this process leads.
@@ -397,5 +403,18 @@ async fn at(until: Option<Instant>) {
     match until {
         Some(until) => tokio::time::sleep_until(until.into()).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn news_is_looked_at_however_long_what_failed_is_left_alone() {
+        let (ms, s) = (Duration::from_millis, Duration::from_secs);
+        assert_eq!(after_failure(ms(100), s(60)), (RETRY_FOR_NEWS, Some(s(60) - RETRY_FOR_NEWS)));
+        assert_eq!(after_failure(s(20), s(60)), (s(20), Some(s(40))), "who looks at much pauses for longer");
+        assert_eq!(after_failure(s(20), ms(500)), (ms(500), Some(s(0))), "the first attempts come soon");
     }
 }
