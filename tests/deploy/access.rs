@@ -264,12 +264,25 @@ impl Installed {
 
     /// Runs the plugin as a runtime does. Whether it succeeded, and what it said.
     fn cni(&self, command: &str, pod: &str, container: &str) -> (bool, String) {
+        self.plugin("caracal-cni", command, pod, container, &[])
+    }
+
+    /// Runs a plugin, which gives addresses of these pools; of none: of any.
+    fn plugin(
+        &self,
+        program: &str,
+        command: &str,
+        pod: &str,
+        container: &str,
+        pools: &[&str],
+    ) -> (bool, String) {
         let file = self.machine.path("/etc/cni/net.d").join("10-caracal.conflist");
         let list: Value =
             serde_json::from_str(&fs::read_to_string(file).expect("a configuration")).expect("JSON");
         let mut plugin = list["plugins"][0].clone();
         plugin["name"] = list["name"].clone();
         plugin["cniVersion"] = "1.1.0".into();
+        plugin["ipam"]["ipv4_pools"] = json!(pools);
         if command == "GC" {
             plugin["cni.dev/valid-attachments"] = json!([]);
         }
@@ -285,7 +298,8 @@ impl Installed {
                 ("CNI_ARGS", &*args),
             ]);
         }
-        let output = self.machine.try_host(&["/opt/cni/bin/caracal-cni"], &environment, &plugin.to_string());
+        let output =
+            self.machine.try_host(&[&format!("/opt/cni/bin/{program}")], &environment, &plugin.to_string());
         let said =
             String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
         (output.status.success(), said)
@@ -295,6 +309,12 @@ impl Installed {
     fn cni_does(&self, command: &str, pod: &str) {
         let (done, said) = self.cni(command, pod, &format!("of-{pod}"));
         assert!(done, "{command} {pod}: {said}\n{}", self.told());
+    }
+
+    /// The same of addresses alone: `caracal-cni` has the agent give them, as long as it does.
+    fn ipam_does(&self, command: &str, pod: &str, pools: &[&str]) {
+        let (done, said) = self.plugin("caracal-ipam", command, pod, &format!("of-{pod}"), pools);
+        assert!(done, "addresses, {command} {pod}: {said}\n{}", self.told());
     }
 
     /// Applies an object of Calico's, as it is stored.
@@ -401,24 +421,23 @@ fn pods_come_and_go(installed: &Installed) {
         );
     };
     other("all()");
-    for (name, annotations) in
-        [("web", json!({})), ("db", json!({"cni.projectcalico.org/ipv4pools": "[\"other\"]"}))]
-    {
-        installed.pod_object(name, annotations);
+    for name in ["web", "db", "cache"] {
+        installed.pod_object(name, json!({}));
         installed.machine.host(&["ip", "netns", "add", name]);
-        installed.cni_does("ADD", name);
     }
+    installed.cni_does("ADD", "web");
+    installed.ipam_does("ADD", "db", &["other"]);
     installed.cni_does("CHECK", "web");
-    installed.cni_does("DEL", "db");
+    installed.ipam_does("DEL", "db", &[]);
     other("has(nobody)");
     installed.cni_does("DEL", "web");
     installed.cni_does("ADD", "web");
+    installed.ipam_does("ADD", "db", &[]);
+    installed.ipam_does("DEL", "db", &[]);
     // The same once more, and it is the agent that takes an address: of another kind of tunnel.
     other("all()");
-    installed.pod_object("cache", json!({"cni.projectcalico.org/ipv4pools": "[\"other\"]"}));
-    installed.machine.host(&["ip", "netns", "add", "cache"]);
-    installed.cni_does("ADD", "cache");
-    installed.cni_does("DEL", "cache");
+    installed.ipam_does("ADD", "cache", &["other"]);
+    installed.ipam_does("DEL", "cache", &[]);
     other("has(nobody)");
     installed.patch(
         "ippools",

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use caracal_calc::{CalcGraph, HostServices, Update};
 use caracal_cni::node_socket::{Answer, Request, Status};
 use caracal_model::annotations::{NODE_IPV4_ADDRESS, NODE_IPV6_ADDRESS, POD_CONTAINER_ID};
+use caracal_model::convert::node_labels;
 use caracal_model::object::{Kind, Object, ObjectKey};
 use caracal_plane_api::{PlaneError, Reader, StatusReport, What};
 use futures::future::OptionFuture;
@@ -16,6 +17,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::sleep_until;
 use tracing::{debug, info, warn};
 
+use crate::addresses::Addresses;
 use crate::host_policy::{HostPolicy, HostRules};
 use crate::monitoring::{Now, REPORT_INTERVAL, Vitals};
 use crate::node;
@@ -54,6 +56,7 @@ pub struct Agent {
     start: Option<node::Start>,
     start_progress: node::Progress,
     node_socket: Option<NodeSocket>,
+    addresses: Option<Addresses>,
     said: Said,
     waiters: Waiters<oneshot::Sender<Answer>>,
     vitals: Arc<Vitals>,
@@ -108,6 +111,7 @@ impl Agent {
             start: None,
             start_progress: node::Progress::Started,
             node_socket: None,
+            addresses: None,
             said: Said::default(),
             waiters: Waiters::default(),
             vitals: Arc::default(),
@@ -128,6 +132,7 @@ impl Agent {
     #[must_use]
     pub fn with_node_socket(mut self, node_socket: NodeSocket) -> Self {
         self.node_socket = Some(node_socket);
+        self.addresses = Some(Addresses::start(self.node.clone(), self.syncer.datastore()));
         self
     }
 
@@ -284,6 +289,9 @@ impl Agent {
                     .iter()
                     .any(|key| node.metadata.annotations.as_ref().is_some_and(|all| all.contains_key(*key)));
                 self.see(|seen| seen.node = Some(node.clone().into()));
+                if let Some(addresses) = &self.addresses {
+                    addresses.set_node_labels(node_labels(node));
+                }
             }
             Update::Delete(key) if key.kind == Kind::Node && key.name == self.node => {
                 self.node_exists = false;
@@ -404,12 +412,17 @@ impl Agent {
                 let added = self.waiters.add(wait, to, |to| !to.is_closed(), Instant::now());
                 answer(added.err().into_iter().collect());
             }
+            Request::Assign(assign) => match &self.addresses {
+                Some(addresses) => addresses.ask(assign, to),
+                None => answer(Vec::new()),
+            },
         }
     }
 
     fn status(&self) -> Status {
         if let node::Progress::Waiting(why) = &self.start_progress {
-            return Status { ready: false, why: format!("this node has not been started: {why}") };
+            let why = format!("this node has not been started: {why}");
+            return Status { ready: false, why, api_group: None };
         }
         let why = match self.progress {
             _ if self.locked => "ClusterInformation says datastoreReady: false",
@@ -420,7 +433,8 @@ impl Agent {
             Progress::Running if self.session.adopted().is_none() => "the fastpath is not in sync",
             Progress::Running => "",
         };
-        Status { ready: why.is_empty(), why: why.to_owned() }
+        let api_group = self.syncer.datastore().borrow().as_ref().map(|known| known.group().to_string());
+        Status { ready: why.is_empty(), why: why.to_owned(), api_group }
     }
 
     fn link_event(&mut self, event: LinkEvent) {

@@ -12,6 +12,7 @@
 //! or a kernel that fails is tried again, with what is known kept; and when the agent ends, however it ends, everything
 //! it made stays, because the data plane outlives the control plane. [`clean_up`] removes it.
 
+mod addresses;
 mod agent;
 pub mod host_policy;
 pub mod monitoring;

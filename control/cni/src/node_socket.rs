@@ -5,12 +5,19 @@
 //!   {"op":"status"}                                                        {"ready":true,"why":""}
 //!   {"op":"wait","namespace":"shop","pod":"web","containerID":"0f3c…",     {"inForce":true}
 //!    "interface":"cali…","addresses":["10.244.1.2"],"timeoutMs":30000}     {"error":"…","code":"timeout"}
+//!   {"op":"assign","handle":"k8s-pod-network.0f3c…","namespace":"shop",    {"addresses":["10.244.1.2"]}
+//!    "pod":"web","namespaceLabels":{…},"ipv4":true,"ipv6":false,           {"error":"…","code":"busy"}
+//!    "ipv4Pools":[],"ipv6Pools":[]}
 //! ```
+//!
+//! An agent that is asked to give addresses gives them to all that ask at once, with one write. One that is `busy`, or does not know the
+//! question, leaves it to the plugin. Who hangs up before the answer has no addresses.
 //!
 //! A pod is *in force* when its node's fastpath has acknowledged a transaction in which its endpoint stands with exactly
 //! these addresses, policy included, and its port is open: from then on its packets go where policy lets them.
 //! The socket is 0600, and both ends must be root or of one user.
 
+use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;
@@ -31,6 +38,8 @@ pub const DEFAULT_PATH: &str = "/var/run/caracal/node.sock";
 pub const LINE_BYTES_MAX: usize = 64 << 10;
 /// An agent that says nothing at all for so long is not there.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// For how long addresses are waited for: hundreds may come first.
+const ASSIGN_PATIENCE: Duration = Duration::from_secs(30);
 
 /// What is asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +49,33 @@ pub enum Request {
     Status,
     /// Tell me when a pod is in force.
     Wait(Wait),
+    /// Give a pod addresses.
+    Assign(Assign),
+}
+
+/// A pod that is to have addresses of the node's.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Assign {
+    /// By what they are released.
+    pub handle: String,
+    /// The pod's namespace.
+    pub namespace: String,
+    /// Its name.
+    pub pod: String,
+    /// What pools select namespaces by.
+    #[serde(default)]
+    pub namespace_labels: BTreeMap<String, String>,
+    /// Whether it is to have an IPv4 address.
+    pub ipv4: bool,
+    /// Whether it is to have an IPv6 address.
+    pub ipv6: bool,
+    /// Exactly these pools, by name or CIDR.
+    #[serde(default)]
+    pub ipv4_pools: Vec<String>,
+    /// The same for IPv6.
+    #[serde(default)]
+    pub ipv6_pools: Vec<String>,
 }
 
 /// A pod that is to be in force.
@@ -74,6 +110,11 @@ pub enum Answer {
         /// Always: what is not in force is a failure.
         in_force: bool,
     },
+    /// To [`Request::Assign`].
+    Assigned {
+        /// All that it is to have, IPv4 first.
+        addresses: Vec<IpAddr>,
+    },
     /// To any.
     Failure(Failure),
 }
@@ -86,6 +127,9 @@ pub struct Status {
     /// What is missing, if anything is.
     #[serde(default)]
     pub why: String,
+    /// Where Calico's kinds are, if the agent has found out: nobody need ask again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_group: Option<String>,
 }
 
 /// Why something is not so.
@@ -106,6 +150,10 @@ pub enum Code {
     Timeout,
     /// So many wait already that one more is not taken.
     TooMany,
+    /// There is no address to be had.
+    NoAddress,
+    /// Not by this agent now: do it yourself.
+    Busy,
     /// The agent ends.
     Stopping,
     /// That was no request.
@@ -160,6 +208,8 @@ pub enum NodeSocketError {
 pub struct NodeSocket {
     stream: BufReader<UnixStream>,
     path: PathBuf,
+    /// Whether the connection has been good for an answer.
+    was_answered: bool,
 }
 
 impl NodeSocket {
@@ -183,7 +233,8 @@ impl NodeSocket {
         let time = TimeVal::milliseconds(i64::try_from(limit.as_millis()).unwrap_or(i64::MAX));
         setsockopt(&socket, SendTimeout, &time).map_err(fail)?;
         connect(socket.as_raw_fd(), &UnixAddr::new(path).map_err(fail)?).map_err(fail)?;
-        Ok(Self { stream: BufReader::new(UnixStream::from(socket)), path: path.to_owned() })
+        let stream = BufReader::new(UnixStream::from(socket));
+        Ok(Self { stream, path: path.to_owned(), was_answered: false })
     }
 
     /// Asks whether the node is ready for pods.
@@ -209,7 +260,36 @@ impl NodeSocket {
         }
     }
 
+    /// The addresses that the agent gives; `None`: it leaves that to the one who asks.
+    ///
+    /// # Errors
+    /// Any [`NodeSocketError`]; that there are none is [`Code::NoAddress`]. After anything else it may yet give some, and takes them back
+    /// when it finds that nobody listens.
+    pub fn assign(&mut self, assign: Assign) -> Result<Option<Vec<IpAddr>>, NodeSocketError> {
+        match self.ask_once(&Request::Assign(assign), ASSIGN_PATIENCE) {
+            Ok(Answer::Assigned { addresses }) => Ok(Some(addresses)),
+            Ok(other) => Err(self.misplaced(&other)),
+            Err(NodeSocketError::Failure(Failure { code: Code::Busy | Code::BadRequest, .. })) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Asks what may be asked twice: a connection that was idle for long may have been closed at the other end.
     fn ask(&mut self, request: &Request, patience: Duration) -> Result<Answer, NodeSocketError> {
+        use std::io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+        match self.ask_once(request, patience) {
+            Err(NodeSocketError::Broken { source, .. })
+                if self.was_answered
+                    && matches!(source.kind(), BrokenPipe | ConnectionReset | UnexpectedEof) =>
+            {
+                *self = Self::connect(&self.path)?;
+                self.ask_once(request, patience)
+            }
+            answer => answer,
+        }
+    }
+
+    fn ask_once(&mut self, request: &Request, patience: Duration) -> Result<Answer, NodeSocketError> {
         let path = self.path.clone();
         let broken = |source: io::Error| match source.kind() {
             // What a read says whose time is over.
@@ -226,6 +306,7 @@ impl NodeSocket {
         if line.last() != Some(&b'\n') {
             return Err(broken(io::ErrorKind::UnexpectedEof.into()));
         }
+        self.was_answered = true;
         match serde_json::from_slice(&line) {
             Ok(Answer::Failure(failure)) => Err(failure.into()),
             Ok(answer) => Ok(answer),
@@ -264,7 +345,10 @@ mod tests {
         };
         assert_eq!(serde_json::to_string(&Request::Wait(wait.clone())).unwrap(), text);
         assert_eq!(serde_json::from_str::<Request>(text).unwrap(), Request::Wait(wait));
-        says(&Answer::Status(Status { ready: true, why: String::new() }), r#"{"ready":true,"why":""}"#);
+        says(
+            &Answer::Status(Status { ready: true, why: String::new(), api_group: None }),
+            r#"{"ready":true,"why":""}"#,
+        );
         says(&Answer::Wait { in_force: true }, r#"{"inForce":true}"#);
         let failure = Failure { error: "late".into(), code: Code::TooMany };
         says(&Answer::Failure(failure), r#"{"error":"late","code":"too-many"}"#);
@@ -289,6 +373,30 @@ mod tests {
         let tried: Vec<_> = (0..4).map(|_| NodeSocket::connect_within(&path, limit)).collect();
         assert!(tried.first().unwrap().is_ok());
         assert!(matches!(tried.last().unwrap(), Err(NodeSocketError::Silent { .. })), "{tried:?}");
+        std::fs::remove_dir_all(&directory).unwrap();
+    }
+
+    #[test]
+    fn a_connection_that_the_agent_has_closed_meanwhile_is_made_anew() {
+        let directory =
+            std::env::temp_dir().join(format!("caracal-node-socket-again-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let path = directory.join("node.sock");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let agent = std::thread::spawn(move || {
+            for _ in 0..2 {
+                let (stream, _) = listener.accept().unwrap();
+                let mut stream = BufReader::new(stream);
+                stream.read_until(b'\n', &mut Vec::new()).unwrap();
+                stream.get_mut().write_all(b"{\"ready\":true}\n").unwrap();
+            }
+        });
+        let mut socket = NodeSocket::connect(&path).unwrap();
+        assert!(socket.status().unwrap().ready);
+        assert!(socket.status().unwrap().ready);
+        // Nobody is there any more.
+        agent.join().unwrap();
+        assert!(matches!(socket.status(), Err(NodeSocketError::Connect { .. })));
         std::fs::remove_dir_all(&directory).unwrap();
     }
 

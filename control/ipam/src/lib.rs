@@ -23,6 +23,7 @@ pub mod assign;
 pub mod block;
 pub mod gc;
 pub mod handle;
+pub mod many;
 pub mod pool;
 pub mod release;
 pub mod store;
@@ -35,6 +36,7 @@ pub use assign::{
 };
 pub use block::{Attributes, Block, Owner};
 pub use handle::Handle;
+pub use many::assign_many;
 pub use pool::{Pool, Settings, Use, World};
 pub use release::{Released, release_addresses, release_by_handle};
 pub use store::{Key, Record, Store, StoreError, WriteError};

@@ -17,7 +17,7 @@ use caracal_ipam::gc::{self, Collector, Snapshot};
 use caracal_ipam::release::Release;
 use caracal_ipam::{
     AssignError, Attributes, AutoAssign, Block, Nanoseconds, Owner, Record, Settings, Store, Tunnel, Use,
-    World, affinity, assign_address, auto_assign_near, ensure_tunnel_address, release_addresses,
+    World, affinity, assign_address, assign_many, auto_assign_near, ensure_tunnel_address, release_addresses,
     release_by_handle,
 };
 use caracal_model::cidr::Cidr;
@@ -61,6 +61,8 @@ fn owner(node: u8) -> Owner {
 enum Job {
     /// A pod on a node, with so many addresses; the node thinks that it has this block.
     Assign(u8, usize, Option<u8>),
+    /// So many pods on a node at once, which thinks that it has this block.
+    AssignMany(u8, usize, Option<u8>),
     /// A pod on a node that wants this address of a block.
     AssignAddress(u8, u8, u32),
     /// The pod of the nth job goes.
@@ -97,6 +99,7 @@ enum Turn {
 fn job() -> impl Strategy<Value = Job> {
     prop_oneof![
         8 => (0..NODES, 1..4usize, prop::option::of(0..4u8)).prop_map(|(node, count, near)| Job::Assign(node, count, near)),
+        4 => (0..NODES, 1..4usize, prop::option::of(0..4u8)).prop_map(|(node, count, near)| Job::AssignMany(node, count, near)),
         2 => (0..NODES, 0..4u8, 0..4u32).prop_map(|(node, block, at)| Job::AssignAddress(node, block, at)),
         5 => (0..16usize).prop_map(Job::Release),
         3 => (0..16usize).prop_map(Job::ReleaseAddresses),
@@ -134,8 +137,8 @@ fn settings() -> impl Strategy<Value = Settings> {
 }
 
 enum Done {
-    /// A pod of a node has these.
-    Given(u8, String, Vec<IpAddr>),
+    /// Pods of a node have these, by their handles.
+    Given(u8, Vec<(String, Vec<IpAddr>)>),
     /// The node's tunnel has this.
     Tunnel(u8, Option<IpAddr>),
     Nothing,
@@ -231,15 +234,33 @@ fn start(job: Job, number: usize, cluster: &Cluster, now: Nanoseconds) -> Runnin
                 Ok((given, none)) => {
                     assert!(none.addresses.is_empty());
                     assert_eq!(given.short.is_none(), given.addresses.len() == count);
-                    Done::Given(
-                        node,
-                        handle,
-                        given.addresses.into_iter().map(|(address, _)| address).collect(),
-                    )
+                    let addresses = given.addresses.into_iter().map(|(address, _)| address).collect();
+                    Done::Given(node, vec![(handle, addresses)])
                 }
                 Err(AssignError::NoQualifiedPool { .. }) => panic!("there is a pool"),
                 Err(_) => Done::Nothing,
             }
+        }),
+        Job::AssignMany(node, count, near) => Box::pin(async move {
+            let handle = |nth| if nth == 0 { format!("pod{number}") } else { format!("pod{number}-{nth}") };
+            let each: Vec<Attributes> = (0..count).map(|nth| pod_attributes(node, &handle(nth))).collect();
+            let wanted = AutoAssign {
+                v4: 1,
+                v6: 0,
+                attributes: Attributes::default(),
+                owner: owner(node),
+                pools: vec![],
+                usage: Use::Workload,
+                max_blocks: 0,
+            };
+            let near = near.map(block_of);
+            let answers = assign_many(&cluster.store, &cluster.world, &wanted, &each, near, now).await;
+            assert_eq!(answers.len(), count);
+            let given = answers.into_iter().enumerate().filter_map(|(nth, answer)| {
+                let addresses = answer.ok()?.addresses.into_iter().map(|(address, _)| address).collect();
+                Some((handle(nth), addresses))
+            });
+            Done::Given(node, given.collect())
         }),
         Job::AssignAddress(node, block, at) => Box::pin(async move {
             let (store, world) = (&cluster.store, &cluster.world);
@@ -253,7 +274,7 @@ fn start(job: Job, number: usize, cluster: &Cluster, now: Nanoseconds) -> Runnin
             let given =
                 assign_address(store, world, address, &attributes, &owner(node), Some(Use::Workload), now)
                     .await;
-            if given.is_ok() { Done::Given(node, handle, vec![address]) } else { Done::Nothing }
+            if given.is_ok() { Done::Given(node, vec![(handle, vec![address])]) } else { Done::Nothing }
         }),
         Job::Release(of) => Box::pin(async move {
             let _ = release_by_handle(&cluster.store, &cluster.world, &format!("pod{of}"), now).await;
@@ -316,7 +337,10 @@ fn check(store: &Memory, world: &World) {
 /// Whose job it is, and that of which pod.
 fn of_job(job: &Job) -> (Option<u8>, Option<usize>) {
     match job {
-        Job::Assign(node, ..) | Job::AssignAddress(node, ..) | Job::Tunnel(node) => (Some(*node), None),
+        Job::Assign(node, ..)
+        | Job::AssignMany(node, ..)
+        | Job::AssignAddress(node, ..)
+        | Job::Tunnel(node) => (Some(*node), None),
         Job::GiveUp(node, _) | Job::GiveUpAll(node) => (Some(*node), None),
         Job::Release(of) | Job::ReleaseAddresses(of) => (None, Some(*of)),
         Job::Collect => (None, None),
@@ -362,7 +386,7 @@ proptest! {
                     if let Some(done) = step(&mut running[at].future) {
                         drop(running.remove(at));
                         match done {
-                            Done::Given(node, handle, addresses) => {
+                            Done::Given(node, pods) => for (handle, addresses) in pods {
                                 let taken: Vec<IpAddr> = has.borrow().values().flat_map(|(_, has)| has.clone()).collect();
                                 for address in &addresses {
                                     prop_assert!(!taken.contains(address), "{address} twice");

@@ -215,17 +215,20 @@ async fn converse(mut stream: UnixStream, ask: &mpsc::Sender<Question>) -> std::
                 continue;
             }
         };
+        // What is given to somebody who is gone is taken back, so that is to be known at once.
+        let hung_up = if matches!(request, Request::Assign(_)) { Duration::ZERO } else { HUNG_UP };
         let (answer, mut answered) = oneshot::channel();
         if ask.send(Question { request, answer }).await.is_err() {
             return say(&mut writer, &stopping()).await;
         }
         let answer = tokio::select! {
-            answer = &mut answered => answer,
+            biased;
             more = reader.fill_buf() => match more? {
                 // Whether it has hung up or has just no more to ask cannot be told.
-                [] => tokio::time::timeout(HUNG_UP, answered).await.map_err(|_| ErrorKind::BrokenPipe)?,
+                [] => tokio::time::timeout(hung_up, answered).await.map_err(|_| ErrorKind::BrokenPipe)?,
                 _ => answered.await,
             },
+            answer = &mut answered => answer,
         };
         let answer = answer.unwrap_or_else(|_| stopping());
         say(&mut writer, &answer).await?;

@@ -356,14 +356,17 @@ fn converse(stream: UnixStream, says: &Mutex<Says>) {
                 Answer::Status(Status {
                     ready,
                     why: if ready { String::new() } else { "the fastpath is away".into() },
+                    api_group: None,
                 })
             }
             Request::Wait(_) if says == Says::Never => {
                 Answer::Failure(Failure { error: "not in force in time".into(), code: Code::Timeout })
             }
             Request::Wait(_) => Answer::Wait { in_force: true },
-            #[allow(unreachable_patterns, reason = "the contract may grow")]
-            other => panic!("unexpected: {other:?}"),
+            // Then plugins see to it themselves, which is what is tried here.
+            Request::Assign(_) => {
+                Answer::Failure(Failure { error: "another has to".into(), code: Code::Busy })
+            }
         };
         let mut text = serde_json::to_string(&answer).unwrap();
         text.push('\n');

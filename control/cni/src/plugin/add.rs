@@ -14,7 +14,6 @@ use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 
 use caracal_datastore::Datastore;
-use caracal_ipam::World;
 use caracal_model::annotations;
 use caracal_model::cidr::Cidr;
 use caracal_model::names::veth_name;
@@ -31,7 +30,7 @@ use super::{delegate, gates, ipam, session};
 use crate::link::{self, PodLink, Shape};
 use crate::netlink::{Link, Netlink};
 use crate::netns;
-use crate::node_socket::{NodeSocket, Wait};
+use crate::node_socket::{Assign, Code, NodeSocket, NodeSocketError, Wait};
 
 /// Attaches a container.
 ///
@@ -57,8 +56,8 @@ pub async fn run(
     let host_name = veth_name(namespace, name);
     let _turn = session::Turn::take(config, &host_name)?;
 
-    let datastore = session::datastore(config).await?;
-    let known = Known::read(config, &datastore, &node, namespace, name).await?;
+    let datastore = session::datastore_in(config, status.api_group.as_deref()).await?;
+    let known = Known::read(&datastore, namespace, name).await?;
     pod::check(&known.pod, attachment, &node)?;
     let wishes = Wishes::read(&known.pod, known.namespace.as_ref(), config)?;
 
@@ -93,18 +92,10 @@ pub async fn run(
 struct Known {
     pod: Pod,
     namespace: Option<Namespace>,
-    /// What our own IPAM needs; `None`: another gives addresses.
-    world: Option<World>,
 }
 
 impl Known {
-    async fn read(
-        config: &Config,
-        datastore: &Datastore,
-        node: &str,
-        namespace: &str,
-        name: &str,
-    ) -> Result<Self, PluginError> {
+    async fn read(datastore: &Datastore, namespace: &str, name: &str) -> Result<Self, PluginError> {
         // One after the other: a connection more costs more than a request, and plugins come in crowds.
         session::check_ready(datastore).await?;
         let pod = pod::read(datastore, namespace, name).await?;
@@ -114,21 +105,18 @@ impl Known {
             Err(error) if error.is_not_found() => None,
             Err(error) => return Err(error.into()),
         };
-        let mut world = match config.ipam.is_own() {
-            true => Some(session::world(datastore, Some(node), None).await?),
-            false => None,
-        };
         // The kubelet has it from the same API server, so it has gone: or this is a server that lags behind.
         let pod = pod.ok_or_else(|| {
             PluginError::NotReady(format!(
                 "there is no pod {namespace}/{name} in the API: it has gone, or is not there yet"
             ))
         })?;
-        if let Some(world) = &mut world {
-            let labels = outer.iter().flat_map(|namespace| namespace.metadata.labels.iter().flatten());
-            world.namespace_labels = labels.map(|(key, value)| (key.clone(), value.clone())).collect();
-        }
-        Ok(Self { pod, namespace: outer, world })
+        Ok(Self { pod, namespace: outer })
+    }
+
+    fn namespace_labels(&self) -> impl Iterator<Item = (String, String)> {
+        let labels = self.namespace.iter().flat_map(|namespace| namespace.metadata.labels.iter().flatten());
+        labels.map(|(key, value)| (key.clone(), value.clone()))
     }
 }
 
@@ -205,7 +193,7 @@ impl Job<'_> {
         made: &mut Made,
     ) -> Result<CniResult, PluginError> {
         made.addresses = !self.wishes.without_ipam;
-        let given = self.addresses().await?;
+        let given = self.addresses(agent).await?;
         if given.addresses.is_empty() {
             return Err(PluginError::Ipam(
                 "no address has been given: neither family is asked for (ipam.assign_ipv4, ipam.assign_ipv6)"
@@ -246,11 +234,11 @@ impl Job<'_> {
         self.result(pod_netns, &given, mtu)
     }
 
-    async fn addresses(&self) -> Result<Given, PluginError> {
+    async fn addresses(&self, agent: &mut NodeSocket) -> Result<Given, PluginError> {
         if self.wishes.without_ipam {
             return Ok(Given { addresses: self.wishes.addresses.clone(), routes: None });
         }
-        let Some(world) = &self.known.world else {
+        if !self.config.ipam.is_own() {
             if !self.wishes.addresses.is_empty() {
                 return Err(PluginError::Annotation {
                     name: annotations::POD_WANTED_ADDRESSES,
@@ -270,7 +258,7 @@ impl Job<'_> {
                 routes.dedup();
             }
             return Ok(Given { addresses, routes: (!routes.is_empty()).then_some(routes) });
-        };
+        }
         let config = &self.config.ipam;
         let (ipv4, ipv6) = self.wishes.families.unwrap_or((config.assign_ipv4, config.assign_ipv6));
         let exactly = match self.attachment.arguments.address {
@@ -287,8 +275,13 @@ impl Job<'_> {
             ipv6_pools: self.wishes.ipv6_pools.clone().unwrap_or_else(|| config.ipv6_pools.clone()),
             exactly,
         };
+        if let Some(addresses) = by_agent(agent, &wanted, self.known)? {
+            return Ok(Given { addresses, routes: None });
+        }
+        let mut world = session::world(self.datastore, Some(self.node), None).await?;
+        world.namespace_labels = self.known.namespace_labels().collect();
         let lock = ipam::lock(&self.config.ipam_lock);
-        let addresses = ipam::assign(self.datastore, world, &wanted, lock.as_deref()).await?;
+        let addresses = ipam::assign(self.datastore, &world, &wanted, lock.as_deref()).await?;
         Ok(Given { addresses, routes: None })
     }
 
@@ -334,9 +327,13 @@ impl Job<'_> {
         }
         if made.addresses {
             let handle = self.handle();
-            let released = match &self.known.world {
-                Some(world) => ipam::release(self.datastore, world, &handle).await,
-                None => {
+            let released = match self.config.ipam.is_own() {
+                // Of all that is read for address management, releasing needs what pools and settings say.
+                true => match session::world(self.datastore, None, None).await {
+                    Ok(world) => ipam::release(self.datastore, &world, &handle).await,
+                    Err(error) => Err(error),
+                },
+                false => {
                     let mut variables = self.variables.clone();
                     variables.insert("CNI_COMMAND".into(), "DEL".into());
                     let whole = delegate::configuration_for_del(self.config);
@@ -354,6 +351,33 @@ impl Job<'_> {
             error: Box::new(error),
             remains: format!("DEL takes back what remains: {}", remains.join("; ")),
         }
+    }
+}
+
+/// The addresses that the agent gives. It gives to many at once what plugins give one after the other; `None`: it leaves that to us.
+fn by_agent(
+    agent: &mut NodeSocket,
+    wanted: &ipam::Wanted,
+    known: &Known,
+) -> Result<Option<Vec<IpAddr>>, PluginError> {
+    let Some((namespace, pod)) = wanted.pod.clone().filter(|_| wanted.exactly.is_empty()) else {
+        return Ok(None);
+    };
+    let assign = Assign {
+        handle: wanted.handle.clone(),
+        namespace,
+        pod,
+        namespace_labels: known.namespace_labels().collect(),
+        ipv4: wanted.ipv4,
+        ipv6: wanted.ipv6,
+        ipv4_pools: wanted.ipv4_pools.clone(),
+        ipv6_pools: wanted.ipv6_pools.clone(),
+    };
+    match agent.assign(assign) {
+        Err(NodeSocketError::Failure(failure)) if failure.code == Code::NoAddress => {
+            Err(PluginError::Ipam(failure.error))
+        }
+        given => Ok(given?),
     }
 }
 

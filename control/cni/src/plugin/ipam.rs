@@ -204,7 +204,7 @@ pub fn container_of<'a>(network: &str, handle: &'a str) -> Option<&'a str> {
     (!container.is_empty() && !container.contains('.')).then_some(container)
 }
 
-fn owner(wanted: &Wanted, now: Nanoseconds) -> BTreeMap<String, String> {
+pub(super) fn owner(wanted: &Wanted, now: Nanoseconds) -> BTreeMap<String, String> {
     let mut owner =
         BTreeMap::from([("node".to_owned(), wanted.node.clone()), ("timestamp".to_owned(), timestamp(now))]);
     if let Some((namespace, pod)) = &wanted.pod {
@@ -221,7 +221,7 @@ fn timestamp(now: Nanoseconds) -> String {
 }
 
 /// The pools of these names or CIDRs.
-fn resolve(world: &World, names: &[String], ipv4: bool) -> Result<Vec<Cidr>, PluginError> {
+pub(super) fn resolve(world: &World, names: &[String], ipv4: bool) -> Result<Vec<Cidr>, PluginError> {
     let find = |name: &String| {
         let cidr: Option<Cidr> = name.parse().ok();
         let found = world.pools.iter().find(|pool| pool.name == *name || Some(pool.cidr) == cidr);
@@ -235,7 +235,7 @@ fn resolve(world: &World, names: &[String], ipv4: bool) -> Result<Vec<Cidr>, Plu
     names.iter().map(find).collect()
 }
 
-fn now() -> Nanoseconds {
+pub(super) fn now() -> Nanoseconds {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Nanoseconds(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
 }

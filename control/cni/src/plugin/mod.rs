@@ -11,6 +11,7 @@
 //! What the specification says is in [`env`], [`config`], [`version`], [`result`] and [`error`], which do nothing; the rest does.
 
 pub mod add;
+pub mod batch;
 pub mod check;
 pub mod config;
 pub mod del;

@@ -25,10 +25,18 @@ const TURN_POLL: Duration = Duration::from_millis(5);
 /// # Errors
 /// There is none.
 pub async fn datastore(config: &Config) -> Result<Datastore, PluginError> {
+    datastore_in(config, None).await
+}
+
+/// The same, where somebody has told where Calico's kinds are: nobody asks for it then.
+///
+/// # Errors
+/// There is none.
+pub async fn datastore_in(config: &Config, group: Option<&str>) -> Result<Datastore, PluginError> {
     let client =
         caracal_datastore::client_at(config.kubeconfig.as_deref(), config.api_root.as_deref()).await?;
     // The configuration has been checked: it names one, or none.
-    let group = config.api_group.as_deref().and_then(|group| group.parse::<ApiGroup>().ok());
+    let group = config.api_group.as_deref().or(group).and_then(|group| group.parse::<ApiGroup>().ok());
     Ok(Datastore::connect(client, group).await?)
 }
 

@@ -1,0 +1,100 @@
+//! Gives pods' addresses on behalf of this node's CNI plugins: one giver, with a connection that stands, for all that ask at once.
+//!
+//! Nothing depends on it: a plugin that is answered `busy` gives its pod an address itself. What was given to a plugin that no longer
+//! listens is taken back, since its DEL may have been before.
+
+use caracal_cni::node_socket::{Answer, Assign, Code, Failure};
+use caracal_cni::plugin::{batch, ipam};
+use caracal_datastore::Datastore;
+use caracal_model::labels::Labels;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tracing::{debug, warn};
+
+/// So many may wait; more are told to do it themselves.
+const WAITING_MAX: usize = 1024;
+/// So many are given addresses together.
+const BATCH_MAX: usize = 256;
+
+type Asked = (Assign, oneshot::Sender<Answer>);
+
+/// The giver; dropped, it ends.
+#[derive(Debug)]
+pub struct Addresses {
+    ask: mpsc::Sender<Asked>,
+    node_labels: watch::Sender<Labels>,
+    task: JoinHandle<()>,
+}
+
+impl Addresses {
+    /// Starts to give addresses of this node's.
+    #[must_use]
+    pub fn start(node: String, datastore: watch::Receiver<Option<Datastore>>) -> Self {
+        let (ask, asked) = mpsc::channel(WAITING_MAX);
+        let (node_labels, labels) = watch::channel(Labels::new());
+        let task = tokio::spawn(give(node, datastore, labels, asked));
+        Self { ask, node_labels, task }
+    }
+
+    /// Says how pools select the node.
+    pub fn set_node_labels(&self, labels: Labels) {
+        self.node_labels.send_replace(labels);
+    }
+
+    /// Gives, and answers then.
+    pub fn ask(&self, assign: Assign, to: oneshot::Sender<Answer>) {
+        if let Err(refused) = self.ask.try_send((assign, to)) {
+            let (_, to) = refused.into_inner();
+            let _ = to.send(failure(Code::Busy, "too many wait for addresses"));
+        }
+    }
+}
+
+impl Drop for Addresses {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn give(
+    node: String,
+    datastore: watch::Receiver<Option<Datastore>>,
+    labels: watch::Receiver<Labels>,
+    mut asked: mpsc::Receiver<Asked>,
+) {
+    let mut near = batch::Near::new();
+    let mut waiting = Vec::new();
+    while asked.recv_many(&mut waiting, BATCH_MAX).await > 0 {
+        let (assigns, listeners): (Vec<Assign>, Vec<_>) =
+            waiting.drain(..).filter(|(_, to)| !to.is_closed()).unzip();
+        let current = datastore.borrow().clone();
+        let world = match &current {
+            Some(datastore) => datastore.ipam_world(None, None).await.map_err(|error| error.to_string()),
+            None => Err("it is not known where Calico's objects are".to_owned()),
+        };
+        let (Some(datastore), Ok(mut world)) = (current, world.as_ref().cloned()) else {
+            let why = world.err().unwrap_or_default();
+            warn!("no addresses can be given for plugins: {why}");
+            listeners.into_iter().for_each(|to| drop(to.send(failure(Code::Busy, &why))));
+            continue;
+        };
+        world.node_labels = labels.borrow().clone();
+        let answers = batch::assign(&datastore, &world, &node, &assigns, &mut near).await;
+        debug!(pods = assigns.len(), "gave addresses");
+        for ((assign, to), answer) in assigns.iter().zip(listeners).zip(answers) {
+            let answer = match answer {
+                Ok(addresses) => Answer::Assigned { addresses },
+                Err(error) => failure(Code::NoAddress, &error.to_string()),
+            };
+            if to.send(answer).is_err()
+                && let Err(error) = ipam::release(&datastore, &world, &assign.handle).await
+            {
+                warn!("addresses of {}, whose plugin is gone, remain: {error}", assign.handle);
+            }
+        }
+    }
+}
+
+fn failure(code: Code, error: &str) -> Answer {
+    Answer::Failure(Failure { error: error.to_owned(), code })
+}
