@@ -49,7 +49,7 @@ install_build_deps() {
 
 # install_lab_tools: what the lab, the demo and the tests run inside their namespaces.
 install_lab_tools() {
-  install_packages iproute2 iputils-ping nftables iptables traceroute iperf3 ethtool containernetworking-plugins
+  install_packages iproute2 iputils-ping nftables iptables procps traceroute iperf3 ethtool containernetworking-plugins
 }
 
 # install_chart_tools: Go, and the libraries that Helm is made of, for scripts/render-chart.
