@@ -55,12 +55,19 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             lease: Some(LeaseName::default()),
-            identity: uuid::Uuid::new_v4().to_string(),
+            identity: identity(),
             timing: Timing::default(),
             overrides: Overrides::default(),
             logs: Logs::unmanaged(),
         }
     }
+}
+
+/// The name that people know the process by (a pod's host is called as the pod), and what no other process is called.
+fn identity() -> String {
+    let unique = uuid::Uuid::new_v4();
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("{}_{unique}", host.trim())
 }
 
 /// Why there are no controllers.
@@ -409,6 +416,15 @@ async fn at(until: Option<Instant>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_process_stands_for_the_lease_under_its_hosts_name_and_no_others() {
+        let [one, other] = [Options::default().identity, Options::default().identity];
+        assert!(one != other, "{one}");
+        let output = std::process::Command::new("hostname").output().unwrap();
+        let host = String::from_utf8(output.stdout).unwrap();
+        assert!(one.starts_with(&format!("{}_", host.trim())), "{one} of {host}");
+    }
 
     #[test]
     fn news_is_looked_at_however_long_what_failed_is_left_alone() {
