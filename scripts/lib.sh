@@ -64,7 +64,7 @@ unpacked() {
   local folder=${CARGO_TARGET_DIR:-$ROOT/target}/packages/$1 fresh
   if [ ! -d "$folder" ]; then
     mkdir -p "$(dirname "$folder")"
-    fresh=$(mktemp -d "$folder.XXXXXX")
+    fresh=$(mktemp -d -p "$(dirname "$folder")")
     if ! (
       cd "$fresh" &&
         { apt-get download -q "$1" || { apt-get update -q && apt-get download -q "$1"; }; } &&
