@@ -141,7 +141,7 @@ fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         ));
     }
     if !is_silent {
-        emit(&format!("{} workers come round\n", status.workers.len()));
+        emit(&format!("workers that come round: {}\n", status.workers.len()));
     }
     Ok(ExitCode::from(u8::from(is_silent)))
 }

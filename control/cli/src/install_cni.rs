@@ -52,7 +52,7 @@ pub struct Args {
     #[arg(long, value_name = "NAME", env = "KUBECONFIG_FILE_NAME", default_value = "caracal-kubeconfig")]
     kubeconfig_name: String,
     /// The name of this node's Node object [default: what the agent writes to /var/lib/calico/nodename]
-    #[arg(long, value_name = "NAME", env = "NODENAME", default_value = "")]
+    #[arg(long, value_name = "NAME", env = "NODENAME", default_value = "", hide_default_value = true)]
     node: String,
     /// The pods' largest packet; 0: what the agent writes to /var/lib/calico/mtu
     #[arg(long, value_name = "BYTES", env = "CNI_MTU", default_value_t = 0)]

@@ -21,9 +21,11 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+const NAMES: &str = "Executed as caracal-cni or caracal-ipam, this program is the CNI plugin; `caracal install-cni` sees to that.";
+
 /// Calico-compatible Kubernetes networking with a userspace data plane.
 #[derive(Debug, Parser)]
-#[command(name = "caracal", version, max_term_width = 110)]
+#[command(name = "caracal", version, max_term_width = 110, after_help = NAMES)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
