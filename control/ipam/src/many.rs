@@ -15,7 +15,7 @@ use crate::assign::{AssignError, Assigned, AutoAssign, auto_assign};
 use crate::block::Attributes;
 use crate::handle::{decrement, increment};
 use crate::pool::World;
-use crate::store::{Key, Record, Store, WriteError, block};
+use crate::store::{Key, Record, Store, StoreError, WriteError, block};
 use crate::{Nanoseconds, RETRIES};
 
 /// So many handles are written side by side: a connection for each.
@@ -52,6 +52,8 @@ pub async fn assign_many<S: Store>(
                         Ok(Assigned { addresses: vec![(address, cidr.length())], short: None })
                     }))
                 }
+                // Others may have room.
+                Err(AssignError::Store(StoreError::Nonsense(_))) => {}
                 Err(error) => answers.extend(waiting.iter().map(|_| Err(error.clone()))),
             }
             continue;

@@ -11,7 +11,7 @@ use caracal_ipam::assign::Short;
 use caracal_ipam::release::{Release, ReleaseError};
 use caracal_ipam::{
     AssignAddress, AssignError, Assigned, Attributes, AutoAssign, Block, Key, Nanoseconds, Owner, Pool,
-    Settings, Use, World, assign_address, assign_address_as, auto_assign, auto_assign_near,
+    Settings, Use, World, assign_address, assign_address_as, assign_many, auto_assign, auto_assign_near,
     release_addresses, release_by_handle,
 };
 use caracal_model::cidr::Cidr;
@@ -235,8 +235,13 @@ fn a_block_that_cannot_be_read_is_done_without() {
     // Its owner, who is told of it; its owner, who finds the claim; and others, who may come by.
     let near = run(auto_assign_near(&store, &world, &wanted("n1", "b", 1), &[unreadable], at(1))).unwrap().0;
     let next = assign(&store, &world, &wanted("n1", "c", 1), 2).unwrap();
+    let crowd = [pod("e"), pod("f")];
+    let crowd =
+        run(assign_many(&store, &world, &wanted("n1", "", 1), &crowd, Some(unreadable), at(2))).into_iter();
+    let crowd: Vec<IpAddr> = crowd.flat_map(|given| addresses(&given.unwrap())).collect();
+    assert_eq!(crowd.len(), 2);
     let rest = assign(&store, &world, &wanted("n2", "d", 20), 3).unwrap();
-    let given: Vec<IpAddr> = [near, next, rest].iter().flat_map(addresses).collect();
+    let given: Vec<IpAddr> = [near, next, rest].iter().flat_map(addresses).chain(crowd).collect();
     assert_eq!(given.len(), 12, "{given:?}");
     assert!(given.iter().all(|address| !unreadable.contains(*address)), "{given:?}");
     // Who has an address of it gives it back when it can be read again.
