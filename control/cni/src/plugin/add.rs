@@ -57,6 +57,10 @@ pub async fn run(
     let _turn = session::Turn::take(config, &host_name)?;
 
     let datastore = session::datastore_in(config, status.api_group.as_deref()).await?;
+    // An agent that knows where Calico's objects are has looked at this one, too.
+    if status.api_group.is_none() {
+        session::check_ready(&datastore).await?;
+    }
     let known = Known::read(&datastore, namespace, name).await?;
     pod::check(&known.pod, attachment, &node)?;
     let wishes = Wishes::read(&known.pod, known.namespace.as_ref(), config)?;
@@ -97,7 +101,6 @@ struct Known {
 impl Known {
     async fn read(datastore: &Datastore, namespace: &str, name: &str) -> Result<Self, PluginError> {
         // One after the other: a connection more costs more than a request, and plugins come in crowds.
-        session::check_ready(datastore).await?;
         let pod = pod::read(datastore, namespace, name).await?;
         let outer = match datastore.get(Kind::Namespace, None, namespace).await {
             Ok(Object::Namespace(namespace)) => Some(*namespace),
