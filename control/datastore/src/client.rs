@@ -92,11 +92,11 @@ pub async fn client_at(kubeconfig: Option<&Path>, server: Option<&str>) -> Resul
         ),
     };
     let source = Source { kubeconfig: kubeconfig.map(Path::to_owned), server };
-    let first = source.client().await?;
+    let (first, at) = source.client().await?;
     let namespace = first.default_namespace().to_owned();
     let renewed = Instant::now();
     let renewing =
-        Arc::new(Renewing { source, current: Mutex::new(Current { client: first, number: 0, renewed }) });
+        Arc::new(Renewing { source, current: Mutex::new(Current { client: first, at, number: 0, renewed }) });
     let service = tower::service_fn(move |request| {
         let renewing = Arc::clone(&renewing);
         async move { renewing.send(request).await }
@@ -113,8 +113,8 @@ struct Source {
 }
 
 impl Source {
-    /// A client with what the files say now.
-    async fn client(&self) -> Result<Client, ClientError> {
+    /// A client with what the files say now, and of which server.
+    async fn client(&self) -> Result<(Client, http::Uri), ClientError> {
         let (mut config, from) = match &self.kubeconfig {
             Some(file) => {
                 let path = file.display().to_string();
@@ -139,8 +139,20 @@ impl Source {
         }
         config.connect_timeout = Some(CONNECT_TIMEOUT);
         config.default_retry = false;
-        Client::try_from(config).map_err(|error| ClientError::Client { from, error: Box::new(error) })
+        let at = config.cluster_url.clone();
+        match Client::try_from(config) {
+            Ok(client) => Ok((client, at)),
+            Err(error) => Err(ClientError::Client { from, error: Box::new(error) }),
+        }
     }
+}
+
+/// Which server it is that was not reached.
+#[derive(Debug, thiserror::Error)]
+#[error("the API server at {at}")]
+struct Unreached {
+    at: http::Uri,
+    source: tower::BoxError,
 }
 
 /// A client that is made anew when its credentials are refused.
@@ -151,6 +163,7 @@ struct Renewing {
 
 struct Current {
     client: Client,
+    at: http::Uri,
     /// Which one it is: the first is 0.
     number: u64,
     /// When it was made, or was last tried to be.
@@ -164,9 +177,9 @@ impl Renewing {
         let mut backoff = Backoff::new(PUT_OFF_FIRST, PUT_OFF_LIMIT);
         let mut put_off = 0;
         loop {
-            let (client, number) = {
+            let (client, at, number) = {
                 let current = self.current.lock().await;
-                (current.client.clone(), current.number)
+                (current.client.clone(), current.at.clone(), current.number)
             };
             // A body that streams can go only once; nothing here has one.
             let again = body.try_clone();
@@ -176,7 +189,10 @@ impl Renewing {
                 Ok(answer) => answer,
                 Err(error) => {
                     self.renew(number, RENEWAL_PAUSE_UNREACHED).await;
-                    return Err(error);
+                    return Err(match error {
+                        kube::Error::Service(source) => kube::Error::Service(Unreached { at, source }.into()),
+                        error => error,
+                    });
                 }
             };
             match answer.status() {
@@ -210,8 +226,8 @@ impl Renewing {
         }
         current.renewed = Instant::now();
         match self.source.client().await {
-            Ok(client) => {
-                current.client = client;
+            Ok((client, at)) => {
+                (current.client, current.at) = (client, at);
                 current.number += 1;
                 info!("the credentials for the API server have been read again");
                 true

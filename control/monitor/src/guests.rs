@@ -18,8 +18,9 @@ use tokio::time::{Instant, Sleep};
 
 /// At once; more wait in the kernel, where they cost no descriptor.
 const GUESTS_MAX: usize = 64;
-/// How long one may be idle, and how long a request and its answer may take. Scrapes over one connection come more often.
-const PATIENCE: Duration = Duration::from_secs(100);
+/// How long one may be idle, and how long a request and its answer may take: less than probes wait for their answer (10 s), so that those who
+/// hold all places and ask nothing do not make a process look dead. Who scrapes over one connection makes another.
+const PATIENCE: Duration = Duration::from_secs(8);
 
 /// A listener that has room for some.
 pub struct Guests {

@@ -84,7 +84,9 @@ fn a_del_that_cannot_reach_the_api_server_cuts_the_pod_off_and_is_to_be_repeated
     let container = world.pod("web", json!({}));
     assert!(world.add(&container).good);
     world.server_dies();
-    assert_eq!(world.del(&container).code(), 100);
+    let answered = world.del(&container);
+    assert_eq!(answered.code(), 100);
+    assert!(answered.text().contains("the API server at https://127.0.0.1:"), "{}", answered.text());
     assert!(
         Netlink::open().unwrap().link(&container.veth()).is_err(),
         "nothing of the pod's reaches anybody"
