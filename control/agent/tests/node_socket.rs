@@ -14,7 +14,7 @@ use std::net::Shutdown;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use caracal_agent::node_socket::{NodeSocket, NodeSocketError};
 use caracal_agent::{Agent, HostServices};
@@ -288,8 +288,13 @@ async fn a_thousand_who_hang_up_are_forgotten() {
         }
     };
     tokio::task::spawn_blocking(work).await.unwrap();
-    let (late, _) = code(client.wait("web", "10.0.0.1", Duration::from_millis(50)).await.unwrap_err());
-    assert_eq!(late, Code::Timeout, "there is room");
+    let end = Instant::now() + PATIENCE;
+    // As long as it forgets, it may not get to answering; then there is room, and the time that was asked for.
+    let is_late =
+        |error| matches!(error, asking::NodeSocketError::Failure(failure) if failure.code == Code::Timeout);
+    while !is_late(client.wait("web", "10.0.0.1", Duration::from_millis(50)).await.unwrap_err()) {
+        assert!(Instant::now() < end, "there is no room");
+    }
     agent.stop().await;
 }
 
