@@ -18,6 +18,10 @@ struct Loan(usize);
 /// A pool has plenty while this part of its frames is free.
 const PLENTY: usize = 8;
 
+/// Of a pool's frames this part is never given away to receive into: without a frame nobody can be asked for its surplus, and none
+/// would ever come back.
+const LAST: usize = 16;
+
 /// Frames that a port is given to receive into even when the pool has not plenty, so that a first burst finds room.
 pub const FILL_MIN: usize = 16;
 
@@ -85,7 +89,8 @@ impl XskPort {
         let spare = pool.free().saturating_sub(pool.total() / PLENTY);
         let most = self.kept_at.max(FILL_MIN).max(self.socket.receiving() + spare);
         self.kept_at = (self.fill_target + self.loan.0).min(most);
-        self.socket.refill(pool, self.kept_at);
+        let there_are = pool.free().saturating_sub(pool.total() / LAST);
+        self.socket.refill(pool, self.kept_at.min(self.socket.receiving() + there_are));
     }
 
     /// Frames that the kernel has beyond the target and the loan: they come back with packets.
