@@ -28,7 +28,7 @@ use crate::table::{emit, table};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   caracal validate -f policy.yaml
-  caracal validate -f deploy/ -f extra.yaml -o json
+  caracal validate -f policies/ -f extra.yaml -o json
   kubectl get globalnetworkpolicies -o yaml | caracal validate -f -")]
 pub struct Args {
     /// A file, a folder (its .yaml, .yml and .json files), or - for stdin. Can be given several times.
