@@ -20,7 +20,7 @@ use std::{
 };
 
 use caracal_cni::{
-    netlink::{IpVersion, Netlink, Route, TABLE_LOCAL, VethEnd},
+    netlink::{IpVersion, Netlink, Route, Rule, TABLE_LOCAL, VethEnd},
     netns::{self, set_sysctl},
 };
 use caracal_model::{
@@ -245,8 +245,9 @@ fn outside(world: &World, name: &LabName, mtu: u32) -> Result<(), LabError> {
             netlink
                 .add_route(&Route { local: true, table: TABLE_LOCAL, ..Route::on(any, 0, loopback) })
                 .map_err(&fail)?;
-            netlink.add_rule(version, 1, Some("fabric0"), TABLE_LOCAL).map_err(&fail)?;
-            netlink.delete_rule(version, 0, None, TABLE_LOCAL).map_err(&fail)?;
+            let local = Rule { version, priority: 1, interface: Some("fabric0"), table: TABLE_LOCAL };
+            netlink.add_rule(&local).map_err(&fail)?;
+            netlink.delete_rule(&Rule { priority: 0, interface: None, ..local }).map_err(&fail)?;
         }
         Ok(())
     })?;
