@@ -15,9 +15,6 @@ pub fn replace(path: &Path, text: &str) -> io::Result<bool> {
     if let Some(directory) = path.parent().filter(|path| *path != Path::new("")) {
         std::fs::create_dir_all(directory)?;
     }
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".new");
-    std::fs::write(&beside, text)?;
-    std::fs::rename(&beside, path)?;
+    caracal_files::replace(path, 0o644, text.as_bytes())?;
     Ok(true)
 }

@@ -3,9 +3,8 @@
 //! The authority and the token live in the data directory, so a kubeconfig stays good over restarts; the server's
 //! own certificate is made anew at each start, for the address it then listens on.
 
-use std::io::{self, Write};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -152,18 +151,5 @@ fn kept<E: std::fmt::Display>(
 /// Replaces a file in one step; only its owner may read it.
 fn write_private(file: &Path, text: &str) -> Result<(), CredentialsError> {
     let failed = |error| CredentialsError::File { file: file.to_owned(), error };
-    let mut beside = file.as_os_str().to_owned();
-    beside.push(format!(".{}", std::process::id()));
-    let beside = PathBuf::from(beside);
-    let write = || {
-        let mut made =
-            std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-        made.write_all(text.as_bytes())?;
-        made.sync_all()?;
-        std::fs::rename(&beside, file)
-    };
-    write().map_err(|error| {
-        let _ = std::fs::remove_file(&beside);
-        failed(error)
-    })
+    caracal_files::replace(file, 0o600, text.as_bytes()).map_err(failed)
 }

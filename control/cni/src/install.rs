@@ -9,9 +9,8 @@
 //! Every file is written beside its place and renamed into it, so a runtime sees the old one or the new one, whole.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::net::IpAddr;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use caracal_datastore::{ApiGroup, ClientError, Datastore, DatastoreError};
@@ -182,16 +181,8 @@ impl Install {
             let place = self.bin_dir.join(name);
             let mut source = File::open(&self.program).map_err(InstallError::file("read", &self.program))?;
             // A plugin that is being executed cannot be written to, but be replaced.
-            let beside = beside(&place);
-            let copied = open_new(&beside, 0o755).and_then(|mut file| {
-                io::copy(&mut source, &mut file)?;
-                file.sync_all()?;
-                fs::rename(&beside, &place)
-            });
-            copied.map_err(|source| {
-                let _ = fs::remove_file(&beside);
-                InstallError::File { doing: "write", path: place, source }
-            })?;
+            caracal_files::replace_with(&place, 0o755, |file| io::copy(&mut source, file).map(drop))
+                .map_err(InstallError::file("write", &place))?;
         }
         Ok(())
     }
@@ -287,33 +278,11 @@ fn is_ours(plugin: &Value) -> bool {
     plugin["type"] == TYPE || plugin["type"] == "calico"
 }
 
-/// Writes a file whole.
 fn put(path: &Path, mode: u32, text: &[u8]) -> Result<(), InstallError> {
     if let Some(directory) = path.parent() {
         fs::create_dir_all(directory).map_err(InstallError::file("make the directory", directory))?;
     }
-    let beside = beside(path);
-    let written = open_new(&beside, mode).and_then(|mut file| {
-        file.write_all(text)?;
-        file.sync_all()?;
-        fs::rename(&beside, path)
-    });
-    written.map_err(|source| {
-        let _ = fs::remove_file(&beside);
-        InstallError::File { doing: "write", path: path.to_owned(), source }
-    })
-}
-
-/// A name in the same directory that no runtime takes for a configuration.
-fn beside(path: &Path) -> PathBuf {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!(".{name}.{}.new", std::process::id()))
-}
-
-fn open_new(path: &Path, mode: u32) -> io::Result<File> {
-    // What an earlier one of this id left when it was killed.
-    let _ = fs::remove_file(path);
-    File::options().create_new(true).write(true).mode(mode).open(path)
+    caracal_files::replace(path, mode, text).map_err(InstallError::file("write", path))
 }
 
 fn remove(path: &Path) -> Result<(), InstallError> {

@@ -16,8 +16,7 @@
 //! ```
 
 use std::{
-    fs,
-    io::{self, Write},
+    fs, io,
     net::IpAddr,
     path::{Path, PathBuf},
     time::Duration,
@@ -143,12 +142,10 @@ impl State {
     /// The file cannot be written.
     pub fn write(&self) -> Result<(), LabError> {
         let path = self.directory().join(STATE_FILE);
-        let unfinished = path.with_extension("json.new");
         let write = || -> io::Result<()> {
-            let mut file = fs::File::create(&unfinished)?;
-            serde_json::to_writer_pretty(&mut file, self)?;
-            file.write_all(b"\n")?;
-            fs::rename(&unfinished, &path)
+            let mut text = serde_json::to_vec_pretty(self)?;
+            text.push(b'\n');
+            caracal_files::replace(&path, 0o644, &text)
         };
         write().map_err(LabError::file("write", &path))
     }
