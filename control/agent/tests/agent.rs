@@ -7,14 +7,14 @@
 )]
 
 mod plane;
+mod running;
 mod world;
 
 use std::path::PathBuf;
 
 use caracal_agent::{Agent, HostServices};
 use plane::Plane;
-use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
+use running::Running;
 use world::World;
 
 /// An agent, and the fastpath's end of its socket.
@@ -26,27 +26,11 @@ impl World {
     async fn agent(&self) -> Running {
         let agent =
             Agent::new("node1".into(), HostServices::Replace, &self.client().await, self.socket(), None);
-        let (stop, stopped) = oneshot::channel::<()>();
-        let task = tokio::spawn(agent.run(async move {
-            let _ = stopped.await;
-        }));
-        Running { stop: Some(stop), task }
+        Running::start(agent)
     }
 
     fn fastpath(&self, instance: u64) -> Plane {
         Plane::start(&self.socket(), instance)
-    }
-}
-
-struct Running {
-    stop: Option<oneshot::Sender<()>>,
-    task: JoinHandle<()>,
-}
-
-impl Running {
-    async fn stop(mut self) {
-        let _ = self.stop.take().unwrap().send(());
-        self.task.await.unwrap();
     }
 }
 

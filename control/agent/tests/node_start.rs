@@ -8,6 +8,7 @@
 
 mod netns;
 mod plane;
+mod running;
 mod world;
 
 use std::collections::BTreeSet;
@@ -22,8 +23,8 @@ use caracal_model::object::{Kind, Object, ObjectKey};
 use k8s_openapi::api::core::v1::Node;
 use netns::{in_new_netns, sh};
 use plane::Plane;
+use running::Running;
 use serde_json::{Value, json};
-use tokio::sync::oneshot;
 use world::World;
 
 /// Against hanging only.
@@ -53,11 +54,7 @@ impl World {
         let agent = Agent::new(node.into(), HostServices::Replace, &self.client().await, plane, None)
             .with_node_socket(socket)
             .with_start(config);
-        let (stop, stopped) = oneshot::channel::<()>();
-        let task = tokio::spawn(agent.run(async move {
-            let _ = stopped.await;
-        }));
-        Running { stop: Some(stop), task }
+        Running::start(agent)
     }
 
     fn fastpath(&self, node: &str) -> Plane {
@@ -125,18 +122,6 @@ impl World {
 
     async fn names(&self, kind: Kind) -> BTreeSet<String> {
         self.datastore().await.list(kind).await.unwrap().iter().map(|object| object.key().name).collect()
-    }
-}
-
-struct Running {
-    stop: Option<oneshot::Sender<()>>,
-    task: tokio::task::JoinHandle<()>,
-}
-
-impl Running {
-    async fn stop(mut self) {
-        let _ = self.stop.take().unwrap().send(());
-        self.task.await.unwrap();
     }
 }
 

@@ -8,6 +8,7 @@
 
 mod plane;
 mod proxy;
+mod running;
 mod world;
 
 use std::path::PathBuf;
@@ -23,8 +24,8 @@ use kube::api::PostParams;
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use plane::Plane;
 use proxy::{Proxy, Weather};
+use running::Running;
 use serde_json::{Value, json};
-use tokio::sync::oneshot;
 use world::World;
 
 /// Against hanging only.
@@ -37,8 +38,7 @@ struct Setup {
     fastpath: Plane,
     world: World,
     proxy: Proxy,
-    stop: oneshot::Sender<()>,
-    task: tokio::task::JoinHandle<()>,
+    agent: Running,
 }
 
 impl Setup {
@@ -83,11 +83,7 @@ impl Setup {
                 marks_down: true,
             });
         }
-        let (stop, stopped) = oneshot::channel::<()>();
-        let task = tokio::spawn(agent.run(async move {
-            let _ = stopped.await;
-        }));
-        Self { world, proxy, fastpath, stop, task }
+        Self { world, proxy, fastpath, agent: Running::start(agent) }
     }
 
     fn has(&self, what: &'static str) {
@@ -100,8 +96,7 @@ impl Setup {
             assert_eq!(told.removed, removed.iter().map(|name| (*name).to_owned()).collect());
             assert_eq!(told.hellos, 1);
         });
-        let _ = self.stop.send(());
-        self.task.await.unwrap();
+        self.agent.stop().await;
     }
 }
 
