@@ -27,7 +27,7 @@ use serde_json::json;
 use world::World;
 
 /// Against hanging only.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn of(handle: &str) -> Assign {
     Assign {

@@ -15,8 +15,10 @@ use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::netns::sh;
 
-/// How long a packet that is not answered is waited for.
-const PATIENCE: Duration = Duration::from_millis(400);
+/// Against hanging only: how long an answer that must come is waited for.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+/// How long one that must not come is listened for. On a machine that is slower than this a test sees less, and fails no more often.
+const SILENCE: Duration = Duration::from_millis(400);
 
 pub const NODE: &str = "192.0.2.11";
 pub const FAR: &str = "192.0.2.1";
@@ -126,8 +128,12 @@ impl Net {
 
     /// A connection, if there comes to be one.
     pub fn connect(&self, from: Place, to: &str, port: u16) -> Option<TcpStream> {
+        self.connect_within(PATIENCE, from, to, port)
+    }
+
+    fn connect_within(&self, patience: Duration, from: Place, to: &str, port: u16) -> Option<TcpStream> {
         let to = SocketAddr::new(to.parse().unwrap(), port);
-        self.at(from, move || TcpStream::connect_timeout(&to, PATIENCE)).ok()
+        self.at(from, move || TcpStream::connect_timeout(&to, patience)).ok()
     }
 
     /// Whether a connection carries a byte there and back.
@@ -135,27 +141,60 @@ impl Net {
         self.connect(from, to, port).is_some_and(|mut stream| echoes(&mut stream))
     }
 
+    /// Whether none does.
+    pub fn no_tcp(&self, from: Place, to: &str, port: u16) -> bool {
+        !self
+            .connect_within(SILENCE, from, to, port)
+            .is_some_and(|mut stream| echoes_within(SILENCE, &mut stream))
+    }
+
     /// Whether a datagram is answered. `source`: the sender's address, where it has several.
     pub fn udp_by(&self, from: Place, source: &str, to: &str, port: u16) -> bool {
+        self.udp_within(PATIENCE, from, source, to, port)
+    }
+
+    /// Whether it is not.
+    pub fn no_udp_by(&self, from: Place, source: &str, to: &str, port: u16) -> bool {
+        !self.udp_within(SILENCE, from, source, to, port)
+    }
+
+    fn udp_within(&self, patience: Duration, from: Place, source: &str, to: &str, port: u16) -> bool {
         let (source, to) =
             (SocketAddr::new(source.parse().unwrap(), 0), SocketAddr::new(to.parse().unwrap(), port));
         self.at(from, move || {
             let socket = UdpSocket::bind(source).unwrap();
-            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            socket.set_read_timeout(Some(patience)).unwrap();
             socket.send_to(b"?", to).is_ok() && socket.recv(&mut [0; 9]).is_ok()
         })
     }
 
     pub fn udp(&self, from: Place, to: &str, port: u16) -> bool {
-        let any = if to.contains(':') { "::" } else { "0.0.0.0" };
-        self.udp_by(from, any, to, port)
+        self.udp_by(from, any(to), to, port)
+    }
+
+    pub fn no_udp(&self, from: Place, to: &str, port: u16) -> bool {
+        self.no_udp_by(from, any(to), to, port)
     }
 
     /// Whether an echo request is answered.
     pub fn ping(&self, from: Place, to: &str) -> bool {
-        let command = format!("ping -c 1 -W 1 {to} >/dev/null 2>&1");
+        self.ping_within(PATIENCE, from, to)
+    }
+
+    /// Whether it is not.
+    pub fn no_ping(&self, from: Place, to: &str) -> bool {
+        !self.ping_within(SILENCE, from, to)
+    }
+
+    fn ping_within(&self, patience: Duration, from: Place, to: &str) -> bool {
+        let command = format!("ping -c 1 -W {} {to} >/dev/null 2>&1", patience.as_secs_f32());
         self.at(from, move || crate::netns::run(&command).0)
     }
+}
+
+/// The address that stands for all of `to`'s family.
+fn any(to: &str) -> &'static str {
+    if to.contains(':') { "::" } else { "0.0.0.0" }
 }
 
 /// Moves this thread into a namespace, for good.
@@ -172,7 +211,11 @@ fn udp_for_all(port: u16) -> Vec<UdpSocket> {
 
 /// Whether a byte comes back.
 pub fn echoes(stream: &mut TcpStream) -> bool {
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    echoes_within(PATIENCE, stream)
+}
+
+fn echoes_within(patience: Duration, stream: &mut TcpStream) -> bool {
+    stream.set_read_timeout(Some(patience)).unwrap();
     stream.write_all(b"?").is_ok() && stream.read_exact(&mut [0]).is_ok()
 }
 

@@ -15,7 +15,7 @@ use caracal_plane_api::{
 };
 
 /// Against hanging only.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a fastpath holds; it outlives its process in a test, to be looked at.
 #[derive(Debug, Default)]

@@ -37,7 +37,7 @@ impl World {
             ranges: Ranges::default(),
         };
         // What the former one still has under way holds the store for a moment.
-        let end = tokio::time::Instant::now() + std::time::Duration::from_secs(20);
+        let end = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
         let server = loop {
             match serve(options()).await {
                 Ok(server) => break server,
