@@ -321,7 +321,6 @@ impl NodeSocket {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
     use nix::sys::socket::{Backlog, bind, listen};
 
     use super::*;

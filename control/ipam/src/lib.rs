@@ -22,11 +22,11 @@ pub mod affinity;
 pub mod assign;
 pub mod block;
 pub mod gc;
-pub mod handle;
-pub mod many;
-pub mod pool;
+mod handle;
+mod many;
+mod pool;
 pub mod release;
-pub mod store;
+mod store;
 pub mod tunnel;
 
 pub use affinity::{Affinity, AffinityState};

@@ -142,7 +142,6 @@ impl AsyncWrite for Guest {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
     use super::*;
     use axum::Router;
     use axum::routing::get;

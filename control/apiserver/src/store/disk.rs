@@ -50,7 +50,16 @@ pub enum OpenError {
 /// What is done to one key.
 pub type Write = (Key, Option<(u64, Vec<u8>)>);
 
-/// What a store's file holds.
+/// What a file holds, as it is written there.
+struct Content {
+    format: u64,
+    /// The newest.
+    revision: u64,
+    /// Each with the revision of its last write, and its JSON.
+    objects: Vec<(Key, u64, Vec<u8>)>,
+}
+
+/// What a store's file holds: the file, its objects, the newest revision.
 pub type Loaded = (Disk, BTreeMap<Key, Arc<Stored>>, u64);
 
 /// The open file. Locked: one process has it at a time.
@@ -92,12 +101,12 @@ impl Disk {
         };
         let disk = Disk { file: file.to_owned(), database: Some(database) };
         disk.make_tables().map_err(unreadable)?;
-        let (format, revision, objects) = disk.load().map_err(unreadable)?;
-        if format != FORMAT {
-            return Err(OpenError::Format { file: file.to_owned(), found: format });
+        let content = disk.load().map_err(unreadable)?;
+        if content.format != FORMAT {
+            return Err(OpenError::Format { file: file.to_owned(), found: content.format });
         }
         let mut parsed = BTreeMap::new();
-        for (key, revision, json) in objects {
+        for (key, revision, json) in content.objects {
             let value = serde_json::from_slice(&json).map_err(|error| OpenError::Unreadable {
                 file: file.to_owned(),
                 reason: format!("{}/{}/{} is not JSON: {error}", key.resource, key.namespace, key.name),
@@ -105,7 +114,7 @@ impl Disk {
             parsed.insert(key, Arc::new(Stored { revision, value, size: json.len() }));
         }
         disk.sign();
-        Ok((disk, parsed, revision))
+        Ok((disk, parsed, content.revision))
     }
 
     /// Says beside the file whose it is, for whoever finds it in use. If that cannot be said, nothing is lost.
@@ -133,8 +142,7 @@ impl Disk {
         Ok(())
     }
 
-    #[allow(clippy::type_complexity, reason = "the three things that a file holds, used once")]
-    fn load(&self) -> Result<(u64, u64, Vec<(Key, u64, Vec<u8>)>), redb::Error> {
+    fn load(&self) -> Result<Content, redb::Error> {
         let transaction = self.database()?.begin_read()?;
         let counters = transaction.open_table(COUNTERS)?;
         let counter = |name| counters.get(name).map(|found| found.map_or(0, |value| value.value()));
@@ -144,7 +152,7 @@ impl Disk {
             let ((resource, namespace, name), (revision, json)) = (key.value(), value.value());
             objects.push((Key::new(resource, namespace, name), revision, json.to_owned()));
         }
-        Ok((counter("format")?, counter("revision")?, objects))
+        Ok(Content { format: counter("format")?, revision: counter("revision")?, objects })
     }
 
     /// Opens the file again after an error; returns the newest revision that it holds.

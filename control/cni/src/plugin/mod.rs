@@ -8,26 +8,26 @@
 //!                                                          └─► log, never to stdout
 //! ```
 //!
-//! What the specification says is in [`env`], [`config`], [`version`], [`result`] and [`error`], which do nothing; the rest does.
+//! What the specification says is in `env`, `config`, `version`, `result` and `error`, which do no I/O; the rest does.
 
-pub mod add;
+mod add;
 pub mod batch;
-pub mod check;
-pub mod config;
-pub mod del;
-pub mod delegate;
-pub mod env;
-pub mod error;
-pub mod gates;
-pub mod gc;
+mod check;
+pub(crate) mod config;
+mod del;
+mod delegate;
+mod env;
+mod error;
+mod gates;
+mod gc;
 pub mod ipam;
-pub mod ipam_command;
-pub mod log;
-pub mod pod;
-pub mod result;
-pub mod session;
-pub mod status;
-pub mod version;
+mod ipam_command;
+mod log;
+mod pod;
+mod result;
+mod session;
+mod status;
+mod version;
 
 use std::io::{Read, Write};
 

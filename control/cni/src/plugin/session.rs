@@ -134,7 +134,9 @@ pub(super) fn lock_file(path: &Path) -> io::Result<File> {
 /// While it lives, no other command works on the same pod's link. It is one byte of a file beside address management's lock, which the
 /// interface's name chooses; who is killed leaves it free.
 #[derive(Debug)]
-pub struct Turn(#[allow(dead_code, reason = "it is held, not used")] File);
+pub struct Turn {
+    _locked: File,
+}
 
 impl Turn {
     /// Waits for the command before.
@@ -156,7 +158,7 @@ impl Turn {
         loop {
             // Of the open file and not of the process, so that commands of one process wait for each other, too.
             match fcntl(&file, FcntlArg::F_OFD_SETLK(&byte)) {
-                Ok(_) => return Ok(Self(file)),
+                Ok(_) => return Ok(Self { _locked: file }),
                 Err(Errno::EAGAIN | Errno::EACCES) if begin.elapsed() > TURN_PATIENCE => {
                     return Err(PluginError::NotReady(format!(
                         "another command still works on {interface} after {} s",
@@ -188,7 +190,8 @@ mod tests {
         config.ipam_lock = directory.path().join("run/ipam.lock");
         let ended = AtomicBool::new(false);
         let first = Turn::take(&config, "cali0123456789a").unwrap();
-        let mode = first.0.metadata().unwrap().permissions().mode();
+        let file = config.ipam_lock.with_file_name("cni-turns.lock");
+        let mode = std::fs::metadata(file).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         Turn::take(&config, "cali0123456789b").unwrap();
         std::thread::scope(|scope| {

@@ -70,6 +70,10 @@ pub(crate) enum Asked {
     /// Those that are enforced.
     Enforced,
     /// Those that would be, if every staged one took effect.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "no case asks; the tests of agreement do, of random worlds")
+    )]
     Staged,
 }
 
@@ -154,12 +158,7 @@ impl<'a> Reference<'a> {
 
     /// What must become of `flow`, and why.
     pub fn judge(&self, flow: &WorldFlow) -> Observation {
-        self.observe(flow, Asked::Enforced).unwrap_or_else(|observation| observation)
-    }
-
-    /// What would become of `flow` if every staged policy took effect, and why.
-    pub fn judge_staged(&self, flow: &WorldFlow) -> Observation {
-        self.observe(flow, Asked::Staged).unwrap_or_else(|observation| observation)
+        self.observe(flow).unwrap_or_else(|observation| observation)
     }
 
     /// What must become of `flow` at its host endpoint, and why.
@@ -195,7 +194,7 @@ impl<'a> Reference<'a> {
         Observation::new(observed, why)
     }
 
-    fn observe(&self, flow: &WorldFlow, asked: Asked) -> Result<Observation, Observation> {
+    fn observe(&self, flow: &WorldFlow) -> Result<Observation, Observation> {
         if let Some(why) = &flow.unsupported {
             return Err(Observation::new(Observed::Unsupported, why));
         }
@@ -210,9 +209,9 @@ impl<'a> Reference<'a> {
         };
         let observation = match (self.translator(flow, sender), packet.destination_port) {
             (Some(translator), Some(port)) if flow.service.is_some() => {
-                self.translated(flow, sender, translator, packet, port, asked)
+                self.translated(flow, sender, translator, packet, port)
             }
-            _ => self.carried(sender, self.end(flow.destination)?, packet, packet.source, asked),
+            _ => self.carried(sender, self.end(flow.destination)?, packet, packet.source),
         }?;
         match self.objects.in_the_way(&packet) {
             Some(host) => {
@@ -252,7 +251,6 @@ impl<'a> Reference<'a> {
         translator: Translator,
         packet: Packet,
         port: u16,
-        asked: Asked,
     ) -> Result<Observation, Observation> {
         let Translator { node, is_inside } = translator;
         let Some(here) = self.world.nodes.get(node) else {
@@ -274,7 +272,7 @@ impl<'a> Reference<'a> {
         // packet as it was sent.
         let (first, mut whys) = match sender {
             End::Pod(..) if !is_inside => {
-                let sent = self.carried(sender, End::Outside, packet, packet.source, asked)?;
+                let sent = self.carried(sender, End::Outside, packet, packet.source)?;
                 (End::Outside, vec![sent.why])
             }
             _ => (if is_inside { sender } else { End::Outside }, Vec::new()),
@@ -287,7 +285,7 @@ impl<'a> Reference<'a> {
             let receiver = self.end_of(address);
             let sent = Packet { destination: address, destination_port: Some(port), ..packet };
             let seen = self.source_seen(sender, receiver, translator, sent, served.keeps_client);
-            verdicts.push(self.carried(first, receiver, sent, seen, asked));
+            verdicts.push(self.carried(first, receiver, sent, seen));
         }
         let allows = verdicts.iter().filter(|verdict| verdict.is_ok()).count();
         if allows != 0 && allows != verdicts.len() {
@@ -337,7 +335,6 @@ impl<'a> Reference<'a> {
         receiver: End<'_>,
         packet: Packet,
         seen: IpAddr,
-        asked: Asked,
     ) -> Result<Observation, Observation> {
         let unsupported = |why: &str| Observation::new(Observed::Unsupported, why);
         let deny = |why: String| Err(Observation::new(Observed::Deny, why));
@@ -362,7 +359,7 @@ impl<'a> Reference<'a> {
             {
                 return deny("pod-sent-tunnel: only nodes may send VXLAN or IPIP".to_owned());
             }
-            whys.push(self.police(party, Direction::Egress, packet, asked)?);
+            whys.push(self.police(party, Direction::Egress, packet)?);
             if is_own_host && felix.endpoint_to_host().eq_ignore_ascii_case("Drop") {
                 return deny("defaultEndpointToHostAction is Drop".to_owned());
             }
@@ -378,7 +375,7 @@ impl<'a> Reference<'a> {
                     party.name
                 ));
             }
-            (_, End::Pod(_, party)) => whys.push(self.police(party, Direction::Ingress, packet, asked)?),
+            (_, End::Pod(_, party)) => whys.push(self.police(party, Direction::Ingress, packet)?),
             (End::Pod(..), End::Host(_) | End::Outside) => {}
             (End::Host(_) | End::Outside, End::Host(_) | End::Outside)
                 if packet.destination_port.is_none() =>
@@ -393,14 +390,8 @@ impl<'a> Reference<'a> {
     }
 
     /// What one end's policies say: why they let the packet pass, or the observation that they do not.
-    fn police(
-        &self,
-        party: &Party,
-        direction: Direction,
-        packet: Packet,
-        asked: Asked,
-    ) -> Result<String, Observation> {
-        let decision = self.objects.police(party, direction, packet, asked);
+    fn police(&self, party: &Party, direction: Direction, packet: Packet) -> Result<String, Observation> {
+        let decision = self.objects.police(party, direction, packet, Asked::Enforced);
         match decision.verdict {
             Verdict::Allow => Ok(decision.why),
             Verdict::Deny | Verdict::GoOn => Err(Observation::new(Observed::Deny, decision.why)),
