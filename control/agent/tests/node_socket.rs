@@ -7,6 +7,7 @@
 )]
 
 mod plane;
+mod running;
 mod world;
 
 use std::io::{BufRead, BufReader, Write};
@@ -22,7 +23,7 @@ use caracal_cni::node_socket as asking;
 use caracal_cni::node_socket::{Code, LINE_BYTES_MAX, Wait};
 use caracal_model::names::veth_name;
 use plane::Plane;
-use tokio::sync::oneshot;
+use running::Running;
 use world::World;
 
 /// Against hanging only.
@@ -38,27 +39,11 @@ impl World {
         let plane = self.path("fastpath.sock");
         let agent = Agent::new("node1".into(), HostServices::Replace, &self.client().await, plane, None)
             .with_node_socket(socket);
-        let (stop, stopped) = oneshot::channel::<()>();
-        let task = tokio::spawn(agent.run(async move {
-            let _ = stopped.await;
-        }));
-        Running { stop: Some(stop), task }
+        Running::start(agent)
     }
 
     fn asks(&self) -> Client {
         Client(self.path("node.sock"))
-    }
-}
-
-struct Running {
-    stop: Option<oneshot::Sender<()>>,
-    task: tokio::task::JoinHandle<()>,
-}
-
-impl Running {
-    async fn stop(mut self) {
-        let _ = self.stop.take().unwrap().send(());
-        self.task.await.unwrap();
     }
 }
 
