@@ -24,6 +24,7 @@ use caracal_cni::node_socket::{Code, LINE_BYTES_MAX, Wait};
 use caracal_model::names::veth_name;
 use plane::Plane;
 use running::Running;
+use tokio::sync::oneshot;
 use world::World;
 
 /// Against hanging only.
