@@ -107,7 +107,7 @@ pub async fn release_addresses<S: Store>(
             }
             Ok(addresses)
         };
-        let back = from_block(store, cidr, world.settings.cooldown_s, now, choose).await?;
+        let back = from_block(store, cidr, world.settings.cooldown_s, now, 0, choose).await?;
         let mut of_handle: BTreeMap<String, u64> = BTreeMap::new();
         for handle in back.iter().filter_map(|(_, handle)| handle.clone()) {
             *of_handle.entry(handle).or_default() += 1;
@@ -135,12 +135,12 @@ pub async fn release_by_handle<S: Store>(
 ) -> Result<Option<Released>, ReleaseError> {
     let Some(known) = handle(store, id).await? else { return Ok(None) };
     let mut released = Released::default();
-    for cidr in known.0.blocks.keys().copied() {
+    for (&cidr, &counted) in &known.0.blocks {
         let of_handle = |block: &Block| {
             let given = block.given().filter(|(_, attributes)| attributes.handle.as_deref() == Some(id));
             Ok(given.map(|(address, _)| address).collect())
         };
-        let back = from_block(store, cidr, world.settings.cooldown_s, now, of_handle).await?;
+        let back = from_block(store, cidr, world.settings.cooldown_s, now, counted, of_handle).await?;
         released.addresses.extend(back.into_iter().map(|(address, _)| address));
     }
     // What it counted too many goes, too.
@@ -150,11 +150,15 @@ pub async fn release_by_handle<S: Store>(
 }
 
 /// Has a block take back the addresses that `choose` names.
+///
+/// Where a handle has `counted` addresses, the block is written even if it gave none: the write that gives them may be on its way from
+/// somebody who was killed, and must find the block changed.
 async fn from_block<S: Store>(
     store: &S,
     cidr: Cidr,
     cooldown_s: u64,
     now: Nanoseconds,
+    counted: u64,
     choose: impl Fn(&Block) -> Result<Vec<IpAddr>, ReleaseError>,
 ) -> Result<Vec<(IpAddr, Option<String>)>, ReleaseError> {
     for _ in 0..RETRIES {
@@ -162,7 +166,7 @@ async fn from_block<S: Store>(
         let addresses = choose(&block)?;
         block.end_cooldowns(cooldown_s, now);
         let back = block.release(&addresses, cooldown_s, now);
-        if back.is_empty() {
+        if back.is_empty() && counted == 0 {
             return Ok(back);
         }
         // One that cools down is removed by who collects.

@@ -5,7 +5,9 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::net::IpAddr;
+use std::pin::Pin;
 
 use caracal_ipam::assign::Short;
 use caracal_ipam::release::{Release, ReleaseError};
@@ -17,7 +19,7 @@ use caracal_ipam::{
 use caracal_model::cidr::Cidr;
 use caracal_model::labels::Labels;
 use caracal_model::selector::Selector;
-use common::{Memory, pool, run};
+use common::{Memory, pool, run, step};
 
 const START: u64 = 1_767_225_600_000_000_000;
 
@@ -87,6 +89,28 @@ fn what_comes_back_is_given_after_all_that_are_free() {
     run(release_by_handle(&store, &world, "a", at(1))).unwrap().unwrap();
     let given = assign(&store, &world, &wanted("n1", "b", 4), 2).unwrap();
     assert_eq!(addresses(&given), ["10.0.0.2", "10.0.0.3", "10.0.0.0", "10.0.0.1"].map(ip));
+}
+
+#[test]
+fn a_write_that_is_on_its_way_when_its_writer_is_killed_gives_nothing_after_the_release() {
+    let world = world(vec![pool("p", "10.0.0.0/30", 30)]);
+    for steps in 0.. {
+        let store = Memory::default();
+        assign(&store, &world, &wanted("n1", "neighbour", 1), 0).unwrap();
+        let (shared, of_killed) = (store.clone(), world.clone());
+        let mut assigning: Pin<Box<dyn Future<Output = _>>> =
+            Box::pin(async move { auto_assign(&shared, &of_killed, &wanted("n1", "a", 1), at(1)).await });
+        let is_done = (0..steps).any(|_| step(&mut assigning).is_some());
+        run(release_by_handle(&store, &world, "a", at(2))).unwrap();
+        if is_done {
+            break;
+        }
+        // The one write that the store had been asked for is carried out.
+        let _ = step(&mut assigning);
+        drop(assigning);
+        let given = block_of(&store, "n1").given().count();
+        assert_eq!(given, 1, "after {steps} steps: only the neighbour has an address");
+    }
 }
 
 #[test]
