@@ -17,12 +17,10 @@ mod datastore;
 mod error;
 mod ipam;
 mod syncer;
-mod world;
 
 pub use backoff::Backoff;
 pub use client::{ClientError, client, client_at};
 pub use datastore::{ApiGroup, Datastore, UnknownGroup};
 pub use error::{DatastoreError, causes};
-pub use ipam::{IpamStore, object as ipam_object, record as ipam_record};
+pub use ipam::{IpamStore, object as ipam_object, pool as ipam_pool, record as ipam_record};
 pub use syncer::{Standing, SyncEvent, Syncer};
-pub use world::pool as ipam_pool;

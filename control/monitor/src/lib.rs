@@ -6,8 +6,8 @@
 //!                        ── counts ───► Exposition ─► /metrics          ◄── Prometheus
 //! ```
 
+mod bounded_listener;
 mod exposition;
-mod guests;
 mod health;
 mod logs;
 mod probe;

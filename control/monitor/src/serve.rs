@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tracing::{error, info};
 
-use crate::guests::Guests;
+use crate::bounded_listener::BoundedListener;
 use crate::{Exposition, Health, State};
 
 /// How soon an address that could not be listened on is tried again.
@@ -67,7 +67,7 @@ pub async fn keep_serving(what: &str, mut address: watch::Receiver<Option<String
                     failure.clear();
                     info!("serving {what} on {wanted}");
                     // Ends with an error only, and then it is tried again.
-                    let _ = axum::serve(Guests::of(listener), pages.clone()).await;
+                    let _ = axum::serve(BoundedListener::of(listener), pages.clone()).await;
                 }
                 Err(error) => {
                     // Said when it changes, not at every attempt.

@@ -11,6 +11,7 @@
 
 mod json;
 mod names;
+mod world;
 
 use std::sync::Arc;
 
@@ -22,6 +23,7 @@ use tracing::{debug, warn};
 
 use crate::datastore::{ApiGroup, Datastore};
 use crate::error::DatastoreError;
+pub use world::pool;
 
 /// The thing that an object of the model is; `None`: it is marked as gone, is none of address management's, or makes no
 /// sense, which is logged.

@@ -1,4 +1,4 @@
-//! Who asks for the pages, held within bounds: so many at once, and none that neither asks nor takes what it asked for.
+//! A listener that bounds who asks for the pages: so many at once, and none that neither asks nor takes what it asked for.
 //!
 //! Pages may be served where every pod and every neighbour reaches them. A connection is a descriptor, of which the rest of the process
 //! needs some, too: who opens thousands, or sends a byte a minute, waits for others of its kind and for nobody else.
@@ -17,22 +17,22 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep};
 
 /// At once; more wait in the kernel, where they cost no descriptor.
-const GUESTS_MAX: usize = 64;
+const CONNECTIONS_MAX: usize = 64;
 /// How long one may be idle, and how long a request and its answer may take: less than probes wait for their answer (10 s), so that those who
 /// hold all places and ask nothing do not make a process look dead. Who scrapes over one connection makes another.
 const PATIENCE: Duration = Duration::from_secs(8);
 
-/// A listener that has room for some.
-pub struct Guests {
+/// A listener that accepts so many connections at once.
+pub struct BoundedListener {
     listener: TcpListener,
     room: Arc<Semaphore>,
     patience: Duration,
 }
 
-impl Guests {
-    /// Those who come to `listener`.
+impl BoundedListener {
+    /// Bounds `listener`.
     pub fn of(listener: TcpListener) -> Self {
-        Self::within(listener, GUESTS_MAX, PATIENCE)
+        Self::within(listener, CONNECTIONS_MAX, PATIENCE)
     }
 
     fn within(listener: TcpListener, most: usize, patience: Duration) -> Self {
@@ -40,18 +40,18 @@ impl Guests {
     }
 }
 
-impl Listener for Guests {
-    type Io = Guest;
+impl Listener for BoundedListener {
+    type Io = BoundedConnection;
     type Addr = SocketAddr;
 
-    async fn accept(&mut self) -> (Guest, SocketAddr) {
+    async fn accept(&mut self) -> (BoundedConnection, SocketAddr) {
         // Nobody closes it.
         let Ok(place) = Arc::clone(&self.room).acquire_owned().await else {
             return std::future::pending().await;
         };
         let (stream, address) = Listener::accept(&mut self.listener).await;
         let (patience, ends) = (self.patience, Box::pin(tokio::time::sleep(self.patience)));
-        (Guest { stream, patience, ends, asks: false, _place: place }, address)
+        (BoundedConnection { stream, patience, ends, asks: false, _place: place }, address)
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -61,7 +61,7 @@ impl Listener for Guests {
 
 /// A connection that ends when its time is over. It begins anew with each request and with all that is taken of an answer; what comes of a
 /// request byte by byte does not prolong it.
-pub struct Guest {
+pub struct BoundedConnection {
     stream: TcpStream,
     patience: Duration,
     ends: Pin<Box<Sleep>>,
@@ -70,7 +70,7 @@ pub struct Guest {
     _place: OwnedSemaphorePermit,
 }
 
-impl Guest {
+impl BoundedConnection {
     fn begin_anew(&mut self) {
         self.ends.as_mut().reset(Instant::now() + self.patience);
     }
@@ -90,7 +90,7 @@ impl Guest {
     }
 }
 
-impl AsyncRead for Guest {
+impl AsyncRead for BoundedConnection {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -107,7 +107,7 @@ impl AsyncRead for Guest {
     }
 }
 
-impl AsyncWrite for Guest {
+impl AsyncWrite for BoundedConnection {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -147,29 +147,29 @@ mod tests {
     use axum::routing::get;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-    async fn guests(most: usize, patience: Duration) -> (Guests, SocketAddr) {
+    async fn connections(most: usize, patience: Duration) -> (BoundedListener, SocketAddr) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        (Guests::within(listener, most, patience), address)
+        (BoundedListener::within(listener, most, patience), address)
     }
 
     #[tokio::test]
     async fn no_more_are_let_in_than_there_is_room_for() {
-        let (mut guests, address) = guests(1, PATIENCE).await;
+        let (mut connections, address) = connections(1, PATIENCE).await;
         let _clients =
             [TcpStream::connect(address).await.unwrap(), TcpStream::connect(address).await.unwrap()];
-        let first = guests.accept().await;
-        let second = tokio::time::timeout(Duration::from_millis(100), guests.accept()).await;
+        let first = connections.accept().await;
+        let second = tokio::time::timeout(Duration::from_millis(100), connections.accept()).await;
         assert!(second.is_err(), "there is no room");
         drop(first);
-        guests.accept().await;
+        connections.accept().await;
     }
 
     #[tokio::test]
     async fn who_never_ends_a_request_leaves_its_place_to_another() {
-        let (guests, address) = guests(1, Duration::from_millis(200)).await;
+        let (connections, address) = connections(1, Duration::from_millis(200)).await;
         let pages = Router::new().route("/page", get(|| async { "here" }));
-        let serving = tokio::spawn(async move { axum::serve(guests, pages).await });
+        let serving = tokio::spawn(async move { axum::serve(connections, pages).await });
         let mut slow = TcpStream::connect(address).await.unwrap();
         let dripping = tokio::spawn(async move {
             // A header of one byte after the other, until the other end is gone.
