@@ -15,8 +15,8 @@ use crate::table::emit;
 const EXAMPLES: &str = "Examples:
   caracal agent --node node1                                     in a pod of the cluster, beside caracal-fastpath
   caracal agent --node node1 --kubeconfig ./kubeconfig --services coexist
-  caracal agent --check ready                                    is it? For probes
-  caracal agent --cleanup                                        nothing of Caracal's stays in this network namespace";
+  caracal agent --check ready                                    for probes: exit status 0 if this node's agent is ready
+  caracal agent --cleanup                                        remove what agents have made in this network namespace";
 
 /// Run a node's agent: follow the Kubernetes API, feed the fastpath, keep the kernel's routes to the host ports.
 ///
@@ -43,18 +43,18 @@ pub struct Args {
     /// The file that tells the CNI plugin how big pods' packets may be
     #[arg(long, value_name = "FILE", default_value = "/var/lib/calico/mtu")]
     mtu_file: PathBuf,
-    /// Who sees to services for this host, NodePorts included: the fastpath, or a kube-proxy beside it
+    /// Who implements Services for this host, NodePorts included (for pods, the fastpath always does)
     #[arg(long, value_enum, default_value_t = Services::Replace)]
     services: Services,
-    /// Whether to see to what Calico's node sees to at its start: the Node object's addresses and tunnel addresses, default
-    /// pools, tiers and configuration, the condition NetworkUnavailable; by the environment (IP, IP_AUTODETECTION_METHOD,
-    /// CALICO_IPV4POOL_CIDR, NO_DEFAULT_POOLS, …)
+    /// Whether to set this node up as calico-node does, by the same environment variables (IP, IP_AUTODETECTION_METHOD,
+    /// CALICO_IPV4POOL_CIDR, NO_DEFAULT_POOLS, …): the Node object's addresses and tunnel addresses, default pools, tiers and
+    /// configuration, the condition NetworkUnavailable
     #[arg(long, value_enum, default_value_t = Startup::On)]
     startup: Startup,
     /// The file that tells the CNI plugin this node's name; not written with --startup off
     #[arg(long, value_name = "FILE", default_value = "/var/lib/calico/nodename")]
     nodename_file: PathBuf,
-    /// What the Node object says when the agent is told to end: that new pods get no network (NetworkUnavailable), or what it said
+    /// What becomes of the Node's condition NetworkUnavailable when the agent is told to end
     #[arg(long, value_enum, default_value_t = ShutdownCondition::Down)]
     shutdown_condition: ShutdownCondition,
     /// Where /liveness and /readiness are served, or "none" [default: as FelixConfiguration says, else 127.0.0.1:9099]
@@ -63,13 +63,13 @@ pub struct Args {
     /// Where /metrics is served, or "none" [default: if and where FelixConfiguration says]
     #[arg(long, value_name = "HOST:PORT")]
     metrics_address: Option<Wanted>,
-    /// Endpoints that have metrics of their own; what is beyond is counted together
+    /// How many endpoints have metrics of their own; the others are counted together
     #[arg(long, value_name = "COUNT", default_value_t = Limits::default().endpoints)]
     metrics_endpoints: usize,
-    /// Policy rules that have metrics of their own
+    /// How many policy rules have metrics of their own; the others are counted together
     #[arg(long, value_name = "COUNT", default_value_t = Limits::default().rules)]
     metrics_rules: usize,
-    /// Ask the agent that runs here how it is, print that, and end: 0 if it is so, 1 if not, 2 if it does not answer
+    /// Ask this node's agent how it is, print the answer, and end: exit status 0 if it is so, 1 if not, 2 if it does not answer
     #[arg(long, value_enum)]
     check: Option<Check>,
     /// Remove the host ports, routes, rules and host endpoints' policy that agents have made in this network namespace, and end
@@ -79,23 +79,23 @@ pub struct Args {
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 enum Services {
-    /// The fastpath does; there must be no kube-proxy
+    /// The fastpath; there must be no kube-proxy
     Replace,
-    /// A kube-proxy does; the fastpath serves pods alone
+    /// A kube-proxy beside it
     Coexist,
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 enum Startup {
-    /// It does
+    /// Do so
     On,
-    /// The objects are written by hand, and left alone
+    /// Leave these objects to whoever writes them by hand
     Off,
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 enum ShutdownCondition {
-    /// NetworkUnavailable becomes True, CalicoIsDown, until the agent is back
+    /// It becomes True (CalicoIsDown), so that new pods are scheduled elsewhere until the agent is back
     Down,
     /// It is left as it is
     Keep,

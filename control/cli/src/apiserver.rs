@@ -34,12 +34,12 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     write_kubeconfig: PathBuf,
 
-    /// More tokens that let in, one a line as kube-apiserver's: token,user,uid[,"group1,group2"]. Read again when it
-    /// changes. Whoever is let in may do everything.
+    /// Further tokens to accept, one per line, as kube-apiserver has them: token,user,uid[,"group1,group2"]. Read again when
+    /// the file changes. Whoever shows one may do everything.
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
 
-    /// From where services get their cluster addresses: one CIDR of a family, or one of each, separated by a comma.
+    /// The range of services' cluster addresses: one CIDR, or one of each family, separated by a comma.
     #[arg(
         long,
         value_name = "CIDR[,CIDR]",
@@ -48,7 +48,7 @@ pub struct Args {
     )]
     service_cluster_ip_range: Vec<Cidr>,
 
-    /// From where services get their node ports.
+    /// The range of services' node ports.
     #[arg(long, value_name = "FIRST-LAST", default_value = "30000-32767", value_parser = port_range)]
     service_node_port_range: RangeInclusive<u16>,
 }

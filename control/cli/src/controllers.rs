@@ -20,10 +20,10 @@ const EXAMPLES: &str = "Examples:
   caracal controllers --kubeconfig ./kubeconfig --leader-elect=false
 ";
 
-/// Run the controllers: addresses that nobody has are taken back, host endpoints are made, services get external addresses.
+/// Run the controllers: collect addresses that nobody has, make host endpoints, give services external addresses.
 ///
-/// Runs until SIGTERM or SIGINT. What is done is said by the KubeControllersConfiguration `default`, and by the environment
-/// variables that Calico's controllers read. Logs to stderr; CARACAL_LOG sets the level.
+/// Runs until SIGTERM or SIGINT. Configured by the KubeControllersConfiguration `default`, and by the environment variables that
+/// Calico's controllers read. Logs to stderr; CARACAL_LOG sets the level.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -45,13 +45,13 @@ pub struct Args {
     /// Where /metrics is served, or "none"
     #[arg(long, value_name = "HOST:PORT", default_value = ":9094")]
     metrics_address: Wanted,
-    /// How long others wait for a leader that does not renew
+    /// How long the Lease holds: others take over from a leader that has not renewed it for so long
     #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = period)]
     lease_duration: Duration,
-    /// How long a leader acts that cannot renew
+    /// How long a leader that cannot renew the Lease goes on acting
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = period)]
     renew_deadline: Duration,
-    /// How long to wait between two looks at the Lease
+    /// How often to look at the Lease, or to renew it
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = period)]
     retry_period: Duration,
 }

@@ -54,10 +54,10 @@ pub struct Args {
     /// The name of this node's Node object [default: what the agent writes to /var/lib/calico/nodename]
     #[arg(long, value_name = "NAME", env = "NODENAME", default_value = "", hide_default_value = true)]
     node: String,
-    /// The pods' largest packet; 0: what the agent writes to /var/lib/calico/mtu
+    /// The pods' MTU; 0: what the agent writes to /var/lib/calico/mtu
     #[arg(long, value_name = "BYTES", env = "CNI_MTU", default_value_t = 0)]
     mtu: u32,
-    /// From which severity on the plugin logs
+    /// The plugin's log level
     #[arg(long, value_name = "LEVEL", env = "LOG_LEVEL", default_value = "info")]
     log_level: String,
     /// Stay, and write the kubeconfig again whenever the service account's token is replaced
