@@ -32,16 +32,16 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
     /// The fastpath's socket
-    #[arg(long, value_name = "SOCKET", default_value = "/var/run/caracal/fastpath.sock")]
+    #[arg(long, value_name = "SOCKET", default_value = caracal_plane_api::DEFAULT_SOCKET)]
     fastpath: PathBuf,
     /// The socket that the CNI plugin asks
     #[arg(long, value_name = "SOCKET", default_value = caracal_agent::node_socket::DEFAULT_PATH)]
     node_socket: PathBuf,
     /// Where the pods' programs are pinned
-    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/caracal")]
+    #[arg(long, value_name = "DIR", default_value = caracal_cni::DEFAULT_BPF_DIR)]
     bpf_dir: PathBuf,
     /// The file that tells the CNI plugin how big pods' packets may be
-    #[arg(long, value_name = "FILE", default_value = "/var/lib/calico/mtu")]
+    #[arg(long, value_name = "FILE", default_value = caracal_cni::DEFAULT_MTU_FILE)]
     mtu_file: PathBuf,
     /// Who implements Services for this host, NodePorts included (for pods, the fastpath always does)
     #[arg(long, value_enum, default_value_t = Services::Replace)]
@@ -52,7 +52,7 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t = Startup::On)]
     startup: Startup,
     /// The file that tells the CNI plugin this node's name; not written with --startup off
-    #[arg(long, value_name = "FILE", default_value = "/var/lib/calico/nodename")]
+    #[arg(long, value_name = "FILE", default_value = caracal_cni::DEFAULT_NODENAME_FILE)]
     nodename_file: PathBuf,
     /// What becomes of the Node's condition NetworkUnavailable when the agent is told to end
     #[arg(long, value_enum, default_value_t = ShutdownCondition::Down)]

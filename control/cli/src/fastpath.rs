@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use caracal_lab::{LabName, Reader, State};
 use caracal_model::protocol::Protocol;
-use caracal_plane_api::{Prefix, ReadReply, SILENCE_MS, StatusReport, What};
+use caracal_plane_api::{DEFAULT_SOCKET, Prefix, ReadReply, SILENCE_MS, StatusReport, What};
 use clap::Subcommand;
 use serde_json::{Value, json};
 
@@ -82,8 +82,6 @@ struct CheckArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = SILENCE_MS as f64 / 1e3)]
     silence: f64,
 }
-
-const DEFAULT_SOCKET: &str = "/var/run/caracal/fastpath.sock";
 
 fn parse_lab(text: &str) -> Result<(LabName, String), String> {
     let (lab, node) = text.split_once('/').ok_or("expected LAB/NODE, like lab/node1")?;

@@ -1,9 +1,8 @@
 //! What controllers do, one write or one operation of address management each, and how it is done.
 
 use std::net::IpAddr;
-use std::time::{SystemTime, UNIX_EPOCH};
 
-use caracal_datastore::{Datastore, DatastoreError};
+use caracal_datastore::{Datastore, DatastoreError, ipam_now};
 use caracal_ipam::affinity::{self, AffinityError};
 use caracal_ipam::release::{Release, ReleaseError};
 use caracal_ipam::{
@@ -155,12 +154,6 @@ pub enum Outcome {
     Outdated,
 }
 
-/// Now, as objects say it.
-pub fn now() -> Nanoseconds {
-    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Nanoseconds(u64::try_from(since_1970.as_nanos()).unwrap_or(u64::MAX))
-}
-
 /// Does things, one after the other.
 #[derive(Debug)]
 pub struct Executor<'a> {
@@ -197,7 +190,7 @@ impl<'a> Executor<'a> {
             Action::Delete(object) => datastore.delete(&object.key(), Some(object)).await,
             Action::Assign(request) => {
                 let world = datastore.ipam_world(None, Some(&request.namespace)).await?;
-                assign(&datastore.ipam(), &world, request, now()).await?;
+                assign(&datastore.ipam(), &world, request, ipam_now()).await?;
                 return Ok(Outcome::Done);
             }
             Action::Release { unless, .. } if self.lives(unless.iter()).await? => {
@@ -208,7 +201,7 @@ impl<'a> Executor<'a> {
             }
             Action::Release { addresses, .. } => {
                 let store = datastore.ipam();
-                return match release_addresses(&store, self.world().await?, addresses, now()).await {
+                return match release_addresses(&store, self.world().await?, addresses, ipam_now()).await {
                     Ok(_) => Ok(Outcome::Done),
                     Err(ReleaseError::NotYours { .. }) => Ok(Outcome::Outdated),
                     Err(error) => Err(error.into()),
@@ -227,7 +220,7 @@ impl<'a> Executor<'a> {
             }
             Action::Collect { action, .. } => {
                 let store = datastore.ipam();
-                let done = gc::perform(&store, self.world().await?, action, now()).await?;
+                let done = gc::perform(&store, self.world().await?, action, ipam_now()).await?;
                 return Ok(if done { Outcome::Done } else { Outcome::Outdated });
             }
         };

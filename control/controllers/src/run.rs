@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use caracal_datastore::{Backoff, Datastore, DatastoreError, SyncEvent, Syncer};
+use caracal_datastore::{Backoff, Datastore, DatastoreError, SyncEvent, Syncer, ipam_now};
 use caracal_ipam::{Store, gc};
 use caracal_model::calico::IPPool;
 use caracal_model::cidr::Cidr;
@@ -16,7 +16,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
-use crate::action::{self, Executor, Outcome};
+use crate::action::{Executor, Outcome};
 use crate::cluster::FOLLOWED;
 use crate::controller::{Controller, Now};
 use crate::election::Timing;
@@ -327,7 +327,7 @@ async fn act(mut controller: Box<dyn Controller>, view: &View, wake: &Notify) {
             false => Ok(Vec::new()),
         };
         let settings = view.settings();
-        let now = Now { instant: Instant::now(), time: action::now() };
+        let now = Now { instant: Instant::now(), time: ipam_now() };
         let plan = match records {
             Ok(records) => view.with_cluster(|cluster| controller.plan(cluster, records, &settings, now)),
             Err(error) => {

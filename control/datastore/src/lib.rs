@@ -22,5 +22,5 @@ pub use backoff::Backoff;
 pub use client::{ClientError, client, client_at};
 pub use datastore::{ApiGroup, Datastore, UnknownGroup};
 pub use error::{DatastoreError, causes};
-pub use ipam::{IpamStore, object as ipam_object, pool as ipam_pool, record as ipam_record};
+pub use ipam::{IpamStore, now as ipam_now, object as ipam_object, pool as ipam_pool, record as ipam_record};
 pub use syncer::{Standing, SyncEvent, Syncer};

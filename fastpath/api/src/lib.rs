@@ -16,6 +16,9 @@ pub use reader::{PlaneError, Reader};
 /// The version of the contract. Spoken in Hello and Welcome; a fastpath refuses another one.
 pub const VERSION: u32 = 1;
 
+/// Where a fastpath listens unless it is told otherwise, and where its clients look for it.
+pub const DEFAULT_SOCKET: &str = "/var/run/caracal/fastpath.sock";
+
 /// The source ports of node-level translation where NatOutgoing names no others, as Calico's `bpfPSNATPorts` has them:
 /// below the kernel's ephemeral ports (32768–60999) and Kubernetes' NodePorts (30000–32767). The fastpath takes them,
 /// the agent reserves them with the kernel.

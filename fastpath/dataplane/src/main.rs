@@ -48,7 +48,7 @@ use tracing::{info, warn};
 )]
 struct Arguments {
     /// Where the control plane and readers connect (a unix socket, made with mode 0600)
-    #[arg(long, default_value = "/var/run/caracal/fastpath.sock")]
+    #[arg(long, default_value = caracal_plane_api::DEFAULT_SOCKET)]
     socket: PathBuf,
     /// CPUs to pin workers to, one worker each ("2,3" or "2-5"); "auto": as many as --workers, near the uplinks; not given: one
     /// worker, not pinned
@@ -58,7 +58,7 @@ struct Arguments {
     #[arg(long)]
     workers: Option<u16>,
     /// Where pods' XDP programs are pinned
-    #[arg(long, default_value = "/sys/fs/bpf/caracal")]
+    #[arg(long, default_value = caracal_xsk::xdp::DEFAULT_BPF_DIR)]
     bpf_dir: PathBuf,
     /// An uplink; may be given several times. Not given: the devices that have an address of the node, and those that a default route
     /// or the route to another node uses

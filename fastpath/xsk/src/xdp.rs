@@ -30,6 +30,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Mutex, PoisonError};
 
+/// Where pods' programs are pinned, unless whoever pins them and whoever looks for them are told otherwise.
+pub const DEFAULT_BPF_DIR: &str = "/sys/fs/bpf/caracal";
+
 /// How a program is attached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AttachMode {

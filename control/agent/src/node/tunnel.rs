@@ -2,11 +2,10 @@
 //! has.
 
 use std::net::IpAddr;
-use std::time::{SystemTime, UNIX_EPOCH};
 
-use caracal_datastore::{Datastore, DatastoreError};
+use caracal_datastore::{Datastore, DatastoreError, ipam_now};
+use caracal_ipam::World;
 use caracal_ipam::tunnel::{Tunnel, ensure_tunnel_address};
-use caracal_ipam::{Nanoseconds, World};
 use caracal_model::annotations::{
     NODE_IPV4_IPIP_TUNNEL_ADDRESS, NODE_IPV4_VXLAN_TUNNEL_ADDRESS, NODE_IPV6_VXLAN_TUNNEL_ADDRESS,
 };
@@ -50,7 +49,7 @@ pub async fn annotations(datastore: &Datastore, node: &Node) -> Result<Annotatio
     for (tunnel, key) in TUNNELS {
         let said = annotation(node, key);
         let current: Option<IpAddr> = said.and_then(|text| text.parse().ok());
-        let address = ensure_tunnel_address(&datastore.ipam(), &world, name, tunnel, current, now())
+        let address = ensure_tunnel_address(&datastore.ipam(), &world, name, tunnel, current, ipam_now())
             .await
             .map_err(|error| TunnelError::Ipam { handle: tunnel.handle(name), error })?;
         if address.map(|address| address.to_string()).as_deref() != said {
@@ -58,10 +57,4 @@ pub async fn annotations(datastore: &Datastore, node: &Node) -> Result<Annotatio
         }
     }
     Ok(wanted)
-}
-
-/// What blocks and affinities are dated with. A clock that jumps dates them wrongly, and decides nothing here.
-fn now() -> Nanoseconds {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Nanoseconds(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
 }

@@ -3,13 +3,12 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use caracal_datastore::Datastore;
+use caracal_datastore::{Datastore, ipam_now};
 use caracal_ipam::{Attributes, AutoAssign, Owner, Use, World, assign_many};
 use caracal_model::cidr::Cidr;
 
 use super::error::PluginError;
-use super::ipam::Wanted;
-use super::ipam::{now, owner, resolve};
+use super::ipam::{Wanted, owner, resolve};
 use crate::node_socket::Assign;
 
 /// The blocks, by whether they are of IPv4, that the last address came from: there may be room.
@@ -80,7 +79,7 @@ async fn of_group(
         usage: Use::Workload,
         max_blocks: 0,
     };
-    let now = now();
+    let now = ipam_now();
     let attributes = |assign: &Assign| {
         let of = Wanted {
             node: node.to_owned(),

@@ -7,13 +7,14 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use caracal_datastore::ApiGroup;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::env::is_identifier;
 use super::result::{CniResult, Dns};
 use super::version::{UnknownVersion, Version};
-use crate::node_socket;
+use crate::{DEFAULT_BPF_DIR, DEFAULT_MTU_FILE, DEFAULT_NODENAME_FILE, node_socket};
 
 /// The types under which `caracal-ipam` is named in `ipam.type`, where it is this very program.
 const OWN_IPAM: [&str; 2] = ["calico-ipam", "caracal-ipam"];
@@ -59,7 +60,7 @@ pub struct Config {
     /// Where the API server is, whatever the kubeconfig says.
     pub api_root: Option<String>,
     /// Which group serves Calico's kinds; `None`: what the server has.
-    pub api_group: Option<String>,
+    pub api_group: Option<ApiGroup>,
     /// Where addresses come from.
     pub ipam: Ipam,
     /// The pods' largest packet; `None`: the file says.
@@ -293,16 +294,16 @@ impl Config {
             version,
             node: NodeName {
                 explicit: some(&written.nodename).or_else(|| some(&written.kubernetes.node_name)),
-                file: or(&written.nodename_file, "/var/lib/calico/nodename"),
+                file: or(&written.nodename_file, DEFAULT_NODENAME_FILE),
                 file_optional: written.nodename_file_optional,
                 hostname: some(&written.hostname),
             },
             kubeconfig: some(&written.kubernetes.kubeconfig).map(PathBuf::from),
             api_root: some(&written.kubernetes.k8s_api_root),
-            api_group: some(&written.calico_api_group),
+            api_group: written.calico_api_group.parse().ok(),
             ipam,
             mtu: (written.mtu > 0).then_some(written.mtu),
-            mtu_file: or(&written.mtu_file, "/var/lib/calico/mtu"),
+            mtu_file: or(&written.mtu_file, DEFAULT_MTU_FILE),
             require_mtu_file: written.require_mtu_file,
             allow_ip_forwarding: written.container_settings.allow_ip_forwarding,
             include_default_routes: written.include_default_routes,
@@ -315,7 +316,7 @@ impl Config {
             }),
             ipam_lock: or(&written.ipam_lock_file, "/var/run/calico/ipam.lock"),
             node_socket: or(&written.node_socket, node_socket::DEFAULT_PATH),
-            bpf_dir: or(&written.bpf_dir, "/sys/fs/bpf/caracal"),
+            bpf_dir: or(&written.bpf_dir, DEFAULT_BPF_DIR),
             dns: written.dns,
             prev_result,
             valid: written.valid,
@@ -425,13 +426,7 @@ impl Written {
             "networking cannot be handed to another data plane: remove it",
         )?;
         check(
-            matches!(
-                self.calico_api_group.as_str(),
-                "" | "projectcalico.org"
-                    | "projectcalico.org/v3"
-                    | "crd.projectcalico.org"
-                    | "crd.projectcalico.org/v1"
-            ),
+            self.calico_api_group.is_empty() || self.calico_api_group.parse::<ApiGroup>().is_ok(),
             "calico_api_group",
             "must be \"projectcalico.org/v3\" or \"crd.projectcalico.org/v1\"",
         )?;

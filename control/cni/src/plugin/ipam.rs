@@ -7,9 +7,9 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use caracal_datastore::Datastore;
+use caracal_datastore::{Datastore, ipam_now};
 use caracal_ipam::{
     AssignError, Attributes, AutoAssign, Nanoseconds, Owner, Store, StoreError, Use, World, assign_address,
     auto_assign_near, release_by_handle,
@@ -74,7 +74,7 @@ async fn give(
     wanted: &Wanted,
     lock: Option<&File>,
 ) -> Result<Vec<IpAddr>, PluginError> {
-    let now = now();
+    let now = ipam_now();
     let attributes = Attributes {
         handle: Some(wanted.handle.clone()),
         owner: owner(wanted, now),
@@ -138,7 +138,7 @@ fn remember(file: &File, blocks: &[Cidr]) {
 /// # Errors
 /// The API server could not be asked.
 pub async fn release(datastore: &Datastore, world: &World, handle: &str) -> Result<(), PluginError> {
-    match release_by_handle(&datastore.ipam(), world, handle, now()).await {
+    match release_by_handle(&datastore.ipam(), world, handle, ipam_now()).await {
         Ok(released) => {
             debug!(handle, ?released, "released");
             Ok(())
@@ -233,11 +233,6 @@ pub(super) fn resolve(world: &World, names: &[String], ipv4: bool) -> Result<Vec
         }
     };
     names.iter().map(find).collect()
-}
-
-pub(super) fn now() -> Nanoseconds {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Nanoseconds(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
 }
 
 /// Keeps plugins of this host from changing the same block at once, each but one in vain. `None`: it cannot be had, which does no harm.

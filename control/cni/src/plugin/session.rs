@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use caracal_datastore::{ApiGroup, Datastore};
+use caracal_datastore::Datastore;
 use caracal_ipam::World;
 use caracal_model::object::{Kind, Object};
 use nix::errno::Errno;
@@ -35,8 +35,7 @@ pub async fn datastore(config: &Config) -> Result<Datastore, PluginError> {
 pub async fn datastore_in(config: &Config, group: Option<&str>) -> Result<Datastore, PluginError> {
     let client =
         caracal_datastore::client_at(config.kubeconfig.as_deref(), config.api_root.as_deref()).await?;
-    // The configuration has been checked: it names one, or none.
-    let group = config.api_group.as_deref().or(group).and_then(|group| group.parse::<ApiGroup>().ok());
+    let group = config.api_group.or_else(|| group?.parse().ok());
     Ok(Datastore::connect(client, group).await?)
 }
 

@@ -14,8 +14,9 @@ mod names;
 mod world;
 
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use caracal_ipam::{Affinity, Block, Key, Owner, Record, Store, StoreError, WriteError};
+use caracal_ipam::{Affinity, Block, Key, Nanoseconds, Owner, Record, Store, StoreError, WriteError};
 use caracal_model::object::{Kind, Object, ObjectError};
 use kube::core::params::Preconditions;
 use serde_json::{Value, json as value};
@@ -24,6 +25,13 @@ use tracing::{debug, warn};
 use crate::datastore::{ApiGroup, Datastore};
 use crate::error::DatastoreError;
 pub use world::pool;
+
+/// What blocks and affinities are dated with. A clock that jumps dates them wrongly; it never gives an address twice.
+#[must_use]
+pub fn now() -> Nanoseconds {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Nanoseconds(u64::try_from(since_1970.as_nanos()).unwrap_or(u64::MAX))
+}
 
 /// The thing that an object of the model is; `None`: it is marked as gone, is none of address management's, or makes no
 /// sense, which is logged.

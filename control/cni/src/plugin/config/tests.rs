@@ -76,10 +76,7 @@ fn every_field_counts() {
     assert_eq!(set("readiness_gates", json!(["http://x/"])).readiness_gates, ["http://x/"]);
     assert_eq!(set("policy_setup_timeout_seconds", json!(7)).policy_timeout, Duration::from_secs(7));
     assert_eq!(set("ipam_lock_file", json!("/i")).ipam_lock, Path::new("/i"));
-    assert_eq!(
-        set("calico_api_group", json!("projectcalico.org/v3")).api_group.as_deref(),
-        Some("projectcalico.org/v3")
-    );
+    assert_eq!(set("calico_api_group", json!("projectcalico.org/v3")).api_group, Some(ApiGroup::V3));
     assert_eq!(set("node_socket", json!("/n")).node_socket, Path::new("/n"));
     assert_eq!(set("bpf_dir", json!("/b")).bpf_dir, Path::new("/b"));
     assert_eq!(set("dns", json!({"nameservers": ["10.0.0.1"]})).dns.nameservers, ["10.0.0.1"]);
