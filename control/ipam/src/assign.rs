@@ -17,7 +17,7 @@ use crate::affinity::{self, AffinityError, AffinityState, Claim};
 use crate::block::{Attributes, Block, Owner};
 use crate::handle::{HandleError, decrement, increment};
 use crate::pool::{Pool, Use, World};
-use crate::store::{Key, Record, Store, StoreError, WriteError, block, handle};
+use crate::store::{Key, Record, Store, StoreError, WriteError, block, handle, overlap};
 use crate::{Nanoseconds, RETRIES};
 
 /// An empty block of another owner's is left to it for so long.
@@ -120,9 +120,9 @@ pub enum AssignError {
         /// Who asked.
         owner: Owner,
     },
-    /// A block cannot be made where one of another size is.
+    /// A block gives nothing where one of another size is.
     #[error(
-        "block {cidr} cannot be made: block {other} has addresses of it; release those, or give the pool the former blockSize"
+        "block {cidr} cannot be used: block {other} has addresses of it; release those, or give the pool the former blockSize"
     )]
     Overlap {
         /// The block.
@@ -202,6 +202,8 @@ async fn of_family<S: Store>(
     }
 
     let mut own = BTreeSet::new();
+    // Blocks that gave way to others are not claimed once more for this request.
+    let mut tried = BTreeSet::new();
     for (claim, _) in store.affinities(owner).await? {
         if claim.cidr.is_ipv4() != ipv4 {
             continue;
@@ -223,7 +225,10 @@ async fn of_family<S: Store>(
                 own.remove(&claim.cidr);
                 continue;
             }
-            taker.take(claim.cidr, Some(owner), count, &mut given).await?;
+            if taker.take(claim.cidr, Some(owner), count, &mut given).await? == Took::GaveWay {
+                own.remove(&claim.cidr);
+                tried.insert(claim.cidr);
+            }
         }
     }
 
@@ -236,12 +241,14 @@ async fn of_family<S: Store>(
         }
         attempts += 1;
         let found = match world.settings.auto_allocate_blocks && attempts <= RETRIES {
-            true => new_block(store, world, &pools, owner, &own, now).await?,
+            true => new_block(store, world, &pools, owner, &(&own | &tried), now).await?,
             false => None,
         };
         let Some(cidr) = found else { break };
-        own.insert(cidr);
-        taker.take(cidr, Some(owner), count, &mut given).await?;
+        match taker.take(cidr, Some(owner), count, &mut given).await? {
+            Took::What => own.insert(cidr),
+            Took::GaveWay => tried.insert(cidr),
+        };
     }
 
     let names = || pools.iter().map(|pool| pool.name.as_str()).collect::<Vec<_>>().join(", ");
@@ -267,14 +274,14 @@ async fn of_family<S: Store>(
     Ok(given)
 }
 
-/// Claims a block that the owner does not have yet: one that does not exist, or that is the
+/// Claims a block that is none of `but`: one that does not exist, or that is the
 /// owner's and has lost its affinity; else an empty one that another has had for a while.
 async fn new_block<S: Store>(
     store: &S,
     world: &World,
     pools: &[&Pool],
     owner: &Owner,
-    own: &BTreeSet<Cidr>,
+    but: &BTreeSet<Cidr>,
     now: Nanoseconds,
 ) -> Result<Option<Cidr>, AssignError> {
     let existing: BTreeMap<Cidr, Block> =
@@ -290,7 +297,7 @@ async fn new_block<S: Store>(
         for cidr in pool.blocks_from(start).take(existing.len() + RESERVED_MAX) {
             let is_anothers = existing.get(&cidr).is_some_and(|block| block.owner.as_ref() != Some(owner));
             let is_given_otherwise = odd.iter().any(|block| overlap(*block, cidr));
-            if is_anothers || is_given_otherwise || own.contains(&cidr) || world.is_all_reserved(cidr) {
+            if is_anothers || is_given_otherwise || but.contains(&cidr) || world.is_all_reserved(cidr) {
                 continue;
             }
             let claimed = match existing.contains_key(&cidr) {
@@ -307,7 +314,7 @@ async fn new_block<S: Store>(
         let left = of_pool.filter(|block| {
             let is_old = block.claimed.is_none_or(|since| now.seconds_since(since) >= RECLAIM_AFTER_S);
             let is_free = block.is_empty() && !block.is_cooling(world.settings.cooldown_s, now);
-            is_free && is_old && !world.is_all_reserved(block.cidr())
+            is_free && is_old && !but.contains(&block.cidr()) && !world.is_all_reserved(block.cidr())
         });
         for block in left {
             let Some(former) = block.owner.as_ref().filter(|former| *former != owner) else { continue };
@@ -332,10 +339,31 @@ fn if_readable(claimed: Result<Claim, AffinityError>) -> Result<Claim, AffinityE
     }
 }
 
-/// Whether two prefixes have an address in common. Blocks that do are of different sizes: somebody has made the pool anew, or
-/// laid another over it. Then what there was first gives those addresses, or they would be given twice.
-fn overlap(a: Cidr, b: Cidr) -> bool {
-    a.covers(&b) || b.covers(&a)
+/// Sees to it that no block of another size has addresses of this one: to be called between reading a block of which nothing is
+/// given and writing it, before its first address.
+///
+/// Of two blocks that overlap never both have given addresses, then. Each was there, empty, before its first look and until its
+/// first address; whichever looked later must have seen the other, which stays as long as it has addresses.
+///
+/// # Errors
+/// [`AssignError::Overlap`]; the block has been given up, if it still was empty.
+pub(crate) async fn is_alone<S: Store>(store: &S, block: &Block) -> Result<(), AssignError> {
+    let cidr = block.cidr();
+    let Some(other) = store.overlapping(cidr).await?.first().copied() else { return Ok(()) };
+    if let Some(owner) = &block.owner {
+        // Who cannot be asked now is asked at its next address.
+        let _ = affinity::release(store, owner, cidr, true).await;
+    }
+    Err(AssignError::Overlap { cidr, other })
+}
+
+/// What came of taking from a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Took {
+    /// What it had, if anything.
+    What,
+    /// Nothing: it overlaps another.
+    GaveWay,
 }
 
 /// FNV-1 of 32 bits: where a node begins to look for a block, so that nodes do not all want the same one.
@@ -361,7 +389,7 @@ impl<S: Store> Taker<'_, S> {
         owner: Option<&Owner>,
         count: usize,
         given: &mut Assigned,
-    ) -> Result<(), AssignError> {
+    ) -> Result<Took, AssignError> {
         let missing = count - given.addresses.len();
         let (world, attributes) = (self.world, self.attributes);
         let choose = |block: &mut Block| {
@@ -372,11 +400,12 @@ impl<S: Store> Taker<'_, S> {
         };
         let taken = match self.write(cidr, choose).await {
             // Others may have room.
-            Err(AssignError::Store(StoreError::Nonsense(_))) => return Ok(()),
+            Err(AssignError::Store(StoreError::Nonsense(_))) => return Ok(Took::What),
+            Err(AssignError::Overlap { .. }) => return Ok(Took::GaveWay),
             taken => taken?.unwrap_or_default(),
         };
         given.addresses.extend(taken.into_iter().map(|address| (address, cidr.length())));
-        Ok(())
+        Ok(Took::What)
     }
 
     /// Has a block give what `choose` takes of it, after the handle has counted it. What the handle counted in vain is taken
@@ -394,6 +423,7 @@ impl<S: Store> Taker<'_, S> {
                 break;
             };
             block.end_cooldowns(self.world.settings.cooldown_s, self.now);
+            let was_empty = block.is_empty();
             let taken = match choose(&mut block) {
                 Ok(taken) if !taken.is_empty() => taken,
                 nothing => {
@@ -401,6 +431,10 @@ impl<S: Store> Taker<'_, S> {
                     break;
                 }
             };
+            if was_empty && let Err(overlaps) = is_alone(self.store, &block).await {
+                outcome = Err(overlaps);
+                break;
+            }
             let wanted = taken.len() as u64;
             if wanted > counted {
                 self.count(cidr, wanted - counted).await?;
@@ -486,8 +520,7 @@ pub async fn assign_address_as<S: Store>(
     let mut cidr = pool.block_of(address).ok_or(AssignError::NotInAPool(address))?;
     if block(store, cidr).await?.is_none() {
         // There may be one of another size.
-        let blocks = store.blocks().await?.into_iter().map(|(block, _)| block.cidr());
-        let others: Vec<Cidr> = blocks.filter(|block| overlap(*block, cidr)).collect();
+        let others = store.overlapping(cidr).await?;
         cidr = match others.iter().find(|block| block.contains(address)) {
             Some(holder) => *holder,
             None if others.is_empty() => cidr,

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use caracal_model::cidr::Cidr;
 use futures::future::join_all;
 
-use crate::assign::{AssignError, Assigned, AutoAssign, auto_assign};
+use crate::assign::{AssignError, Assigned, AutoAssign, auto_assign, is_alone};
 use crate::block::Attributes;
 use crate::handle::{decrement, increment};
 use crate::pool::World;
@@ -53,7 +53,7 @@ pub async fn assign_many<S: Store>(
                     }))
                 }
                 // Others may have room.
-                Err(AssignError::Store(StoreError::Nonsense(_))) => {}
+                Err(AssignError::Store(StoreError::Nonsense(_)) | AssignError::Overlap { .. }) => {}
                 Err(error) => answers.extend(waiting.iter().map(|_| Err(error.clone()))),
             }
             continue;
@@ -91,10 +91,15 @@ async fn of_block<S: Store>(
             break;
         };
         block.end_cooldowns(world.settings.cooldown_s, now);
+        let was_empty = block.is_empty();
         let take = |attributes| block.take(1, attributes, |address| world.is_reserved(address)).pop();
         let taken: Vec<IpAddr> = each.iter().map_while(take).collect();
         if taken.is_empty() {
             outcome = Ok(taken);
+            break;
+        }
+        if was_empty && let Err(overlaps) = is_alone(store, &block).await {
+            outcome = Err(overlaps);
             break;
         }
         for some in each.get(counted..taken.len()).unwrap_or_default().chunks(AT_ONCE) {

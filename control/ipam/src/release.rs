@@ -76,16 +76,19 @@ pub async fn release_addresses<S: Store>(
             None => elsewhere.push(release),
         }
     }
-    for cidr in by_block.keys().copied().collect::<Vec<_>>() {
-        if block(store, cidr).await?.is_none() {
-            elsewhere.extend(by_block.remove(&cidr).unwrap_or_default());
-        }
+    for (cidr, of_block) in &mut by_block {
+        let found = block(store, *cidr).await?;
+        let has = |release: &&Release| {
+            found.as_ref().is_some_and(|(block, _)| block.attributes(release.address).is_some())
+        };
+        elsewhere.extend(of_block.extract_if(.., |release| !has(release)));
     }
+    by_block.retain(|_, of_block| !of_block.is_empty());
     if !elsewhere.is_empty() {
-        // Their pool has gone, or was made anew with blocks of another size; the block may still be there.
+        // Their pool has gone, was made anew with blocks of another size, or overlaps another; the block may still be there.
         let blocks = store.blocks().await?;
         for release in elsewhere {
-            match blocks.iter().find(|(block, _)| block.cidr().contains(release.address)) {
+            match blocks.iter().find(|(block, _)| block.attributes(release.address).is_some()) {
                 Some((block, _)) => by_block.entry(block.cidr()).or_default().push(release),
                 None => released.unallocated.push(release.address),
             }

@@ -81,6 +81,14 @@ pub trait Store {
     /// All blocks that can be read, in the store's order.
     fn blocks(&self) -> impl Future<Output = Result<Vec<(Block, Self::Revision)>, StoreError>>;
 
+    /// The blocks that can be read and, of another size, have addresses of this one.
+    fn overlapping(&self, cidr: Cidr) -> impl Future<Output = Result<Vec<Cidr>, StoreError>> {
+        async move {
+            let blocks = self.blocks().await?.into_iter().map(|(block, _)| block.cidr());
+            Ok(blocks.filter(|other| overlap(*other, cidr)).collect())
+        }
+    }
+
     /// Everything that there is, for whoever cleans up.
     fn everything(&self) -> impl Future<Output = Result<Vec<Record>, StoreError>>;
 
@@ -91,6 +99,12 @@ pub trait Store {
         expected: Option<Self::Revision>,
         new: Option<Record>,
     ) -> impl Future<Output = Result<(), WriteError>>;
+}
+
+/// Whether two prefixes of different lengths have an address in common. Blocks that do are there when somebody has made the pool
+/// anew, or laid another over it. Then what there was first gives those addresses, or they would be given twice.
+pub(crate) fn overlap(a: Cidr, b: Cidr) -> bool {
+    a != b && (a.covers(&b) || b.covers(&a))
 }
 
 /// The block, if there is one.

@@ -1,5 +1,5 @@
 //! Two nodes, one block of two addresses, two or three jobs: **every** order of their steps, with a death before every step and a
-//! lie about every write.
+//! lie about every write. The same where each node has a pool of its own, and the pools overlap.
 //!
 //! Who dies is not heard of again: whatever orders do without him is among those that are followed, and after every step of each
 //! all may be dead. Futures cannot be copied, so each order is run from the beginning. Two orders after which the store holds the
@@ -35,10 +35,23 @@ fn block() -> Cidr {
     "10.0.0.0/31".parse().unwrap()
 }
 
-fn world(strict: bool) -> World {
-    let pool = pool("pods", "10.0.0.0/31", 31);
-    let settings = Settings { strict_affinity: strict, ..Settings::default() };
-    World { pools: vec![pool], settings, ..World::default() }
+/// Which pools there are.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Pools {
+    /// One for both nodes, of the one block.
+    One,
+    /// One for each node, of the same addresses: the first's in one block, the second's in a block for each.
+    Overlapping,
+}
+
+impl Pools {
+    /// What a node sees.
+    fn world(self, node: usize, strict: bool) -> World {
+        let block_length = if self == Pools::Overlapping && node == 1 { 32 } else { 31 };
+        let pool = pool("pods", "10.0.0.0/31", block_length);
+        let settings = Settings { strict_affinity: strict, ..Settings::default() };
+        World { pools: vec![pool], settings, ..World::default() }
+    }
 }
 
 /// A store that remembers what its one user has been told.
@@ -71,6 +84,15 @@ impl Store for Watched {
 
     async fn blocks(&self) -> Result<Vec<(Block, u64)>, StoreError> {
         let what = self.store.blocks().await;
+        // Which version each is nobody looks at.
+        let blocks =
+            |what: &Vec<(Block, u64)>| what.iter().map(|(block, _)| block.clone()).collect::<Vec<_>>();
+        drop(self.tell(what.as_ref().map(blocks)));
+        what
+    }
+
+    async fn overlapping(&self, cidr: Cidr) -> Result<Vec<Cidr>, StoreError> {
+        let what = self.store.overlapping(cidr).await;
         self.tell(what)
     }
 
@@ -99,6 +121,20 @@ enum Job {
     GiveUp(usize),
     /// A node goes.
     GiveUpAll(usize),
+}
+
+impl Job {
+    /// Whose it is.
+    fn node(self) -> usize {
+        match self {
+            Job::Assign(node)
+            | Job::AssignFirst(node)
+            | Job::Tunnel(node)
+            | Job::GiveUp(node)
+            | Job::GiveUpAll(node) => node,
+            Job::ReleaseFormer => 0,
+        }
+    }
 }
 
 /// What was there before.
@@ -192,6 +228,9 @@ struct Seen {
 }
 
 struct Case {
+    pools: Pools,
+    /// Whether writes are lied about.
+    lies: bool,
     former: Former,
     strict: bool,
     jobs: Vec<Job>,
@@ -212,7 +251,7 @@ struct Reached {
 impl Case {
     fn begin(&self) -> Memory {
         let store = Memory::default();
-        let world = world(self.strict);
+        let world = self.pools.world(0, self.strict);
         let earlier = Nanoseconds(NOW.0 - 100_000_000_000);
         match self.former {
             Former::Nothing => {}
@@ -238,7 +277,7 @@ impl Case {
             .enumerate()
             .map(|(number, (job, told))| {
                 let watched = Watched { store: store.clone(), told: Rc::clone(told) };
-                Some(start(*job, number, watched, world(self.strict)))
+                Some(start(*job, number, watched, self.pools.world(job.node(), self.strict)))
             })
             .collect();
         let mut given = BTreeMap::new();
@@ -274,6 +313,13 @@ impl Case {
         Reached { store, running, given, place: hash.finish(), has_written }
     }
 
+    /// Follows every order; how many places there are to die in.
+    fn places(&self) -> usize {
+        let mut seen = Seen::default();
+        self.follow(&mut Vec::new(), &self.run(&[]), &mut seen);
+        seen.places.len()
+    }
+
     /// Follows every order from here on.
     fn follow(&self, turns: &mut Vec<Turn>, reached: &Reached, seen: &mut Seen) {
         if !seen.places.insert(reached.place) {
@@ -286,7 +332,7 @@ impl Case {
                 let next = self.run(turns);
                 self.follow(turns, &next, seen);
                 turns.pop();
-                if !next.has_written {
+                if !self.lies || !next.has_written {
                     break;
                 }
             }
@@ -318,7 +364,7 @@ impl Case {
 
     /// Everybody is dead, or done; all pods go, and then the nodes. Whoever collects finds everything.
     fn check_end(&self, reached: &Reached, turns: &[Turn]) {
-        let (store, world) = (&reached.store, world(self.strict));
+        let (store, world) = (&reached.store, self.pools.world(0, self.strict));
         let (mut collector, begin) = (Collector::new(), Instant::now());
         let grace = Duration::from_secs(900);
         let mut nodes: BTreeSet<String> = NODES.map(str::to_owned).into();
@@ -339,10 +385,7 @@ impl Case {
 
 /// How many places there are to die in.
 fn every_order(former: Former, strict: bool, jobs: &[Job]) -> usize {
-    let case = Case { former, strict, jobs: jobs.to_vec() };
-    let mut seen = Seen::default();
-    case.follow(&mut Vec::new(), &case.run(&[]), &mut seen);
-    seen.places.len()
+    Case { pools: Pools::One, lies: true, former, strict, jobs: jobs.to_vec() }.places()
 }
 
 #[test]
@@ -387,4 +430,25 @@ fn in_no_order_do_three_jobs_disturb_each_other() {
         places += every_order(Former::Pod, true, &[ReleaseFormer, GiveUp(0), Assign(1)]);
     }
     assert!(places > 1000, "{places} places are not all");
+}
+
+#[test]
+fn in_no_order_do_overlapping_pools_give_an_address_twice() {
+    use Job::{Assign, AssignFirst, GiveUp, ReleaseFormer};
+    let case = |lies, former, strict, jobs: [Job; 2]| {
+        Case { pools: Pools::Overlapping, lies, former, strict, jobs: jobs.to_vec() }.places()
+    };
+    let mut places = case(true, Former::Nothing, true, [Assign(0), AssignFirst(1)]);
+    for strict in [false, true] {
+        places += case(true, Former::Nothing, strict, [AssignFirst(0), AssignFirst(1)]);
+        places += case(true, Former::Pod, strict, [ReleaseFormer, AssignFirst(1)]);
+        places += case(true, Former::EmptyBlock, strict, [GiveUp(0), AssignFirst(1)]);
+    }
+    if std::env::var_os("CARACAL_LONG").is_some() {
+        places += case(false, Former::Nothing, true, [Assign(0), Assign(1)]);
+        places += case(false, Former::Nothing, true, [AssignFirst(0), Assign(1)]);
+        places += case(false, Former::Pod, true, [ReleaseFormer, Assign(1)]);
+        places += case(false, Former::EmptyBlock, true, [GiveUp(0), Assign(1)]);
+    }
+    assert!(places > 10_000, "{places} places are not all");
 }

@@ -39,10 +39,11 @@ fn block_of(number: u8) -> Cidr {
     Cidr::new(cidr("10.0.0.0/27").nth(4 * u32::from(number)).unwrap(), 30).unwrap()
 }
 
-/// Two pools of two blocks of four addresses, one of the blocks half reserved.
-fn world(settings: Settings) -> World {
+/// Two pools of two blocks of four addresses, one of the blocks half reserved. Or the second lies over the first, with blocks of another size.
+fn world(settings: Settings, overlapping: bool) -> World {
+    let b = if overlapping { pool("b", "10.0.0.0/28", 31) } else { pool("b", "10.0.0.8/29", 30) };
     World {
-        pools: vec![pool("a", "10.0.0.0/29", 30), pool("b", "10.0.0.8/29", 30)],
+        pools: vec![pool("a", "10.0.0.0/29", 30), b],
         reservations: vec![cidr("10.0.0.4/31")],
         settings,
         ..World::default()
@@ -165,10 +166,10 @@ struct Cluster {
 }
 
 impl Cluster {
-    fn new(settings: Settings) -> Self {
+    fn new(settings: Settings, overlapping: bool) -> Self {
         Self {
             store: Memory::default(),
-            world: world(settings),
+            world: world(settings, overlapping),
             has: Rc::default(),
             tunnels: Rc::default(),
             nodes: Rc::new(RefCell::new((0..NODES).collect())),
@@ -358,8 +359,10 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: common::cases(600, 10_000), ..ProptestConfig::default() })]
 
     #[test]
-    fn no_address_is_given_twice_and_none_is_lost_for_good(settings in settings(), turns in turns()) {
-        let mut cluster = Cluster::new(settings);
+    fn no_address_is_given_twice_and_none_is_lost_for_good(
+        settings in settings(), overlapping in any::<bool>(), turns in turns()
+    ) {
+        let mut cluster = Cluster::new(settings, overlapping);
         let (store, has) = (cluster.store.clone(), Rc::clone(&cluster.has));
         let mut now = START;
         let mut running: Vec<Started> = Vec::new();
@@ -429,8 +432,8 @@ proptest! {
             // Who has an address has it in its block, too.
             for (handle, (_, addresses)) in has.borrow().iter() {
                 for address in addresses {
-                    let block = store.blocks_now().into_iter().find(|block| block.cidr().contains(*address));
-                    let of = block.and_then(|block| block.attributes(*address)?.handle.clone());
+                    let blocks = store.blocks_now();
+                    let of = blocks.iter().find_map(|block| block.attributes(*address)?.handle.clone());
                     prop_assert_eq!(of.as_ref(), Some(handle), "{} of {}", address, handle);
                 }
             }
