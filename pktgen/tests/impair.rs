@@ -181,7 +181,7 @@ fn fates_of_datagrams(arguments: &str) -> Vec<u8> {
     let wire = net.impair(arguments);
     let socket = net.within("right", || {
         let socket = UdpSocket::bind("192.0.2.2:7").unwrap();
-        socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
         socket
     });
     let socket = socket.join().unwrap();
@@ -205,11 +205,17 @@ fn fates_of_datagrams(arguments: &str) -> Vec<u8> {
 
 #[test]
 fn one_seed_does_the_same_to_the_same_packets() {
-    let arguments = "--loss 10% --reorder 10% --duplicate 10% --seed";
-    let first = fates_of_datagrams(&format!("{arguments} 1"));
-    assert!(first.len() > 150 && !first.is_sorted(), "{first:?}");
-    assert_eq!(fates_of_datagrams(&format!("{arguments} 1")), first);
-    assert_ne!(fates_of_datagrams(&format!("{arguments} 2")), first);
+    let fates = |seed: u8| {
+        let arguments = format!("--loss 10% --reorder 10% --duplicate 10% --seed {seed}");
+        let mut came = fates_of_datagrams(&arguments);
+        assert!(came.len() > 150 && !came.is_sorted(), "{came:?}");
+        // Who is late waits for others to overtake it, but not for long: where exactly it comes, a sender's pause decides, too.
+        came.sort_unstable();
+        came
+    };
+    let first = fates(1);
+    assert_eq!(fates(1), first);
+    assert_ne!(fates(2), first);
 }
 
 #[test]

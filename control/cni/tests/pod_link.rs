@@ -21,7 +21,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 const POD: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 2);
 const VETH: &str = "cali0123456789a";
 /// Against hanging only.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A node, a pod and a bpffs, of this test's own; gone when it ends.
 struct World {
