@@ -142,7 +142,7 @@ fn service_account() -> anyhow::Result<Credentials> {
     let (host, port) = (variable("KUBERNETES_SERVICE_HOST"), variable("KUBERNETES_SERVICE_PORT"));
     let (Some(host), Some(port)) = (host, port) else {
         anyhow::bail!(
-            "this is no pod (KUBERNETES_SERVICE_HOST and _PORT are not set): give --kubeconfig FILE"
+            "this is not a pod (KUBERNETES_SERVICE_HOST and _PORT are not set): give --kubeconfig FILE"
         );
     };
     let port = port.parse().with_context(|| format!("KUBERNETES_SERVICE_PORT={port}"))?;

@@ -109,7 +109,7 @@ pub enum InstallError {
     #[error("{0}; no configuration has been written, so runtimes do not know of the network yet")]
     Datastore(#[from] DatastoreError),
     /// The template is none.
-    #[error("the configuration made from the template is no JSON: {0}")]
+    #[error("the configuration made from the template is not JSON: {0}")]
     NotJson(serde_json::Error),
     /// The plugin would refuse the configuration.
     #[error("the configuration made from the template: {0}")]

@@ -175,7 +175,7 @@ pub enum NodeSocketError {
         source: io::Error,
     },
     /// It is there, and says nothing: stopped, stuck, or asked by too many at once.
-    #[error("this node's agent at {} does not answer within {} s; if it stays so, restart it", .path.display(), .limit.as_secs())]
+    #[error("this node's agent at {} has not answered within {} s; if that does not pass, restart it", .path.display(), .limit.as_secs())]
     Silent {
         /// The socket.
         path: PathBuf,

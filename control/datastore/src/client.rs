@@ -50,7 +50,7 @@ pub enum ClientError {
         why: String,
     },
     /// What is said of the API server's place is none.
-    #[error("{server:?} is no URL of an API server: {error}")]
+    #[error("{server:?} is not the URL of an API server: {error}")]
     Server {
         /// What is said.
         server: String,

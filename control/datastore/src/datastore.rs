@@ -38,7 +38,7 @@ pub enum ApiGroup {
 
 /// No group of Calico's kinds.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no API group of Calico's kinds: projectcalico.org/v3 and crd.projectcalico.org/v1 are")]
+#[error("{0:?} is not an API group of Calico's kinds; use projectcalico.org/v3 or crd.projectcalico.org/v1")]
 pub struct UnknownGroup(String);
 
 impl FromStr for ApiGroup {

@@ -58,7 +58,7 @@ pub struct Assigned {
 pub enum Short {
     /// The owner may have no more blocks.
     #[error(
-        "{owner} has {limit} blocks, as many as it may; raise maxBlocksPerHost of IPAMConfiguration, or the pool's blockSize"
+        "{owner} has {limit} blocks, as many as it may have; raise maxBlocksPerHost of IPAMConfiguration, or add a pool with larger blocks (a smaller blockSize)"
     )]
     BlockLimit {
         /// Who asked.
@@ -70,7 +70,9 @@ pub enum Short {
     #[error("no free address in pools {0}; add a pool, or remove pods")]
     Exhausted(String),
     /// The pools have no free block, and others' are not borrowed from.
-    #[error("no free block in pools {0}, and with strictAffinity others' are not borrowed from; add a pool")]
+    #[error(
+        "no free block in pools {0}, and strictAffinity forbids borrowing from other nodes' blocks; add a pool"
+    )]
     Strict(String),
 }
 
@@ -99,7 +101,7 @@ pub enum AssignError {
     #[error("{0} is given already, or cools down")]
     AlreadyGiven(IpAddr),
     /// The handle has as many addresses as it may.
-    #[error("handle {handle} has {count} addresses, and may have {max}")]
+    #[error("handle {handle} has {count} addresses, and may have {max} at most")]
     HandleFull {
         /// The handle.
         handle: String,
@@ -110,7 +112,7 @@ pub enum AssignError {
     },
     /// It is of a block of somebody else's.
     #[error(
-        "{address} is of block {cidr}, which is not {owner}'s, and with strictAffinity others' are not borrowed from"
+        "{address} is of block {cidr}, which is not {owner}'s, and strictAffinity forbids borrowing from others"
     )]
     NotYourBlock {
         /// The address.

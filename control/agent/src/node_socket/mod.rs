@@ -47,7 +47,7 @@ pub enum NodeSocketError {
         path: PathBuf,
     },
     /// Something else is there.
-    #[error("{} exists and is no socket; remove it, or choose another --node-socket", .path.display())]
+    #[error("{} exists and is not a socket; remove it, or choose another --node-socket", .path.display())]
     NotASocket {
         /// The path.
         path: PathBuf,

@@ -219,7 +219,7 @@ impl Session {
         if !matches!(self.phase, Phase::Synchronising { .. }) {
             return Vec::new();
         }
-        info!(operations = ops.len(), "saying the whole state to the fastpath");
+        info!(operations = ops.len(), "sending the whole state to the fastpath");
         self.waiting = chunks(ops, self.chunk_bytes, self.transaction_bytes)
             .into_iter()
             .map(|ops| Waiting { ops, bytes: 0, in_sync: false, sealed: true, change: 0 })
@@ -414,7 +414,7 @@ impl Session {
     fn say_failure(&mut self, why: &str) {
         if self.last_failure != why {
             self.last_failure = why.to_owned();
-            error!("fastpath: {why}; trying again until it works, and saying the whole state again then");
+            error!("fastpath: {why}; trying again until it works; then the whole state is sent again");
         }
     }
 

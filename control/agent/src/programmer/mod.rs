@@ -209,7 +209,7 @@ async fn run(
         let reconciled = reconcile(&kernel, &current).await;
         let mut failures: Vec<String> = reconciled.failures.iter().map(ToString::to_string).collect();
         match reconciled.mtu.map(|mtu| (mtu, mtu_file.set(mtu))) {
-            Some((mtu, Ok(true))) => info!(mtu, "pods' packets may be as big as this"),
+            Some((mtu, Ok(true))) => info!(mtu, "pods' MTU has changed"),
             Some((_, Err(failure))) => failures.push(failure.to_string()),
             Some((_, Ok(false))) | None => {}
         }

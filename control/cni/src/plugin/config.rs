@@ -25,7 +25,7 @@ const POD_CIDR: [&str; 2] = ["usePodCidr", "usePodCidrIPv6"];
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// It is no JSON.
-    #[error("the network configuration on stdin is no JSON: {0}")]
+    #[error("the network configuration on stdin is not JSON: {0}")]
     NotJson(serde_json::Error),
     /// It is of a version that is not spoken.
     #[error(transparent)]

@@ -24,7 +24,7 @@ pub enum Version {
 
 /// A version that is not spoken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("cniVersion {0:?} is not spoken here; supported: {list}", list = Version::ALL.map(|v| v.as_str()).join(", "))]
+#[error("cniVersion {0:?} is not supported; supported are {list}", list = Version::ALL.map(|v| v.as_str()).join(", "))]
 pub struct UnknownVersion(pub String);
 
 impl Version {

@@ -101,7 +101,7 @@ pub enum ServeError {
         path: PathBuf,
     },
     /// There is something else.
-    #[error("{path} exists and is no socket; remove it, or choose another --socket")]
+    #[error("{path} exists and is not a socket; remove it, or choose another --socket")]
     NotASocket {
         /// The path.
         path: PathBuf,
