@@ -8,8 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use data_encoding::BASE64;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, SanType,
@@ -76,7 +75,7 @@ impl Credentials {
             ip => ip,
         };
         let server = SocketAddr::new(reachable, address.port());
-        let authority = STANDARD.encode(&self.authority_pem);
+        let authority = BASE64.encode(self.authority_pem.as_bytes());
         let token = &self.token;
         let text = format!(
             "apiVersion: v1\n\

@@ -6,8 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use data_encoding::BASE64;
 use prost::{DecodeError, Message};
 use serde_json::{Value, json};
 
@@ -133,7 +132,7 @@ struct RoleRef {
 /// What an object says beside its metadata; none: the kind is not read here.
 fn content(api_version: &str, kind: &str, raw: &[u8]) -> Result<Option<Value>, DecodeError> {
     let encoded = |entries: BTreeMap<String, Vec<u8>>| -> BTreeMap<String, String> {
-        entries.into_iter().map(|(key, bytes)| (key, STANDARD.encode(bytes))).collect()
+        entries.into_iter().map(|(key, bytes)| (key, BASE64.encode(&bytes))).collect()
     };
     Ok(Some(match (api_version, kind) {
         ("v1", "Namespace" | "ServiceAccount") => json!({}),

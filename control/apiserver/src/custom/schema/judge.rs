@@ -3,10 +3,9 @@
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use caracal_model::cidr::Cidr;
 use caracal_model::object::{FieldError, FieldErrorReason};
+use data_encoding::BASE64;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
 
@@ -181,7 +180,7 @@ impl Judge {
         }
         // Formats that are not known here say nothing, as in Kubernetes.
         let good = match checks.format.as_deref().unwrap_or("") {
-            "byte" => STANDARD.decode(text).is_ok(),
+            "byte" => BASE64.decode(text.as_bytes()).is_ok(),
             "cidr" => text.parse::<Cidr>().is_ok(),
             "date-time" | "datetime" => text.parse::<Timestamp>().is_ok(),
             "ipv4" => text.parse::<Ipv4Addr>().is_ok(),

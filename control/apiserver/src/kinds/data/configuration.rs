@@ -1,8 +1,7 @@
 //! ConfigMaps, secrets and leases.
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use caracal_model::object::{FieldError, FieldErrorReason};
+use data_encoding::BASE64;
 use serde_json::{Map, Value, json};
 
 use super::super::node::or_none;
@@ -57,7 +56,7 @@ fn judge_keys(object: &Value, field: &str, causes: &mut Vec<FieldError>) {
 /// The length of a value; of one in base64, of what it stands for.
 fn length(value: &Value, encoded: bool) -> usize {
     let text = value.as_str().unwrap_or("");
-    match STANDARD.decode(text) {
+    match BASE64.decode(text.as_bytes()) {
         Ok(bytes) if encoded => bytes.len(),
         _ => text.len(),
     }
@@ -114,7 +113,7 @@ pub fn prepare_secret(object: &mut Value, _: Moment) {
     };
     default_to(object, "data", Map::new());
     for (key, text) in texts {
-        object["data"][key] = STANDARD.encode(text.as_str().unwrap_or("")).into();
+        object["data"][key] = BASE64.encode(text.as_str().unwrap_or("").as_bytes()).into();
     }
 }
 
@@ -147,7 +146,7 @@ pub fn secret(object: &Value) -> Vec<FieldError> {
         let Some(sent) = map(object, "data").find(|(key, _)| *key == json).map(|(_, value)| value) else {
             continue;
         };
-        let decoded = STANDARD.decode(sent.as_str().unwrap_or("")).unwrap_or_default();
+        let decoded = BASE64.decode(sent.as_str().unwrap_or("").as_bytes()).unwrap_or_default();
         if kind.starts_with("kubernetes.io/dockerc") && serde_json::from_slice::<Value>(&decoded).is_err() {
             let why = "Invalid value: \"<secret contents redacted>\": is not JSON";
             causes.push(cause(&format!("data[{json}]"), FieldErrorReason::Invalid, why));
