@@ -261,17 +261,20 @@ pub(crate) fn attach(
     }
 }
 
-fn attach_in(program: &mut Xdp, ifindex: u32, mode: XdpMode) -> Result<FdLink, XdpError> {
-    let failed = |error: &(dyn Error + 'static)| match os_error(error) {
+fn attach_failed(ifindex: u32, error: &(dyn Error + 'static)) -> XdpError {
+    match os_error(error) {
         Some(libc::EBUSY | libc::EEXIST) => XdpError::Taken { ifindex },
         Some(libc::ENODEV) => XdpError::NoDevice { ifindex },
         Some(libc::EPERM) => {
             XdpError::NotPermitted { doing: format!("attach an XDP program to device {ifindex}") }
         }
         _ => XdpError::Attach { ifindex, reason: whole_story(error) },
-    };
-    let id = program.attach_to_if_index(ifindex, mode).map_err(|error| failed(&error))?;
-    let link = program.take_link(id).map_err(|error| failed(&error))?;
+    }
+}
+
+fn attach_in(program: &mut Xdp, ifindex: u32, mode: XdpMode) -> Result<FdLink, XdpError> {
+    let id = program.attach_to_if_index(ifindex, mode).map_err(|error| attach_failed(ifindex, &error))?;
+    let link = program.take_link(id).map_err(|error| attach_failed(ifindex, &error))?;
     // aya falls back to attaching without a link. Such a program would outlive us: dropping the link takes it off again.
     FdLink::try_from(link)
         .map_err(|_| XdpError::Attach { ifindex, reason: "the kernel has no BPF links for XDP".into() })

@@ -51,7 +51,10 @@ const ATTACH_TYPE_XDP: u32 = 37;
 /// The program can live with packets in several buffers.
 pub(super) const HAS_FRAGS: u32 = 1 << 5;
 const DEVICE_BOUND_ONLY: u32 = 1 << 6;
-const DRIVER_MODE: u32 = 1 << 2;
+/// In the stack, …
+pub(super) const GENERIC_MODE: u32 = 1 << 1;
+/// … and in the driver.
+pub(super) const DRIVER_MODE: u32 = 1 << 2;
 const VERIFIER_LOG: usize = 16 << 10;
 
 impl DeviceProgram {
@@ -67,7 +70,7 @@ impl DeviceProgram {
             self.instructions(ebpf, function).map_err(|reason| failed("read", reason))?;
         let load = Load { name: self.name, flags: HAS_FRAGS | DEVICE_BOUND_ONLY, ifindex };
         let program = load.run(&instructions, &license).map_err(|reason| failed("load", reason))?;
-        let link = attach(&program, ifindex);
+        let link = attach(&program, ifindex, DRIVER_MODE);
         link.map_err(|error| match error.raw_os_error() {
             Some(libc::EBUSY | libc::EEXIST) => XdpError::Taken { ifindex },
             _ => XdpError::Attach { ifindex, reason: error.to_string() },
@@ -206,12 +209,13 @@ struct LinkCreate {
     flags: u32,
 }
 
-fn attach(program: &OwnedFd, ifindex: u32) -> io::Result<OwnedFd> {
+/// Attaches a program to a device of the calling thread's network namespace, for as long as the link that is returned is open or pinned.
+pub(super) fn attach(program: &OwnedFd, ifindex: u32, mode: u32) -> io::Result<OwnedFd> {
     let mut request = LinkCreate {
         program: program.as_raw_fd() as u32,
         ifindex,
         attach_type: ATTACH_TYPE_XDP,
-        flags: DRIVER_MODE,
+        flags: mode,
     };
     sys::bpf(sys::BPF_LINK_CREATE, &mut request).and_then(sys::owned)
 }

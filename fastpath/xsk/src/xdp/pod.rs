@@ -15,12 +15,10 @@
 
 use super::bpffs::{self, c_path};
 use super::quick::{self, Quick};
-use super::{AttachMode, Preference, XdpError, attach, guard};
+use super::{AttachMode, XdpError, guard};
 use crate::socket::Socket;
 use crate::sys;
 use aya::maps::{Map, MapData, XskMap};
-use aya::programs::Xdp;
-use aya_obj::programs::XdpAttachType;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -52,21 +50,18 @@ fn attach_and_pin(
     ifindex: u32,
     fill: impl FnOnce(&mut PodMap) -> Result<(), XdpError>,
 ) -> Result<AttachMode, XdpError> {
-    let failed = |error: aya::pin::PinError| XdpError::map(format!("pin in {}", directory.display()), &error);
     let object = Quick::read("pod", OBJECT)?;
     let map = object.map("xsks")?;
     quick::pin(&map, &directory.join("xsks"))?;
     fill(&mut open_in(directory)?)?;
-    let path = directory.join("prog");
-    quick::pin(&object.program("xsks", map.as_fd())?, &path)?;
-    let opened = Xdp::from_pin(&path, XdpAttachType::Interface);
-    let program = &mut opened.map_err(|error| XdpError::load("pod", &error))?;
-    let (link, mode) = attach(program, ifindex, Preference::NativeFirst)?;
+    let program = object.program("xsks", map.as_fd())?;
+    quick::pin(&program, &directory.join("prog"))?;
+    let (link, mode) = quick::attach(&program, ifindex)?;
     if let AttachMode::Generic(_) = mode {
         let marker = directory.join("generic");
         std::fs::create_dir(&marker).map_err(XdpError::file("make directory", &marker))?;
     }
-    link.pin(directory.join("link")).map_err(failed)?;
+    quick::pin(&link, &directory.join("link"))?;
     Ok(mode)
 }
 

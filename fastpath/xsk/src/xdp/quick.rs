@@ -1,7 +1,8 @@
-//! The pod program, loaded without aya's loader.
+//! The pod program, loaded and attached without aya.
 //!
-//! aya reads all of the kernel's type information (tens of megabytes in memory, over ten milliseconds) and tries what the kernel can before
-//! it loads anything. A process that lives long does not notice; a CNI plugin is a process for each pod, and many of them start at once.
+//! aya reads all of the kernel's type information (tens of megabytes in memory, over ten milliseconds), and tries what the kernel can, by a
+//! dozen programs and maps, before it loads or attaches anything. A process that lives long does not notice; a CNI plugin is a process for each
+//! pod, many of them start at once, and the kernel loads one program at a time.
 
 use std::collections::HashSet;
 use std::io;
@@ -10,9 +11,9 @@ use std::path::Path;
 
 use aya_obj::Object;
 
-use super::XdpError;
 use super::bpffs::c_path;
-use super::device_bound::{HAS_FRAGS, Load};
+use super::device_bound::{self, DRIVER_MODE, GENERIC_MODE, HAS_FRAGS, Load};
+use super::{AttachMode, XdpError, attach_failed};
 use crate::sys;
 
 /// An object that has been read: one map, one program.
@@ -80,7 +81,22 @@ fn failed(doing: &str, name: &str, reason: String) -> XdpError {
     XdpError::Load { doing: format!("{doing} the {name} XDP program"), reason }
 }
 
-/// Keeps a map or a program in the BPF file system.
+/// Attaches a program to a device of the calling thread's network namespace: in native mode, or in generic if the device cannot.
+pub(super) fn attach(program: &OwnedFd, ifindex: u32) -> Result<(OwnedFd, AttachMode), XdpError> {
+    let attach = |mode| {
+        let link = device_bound::attach(program, ifindex, mode);
+        link.map_err(|error| attach_failed(ifindex, &error))
+    };
+    match attach(DRIVER_MODE) {
+        Ok(link) => Ok((link, AttachMode::Native)),
+        Err(XdpError::Attach { reason, .. }) => {
+            attach(GENERIC_MODE).map(|link| (link, AttachMode::Generic(reason)))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Keeps a map, a program or a link in the BPF file system.
 pub(super) fn pin(fd: &OwnedFd, path: &Path) -> Result<(), XdpError> {
     let pinned = || -> io::Result<()> {
         let path = c_path(path)?;
