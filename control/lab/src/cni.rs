@@ -10,21 +10,25 @@ use std::{
     fs,
     io::{self, Read, Write},
     net::IpAddr,
-    os::unix::fs::symlink,
+    os::{fd::AsFd, unix::fs::symlink},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStdout, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
 use caracal_cni::netns::{self, NetnsError};
+use nix::poll::{PollFd, PollFlags, poll};
 use serde_json::{Map, Value, json};
 
 use crate::stop::Stop;
 
 /// What a plugin may take at most: it has limits of its own, which are shorter.
 const LIMIT: Duration = Duration::from_secs(120);
-const POLL: Duration = Duration::from_millis(1);
+/// How often one that says nothing is looked at: hundreds may run at once, and who looks takes time from them.
+const LOOK_MS: u8 = 50;
+/// One that has said all that it will say is about to end.
+const ENDING: Duration = Duration::from_millis(1);
 
 /// Why a plugin did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -207,7 +211,7 @@ impl Network {
         let mut child = self.start(plugin, command, what, previous)?;
         let start = Instant::now();
         while child.is_running()? && !stop.is_set() && start.elapsed() < LIMIT {
-            thread::sleep(POLL);
+            child.listen();
         }
         child.finish(command)
     }
@@ -255,7 +259,8 @@ impl Network {
         if let Some(mut stdin) = child.stdin.take() {
             let _ = stdin.write_all(configuration.as_bytes());
         }
-        Ok(Running { child, program, plugin: kind.to_owned() })
+        let stdout = child.stdout.take();
+        Ok(Running { child, stdout, said: Vec::new(), program, plugin: kind.to_owned() })
     }
 
     /// What a plugin is told on its standard input.
@@ -286,6 +291,9 @@ impl Network {
 #[derive(Debug)]
 pub struct Running {
     child: Child,
+    /// None: it has said all that it will say.
+    stdout: Option<ChildStdout>,
+    said: Vec<u8>,
     program: PathBuf,
     plugin: String,
 }
@@ -298,6 +306,20 @@ impl Running {
     pub fn is_running(&mut self) -> Result<bool, CniError> {
         let ended = self.child.try_wait();
         Ok(ended.map_err(|source| CniError::Start { program: self.program.clone(), source })?.is_none())
+    }
+
+    /// Takes what it says, for a while.
+    fn listen(&mut self) {
+        let Some(stdout) = &mut self.stdout else { return thread::sleep(ENDING) };
+        let mut ready = [PollFd::new(stdout.as_fd(), PollFlags::POLLIN)];
+        if poll(&mut ready, LOOK_MS).is_ok_and(|count| count == 0) {
+            return;
+        }
+        let mut piece = [0; 4096];
+        match stdout.read(&mut piece) {
+            Ok(length @ 1..) => self.said.extend_from_slice(&piece[..length]),
+            Ok(0) | Err(_) => self.stdout = None,
+        }
     }
 
     /// `kill -9`, unless it has ended.
@@ -314,9 +336,9 @@ impl Running {
         self.kill();
         let fail = |source| CniError::Start { program: self.program.clone(), source };
         let status = self.child.wait().map_err(fail)?;
-        let mut output = String::new();
         // What cannot be read is not there: then the status tells.
-        let _ = self.child.stdout.take().map(|mut stdout| stdout.read_to_string(&mut output));
+        let _ = self.stdout.take().map(|mut stdout| stdout.read_to_end(&mut self.said));
+        let output = String::from_utf8_lossy(&self.said).into_owned();
         let answer: Option<Value> = serde_json::from_str(&output).ok();
         let plugin = self.plugin.clone();
         match answer {
