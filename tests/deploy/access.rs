@@ -423,9 +423,14 @@ fn pods_come_and_go(installed: &Installed) {
     other("all()");
     for name in ["web", "db", "cache"] {
         installed.pod_object(name, json!({}));
+    }
+    for name in ["web", "db", "cache", "nobody"] {
         installed.machine.host(&["ip", "netns", "add", name]);
     }
     installed.cni_does("ADD", "web");
+    // What the agent does not find the plugin looks for itself.
+    let (done, said) = installed.cni("ADD", "nobody", "of-nobody");
+    assert!(!done && said.contains("there is no pod default/nobody"), "{said}");
     installed.ipam_does("ADD", "db", &["other"]);
     installed.cni_does("CHECK", "web");
     installed.ipam_does("DEL", "db", &[]);

@@ -3,20 +3,24 @@
 //! Nothing depends on it: a plugin that is answered `busy` gives its pod an address itself. What was given to a plugin that no longer
 //! listens is taken back, since its DEL may have been before.
 
+use std::sync::Arc;
+
 use caracal_cni::node_socket::{Answer, Assign, Code, Failure};
 use caracal_cni::plugin::{batch, ipam};
 use caracal_datastore::Datastore;
 use caracal_model::labels::Labels;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tracing::{debug, warn};
+
+use crate::node_socket::Asker;
 
 /// So many may wait; more are told to do it themselves.
 const WAITING_MAX: usize = 1024;
 /// So many are given addresses together.
 const BATCH_MAX: usize = 256;
 
-type Asked = (Assign, oneshot::Sender<Answer>);
+type Asked = (Assign, Asker);
 
 /// The giver; dropped, it ends.
 #[derive(Debug)]
@@ -42,10 +46,10 @@ impl Addresses {
     }
 
     /// Gives, and answers then.
-    pub fn ask(&self, assign: Assign, to: oneshot::Sender<Answer>) {
-        if let Err(refused) = self.ask.try_send((assign, to)) {
-            let (_, to) = refused.into_inner();
-            let _ = to.send(failure(Code::Busy, "too many wait for addresses"));
+    pub fn ask(&self, assign: Assign, asker: Asker) {
+        if let Err(refused) = self.ask.try_send((assign, asker)) {
+            let (_, asker) = refused.into_inner();
+            asker.tell(failure(Code::Busy, "too many wait for addresses"));
         }
     }
 }
@@ -65,8 +69,8 @@ async fn give(
     let mut near = batch::Near::new();
     let mut waiting = Vec::new();
     while asked.recv_many(&mut waiting, BATCH_MAX).await > 0 {
-        let (assigns, listeners): (Vec<Assign>, Vec<_>) =
-            waiting.drain(..).filter(|(_, to)| !to.is_closed()).unzip();
+        let (assigns, askers): (Vec<Assign>, Vec<Asker>) =
+            waiting.drain(..).filter(|(_, asker)| !asker.is_gone()).unzip();
         let current = datastore.borrow().clone();
         let world = match &current {
             Some(datastore) => datastore.ipam_world(None, None).await.map_err(|error| error.to_string()),
@@ -75,26 +79,31 @@ async fn give(
         let (Some(datastore), Ok(mut world)) = (current, world.as_ref().cloned()) else {
             let why = world.err().unwrap_or_default();
             warn!("no addresses can be given for plugins: {why}");
-            listeners.into_iter().for_each(|to| drop(to.send(failure(Code::Busy, &why))));
+            askers.into_iter().for_each(|asker| asker.tell(failure(Code::Busy, &why)));
             continue;
         };
         world.node_labels = labels.borrow().clone();
+        let world = Arc::new(world);
         let answers = batch::assign(&datastore, &world, &node, &assigns, &mut near).await;
         debug!(pods = assigns.len(), "gave addresses");
-        for ((assign, to), answer) in assigns.iter().zip(listeners).zip(answers) {
+        for ((assign, asker), answer) in assigns.into_iter().zip(askers).zip(answers) {
             let answer = match answer {
                 Ok(addresses) => Answer::Assigned { addresses },
                 Err(error) => failure(Code::NoAddress, &error.to_string()),
             };
-            if to.send(answer).is_err()
-                && let Err(error) = ipam::release(&datastore, &world, &assign.handle).await
-            {
-                warn!("addresses of {}, whose plugin is gone, remain: {error}", assign.handle);
-            }
+            let told = asker.give(answer);
+            let (datastore, world) = (datastore.clone(), Arc::clone(&world));
+            tokio::spawn(async move {
+                if !told.await
+                    && let Err(error) = ipam::release(&datastore, &world, &assign.handle).await
+                {
+                    warn!("addresses of {}, whose plugin is gone, remain: {error}", assign.handle);
+                }
+            });
         }
     }
 }
 
-fn failure(code: Code, error: &str) -> Answer {
+pub(crate) fn failure(code: Code, error: &str) -> Answer {
     Answer::Failure(Failure { error: error.to_owned(), code })
 }

@@ -13,7 +13,7 @@ use caracal_model::object::{Kind, Object, ObjectKey};
 use caracal_plane_api::{PlaneError, Reader, StatusReport, What};
 use futures::future::OptionFuture;
 use kube::Client;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio::time::sleep_until;
 use tracing::{debug, info, warn};
 
@@ -21,8 +21,9 @@ use crate::addresses::Addresses;
 use crate::host_policy::{HostPolicy, HostRules};
 use crate::monitoring::{Now, REPORT_INTERVAL, Vitals};
 use crate::node;
-use crate::node_socket::{NodeSocket, Question, Said, Waiters};
+use crate::node_socket::{Asker, NodeSocket, Question, Said, Waiters};
 use crate::plane::{Action, Event, Link, LinkEvent, Session};
+use crate::pods::Pods;
 use crate::programmer::{Inputs, Programmer};
 use crate::syncer::{Standing, SyncEvent, Syncer};
 
@@ -57,8 +58,9 @@ pub struct Agent {
     start_progress: node::Progress,
     node_socket: Option<NodeSocket>,
     addresses: Option<Addresses>,
+    pods: Option<Pods>,
     said: Said,
-    waiters: Waiters<oneshot::Sender<Answer>>,
+    waiters: Waiters<Asker>,
     vitals: Arc<Vitals>,
     report_at: Instant,
 }
@@ -112,6 +114,7 @@ impl Agent {
             start_progress: node::Progress::Started,
             node_socket: None,
             addresses: None,
+            pods: None,
             said: Said::default(),
             waiters: Waiters::default(),
             vitals: Arc::default(),
@@ -133,6 +136,7 @@ impl Agent {
     pub fn with_node_socket(mut self, node_socket: NodeSocket) -> Self {
         self.node_socket = Some(node_socket);
         self.addresses = Some(Addresses::start(self.node.clone(), self.syncer.datastore()));
+        self.pods = Some(Pods::start(self.syncer.datastore()));
         self
     }
 
@@ -405,17 +409,28 @@ impl Agent {
     }
 
     fn asked(&mut self, question: Question) {
-        let Question { request, answer: to } = question;
+        let Question { request, asker } = question;
         match request {
-            Request::Status => answer(vec![(to, Answer::Status(self.status()))]),
+            Request::Status => asker.tell(Answer::Status(self.status())),
             Request::Wait(wait) => {
-                let added = self.waiters.add(wait, to, |to| !to.is_closed(), Instant::now());
+                let added = self.waiters.add(wait, asker, |asker| !asker.is_gone(), Instant::now());
                 answer(added.err().into_iter().collect());
             }
-            Request::Assign(assign) => match &self.addresses {
-                Some(addresses) => addresses.ask(assign, to),
-                None => answer(Vec::new()),
-            },
+            Request::Assign(assign) => {
+                if let Some(addresses) = &self.addresses {
+                    addresses.ask(assign, asker);
+                }
+            }
+            Request::Read(name) => {
+                if let Some(pods) = &self.pods {
+                    pods.read(name, asker);
+                }
+            }
+            Request::Annotate(annotate) => {
+                if let Some(pods) = &self.pods {
+                    pods.annotate(annotate, asker);
+                }
+            }
         }
     }
 
@@ -491,10 +506,9 @@ async fn look_at_ports(reader: Option<Reader>, socket: PathBuf) -> Result<(Reade
     looked.map_err(|e| e.to_string())
 }
 
-/// Who no longer listens need not be told.
-fn answer(answers: Vec<(oneshot::Sender<Answer>, Answer)>) {
-    for (to, answer) in answers {
-        let _ = to.send(answer);
+fn answer(answers: Vec<(Asker, Answer)>) {
+    for (asker, answer) in answers {
+        asker.tell(answer);
     }
 }
 

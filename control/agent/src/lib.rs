@@ -19,6 +19,7 @@ pub mod monitoring;
 pub mod node;
 pub mod node_socket;
 pub mod plane;
+mod pods;
 pub mod programmer;
 pub mod syncer;
 mod text_file;

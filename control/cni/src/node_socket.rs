@@ -5,13 +5,17 @@
 //!   {"op":"status"}                                                        {"ready":true,"why":""}
 //!   {"op":"wait","namespace":"shop","pod":"web","containerID":"0f3c…",     {"inForce":true}
 //!    "interface":"cali…","addresses":["10.244.1.2"],"timeoutMs":30000}     {"error":"…","code":"timeout"}
+//!   {"op":"read","namespace":"shop","pod":"web"}                           {"pod":{…},"of":{…}}
 //!   {"op":"assign","handle":"k8s-pod-network.0f3c…","namespace":"shop",    {"addresses":["10.244.1.2"]}
 //!    "pod":"web","namespaceLabels":{…},"ipv4":true,"ipv6":false,           {"error":"…","code":"busy"}
 //!    "ipv4Pools":[],"ipv6Pools":[]}
+//!   {"op":"annotate","namespace":"shop","pod":"web","uid":"…",             {"annotated":true}
+//!    "containerID":"0f3c…","addresses":["10.244.1.2"]}
 //! ```
 //!
-//! An agent that is asked to give addresses gives them to all that ask at once, with one write. One that is `busy`, or does not know the
-//! question, leaves it to the plugin. Who hangs up before the answer has no addresses.
+//! An agent that is asked to give addresses gives them to all that ask at once, with one write; it reads pods, and writes their annotations,
+//! by connections that stand. One that is `busy`, or does not know the question, leaves it to the plugin. Who hangs up before the answer
+//! has no addresses and no annotations.
 //!
 //! A pod is *in force* when its node's fastpath has acknowledged a transaction in which its endpoint stands with exactly
 //! these addresses, policy included, and its port is open: from then on its packets go where policy lets them.
@@ -25,6 +29,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::{Namespace, Pod};
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt::SendTimeout,
@@ -38,8 +43,8 @@ pub const DEFAULT_PATH: &str = "/var/run/caracal/node.sock";
 pub const LINE_BYTES_MAX: usize = 64 << 10;
 /// An agent that says nothing at all for so long is not there.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// For how long addresses are waited for: hundreds may come first.
-const ASSIGN_PATIENCE: Duration = Duration::from_secs(30);
+/// For how long what the agent asks the API server for is waited for: hundreds may come first.
+const ERRAND_PATIENCE: Duration = Duration::from_secs(30);
 
 /// What is asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,8 +54,39 @@ pub enum Request {
     Status,
     /// Tell me when a pod is in force.
     Wait(Wait),
+    /// Read a pod, and its namespace, as the API server has them now.
+    Read(PodName),
     /// Give a pod addresses.
     Assign(Assign),
+    /// Write a pod's addresses and sandbox into its annotations.
+    Annotate(Annotate),
+}
+
+/// A pod that is to be read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodName {
+    /// The pod's namespace.
+    pub namespace: String,
+    /// Its name.
+    pub pod: String,
+}
+
+/// What is to be written into a pod's annotations.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Annotate {
+    /// The pod's namespace.
+    pub namespace: String,
+    /// Its name.
+    pub pod: String,
+    /// Its UID: another pod of the same name is not to have them.
+    pub uid: String,
+    /// Its sandbox.
+    #[serde(rename = "containerID")]
+    pub container_id: String,
+    /// Its addresses, the first one first.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// A pod that is to have addresses of the node's.
@@ -99,7 +135,7 @@ pub struct Wait {
 }
 
 /// What is answered.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Answer {
     /// To [`Request::Status`].
@@ -114,6 +150,19 @@ pub enum Answer {
     Assigned {
         /// All that it is to have, IPv4 first.
         addresses: Vec<IpAddr>,
+    },
+    /// To [`Request::Read`]: as much of them as plugins look at.
+    Known {
+        /// The pod.
+        pod: Box<Pod>,
+        /// Its namespace, if there is one.
+        #[serde(default)]
+        of: Option<Box<Namespace>>,
+    },
+    /// To [`Request::Annotate`].
+    Annotated {
+        /// Always: what is not written is a failure.
+        annotated: bool,
     },
     /// To any.
     Failure(Failure),
@@ -260,14 +309,48 @@ impl NodeSocket {
         }
     }
 
+    /// The pod and its namespace, as the API server has them now; `None`: the agent leaves that to the one who asks.
+    ///
+    /// # Errors
+    /// Any [`NodeSocketError`].
+    pub fn read(
+        &mut self,
+        namespace: &str,
+        pod: &str,
+    ) -> Result<Option<(Pod, Option<Namespace>)>, NodeSocketError> {
+        let name = PodName { namespace: namespace.to_owned(), pod: pod.to_owned() };
+        match self.ask(&Request::Read(name), ERRAND_PATIENCE) {
+            Ok(Answer::Known { pod, of }) => Ok(Some((*pod, of.map(|namespace| *namespace)))),
+            answer => self.left_to_us(answer),
+        }
+    }
+
+    /// Has the agent write a pod's annotations; `None`: it leaves that to the one who asks.
+    ///
+    /// # Errors
+    /// Any [`NodeSocketError`]. It may yet be written, and is taken back when the agent finds that nobody listens.
+    pub fn annotate(&mut self, annotate: Annotate) -> Result<Option<()>, NodeSocketError> {
+        match self.ask_once(&Request::Annotate(annotate), ERRAND_PATIENCE) {
+            Ok(Answer::Annotated { annotated: true }) => Ok(Some(())),
+            answer => self.left_to_us(answer),
+        }
+    }
+
     /// The addresses that the agent gives; `None`: it leaves that to the one who asks.
     ///
     /// # Errors
     /// Any [`NodeSocketError`]; that there are none is [`Code::NoAddress`]. After anything else it may yet give some, and takes them back
     /// when it finds that nobody listens.
     pub fn assign(&mut self, assign: Assign) -> Result<Option<Vec<IpAddr>>, NodeSocketError> {
-        match self.ask_once(&Request::Assign(assign), ASSIGN_PATIENCE) {
+        match self.ask_once(&Request::Assign(assign), ERRAND_PATIENCE) {
             Ok(Answer::Assigned { addresses }) => Ok(Some(addresses)),
+            answer => self.left_to_us(answer),
+        }
+    }
+
+    /// What an agent says that does not run this errand: that it is busy, or, of an earlier version, that it does not know the question.
+    fn left_to_us<T>(&self, answer: Result<Answer, NodeSocketError>) -> Result<Option<T>, NodeSocketError> {
+        match answer {
             Ok(other) => Err(self.misplaced(&other)),
             Err(NodeSocketError::Failure(Failure { code: Code::Busy | Code::BadRequest, .. })) => Ok(None),
             Err(error) => Err(error),

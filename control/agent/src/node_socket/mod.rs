@@ -1,7 +1,7 @@
 //! The node socket's serving end: the CNI plugin's questions ([`caracal_cni::node_socket`]) to the agent's one task.
 //!
 //! A task for each connection reads lines and hands what they ask on; [`Waiters`] are state in the agent's task. A client that hangs up
-//! takes its question with it. A lock beside the socket says whose it is, so a file that a dead agent has left is
+//! takes its question with it, and whoever did something for it hears that it has not been told. A lock beside the socket says whose it is, so a file that a dead agent has left is
 //! replaced, and two agents never serve one.
 
 mod waiters;
@@ -62,13 +62,41 @@ pub enum NodeSocketError {
     },
 }
 
-/// A question, and where the answer goes. Who no longer listens has closed it.
+/// A question, and who asks.
 #[derive(Debug)]
 pub struct Question {
     /// What is asked.
     pub request: Request,
     /// Whom to tell.
-    pub answer: oneshot::Sender<Answer>,
+    pub asker: Asker,
+}
+
+/// Who has asked, and waits for the answer.
+#[derive(Debug)]
+pub struct Asker(oneshot::Sender<(Answer, Told)>);
+
+/// Sent once the client's socket has the answer; dropped, if it never will.
+type Told = oneshot::Sender<()>;
+
+impl Asker {
+    /// Whether nobody waits any more.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.0.is_closed()
+    }
+
+    /// Answers. Who no longer listens need not be told.
+    pub fn tell(self, answer: Answer) {
+        drop(self.give(answer));
+    }
+
+    /// Answers with something that must not stay where nobody has been told of it: whether the client was there to be told. A client that
+    /// was killed later was killed after what it is told of had been done, and its DEL finds that.
+    pub fn give(self, answer: Answer) -> impl Future<Output = bool> + Send + 'static {
+        let (told, heard) = oneshot::channel();
+        let _ = self.0.send((answer, told));
+        async move { heard.await.is_ok() }
+    }
 }
 
 /// The socket; dropped, it is gone.
@@ -215,23 +243,28 @@ async fn converse(mut stream: UnixStream, ask: &mpsc::Sender<Question>) -> std::
                 continue;
             }
         };
-        // What is given to somebody who is gone is taken back, so that is to be known at once.
-        let hung_up = if matches!(request, Request::Assign(_)) { Duration::ZERO } else { HUNG_UP };
+        // What is done for somebody who is gone is taken back, so that is to be known at once.
+        let leaves_something = matches!(request, Request::Assign(_) | Request::Annotate(_));
         let (answer, mut answered) = oneshot::channel();
-        if ask.send(Question { request, answer }).await.is_err() {
+        if ask.send(Question { request, asker: Asker(answer) }).await.is_err() {
             return say(&mut writer, &stopping()).await;
         }
         let answer = tokio::select! {
             biased;
             more = reader.fill_buf() => match more? {
+                [] if leaves_something => return Err(ErrorKind::BrokenPipe.into()),
                 // Whether it has hung up or has just no more to ask cannot be told.
-                [] => tokio::time::timeout(hung_up, answered).await.map_err(|_| ErrorKind::BrokenPipe)?,
+                [] => tokio::time::timeout(HUNG_UP, answered).await.map_err(|_| ErrorKind::BrokenPipe)?,
                 _ => answered.await,
             },
             answer = &mut answered => answer,
         };
-        let answer = answer.unwrap_or_else(|_| stopping());
+        let Ok((answer, told)) = answer else {
+            say(&mut writer, &stopping()).await?;
+            continue;
+        };
         say(&mut writer, &answer).await?;
+        let _ = told.send(());
     }
 }
 

@@ -65,6 +65,38 @@ fn what_was_killed_before_its_link_had_an_owner_is_removed_also_of_a_pod_that_ha
 }
 
 #[test]
+fn an_add_for_which_the_agent_asks_the_api_server_does_not_ask_it_itself() {
+    let world = World::new("errands");
+    let before = world.seen();
+    *world.says.lock().unwrap() = Says::Gives;
+    let container = world.pod("web", json!({}));
+    let mut config = world.config();
+    config["kubernetes"]["kubeconfig"] = json!("/proc/nowhere");
+    let added = world.execute("caracal-cni", "ADD", Some(&container), &config);
+    let addresses = added.addresses();
+    assert_eq!(world.seen().annotated["web"], addresses[0]);
+    let again = world.execute("caracal-cni", "ADD", Some(&container), &config);
+    assert_eq!(again.json, added.json, "it knows that this has been done");
+    assert!(world.check(&container, &added.json).good);
+    world.agent_dies();
+    assert!(world.del(&container).good);
+    assert_eq!(world.seen(), before);
+}
+
+#[test]
+fn an_add_beside_an_agent_that_reads_and_writes_no_pods_does_it_itself() {
+    let world = World::new("earlier");
+    let before = world.seen();
+    *world.says.lock().unwrap() = Says::Earlier;
+    let container = world.pod("web", json!({}));
+    let added = world.add(&container);
+    assert_eq!(world.seen().annotated["web"], added.addresses()[0]);
+    assert!(world.check(&container, &added.json).good);
+    assert!(world.del(&container).good);
+    assert_eq!(world.seen(), before);
+}
+
+#[test]
 fn del_works_without_agent_namespace_and_pod() {
     let world = World::new("gone");
     let before = world.seen();

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use caracal_cni::netlink::Netlink;
 use caracal_cni::netns;
 use caracal_cni::node_socket::{Answer, Code, Failure, Request, Status};
+use caracal_cni::plugin::{batch, pod};
 use caracal_datastore::{ApiGroup, Datastore};
 use caracal_model::names::veth_name;
 use caracal_model::object::{Kind, Object, ObjectKey};
@@ -29,6 +30,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Says {
     Yes,
+    /// The node is ready, and an agent of an earlier version reads and writes no pods.
+    Earlier,
+    /// The agent gives addresses, too.
+    Gives,
     /// The node is not ready.
     NotReady,
     /// No pod ever comes into force.
@@ -191,10 +196,12 @@ impl World {
     pub fn serve(&self) {
         let listener = UnixListener::bind(self.socket()).unwrap();
         let says = Arc::clone(&self.says);
+        let kubeconfig = self.dir.path().join("kubeconfig");
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let (Ok(stream), says) = (stream, Arc::clone(&says)) else { return };
-                std::thread::spawn(move || converse(stream, &says));
+                let kubeconfig = kubeconfig.clone();
+                std::thread::spawn(move || converse(stream, &says, &kubeconfig));
             }
         });
     }
@@ -346,7 +353,7 @@ fn start_server(dir: &std::path::Path) -> Child {
     server
 }
 
-fn converse(stream: UnixStream, says: &Mutex<Says>) {
+fn converse(stream: UnixStream, says: &Mutex<Says>, kubeconfig: &Path) {
     let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
     while let Some(Ok(line)) = lines.next() {
         let says = *says.lock().unwrap();
@@ -356,17 +363,22 @@ fn converse(stream: UnixStream, says: &Mutex<Says>) {
                 Answer::Status(Status {
                     ready,
                     why: if ready { String::new() } else { "the fastpath is away".into() },
-                    api_group: None,
+                    api_group: (says == Says::Gives).then(|| ApiGroup::V3.to_string()),
                 })
             }
             Request::Wait(_) if says == Says::Never => {
                 Answer::Failure(Failure { error: "not in force in time".into(), code: Code::Timeout })
             }
             Request::Wait(_) => Answer::Wait { in_force: true },
-            // Then plugins see to it themselves, which is what is tried here.
-            Request::Assign(_) => {
+            Request::Read(_) | Request::Annotate(_) if says == Says::Earlier => {
+                Answer::Failure(Failure { error: "what is that?".into(), code: Code::BadRequest })
+            }
+            // Then plugins see to it themselves, which is what is mostly tried here.
+            Request::Assign(_) if says != Says::Gives => {
                 Answer::Failure(Failure { error: "another has to".into(), code: Code::Busy })
             }
+            errand => run(errand, kubeconfig)
+                .unwrap_or_else(|why| Answer::Failure(Failure { error: why, code: Code::Busy })),
         };
         let mut text = serde_json::to_string(&answer).unwrap();
         text.push('\n');
@@ -374,4 +386,37 @@ fn converse(stream: UnixStream, says: &Mutex<Says>) {
             return;
         }
     }
+}
+
+/// Does what an agent does for a plugin, with a connection of its own.
+fn run(errand: Request, kubeconfig: &Path) -> Result<Answer, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let client = caracal_datastore::client(Some(kubeconfig)).await.map_err(|error| error.to_string())?;
+        let datastore = Datastore::new(client, ApiGroup::V3);
+        match errand {
+            Request::Read(name) => {
+                let found = pod::read(&datastore, &name.namespace, &name.pod).await;
+                let found = found.map_err(|error| error.to_string())?.ok_or("there is no such pod")?;
+                let of = match datastore.get(Kind::Namespace, None, &name.namespace).await {
+                    Ok(Object::Namespace(namespace)) => Some(*namespace),
+                    _ => None,
+                };
+                let (pod, of) = pod::looked_at(&found, of.as_ref());
+                Ok(Answer::Known { pod: Box::new(pod), of: of.map(Box::new) })
+            }
+            Request::Annotate(annotate) => match pod::write(&datastore, &annotate).await {
+                Ok(()) => Ok(Answer::Annotated { annotated: true }),
+                Err(error) => Err(error.to_string()),
+            },
+            Request::Assign(assign) => {
+                let world =
+                    datastore.ipam_world(Some(NODE), None).await.map_err(|error| error.to_string())?;
+                let given = batch::assign(&datastore, &world, NODE, &[assign], &mut batch::Near::new()).await;
+                let addresses = given.into_iter().next().ok_or("nothing was given")?;
+                addresses.map(|addresses| Answer::Assigned { addresses }).map_err(|error| error.to_string())
+            }
+            other => Err(format!("{other:?} is no errand")),
+        }
+    })
 }

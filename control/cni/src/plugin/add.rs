@@ -30,7 +30,7 @@ use super::{delegate, gates, ipam, session};
 use crate::link::{self, PodLink, Shape};
 use crate::netlink::{Link, Netlink};
 use crate::netns;
-use crate::node_socket::{Assign, Code, NodeSocket, NodeSocketError, Wait};
+use crate::node_socket::{Annotate, Assign, Code, NodeSocket, NodeSocketError, Wait};
 
 /// Attaches a container.
 ///
@@ -56,12 +56,15 @@ pub async fn run(
     let host_name = veth_name(namespace, name);
     let _turn = session::Turn::take(config, &host_name)?;
 
-    let datastore = session::datastore_in(config, status.api_group.as_deref()).await?;
+    let way = session::Way::new(config, status.api_group.as_deref());
     // An agent that knows where Calico's objects are has looked at this one, too.
     if status.api_group.is_none() {
-        session::check_ready(&datastore).await?;
+        session::check_ready(way.datastore().await?).await?;
     }
-    let known = Known::read(&datastore, namespace, name).await?;
+    let known = match agent.read(namespace, name)? {
+        Some((pod, namespace)) => Known { pod, namespace },
+        None => Known::read(way.datastore().await?, namespace, name).await?,
+    };
     pod::check(&known.pod, attachment, &node)?;
     let wishes = Wishes::read(&known.pod, known.namespace.as_ref(), config)?;
 
@@ -69,7 +72,7 @@ pub async fn run(
         config,
         attachment,
         variables,
-        datastore: &datastore,
+        way: &way,
         node: &node,
         host_name: &host_name,
         known: &known,
@@ -141,7 +144,7 @@ struct Job<'a> {
     config: &'a Config,
     attachment: &'a Attachment,
     variables: &'a Variables,
-    datastore: &'a Datastore,
+    way: &'a session::Way<'a>,
     node: &'a str,
     host_name: &'a str,
     known: &'a Known,
@@ -224,14 +227,24 @@ impl Job<'_> {
         link::add_shaped(&link, &shape)?;
 
         made.annotations = true;
-        pod::write(self.datastore, &self.known.pod, &given.addresses, &self.attachment.container).await?;
+        let metadata = &self.known.pod.metadata;
+        let annotate = Annotate {
+            namespace: metadata.namespace.clone().unwrap_or_default(),
+            pod: metadata.name.clone().unwrap_or_default(),
+            uid: metadata.uid.clone().unwrap_or_default(),
+            container_id: self.attachment.container.clone(),
+            addresses: given.addresses.clone(),
+        };
+        if agent.annotate(annotate.clone())?.is_none() {
+            pod::write(self.way.datastore().await?, &annotate).await?;
+        }
 
         agent.wait(Wait {
-            namespace: self.known.pod.metadata.namespace.clone().unwrap_or_default(),
-            pod: self.known.pod.metadata.name.clone().unwrap_or_default(),
-            container_id: self.attachment.container.clone(),
+            namespace: annotate.namespace,
+            pod: annotate.pod,
+            container_id: annotate.container_id,
             interface: self.host_name.to_owned(),
-            addresses: given.addresses.clone(),
+            addresses: annotate.addresses,
             timeout_ms: u64::try_from(self.config.policy_timeout.as_millis()).unwrap_or(u64::MAX),
         })?;
         self.result(pod_netns, &given, mtu)
@@ -252,7 +265,7 @@ impl Job<'_> {
                     ),
                 });
             }
-            let whole = delegate::configuration(self.config, self.datastore, self.node).await?;
+            let whole = delegate::configuration(self.config, self.way, self.node).await?;
             let result = delegate::execute(self.config, &whole, self.variables)?;
             let (addresses, mut routes) = delegate::given(&result);
             if self.config.include_default_routes {
@@ -281,10 +294,11 @@ impl Job<'_> {
         if let Some(addresses) = by_agent(agent, &wanted, self.known)? {
             return Ok(Given { addresses, routes: None });
         }
-        let mut world = session::world(self.datastore, Some(self.node), None).await?;
+        let datastore = self.way.datastore().await?;
+        let mut world = session::world(datastore, Some(self.node), None).await?;
         world.namespace_labels = self.known.namespace_labels().collect();
         let lock = ipam::lock(&self.config.ipam_lock);
-        let addresses = ipam::assign(self.datastore, &world, &wanted, lock.as_deref()).await?;
+        let addresses = ipam::assign(datastore, &world, &wanted, lock.as_deref()).await?;
         Ok(Given { addresses, routes: None })
     }
 
@@ -313,6 +327,17 @@ impl Job<'_> {
         })
     }
 
+    async fn clear(&self) -> Result<(), PluginError> {
+        Ok(pod::clear(self.way.datastore().await?, &self.known.pod).await?)
+    }
+
+    async fn release(&self, handle: &str) -> Result<(), PluginError> {
+        let datastore = self.way.datastore().await?;
+        // Of all that is read for address management, releasing needs what pools and settings say.
+        let world = session::world(datastore, None, None).await?;
+        ipam::release(datastore, &world, handle).await
+    }
+
     /// Takes back what has been made, the last first; the error, with what remains.
     async fn take_back(&self, made: Made, error: PluginError) -> PluginError {
         warn!("taking back what has been made: {error}");
@@ -324,18 +349,14 @@ impl Job<'_> {
             remains.push(format!("the link {} ({error})", self.host_name));
         }
         if made.annotations
-            && let Err(error) = pod::clear(self.datastore, &self.known.pod).await
+            && let Err(error) = self.clear().await
         {
             remains.push(format!("the pod's annotations ({error})"));
         }
         if made.addresses {
             let handle = self.handle();
             let released = match self.config.ipam.is_own() {
-                // Of all that is read for address management, releasing needs what pools and settings say.
-                true => match session::world(self.datastore, None, None).await {
-                    Ok(world) => ipam::release(self.datastore, &world, &handle).await,
-                    Err(error) => Err(error),
-                },
+                true => self.release(&handle).await,
                 false => {
                     let mut variables = self.variables.clone();
                     variables.insert("CNI_COMMAND".into(), "DEL".into());

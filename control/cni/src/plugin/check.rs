@@ -25,8 +25,9 @@ pub async fn run(config: &Config, attachment: &Attachment, variables: &Variables
     let pod_netns = attachment.netns.as_deref().ok_or(EnvError::Missing("CNI_NETNS"))?;
     let host_name = veth_name(namespace, name);
     let handle = config.handle(&attachment.container);
-    let datastore = session::datastore(config).await?;
-    let Some(pod) = pod::read(&datastore, namespace, name).await? else {
+    let way = session::Way::new(config, None);
+    let datastore = way.datastore().await?;
+    let Some(pod) = pod::read(datastore, namespace, name).await? else {
         return Err(PluginError::NotAsMade(format!("there is no pod {namespace}/{name} any more")));
     };
     let container = pod::container(&pod);
@@ -52,7 +53,7 @@ pub async fn run(config: &Config, attachment: &Attachment, variables: &Variables
     let mac = mac.map(|interface| interface.mac.to_lowercase()).filter(|mac| !mac.is_empty());
     pod_end(pod_netns, &attachment.interface, &addresses, mac.as_deref())?;
     if config.ipam.is_own() {
-        let given = ipam::given(&datastore, &handle).await?;
+        let given = ipam::given(datastore, &handle).await?;
         let without = pod::Wishes::read(&pod, None, config).is_ok_and(|wishes| wishes.without_ipam);
         if let Some(address) = addresses.iter().find(|address| !without && !given.contains(address)) {
             return Err(PluginError::NotAsMade(format!(
@@ -62,7 +63,7 @@ pub async fn run(config: &Config, attachment: &Attachment, variables: &Variables
         return Ok(());
     }
     let node = session::node_name(config)?;
-    let whole = delegate::configuration(config, &datastore, &node).await?;
+    let whole = delegate::configuration(config, &way, &node).await?;
     delegate::execute(config, &whole, variables).map(drop)
 }
 

@@ -4,7 +4,6 @@ use std::io::Write;
 use std::net::IpAddr;
 use std::process::{Command, Stdio};
 
-use caracal_datastore::Datastore;
 use caracal_model::cidr::Cidr;
 use caracal_model::object::{Kind, Object};
 use serde_json::Value;
@@ -13,6 +12,7 @@ use super::config::{Config, ConfigError};
 use super::env::{Variables, plugin_path};
 use super::error::PluginError;
 use super::result::CniResult;
+use super::session::Way;
 
 /// Has the network's IPAM plugin do what we were asked for.
 ///
@@ -73,13 +73,15 @@ pub fn execute(config: &Config, whole: &Value, variables: &Variables) -> Result<
 ///
 /// # Errors
 /// The node has none of that family, or the API server could not be asked.
-pub async fn configuration(config: &Config, datastore: &Datastore, node: &str) -> Result<Value, PluginError> {
+pub async fn configuration(config: &Config, way: &Way<'_>, node: &str) -> Result<Value, PluginError> {
     let mut whole = config.whole.clone();
     let wanted = config.wants_pod_cidr();
     if wanted.is_empty() {
         return Ok(whole);
     }
-    let Object::Node(object) = datastore.get(Kind::Node, None, node).await? else { return Ok(whole) };
+    let Object::Node(object) = way.datastore().await?.get(Kind::Node, None, node).await? else {
+        return Ok(whole);
+    };
     let spec = object.spec.unwrap_or_default();
     let mut cidrs = spec.pod_cidrs.unwrap_or_default();
     cidrs.extend(spec.pod_cidr);

@@ -23,7 +23,7 @@ mod gc;
 pub mod ipam;
 mod ipam_command;
 mod log;
-mod pod;
+pub mod pod;
 mod result;
 mod session;
 mod status;

@@ -1,20 +1,28 @@
 //! The pod that a container is the sandbox of, as the API server has it, and what its annotations ask for.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use caracal_datastore::{Datastore, DatastoreError};
 use caracal_model::annotations as named;
 use caracal_model::object::{Kind, Object, ObjectKey};
-use k8s_openapi::api::core::v1::{Namespace, Pod};
-use serde_json::json;
+use k8s_openapi::api::core::v1::{Namespace, Pod, PodSpec, PodStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde_json::{Value, json};
 
 use super::config::Config;
 use super::env::Attachment;
 use super::error::PluginError;
+use crate::node_socket::Annotate;
+
+/// How the annotations begin that mean something to the plugin.
+const OURS: &str = "cni.projectcalico.org/";
+/// The annotation that says the UID of a static pod as its kubelet knows it.
+const STATIC: &str = "kubernetes.io/config.hash";
 
 /// What a pod, or its namespace, asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Wishes {
+pub(crate) struct Wishes {
     /// Pools, by name or CIDR, for IPv4.
     pub ipv4_pools: Option<Vec<String>>,
     /// And for IPv6.
@@ -43,7 +51,7 @@ pub async fn read(datastore: &Datastore, namespace: &str, name: &str) -> Result<
 ///
 /// # Errors
 /// It is not.
-pub fn check(pod: &Pod, attachment: &Attachment, node: &str) -> Result<(), PluginError> {
+pub(crate) fn check(pod: &Pod, attachment: &Attachment, node: &str) -> Result<(), PluginError> {
     let label = label(pod);
     if !is_meant(pod, attachment) {
         let why = format!(
@@ -75,8 +83,7 @@ pub fn check(pod: &Pod, attachment: &Attachment, node: &str) -> Result<(), Plugi
 /// Whether the pod is the one of the UID that the runtime says, if it says one. A static pod's object is a mirror of another UID: it says the
 /// kubelet's in an annotation.
 #[must_use]
-pub fn is_meant(pod: &Pod, attachment: &Attachment) -> bool {
-    const STATIC: &str = "kubernetes.io/config.hash";
+pub(crate) fn is_meant(pod: &Pod, attachment: &Attachment) -> bool {
     attachment.arguments.uid.as_deref().is_none_or(|uid| {
         pod.metadata.uid.as_deref() == Some(uid)
             || annotation(pod.metadata.annotations.as_ref(), STATIC) == Some(uid)
@@ -85,34 +92,78 @@ pub fn is_meant(pod: &Pod, attachment: &Attachment) -> bool {
 
 /// The container that the pod's addresses are of.
 #[must_use]
-pub fn container(pod: &Pod) -> &str {
+pub(crate) fn container(pod: &Pod) -> &str {
     annotation(pod.metadata.annotations.as_ref(), named::POD_CONTAINER_ID).unwrap_or_default()
 }
 
 /// The addresses that its annotations say.
 #[must_use]
-pub fn addresses(pod: &Pod) -> Vec<IpAddr> {
+pub(crate) fn addresses(pod: &Pod) -> Vec<IpAddr> {
     let text = annotation(pod.metadata.annotations.as_ref(), named::POD_ADDRESSES).unwrap_or_default();
     text.split(',').filter_map(|part| part.trim().split('/').next()?.parse().ok()).collect()
 }
 
-/// Writes the pod's addresses and container into its annotations, if it still is the pod that was read.
+/// As much of a pod and its namespace as is looked at here, for a plugin that does not read them itself.
+#[must_use]
+pub fn looked_at(pod: &Pod, namespace: Option<&Namespace>) -> (Pod, Option<Namespace>) {
+    let annotations = |all: &Option<BTreeMap<String, String>>| {
+        let ours = |name: &str| name.starts_with(OURS) || name == STATIC;
+        let kept = all.iter().flatten().filter(|(name, _)| ours(name));
+        Some(kept.map(|(name, value)| (name.clone(), value.clone())).collect())
+    };
+    let metadata = |of: &ObjectMeta| ObjectMeta {
+        name: of.name.clone(),
+        namespace: of.namespace.clone(),
+        uid: of.uid.clone(),
+        annotations: annotations(&of.annotations),
+        ..ObjectMeta::default()
+    };
+    let spec = pod.spec.as_ref().map(|spec| PodSpec {
+        host_network: spec.host_network,
+        node_name: spec.node_name.clone(),
+        ..PodSpec::default()
+    });
+    let status = PodStatus { phase: Some(phase(pod).to_owned()), ..PodStatus::default() };
+    let namespace = namespace.map(|namespace| Namespace {
+        metadata: ObjectMeta { labels: namespace.metadata.labels.clone(), ..metadata(&namespace.metadata) },
+        ..Namespace::default()
+    });
+    (Pod { metadata: metadata(&pod.metadata), spec, status: Some(status) }, namespace)
+}
+
+/// Writes a pod's addresses and container into its annotations, if it still is the pod that was read.
 ///
 /// # Errors
 /// It is not, or the API server could not be asked.
-pub async fn write(
-    datastore: &Datastore,
-    pod: &Pod,
-    addresses: &[IpAddr],
-    container: &str,
-) -> Result<(), DatastoreError> {
-    let texts: Vec<String> = addresses.iter().map(|address| with_length(*address)).collect();
-    let changes = json!({
+pub async fn write(datastore: &Datastore, what: &Annotate) -> Result<(), DatastoreError> {
+    let texts: Vec<String> = what.addresses.iter().map(|address| with_length(*address)).collect();
+    let metadata = json!({ "uid": what.uid, "annotations": {
         named::POD_ADDRESS: texts.first().map(String::as_str).unwrap_or_default(),
         named::POD_ADDRESSES: texts.join(","),
-        named::POD_CONTAINER_ID: container,
-    });
-    patch(datastore, pod, changes).await
+        named::POD_CONTAINER_ID: what.container_id,
+    }});
+    patch(datastore, &what.namespace, &what.pod, metadata).await
+}
+
+/// Takes back what [`write()`] wrote, unless somebody has written since; of two that write at once the other one's stays.
+///
+/// # Errors
+/// The API server could not be asked.
+pub async fn take_back(datastore: &Datastore, what: &Annotate) -> Result<(), DatastoreError> {
+    loop {
+        let Some(found) = read(datastore, &what.namespace, &what.pod).await? else { return Ok(()) };
+        let is_ours = uid(&found) == Some(&what.uid) && container(&found) == what.container_id;
+        if !is_ours || addresses(&found).is_empty() {
+            return Ok(());
+        }
+        let metadata =
+            json!({ "resourceVersion": found.metadata.resource_version, "annotations": without() });
+        match patch(datastore, &what.namespace, &what.pod, metadata).await {
+            Err(DatastoreError::NotFound { .. }) => return Ok(()),
+            Err(DatastoreError::Conflict { .. }) => {}
+            result => return result,
+        }
+    }
 }
 
 /// Takes the pod's addresses out of its annotations: as empty ones, so that whoever reads them knows that they are given back. Fine if the
@@ -120,8 +171,9 @@ pub async fn write(
 ///
 /// # Errors
 /// The API server could not be asked.
-pub async fn clear(datastore: &Datastore, pod: &Pod) -> Result<(), DatastoreError> {
-    match patch(datastore, pod, json!({ named::POD_ADDRESS: "", named::POD_ADDRESSES: "" })).await {
+pub(crate) async fn clear(datastore: &Datastore, pod: &Pod) -> Result<(), DatastoreError> {
+    let metadata = json!({ "uid": pod.metadata.uid, "annotations": without() });
+    match patch(datastore, namespace(pod), name(pod), metadata).await {
         // What the server says to a patch of another UID: Conflict, or, as an immutable field, Invalid.
         Err(DatastoreError::NotFound { .. } | DatastoreError::Conflict { .. }) => Ok(()),
         Err(DatastoreError::Invalid { .. })
@@ -133,21 +185,26 @@ pub async fn clear(datastore: &Datastore, pod: &Pod) -> Result<(), DatastoreErro
     }
 }
 
+fn without() -> Value {
+    json!({ named::POD_ADDRESS: "", named::POD_ADDRESSES: "" })
+}
+
+/// A UID or version among the metadata is no change but a condition: a pod that was made again under the same name is not to have these.
 async fn patch(
     datastore: &Datastore,
-    pod: &Pod,
-    annotations: serde_json::Value,
+    namespace: &str,
+    name: &str,
+    metadata: Value,
 ) -> Result<(), DatastoreError> {
-    let key = ObjectKey::new(Kind::Pod, Some(namespace(pod)), name(pod));
-    // The UID is no change but a condition: a pod that was made again under the same name is not to have these.
-    let patch = json!({ "metadata": { "uid": pod.metadata.uid, "annotations": annotations } });
+    let key = ObjectKey::new(Kind::Pod, Some(namespace), name);
+    let patch = json!({ "metadata": metadata });
     // By way of its status, as Calico does: who may patch pods whole can have them run any image, and this role is every node's.
     datastore.patch_status(&key, &patch).await.map(drop)
 }
 
 /// `10.244.1.2/32`, `fd00::2/128`.
 #[must_use]
-pub fn with_length(address: IpAddr) -> String {
+pub(crate) fn with_length(address: IpAddr) -> String {
     format!("{address}/{}", if address.is_ipv4() { 32 } else { 128 })
 }
 

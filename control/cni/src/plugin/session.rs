@@ -12,6 +12,7 @@ use caracal_model::object::{Kind, Object};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
+use tokio::sync::OnceCell;
 
 use super::config::Config;
 use super::error::PluginError;
@@ -28,11 +29,32 @@ pub async fn datastore(config: &Config) -> Result<Datastore, PluginError> {
     datastore_in(config, None).await
 }
 
-/// The same, where somebody has told where Calico's kinds are: nobody asks for it then.
-///
-/// # Errors
-/// There is none.
-pub async fn datastore_in(config: &Config, group: Option<&str>) -> Result<Datastore, PluginError> {
+/// The way to the API server, made when it is first needed: where the agent asks on our behalf, that is never.
+#[derive(Debug)]
+pub struct Way<'a> {
+    config: &'a Config,
+    /// Where Calico's kinds are, if somebody has told: nobody asks for it then.
+    group: Option<&'a str>,
+    made: OnceCell<Datastore>,
+}
+
+impl<'a> Way<'a> {
+    /// None yet.
+    #[must_use]
+    pub fn new(config: &'a Config, group: Option<&'a str>) -> Self {
+        Self { config, group, made: OnceCell::new() }
+    }
+
+    /// Makes it, or uses the one before.
+    ///
+    /// # Errors
+    /// There is none.
+    pub async fn datastore(&self) -> Result<&Datastore, PluginError> {
+        self.made.get_or_try_init(|| datastore_in(self.config, self.group)).await
+    }
+}
+
+async fn datastore_in(config: &Config, group: Option<&str>) -> Result<Datastore, PluginError> {
     let client =
         caracal_datastore::client_at(config.kubeconfig.as_deref(), config.api_root.as_deref()).await?;
     let group = config.api_group.or_else(|| group?.parse().ok());
