@@ -1,13 +1,16 @@
 # What is done around the measuring: building, the facts of the run, the tables at the end, comparisons. To be sourced.
 
 build_subjects() {
-  local how=(--locked)
-  [ $profile != release ] || how+=(--release)
   say "building ($profile)"
-  cargo build "${how[@]}" -p caracal -p caracal-dataplane -p pktgen
+  if [ $mode = smoke ]; then
+    # What scripts/test has built, so that nothing is built again with other features.
+    cargo build --locked --workspace --bins --tests --examples
+    return
+  fi
+  cargo build --release --locked -p caracal -p caracal-dataplane -p pktgen
   # By themselves: examples bring the features of dev-dependencies, and the programs must not have those.
-  [ $mode = smoke ] || cargo build "${how[@]}" -p caracal-dataplane --example bench_pipeline
-  cargo build "${how[@]}" -p caracal-xsk --example bare_forwarder
+  cargo build --release --locked -p caracal-dataplane --example bench_pipeline
+  cargo build --release --locked -p caracal-xsk --example bare_forwarder
 }
 
 # best_engine: of those that this pktgen has, the fastest on veths.
