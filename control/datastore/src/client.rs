@@ -5,22 +5,34 @@
 //! anew from its files, and the request goes once more. A request that was answered 429 goes again, too: it was not begun.
 //! Nothing else is repeated here: kube-rs' own retries of 503 and 504 are off, because a write that was made and is then
 //! repeated looks like somebody else's.
+//!
+//! A connection may die without a word: a node loses its power, a firewall forgets. TCP itself would take a quarter of an hour
+//! to notice, a watch that waits for nothing in particular for ever; so the kernel asks, and ends what does not answer.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, Response, StatusCode, header};
-use kube::client::Body;
+use hyper_timeout::TimeoutConnector;
+use hyper_util::client::legacy::{Client as HttpClient, connect::HttpConnector};
+use hyper_util::rt::TokioExecutor;
+use kube::client::{Body, ClientBuilder, ConfigExt};
 use kube::{Client, Config};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
+use tower::util::{ServiceExt, option_layer};
 use tracing::{info, warn};
 
 use crate::backoff::Backoff;
 use crate::error::causes;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A connection on which nothing has come for so long is asked whether it lives, again after each pause.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(10);
+const KEEPALIVE_PAUSE: Duration = Duration::from_secs(5);
+/// One whose other end has acknowledged nothing for so long, though something was sent or asked, is dead.
+const DEAD_AFTER: Duration = Duration::from_secs(25);
 /// Credentials that the API server refuses are not read more often.
 const RENEWAL_PAUSE: Duration = Duration::from_secs(1);
 /// While the API server cannot be reached: its certificate may have changed.
@@ -140,11 +152,36 @@ impl Source {
         config.connect_timeout = Some(CONNECT_TIMEOUT);
         config.default_retry = false;
         let at = config.cluster_url.clone();
-        match Client::try_from(config) {
+        match connect(config) {
             Ok(client) => Ok((client, at)),
             Err(error) => Err(ClientError::Client { from, error: Box::new(error) }),
         }
     }
+}
+
+/// A client as kube-rs makes one, but over connections that are asked whether they live.
+fn connect(config: Config) -> Result<Client, kube::Error> {
+    if config.proxy_url.is_some() {
+        // Proxies are not built in; kube-rs says so.
+        return Client::try_from(config);
+    }
+    let mut tcp = HttpConnector::new();
+    // TLS is the next layer's.
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
+    tcp.set_keepalive(Some(KEEPALIVE_AFTER));
+    tcp.set_keepalive_interval(Some(KEEPALIVE_PAUSE));
+    tcp.set_tcp_user_timeout(Some(DEAD_AFTER));
+    let mut connector = TimeoutConnector::new(config.rustls_https_connector_with_connector(tcp)?);
+    connector.set_connect_timeout(config.connect_timeout);
+    connector.set_read_timeout(config.read_timeout);
+    connector.set_write_timeout(config.write_timeout);
+    let http: HttpClient<_, Body> = HttpClient::builder(TokioExecutor::new()).build(connector);
+    let client = ClientBuilder::new(http.map_err(tower::BoxError::from), config.default_namespace.clone())
+        .with_layer(&config.extra_headers_layer()?)
+        .with_layer(&option_layer(config.auth_layer()?))
+        .with_layer(&config.base_uri_layer());
+    Ok(client.build())
 }
 
 /// Which server it is that was not reached.

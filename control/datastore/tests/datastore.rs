@@ -1,17 +1,24 @@
 //! Objects, errors and credentials, on a real API server over HTTP.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends where something is amiss")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test ends where something is amiss"
+)]
 
+mod silence;
 mod world;
 
 use std::path::Path;
 use std::time::Duration;
 
-use caracal_datastore::{ApiGroup, Datastore, DatastoreError, client};
+use caracal_datastore::{ApiGroup, Datastore, DatastoreError, SyncEvent, Syncer, client, client_at};
 use caracal_ipam::Use;
 use caracal_model::calico::custom_resource_definitions;
 use caracal_model::object::{Kind, Object, ObjectKey};
 use serde_json::{Value, json};
+use silence::Wire;
 use world::World;
 
 fn pool(name: &str) -> Value {
@@ -204,4 +211,23 @@ async fn a_server_that_is_away_is_said_to_be() {
     let away = answers(&datastore).await.unwrap_err();
     assert!(matches!(away, DatastoreError::Unavailable { .. }), "{away}");
     assert!(away.to_string().starts_with("listing ippools.projectcalico.org: "), "{away}");
+}
+
+#[tokio::test]
+async fn a_connection_that_died_without_a_word_is_begun_anew() {
+    /// Against hanging only; a watch that waits to be ended takes five minutes.
+    const PATIENCE: Duration = Duration::from_secs(150);
+    let world = World::new(ApiGroup::V3).await;
+    let kubeconfig = world.path("kubeconfig");
+    let wire = Wire::to(world.address()).await;
+    let server = format!("https://{}", wire.address);
+    let through = client_at(Some(&kubeconfig), Some(&server)).await.unwrap();
+    let datastore = Datastore::new(through, ApiGroup::V3);
+    let mut syncer = Syncer::start(&datastore, &[Kind::IPPool]);
+    assert!(matches!(syncer.next().await, Some(SyncEvent::InSync)));
+    wire.watched().await;
+    wire.goes_silent();
+    world.pool("later", "10.1.0.0/16", 26).await;
+    let told = tokio::time::timeout(PATIENCE, syncer.next()).await.expect("the watch was never begun anew");
+    assert!(matches!(&told, Some(SyncEvent::Updates(updates)) if updates.len() == 1), "{told:?}");
 }

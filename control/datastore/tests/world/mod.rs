@@ -47,6 +47,11 @@ impl World {
         self.directory.path().join(name)
     }
 
+    /// Where the server is.
+    pub fn address(&self) -> std::net::SocketAddr {
+        self.server.address()
+    }
+
     /// Ends the server, and says where its kubeconfig was.
     pub async fn stop(self) -> tempfile::TempDir {
         self.server.stop().await;
