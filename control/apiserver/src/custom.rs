@@ -21,6 +21,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Map, Value, json};
 
 use crate::kinds::{Resource, Scope, cause, defined};
+use crate::pointer::{items, text};
 use crate::schema::REFERENCE;
 use crate::shape::Decoded;
 
@@ -104,16 +105,6 @@ impl Definition {
 
 /// The definition of metadata, as OpenAPI documents call it.
 pub const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
-
-/// The text at a JSON pointer; empty if there is none.
-fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
-    object.pointer(pointer).and_then(Value::as_str).unwrap_or("")
-}
-
-/// The list at a JSON pointer; empty if there is none.
-fn items<'a>(object: &'a Value, pointer: &str) -> &'a [Value] {
-    object.pointer(pointer).and_then(Value::as_array).map_or(&[], Vec::as_slice)
-}
 
 /// Fills in what a definition need not say.
 pub fn prepare(definition: &mut Value) {

@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::custom::{Definition, Names, PrinterColumn};
+use crate::pointer::{items, text};
 use crate::shape::{Decoded, Shape};
 
 /// Whether a resource's objects live in namespaces.
@@ -395,16 +396,6 @@ pub fn cause(field: &str, reason: FieldErrorReason, message: impl Into<String>) 
 /// Nothing that may not change.
 fn any_change(_: &Value, _: &Value) -> Vec<FieldError> {
     Vec::new()
-}
-
-/// The text at a JSON pointer; empty if there is none.
-fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
-    object.pointer(pointer).and_then(Value::as_str).unwrap_or("")
-}
-
-/// The list at a JSON pointer; empty if there is none.
-fn items<'a>(object: &'a Value, pointer: &str) -> &'a [Value] {
-    object.pointer(pointer).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
 /// Sets a field of an object unless it is there.

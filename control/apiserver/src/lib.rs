@@ -24,6 +24,7 @@ mod neighbours;
 mod openapi;
 mod patch;
 mod path;
+mod pointer;
 mod profiles;
 mod protobuf;
 mod request;

@@ -26,6 +26,15 @@ use simulator::Fastpath;
 /// The node whose graph is tested.
 const NODE: &str = "node1";
 
+/// The graph of these objects, and a fastpath that has been told all of it at once.
+fn told_at_once(objects: impl IntoIterator<Item = Object>) -> (CalcGraph, Fastpath) {
+    let mut graph = CalcGraph::new(NODE);
+    objects.into_iter().for_each(|object| graph.apply(Update::Upsert(object)));
+    let mut fastpath = Fastpath::default();
+    fastpath.apply(&graph.flush());
+    (graph, fastpath)
+}
+
 /// What a fresh graph says of a world.
 fn expected(world: &World) -> Fastpath {
     let mut graph = CalcGraph::new(NODE);

@@ -2,24 +2,16 @@
 
 use std::collections::BTreeSet;
 
-use caracal_calc::{CalcGraph, Update};
+use caracal_calc::Update;
 use caracal_model::object::Object;
 use caracal_plane_api::{Action, EndpointToHost, Entity, Hook, Limits, Rule, TierBinding};
 use serde_json::{Value, json};
 
-use crate::NODE;
 use crate::objects::{
     calico, calico_with, cluster_policy, namespace, node, pod, pod_with, policy, service_account, slice,
 };
 use crate::simulator::Fastpath;
-
-fn judged(objects: impl IntoIterator<Item = Object>) -> (CalcGraph, Fastpath) {
-    let mut graph = CalcGraph::new(NODE);
-    objects.into_iter().for_each(|object| graph.apply(Update::Upsert(object)));
-    let mut fastpath = Fastpath::default();
-    fastpath.apply(&graph.flush());
-    (graph, fastpath)
-}
+use crate::told_at_once;
 
 /// `tier[policy policy]+` for a tier that denies at its end is `-`, for one that passes `+`.
 fn told(tiers: &[TierBinding]) -> String {
@@ -66,7 +58,7 @@ fn set_of(texts: &[&str]) -> BTreeSet<String> {
 
 #[test]
 fn tiers_bind_the_policies_that_select_a_pod_in_that_direction() {
-    let (_, fastpath) = judged([
+    let (_, fastpath) = told_at_once([
         web(),
         calico("Tier", "early", json!({"order": 1.0, "defaultAction": "Pass"})),
         gnp("b", json!({"tier": "early", "order": 2.0, "types": ["Ingress"]})),
@@ -92,7 +84,7 @@ fn staged_tiers_are_what_would_judge() {
         gnp("g", json!({"order": 6.0})),
     ];
     let staged = |objects: Vec<Object>| {
-        let (_, fastpath) = judged(enforced.iter().cloned().chain(objects));
+        let (_, fastpath) = told_at_once(enforced.iter().cloned().chain(objects));
         let web = fastpath.endpoints["x/web"].clone();
         assert_eq!((&*told(&web.ingress), &*told(&web.egress)), ("default[p g]-", "default[p]-"));
         let told = |tiers: Option<caracal_plane_api::StagedTiers>| tiers.map(|staged| told(&staged.tiers));
@@ -125,7 +117,7 @@ fn a_staged_policy_of_kubernetes_takes_the_place_of_kubernetes_own() {
             calico("NetworkPolicy", "x/p", json!({"order": 5.0})),
         ];
         let staged = calico("StagedKubernetesNetworkPolicy", "x/p", spec);
-        let (_, fastpath) = judged(enforced.into_iter().chain([staged]));
+        let (_, fastpath) = told_at_once(enforced.into_iter().chain([staged]));
         let web = &fastpath.endpoints["x/web"];
         let tiers = &web.staged_ingress.as_ref().unwrap().tiers;
         tiers.iter().flat_map(|tier| &tier.policies).map(|id| id.kind.clone()).collect::<Vec<_>>()
@@ -146,7 +138,7 @@ fn host(name: &str, spec: Value) -> Object {
 #[test]
 fn a_host_endpoint_has_policies_by_hook() {
     let both = json!(["Ingress", "Egress"]);
-    let (_, fastpath) = judged([
+    let (_, fastpath) = told_at_once([
         node(1),
         web(),
         host("h", json!({"interfaceName": "eth0", "expectedIPs": ["192.0.2.11"], "profiles": ["p"]})),
@@ -176,7 +168,7 @@ fn a_host_endpoint_has_policies_by_hook() {
 #[test]
 fn one_host_endpoint_has_an_interface_and_the_others_wait() {
     let about = |objects: Vec<Object>| -> Vec<(String, String)> {
-        let (_, fastpath) = judged(objects.into_iter().chain([node(1)]));
+        let (_, fastpath) = told_at_once(objects.into_iter().chain([node(1)]));
         fastpath.hosts.values().map(|host| (host.id.clone(), host.interface.clone())).collect()
     };
     let pair = |name: &str, interface: &str| (name.to_owned(), interface.to_owned());
@@ -197,7 +189,7 @@ fn a_selector_is_the_union_of_pods_host_endpoints_and_sets() {
         {"action": "Allow", "source": {"notSelector": "friend == 'yes'"}},
     ]});
     let friend = |kind: &str, place: &str, spec: Value| calico_with(kind, place, "friend=yes", spec);
-    let (graph, fastpath) = judged([
+    let (graph, fastpath) = told_at_once([
         namespace("r", "team=red"),
         web(),
         pod("r/a@node2", "", "10.244.2.2"),
@@ -241,7 +233,7 @@ fn a_selector_is_the_union_of_pods_host_endpoints_and_sets() {
 #[test]
 fn a_service_is_addresses_as_a_source_and_ports_as_a_destination() {
     let service = json!({"services": {"name": "s", "namespace": "y"}});
-    let (graph, fastpath) = judged([
+    let (graph, fastpath) = told_at_once([
         web(),
         slice("y/a@s", &["10.244.1.2", "10.244.1.3"], &[80]),
         slice("y/b@s", &["10.244.1.3"], &[81]),
@@ -269,7 +261,7 @@ fn a_service_is_addresses_as_a_source_and_ports_as_a_destination() {
 
 #[test]
 fn a_rule_keeps_every_field() {
-    let (_, fastpath) = judged([
+    let (_, fastpath) = told_at_once([
         web(),
         gnp(
             "p",
@@ -297,14 +289,14 @@ fn a_rule_keeps_every_field() {
 #[test]
 fn configuration_is_resolved_for_this_node() {
     let felix = |name: &str, spec: Value| calico("FelixConfiguration", name, spec);
-    let (_, fastpath) = judged([node(1)]);
+    let (_, fastpath) = told_at_once([node(1)]);
     let config = fastpath.config.unwrap();
     assert_eq!(config.endpoint_to_host, i32::from(EndpointToHost::Accept));
     assert_eq!((config.failsafe_inbound.len(), config.failsafe_outbound.len()), (9, 9));
     assert!(!config.keep_established && !config.allow_ipip_from_workloads);
     let ssh = caracal_plane_api::Failsafe { protocol: 6, port: 22, net: None };
     assert!(config.failsafe_inbound.contains(&ssh) && !config.failsafe_outbound.contains(&ssh));
-    let (_, fastpath) = judged([
+    let (_, fastpath) = told_at_once([
         node(1),
         felix("default", json!({"defaultEndpointToHostAction": "Drop", "failsafeInboundHostPorts": []})),
         felix("node.node1", json!({"defaultEndpointToHostAction": "Return"})),
@@ -319,7 +311,7 @@ fn configuration_is_resolved_for_this_node() {
 #[test]
 fn the_default_allow_profile_is_there_without_being_written() {
     let (_, fastpath) =
-        judged([host("h", json!({"interfaceName": "*", "profiles": ["projectcalico-default-allow"]}))]);
+        told_at_once([host("h", json!({"interfaceName": "*", "profiles": ["projectcalico-default-allow"]}))]);
     let profile = &fastpath.profiles["projectcalico-default-allow"];
     let allows = |rules: &[Rule]| rules.len() == 1 && rules[0].action == i32::from(Action::Allow);
     assert!(allows(&profile.ingress) && allows(&profile.egress));
@@ -329,7 +321,7 @@ fn the_default_allow_profile_is_there_without_being_written() {
 fn what_is_selected_inherits_from_namespaces_and_service_accounts() {
     let spec = |selector: &str| json!({"ingress": [{"action": "Allow", "source": {"selector": selector}}]});
     let selected = |selector: &str| {
-        let (_, fastpath) = judged([
+        let (_, fastpath) = told_at_once([
             namespace("r", "team=red"),
             service_account("r", "robot", "role=build"),
             calico_with("NetworkSet", "r/s", "app=set", json!({"nets": ["10.1.0.0/16"]})),
@@ -350,7 +342,7 @@ fn cluster_policies_stand_before_and_behind_those_of_namespaces() {
         let deny = json!([{"action": "Deny", "from": [{"namespaces": {}}]}]);
         json!({"tier": tier, "priority": 1, "subject": {"namespaces": {}}, "ingress": deny})
     };
-    let (_, fastpath) = judged([
+    let (_, fastpath) = told_at_once([
         web(),
         cluster_policy("last", of("Baseline")),
         policy("x/k", json!({"podSelector": {}})),
@@ -371,7 +363,7 @@ fn what_a_pods_annotations_limit_is_told_and_what_cannot_be_had_is_said_once() {
         "qos.projectcalico.org/ingressBandwidth": "10M", "qos.projectcalico.org/ingressPacketRate": "lots",
         "qos.projectcalico.org/egressMaxConnections": "3", "kubernetes.io/egress-bandwidth": "1M",
     });
-    let (mut graph, mut fastpath) = judged([pod(asks.clone())]);
+    let (mut graph, mut fastpath) = told_at_once([pod(asks.clone())]);
     let limits = |fastpath: &Fastpath| {
         let endpoint = &fastpath.endpoints["x/web"];
         (endpoint.ingress_limits, endpoint.egress_limits)

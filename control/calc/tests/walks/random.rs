@@ -10,7 +10,8 @@ use crate::objects::{namespace, node_with, pod, policy, service_account};
 use crate::simulator::Fastpath;
 use crate::{NODE, expected};
 
-fn one_of(values: &'static [&'static str]) -> impl Strategy<Value = &'static str> + Clone {
+/// One of these names.
+pub fn one_of(values: &'static [&'static str]) -> impl Strategy<Value = &'static str> + Clone {
     proptest::sample::select(values)
 }
 

@@ -6,13 +6,10 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use crate::objects::{calico, calico_with, cluster_policy, slice};
+use crate::random::one_of;
 use crate::services::service;
 
 fn of(values: Vec<Value>) -> impl Strategy<Value = Value> + Clone {
-    proptest::sample::select(values)
-}
-
-fn one_of(values: &'static [&'static str]) -> impl Strategy<Value = &'static str> + Clone {
     proptest::sample::select(values)
 }
 

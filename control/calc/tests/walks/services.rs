@@ -1,15 +1,14 @@
 //! Services: worlds to walk between, what they mean, and what a change costs.
 
-use caracal_calc::{CalcGraph, Update};
+use caracal_calc::Update;
 use caracal_model::object::{Kind, Object, ObjectKey};
 use caracal_plane_api::op::Op;
 use caracal_plane_api::{Backend, Service};
 use serde_json::{Value, json};
 
-use crate::NODE;
 use crate::expand::World;
 use crate::objects::{node, object, world};
-use crate::simulator::Fastpath;
+use crate::told_at_once;
 
 /// A service (`"x/web"`) at `ip` with the port 80, called http.
 pub fn service(place: &str, ip: &str, more: Value) -> Object {
@@ -96,14 +95,6 @@ pub fn worlds() -> Vec<(&'static str, World)> {
     ]
 }
 
-fn served(objects: impl IntoIterator<Item = Object>) -> (CalcGraph, Fastpath) {
-    let mut graph = CalcGraph::new(NODE);
-    objects.into_iter().for_each(|object| graph.apply(Update::Upsert(object)));
-    let mut fastpath = Fastpath::default();
-    fastpath.apply(&graph.flush());
-    (graph, fastpath)
-}
-
 fn told(backends: &[Backend]) -> String {
     let one = |backend: &Backend| {
         let bytes: Vec<String> = backend.address.iter().map(ToString::to_string).collect();
@@ -120,8 +111,11 @@ fn a_service_is_said_as_this_node_serves_it() {
         json!({ "type": "NodePort", "externalTrafficPolicy": "Local",
         "sessionAffinity": "ClientIP", "ports": [{ "name": "http", "port": 80, "nodePort": 30080 }] }),
     );
-    let (_, fastpath) =
-        served([in_zone("east"), object, slice("x/web-1@web", &["10.244.2.2@node2", "10.244.1.2@node1"])]);
+    let (_, fastpath) = told_at_once([
+        in_zone("east"),
+        object,
+        slice("x/web-1@web", &["10.244.2.2@node2", "10.244.1.2@node1"]),
+    ]);
     let service: &Service = &fastpath.services["x/web:http"];
     assert_eq!(told(&service.cluster), "10.244.1.2:8080 10.244.2.2:8080");
     assert_eq!(told(&service.local), "10.244.1.2:8080");
@@ -137,7 +131,7 @@ fn a_service_is_said_as_this_node_serves_it() {
 
 #[test]
 fn an_address_passes_from_service_to_service_in_one_flush() {
-    let (mut graph, mut fastpath) = served([node(1), service("x/web", "10.96.0.7", json!({}))]);
+    let (mut graph, mut fastpath) = told_at_once([node(1), service("x/web", "10.96.0.7", json!({}))]);
     graph.apply(Update::Upsert(service("x/api", "10.96.0.7", json!({}))));
     graph.apply(Update::Delete(ObjectKey::new(Kind::Service, Some("x"), "web")));
     let ops = graph.flush();
@@ -158,7 +152,7 @@ fn a_slice_that_changes_is_one_service_of_ten_thousand_looked_at() {
             slice(&format!("x/s{number}-1@s{number}"), &["10.244.1.2@node1"]),
         ]
     });
-    let (mut graph, mut fastpath) = served(objects);
+    let (mut graph, mut fastpath) = told_at_once(objects);
     let before = graph.work().services;
     graph.apply(Update::Upsert(slice("x/s77-1@s77", &["10.244.1.9@node1"])));
     let ops = graph.flush();

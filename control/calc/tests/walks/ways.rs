@@ -16,10 +16,11 @@ use serde_json::{Value, json};
 
 pub use slow::check;
 
-use crate::NODE;
 use crate::expand::{World, ups};
 use crate::objects::{calico, node, node_with, object, pod, world};
+use crate::random::one_of;
 use crate::simulator::Fastpath;
+use crate::{NODE, told_at_once};
 
 /// A node with these annotations of Calico's, and blocks.
 pub fn node_as(name: &str, annotations: &[(&str, &str)], blocks: &[&str]) -> Object {
@@ -169,9 +170,6 @@ pub fn worlds() -> Vec<(&'static str, World)> {
 
 /// Random objects that ways depend on.
 pub fn object_of_ways() -> BoxedStrategy<Object> {
-    fn one_of(values: &'static [&'static str]) -> impl Strategy<Value = &'static str> + Clone {
-        proptest::sample::select(values)
-    }
     let masks = || (one_of(&["24", "30", "32"]), one_of(&["64", "127"]));
     let names = || one_of(&["node1", "node2", "node3"]);
     let small = one_of(&["10.244.1.0/30", "10.244.2.0/30", "10.244.2.4/30", "fd00:1::/126", "192.0.2.12/30"]);
@@ -228,15 +226,7 @@ fn cidr(prefix: &Prefix) -> Cidr {
 }
 
 fn judged(objects: impl IntoIterator<Item = Object>) -> Fastpath {
-    graph_and_fastpath(objects).1
-}
-
-fn graph_and_fastpath(objects: impl IntoIterator<Item = Object>) -> (CalcGraph, Fastpath) {
-    let mut graph = CalcGraph::new(NODE);
-    objects.into_iter().for_each(|object| graph.apply(Update::Upsert(object)));
-    let mut fastpath = Fastpath::default();
-    fastpath.apply(&graph.flush());
-    (graph, fastpath)
+    told_at_once(objects).1
 }
 
 #[test]
@@ -333,7 +323,7 @@ fn vxlan_over_ipv6_carries_ipv6_where_both_ends_can_and_ipv4_where_nothing_else_
 #[test]
 fn a_pool_that_changes_its_mode_changes_its_routes_in_one_flush_and_nothing_else() {
     let other = pool("other", "10.245.0.0/16", "vxlan");
-    let (mut graph, mut fastpath) = graph_and_fastpath([
+    let (mut graph, mut fastpath) = told_at_once([
         dual(1),
         dual(2),
         dual(3),
@@ -460,8 +450,7 @@ fn a_pod_may_send_from_other_sources_while_the_settings_let_it() {
         }))
     };
     let felix = |text: &str| calico("FelixConfiguration", "default", json!({"workloadSourceSpoofing": text}));
-    let (mut graph, mut fastpath) =
-        graph_and_fastpath([node(1), spoofer(), pod("x/q@node1", "", "10.244.1.6")]);
+    let (mut graph, mut fastpath) = told_at_once([node(1), spoofer(), pod("x/q@node1", "", "10.244.1.6")]);
     let sources = |fastpath: &Fastpath| -> Vec<String> {
         fastpath.endpoints["x/p"].allowed_sources.iter().map(|prefix| cidr(prefix).to_string()).collect()
     };
@@ -479,8 +468,7 @@ fn a_pod_may_send_from_other_sources_while_the_settings_let_it() {
 #[test]
 fn pods_packets_leave_room_for_the_encapsulations_in_use() {
     let felix = |spec: Value| calico("FelixConfiguration", "default", spec);
-    let demands =
-        |objects: Vec<Object>| graph_and_fastpath([dual(1)].into_iter().chain(objects)).0.mtu().demands;
+    let demands = |objects: Vec<Object>| told_at_once([dual(1)].into_iter().chain(objects)).0.mtu().demands;
     let (four, six) = (|mode| pool("four", "10.244.0.0/16", mode), |mode| pool("six", "fd00::/16", mode));
     assert_eq!(demands(vec![]), [Demand::Room(50)], "without pools all is VXLAN");
     assert_eq!(demands(vec![four("")]), []);
@@ -497,6 +485,6 @@ fn pods_packets_leave_room_for_the_encapsulations_in_use() {
     );
     let v6_only = node_as("node1", &[("IPv6Address", "2001:db8::1/64")], &[]);
     assert_eq!(demands(vec![v6_only, four("vxlan")]), [Demand::Room(70)], "IPv4 over IPv6");
-    let mtu = graph_and_fastpath([dual(1), felix(json!({"mtuIfacePattern": "^bond"}))]).0.mtu();
+    let mtu = told_at_once([dual(1), felix(json!({"mtuIfacePattern": "^bond"}))]).0.mtu();
     assert_eq!((&*mtu.interfaces, mtu.of_pods(1500), mtu.of_pods(20)), ("^bond", 1450, 0));
 }
