@@ -29,6 +29,8 @@ use crate::syncer::{Standing, SyncEvent, Syncer};
 
 /// Changes that come within this time of the last flush wait and go together; the first after a pause goes at once.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(5);
+/// What is said of a fastpath that is there and does nothing.
+const SILENT: &str = "the fastpath does not answer: it is stopped or stuck, and forwards nothing";
 
 /// One node's agent.
 #[derive(Debug)]
@@ -271,6 +273,7 @@ impl Agent {
             plane_connections: self.session.connections(),
         };
         let said = match (now_known.is_plane_in_sync, known.is_empty()) {
+            _ if self.session.is_silent() => SILENT,
             (true, _) => "",
             (false, true) => "the fastpath has not acknowledged this node's whole state",
             (false, false) => "there is nothing to tell the fastpath before the state is known",
@@ -446,6 +449,7 @@ impl Agent {
             Progress::NodeMissing => "there is no Node object of this node's name",
             Progress::Preparing => "the kernel is being prepared",
             Progress::Running if self.session.adopted().is_none() => "the fastpath is not in sync",
+            Progress::Running if self.session.is_silent() => SILENT,
             Progress::Running => "",
         };
         let api_group = self.syncer.datastore().borrow().as_ref().map(|known| known.group().to_string());
@@ -466,10 +470,11 @@ impl Agent {
 
     fn session_event(&mut self, event: Event) {
         let now = Instant::now();
-        let was_in_sync = self.session.adopted().is_some();
+        let standing = |session: &Session| (session.adopted().is_some(), session.is_silent());
+        let before = standing(&self.session);
         let actions = self.session.on(event, now);
         self.session.take_waits().for_each(|took| self.vitals.acknowledged(took));
-        if was_in_sync != self.session.adopted().is_some() {
+        if before != standing(&self.session) {
             // Whoever probes is to hear of it at once.
             self.report_at = now;
         }

@@ -137,6 +137,30 @@ async fn a_node_is_ready_when_its_fastpath_has_all_and_says_what_is_missing_unti
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_node_whose_fastpath_is_there_and_answers_nothing_is_not_ready() {
+    let world = World::new().await;
+    world.node("node1", 1).await;
+    let fastpath = Plane::start(&world.path("fastpath.sock"), 1);
+    let agent = world.agent().await;
+    let client = world.asks();
+    client.until_ready().await;
+    fastpath.with(|told| told.withhold = true);
+    let end = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        let status = client.status().await;
+        if !status.ready {
+            assert!(status.why.starts_with("the fastpath does not answer"), "{status:?}");
+            break;
+        }
+        assert!(tokio::time::Instant::now() < end, "a silent fastpath was not noticed");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    fastpath.acknowledge();
+    client.until_ready().await;
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_pod_is_in_force_when_its_endpoint_is_acknowledged_and_its_port_open() {
     let world = World::new().await;
     world.node("node1", 1).await;

@@ -35,6 +35,10 @@ const BACKOFF_LIMIT: Duration = Duration::from_secs(10);
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(5);
 /// An Ack that takes longer is worth a warning; the fastpath may be busy, and reconnecting would only add to its work.
 const ACK_SLOW: Duration = Duration::from_secs(5);
+/// While there is nothing to say for so long, nothing is said: a transaction without operations, whose Ack shows that the fastpath lives.
+const HEARTBEAT: Duration = Duration::from_secs(4);
+/// A fastpath that owes an Ack for so long does not answer: it is stopped, or stuck. Long enough for one that is only starved.
+const SILENT: Duration = Duration::from_secs(10);
 /// Transactions on their way without an Ack. More wait here, and are merged while they wait.
 const WINDOW: usize = 32;
 
@@ -84,6 +88,10 @@ pub struct Session {
     waiting: VecDeque<Waiting>,
     unacknowledged: VecDeque<Sent>,
     said_slow: bool,
+    /// Whether it has owed an Ack for too long.
+    silent: bool,
+    /// When it last said that it has everything, or was told something.
+    quiet_since: Instant,
     /// How many times [`Event::Changed`] has come.
     changes: u64,
     /// The change up to which all is acknowledged, while in sync.
@@ -128,6 +136,8 @@ struct Sent {
     at: Instant,
     /// The change that it completes; 0: none.
     change: u64,
+    /// It says nothing.
+    is_heartbeat: bool,
 }
 
 impl Session {
@@ -147,6 +157,8 @@ impl Session {
             waiting: VecDeque::new(),
             unacknowledged: VecDeque::new(),
             said_slow: false,
+            silent: false,
+            quiet_since: now,
             changes: 0,
             adopted: 0,
             waits: Vec::new(),
@@ -161,16 +173,26 @@ impl Session {
             Phase::Waiting { until } => Some(until),
             Phase::Greeting { deadline } => Some(deadline),
             Phase::Connecting | Phase::Standby => None,
-            Phase::Synchronising { .. } | Phase::InSync => {
-                self.unacknowledged.front().filter(|_| !self.said_slow).map(|sent| sent.at + ACK_SLOW)
-            }
+            Phase::Synchronising { .. } | Phase::InSync => match self.unacknowledged.front() {
+                Some(_) if self.silent => None,
+                Some(sent) if self.said_slow => Some(sent.at + SILENT),
+                Some(sent) => Some(sent.at + ACK_SLOW),
+                None => (self.phase == Phase::InSync).then(|| self.quiet_since + HEARTBEAT),
+            },
         }
+    }
+
+    /// Whether the fastpath has owed an acknowledgement for so long that it will hardly come.
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
+        self.silent
     }
 
     /// Whether everything said so far has been adopted by the fastpath.
     #[must_use]
     pub fn settled(&self) -> bool {
-        self.phase == Phase::InSync && self.unacknowledged.is_empty() && self.waiting.is_empty()
+        let all_acknowledged = self.unacknowledged.iter().all(|sent| sent.is_heartbeat);
+        self.phase == Phase::InSync && all_acknowledged && self.waiting.is_empty()
     }
 
     /// How many changes there have been: the number of the last one.
@@ -241,16 +263,31 @@ impl Session {
                 self.fail("it did not answer Hello: is this a Caracal plane socket?", now)
             }
             Phase::Synchronising { .. } | Phase::InSync => {
-                if let Some(Sent { seq, at, .. }) = self.unacknowledged.front()
-                    && *at + ACK_SLOW <= now
-                {
+                let Some(Sent { seq, at, .. }) = self.unacknowledged.front() else {
+                    return self.heartbeat(now);
+                };
+                if *at + ACK_SLOW <= now && !self.said_slow {
                     warn!(seq, waiting = ?(now - *at), "the fastpath has not acknowledged a transaction for long");
                     self.said_slow = true;
+                }
+                if *at + SILENT <= now && !self.silent {
+                    error!("the fastpath does not answer; this node is not ready until it does");
+                    self.silent = true;
                 }
                 Vec::new()
             }
             _ => Vec::new(),
         }
+    }
+
+    /// Says nothing, if nothing has been said for a while: who answers that, lives.
+    fn heartbeat(&mut self, now: Instant) -> Vec<Action> {
+        if self.phase != Phase::InSync || now < self.quiet_since + HEARTBEAT {
+            return Vec::new();
+        }
+        let nothing = Waiting { ops: Vec::new(), bytes: 0, in_sync: false, sealed: true, change: 0 };
+        self.waiting.push_back(nothing);
+        self.send_waiting(now)
     }
 
     fn connected(&mut self, now: Instant) -> Vec<Action> {
@@ -358,7 +395,8 @@ impl Session {
             let Some(Waiting { ops, in_sync, change, .. }) = self.waiting.pop_front() else { break };
             let seq = self.next_seq;
             self.next_seq += 1;
-            self.unacknowledged.push_back(Sent { seq, at: now, change });
+            let is_heartbeat = ops.is_empty() && self.phase == Phase::InSync;
+            self.unacknowledged.push_back(Sent { seq, at: now, change, is_heartbeat });
             // Once in sync, every later transaction leaves the state whole as well.
             let in_sync = match &mut self.phase {
                 Phase::Synchronising { last } if in_sync => {
@@ -382,9 +420,15 @@ impl Session {
         }
         while let Some(sent) = self.unacknowledged.pop_front_if(|sent| sent.seq <= seq) {
             self.adopted = self.adopted.max(sent.change);
-            self.waits.push(now.saturating_duration_since(sent.at));
+            if !sent.is_heartbeat {
+                self.waits.push(now.saturating_duration_since(sent.at));
+            }
         }
         self.said_slow = false;
+        self.quiet_since = now;
+        if std::mem::take(&mut self.silent) {
+            info!("the fastpath answers again");
+        }
         if let Phase::Synchronising { last: Some(last) } = self.phase
             && seq >= last
         {
@@ -424,6 +468,7 @@ impl Session {
         self.waiting.clear();
         self.unacknowledged.clear();
         self.said_slow = false;
+        self.silent = false;
     }
 }
 

@@ -195,11 +195,14 @@ impl Controller {
         if self.client.as_ref().is_none_or(|current| current.id != client.id) {
             return client.refuse(transaction.seq, "a newer controller has taken over".into());
         }
+        let was_in_sync = self.builder.in_sync();
         match self.builder.apply(transaction) {
             Ok(()) => {
-                self.tables_changed = true;
-                // Acknowledged with the publication that this loop is going to make.
-                self.pending.push_back((self.publisher.newest() + 1, Arc::clone(client), transaction.seq));
+                // A controller that says nothing only asks whether anybody is here.
+                self.tables_changed |= !transaction.ops.is_empty() || was_in_sync != self.builder.in_sync();
+                // Acknowledged with the publication that this loop is going to make, if it makes one.
+                let needed = self.publisher.newest() + u64::from(self.tables_changed);
+                self.pending.push_back((needed, Arc::clone(client), transaction.seq));
                 debug!(seq = transaction.seq, ops = transaction.ops.len(), "transaction applied");
             }
             Err(error) => {

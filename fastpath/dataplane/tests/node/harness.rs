@@ -159,6 +159,12 @@ impl Node {
         replies
     }
 
+    /// Which of its tables is the newest.
+    pub fn generation(&mut self) -> u64 {
+        let replies = self.read(plane::What::Status);
+        replies.into_iter().find_map(|reply| reply.status).unwrap().generation
+    }
+
     /// The rows of its ports.
     pub fn ports(&mut self) -> Vec<plane::PortRow> {
         let replies = self.read(plane::What::Status);

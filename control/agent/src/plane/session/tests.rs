@@ -303,10 +303,34 @@ fn a_slow_acknowledgement_is_waited_for() {
     let mut world = World::in_sync();
     world.on(Event::Changed(vec![profile("c")]));
     world.wake();
+    assert!(!world.session.is_silent(), "it may be busy");
+    world.wake();
+    assert!(world.session.is_silent());
     assert_eq!(world.disconnects, 0);
     assert_eq!(world.session.wake(), None, "it is said once");
     world.ack(2);
-    assert!(world.session.settled());
+    assert!(world.session.settled() && !world.session.is_silent());
+}
+
+#[test]
+fn who_has_nothing_to_say_finds_out_all_the_same_whether_the_fastpath_lives() {
+    let mut world = World::in_sync();
+    for seq in 2..5 {
+        world.wake();
+        let sent = world.transactions();
+        assert_eq!((sent.len(), sent[0].seq, sent[0].in_sync, sent[0].ops.len()), (1, seq, true, 0));
+        assert!(world.session.settled(), "nothing of the state is on its way");
+        assert!(world.session.wake().unwrap() > world.now, "one question at a time");
+        world.ack(seq);
+    }
+    assert_eq!(world.session.take_waits().count(), 1, "of the state; what says nothing is not counted");
+    for _ in 0..3 {
+        assert!(!world.session.is_silent());
+        world.wake();
+    }
+    assert!(world.session.is_silent() && world.session.adopted().is_some());
+    world.on(Event::Lost("killed".into()));
+    assert!(!world.session.is_silent(), "it is gone, which is another matter");
 }
 
 #[test]
