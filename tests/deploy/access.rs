@@ -18,6 +18,9 @@ use crate::{
     machine::{Machine, Running},
 };
 
+/// Against hanging only.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 /// A verb on a resource: group, resource (with its subresource), verb.
 type Access = (String, String, String);
 
@@ -210,7 +213,7 @@ impl Installed {
         self.container("DaemonSet", "caracal-agent", "agent", "caracal-node");
         self.container("DaemonSet", "caracal-cni", "install-cni", "caracal-cni");
         let configuration = self.machine.path("/etc/cni/net.d").join("10-caracal.conflist");
-        let end = Instant::now() + Duration::from_secs(30);
+        let end = Instant::now() + PATIENCE;
         loop {
             let (ready, said) = match configuration.exists() {
                 true => self.cni("STATUS", "", ""),
@@ -253,7 +256,7 @@ impl Installed {
             ("Deployment", "caracal-controllers", "controllers"),
         ] {
             for probe in ["livenessProbe", "readinessProbe"] {
-                let end = Instant::now() + Duration::from_secs(30);
+                let end = Instant::now() + PATIENCE;
                 while !self.probe(kind, pod, container, probe) {
                     assert!(Instant::now() < end, "{probe} of {container} fails\n{}", self.told());
                     thread::sleep(Duration::from_millis(300));
@@ -335,7 +338,7 @@ impl Installed {
     }
 
     fn eventually_says(&self, args: &[&str], text: &str) {
-        let end = Instant::now() + Duration::from_secs(30);
+        let end = Instant::now() + PATIENCE;
         loop {
             let said = self.cluster.kubectl(args);
             if said.contains(text) {
@@ -400,7 +403,7 @@ fn roles_are_what_is_asked_for(group: &'static str, version: &'static str) {
     what_was_there_goes(&mut installed);
 
     // What is asked for in the end comes within seconds; what never comes is told.
-    let end = Instant::now() + Duration::from_secs(60);
+    let end = Instant::now() + PATIENCE;
     loop {
         let wrong = installed.differences();
         if wrong.is_empty() {

@@ -49,7 +49,7 @@ impl Cluster {
             .spawn()
             .expect("caracal runs");
         let mut cluster = Self { server, kubectl: kubectl(), folder };
-        for _ in 0..1000 {
+        for _ in 0..6000 {
             if cluster.kubeconfig().exists() {
                 return cluster;
             }

@@ -20,7 +20,7 @@ use crate::{
     machine::{Permit, program},
 };
 
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(300);
 const BEGIN: &str = "<!-- by hand -->";
 const END: &str = "<!-- end of by hand -->";
 /// What is private to the story: networks, mounts and processes, which end with it. What it writes to /tmp and /run is nobody else's.

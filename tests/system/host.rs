@@ -13,13 +13,13 @@ use serde_json::{Value, json};
 
 use crate::{
     lab::{Lab, Plan},
-    machine::{eventually, program},
-    traffic::{Connection, Place, answers},
+    machine::{PATIENCE, eventually, program},
+    traffic::{Connection, Place, is_cut_off},
 };
 
 const CALICO: &str = "projectcalico.org/v3";
-/// Enough for what is answered, on a machine that is busy.
-const PATIENCE: Duration = Duration::from_millis(1500);
+/// How long an answer that must not come is waited for.
+const SILENCE: Duration = Duration::from_millis(1500);
 
 fn host_endpoint(node: &str) -> Value {
     json!({
@@ -52,9 +52,18 @@ fn echo(at: &Place, port: u16) {
 
 /// Whether a new connection carries a byte there and back.
 fn connects(from: &Place, to: &Place, port: u16) -> bool {
+    connects_within(PATIENCE, from, to, port)
+}
+
+/// Whether none does.
+fn is_closed(from: &Place, to: &Place, port: u16) -> bool {
+    !connects_within(SILENCE, from, to, port)
+}
+
+fn connects_within(limit: Duration, from: &Place, to: &Place, port: u16) -> bool {
     from.run(|| {
-        let Ok(mut stream) = TcpStream::connect_timeout(&to.at(port), PATIENCE) else { return false };
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let Ok(mut stream) = TcpStream::connect_timeout(&to.at(port), limit) else { return false };
+        stream.set_read_timeout(Some(limit)).unwrap();
         stream.write_all(b"?").is_ok() && stream.read_exact(&mut [0]).is_ok()
     })
 }
@@ -73,16 +82,16 @@ fn what_deny_all_denies_stays_denied_when_fastpath_and_agent_are_killed_and_ssh_
     let former = Connection::start(&stranger, &node1, 7001);
 
     lab.kubernetes().create(deny_all()).unwrap();
-    eventually("the host is closed", || !connects(&stranger, &node1, 8085));
+    eventually("the host is closed", || is_closed(&stranger, &node1, 8085));
     let assert_closed = |when: &str| {
-        assert!(!connects(&stranger, &node1, 8085), "TCP to the host, {when}");
-        assert!(!connects(&node2, &node1, 8085), "TCP from another node, {when}");
-        assert!(!answers(&stranger, &node1, 7100), "UDP to the host, {when}");
+        assert!(is_closed(&stranger, &node1, 8085), "TCP to the host, {when}");
+        assert!(is_closed(&node2, &node1, 8085), "TCP from another node, {when}");
+        assert!(is_cut_off(&stranger, &node1, 7100), "UDP to the host, {when}");
         assert!(
-            !connects(&node1, &stranger, 8085) && !connects(&node1, &node2, 8085),
+            is_closed(&node1, &stranger, 8085) && is_closed(&node1, &node2, 8085),
             "TCP from the host, {when}"
         );
-        assert!(!answers(&node1, &node2, 7101), "UDP from the host, {when}");
+        assert!(is_cut_off(&node1, &node2, 7101), "UDP from the host, {when}");
         assert!(connects(&stranger, &node1, 22) && connects(&node2, &node1, 22), "ssh, {when}");
         assert!(connects(&node2, &stranger, 8085), "the other node, {when}");
     };
@@ -93,7 +102,7 @@ fn what_deny_all_denies_stays_denied_when_fastpath_and_agent_are_killed_and_ssh_
     eventually("the supervisor is stopped", || lab.supervisor().is_stopped());
     for name in ["agent-node1", "fastpath-node1"] {
         let killed = lab.kill(name);
-        assert!(killed.process.is_some_and(|process| process.wait_end(Duration::from_secs(10))));
+        assert!(killed.process.is_some_and(|process| process.wait_end(PATIENCE)));
     }
     assert_closed("with agent and fastpath killed");
     // Who knows nothing of host endpoints yet changes nothing.
@@ -109,7 +118,7 @@ fn what_deny_all_denies_stays_denied_when_fastpath_and_agent_are_killed_and_ssh_
 
     // Whoever comes back puts it in force again.
     lab.supervisor().signal(Signal::SIGCONT);
-    eventually("the host is closed again", || !connects(&stranger, &node1, 8085));
+    eventually("the host is closed again", || is_closed(&stranger, &node1, 8085));
     assert_closed("with all back");
     let key = ObjectKey { kind: Kind::GlobalNetworkPolicy, namespace: None, name: "deny-all".into() };
     lab.kubernetes().delete(&key).unwrap();

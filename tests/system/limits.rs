@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::{
     api::{annotated, pod},
     lab::{Lab, Plan},
-    machine::eventually,
+    machine::{PATIENCE, eventually},
     traffic::{Place, Stream, transfer},
 };
 
@@ -27,15 +27,15 @@ fn lab(name: &str, annotations: Value) -> (Lab, Place, Place) {
 #[test]
 fn bandwidth_is_limited_in_the_direction_that_the_annotation_names() {
     let limits = json!({
-        "qos.projectcalico.org/egressBandwidth": "20M",
+        "qos.projectcalico.org/egressBandwidth": "5M",
         "qos.projectcalico.org/egressBurst": "1M",
     });
     let (_lab, a, c) = lab("bandwidth", limits);
-    let out = transfer(&a, &c, 7001, 8 << 20);
+    let out = transfer(&a, &c, 7001, 2 << 20);
     let back = transfer(&c, &a, 7002, 64 << 20);
-    println!("a limit of 20 Mbit/s on what leaves: {out:.1} Mbit/s out, {back:.0} Mbit/s in");
-    assert!((2.0..30.0).contains(&out), "{out:.1} Mbit/s leave where 20 may");
-    assert!(back > 50.0, "{back:.0} Mbit/s arrive where nothing is limited");
+    println!("a limit of 5 Mbit/s on what leaves: {out:.1} Mbit/s out, {back:.0} Mbit/s in");
+    assert!(out < 7.5, "{out:.1} Mbit/s leave where 5 may");
+    assert!(back > 10.0, "{back:.0} Mbit/s arrive where nothing is limited");
 }
 
 #[test]
@@ -47,7 +47,11 @@ fn packets_are_limited_in_the_direction_that_the_annotation_names() {
     let (lab, a, c) = lab("packets", limits);
     let start = Instant::now();
     let streams = [Stream::start(&c, &a, 7001, 4000), Stream::start(&a, &c, 7002, 4000)];
+    let by_limit = || -> u64 {
+        lab.drops("node1").iter().filter(|(name, _)| name.contains("limit")).map(|(_, count)| count).sum()
+    };
     thread::sleep(Duration::from_secs(2));
+    eventually("the limit drops", || by_limit() > 0);
     let [limited, free] = streams.map(Stream::end);
     let seconds = start.elapsed().as_secs_f64();
     println!(
@@ -56,11 +60,9 @@ fn packets_are_limited_in_the_direction_that_the_annotation_names() {
     );
     let most = seconds * 1000.0 + 100.0;
     assert!((limited.received as f64) < most * 1.2, "{} packets in {seconds:.1} s", limited.received);
-    assert!(limited.received as f64 > 1000.0, "{} packets in {seconds:.1} s", limited.received);
+    let least = (limited.sent as f64).min(seconds * 1000.0) / 2.0;
+    assert!(limited.received as f64 > least, "{} packets in {seconds:.1} s", limited.received);
     free.assert_whole("the direction without a limit");
-    let by_limit: u64 =
-        lab.drops("node1").iter().filter(|(name, _)| name.contains("limit")).map(|(_, n)| n).sum();
-    assert!(by_limit > 0, "no drop is the limit's: {:?}", lab.drops("node1"));
 }
 
 #[test]
@@ -78,8 +80,8 @@ fn one_connection_too_many_is_reset() {
         }
     });
     let connect = || {
-        let mut client = c.run(|| TcpStream::connect_timeout(&a.at(7001), Duration::from_secs(3)))?;
-        client.set_read_timeout(Some(Duration::from_secs(3)))?;
+        let mut client = c.run(|| TcpStream::connect_timeout(&a.at(7001), PATIENCE))?;
+        client.set_read_timeout(Some(PATIENCE))?;
         client.write_all(b"ping")?;
         client.read_exact(&mut [0; 4])?;
         Ok::<_, std::io::Error>(client)

@@ -56,12 +56,14 @@ pub fn stdout(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
+/// Against hanging only: how long what must come is waited for.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
 /// Waits until something is so, and says how long that took. Panics when it never is.
 pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) -> Duration {
-    const LIMIT: Duration = Duration::from_secs(30);
     let start = Instant::now();
     while !is_so() {
-        assert!(start.elapsed() < LIMIT, "not within {LIMIT:?}: {what}");
+        assert!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
         thread::sleep(Duration::from_millis(2));
     }
     start.elapsed()

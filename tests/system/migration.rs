@@ -13,7 +13,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::{
     api::{pod, pool},
     lab::{Lab, Plan},
-    machine::eventually,
+    machine::{PATIENCE, eventually},
     traffic::{Connection, Stream},
 };
 
@@ -58,7 +58,7 @@ fn on_the_wire(lab: &Lab) -> Vec<Seen> {
     let mut seen = Vec::new();
     let mut frame = [0; 2048];
     let start = Instant::now();
-    while start.elapsed() < Duration::from_millis(100) {
+    while start.elapsed() < Duration::from_millis(100) || (seen.is_empty() && start.elapsed() < PATIENCE) {
         let length = sniffer.recv(&mut frame).unwrap_or(0);
         if let Some(kind) = Seen::of(&frame[..length]).filter(|kind| !seen.contains(kind)) {
             seen.push(kind);

@@ -27,7 +27,7 @@ fn hop(from: &Place, to: Ipv4Addr, ttl: u32) -> Option<(Ipv4Addr, u8)> {
     });
     probe.set_ttl(ttl).unwrap();
     let port = 33_434 + ttl as u16;
-    for _ in 0..10 {
+    for _ in 0..60 {
         let _ = probe.send_to(b"probe", (to, port));
         let mut packet = [0; 1500];
         let start = Instant::now();

@@ -17,7 +17,7 @@ use caracal_cni::netns;
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::machine::eventually;
+use crate::machine::{PATIENCE, eventually};
 
 /// A network namespace and an address in it.
 #[derive(Clone, Debug)]
@@ -182,14 +182,17 @@ impl Stream {
 }
 
 fn send(socket: &UdpSocket, to: SocketAddr, packets_per_second: u32, stop: &AtomicBool) -> u64 {
-    // After a pause the sender catches up in small bursts: what is tested is not how much the rings hold.
-    const BURST: u64 = 32;
+    // After a pause the sender does not catch up: what is tested is neither how much the rings hold, nor how fast this machine is.
+    const BURST: f64 = 32.0;
     let mut payload = [0; 64];
-    let start = Instant::now();
-    let mut number = 0;
+    let (mut turn, mut due) = (Instant::now(), 0.0_f64);
+    let mut number = 0_u64;
     while !stop.load(Relaxed) {
-        let due = (start.elapsed().as_secs_f64() * f64::from(packets_per_second)) as u64;
-        for _ in 0..due.saturating_sub(number).min(BURST) {
+        let now = Instant::now();
+        due = (due + (now - turn).as_secs_f64() * f64::from(packets_per_second)).min(BURST);
+        turn = now;
+        while due >= 1.0 {
+            due -= 1.0;
             payload[..8].copy_from_slice(&number.to_be_bytes());
             socket.send_to(&payload, to).unwrap();
             number += 1;
@@ -229,6 +232,10 @@ pub struct Questions {
     stop: Arc<AtomicBool>,
     answers: Arc<Mutex<Vec<Instant>>>,
     heard: Arc<AtomicU64>,
+    /// How often the other end found nothing to hear.
+    lulls: Arc<AtomicU64>,
+    /// Questions since the last answer.
+    unanswered: Arc<AtomicU64>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -236,38 +243,50 @@ impl Questions {
     pub fn start(from: &Place, to: &Place, port: u16) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let answers = Arc::new(Mutex::new(Vec::new()));
-        let heard = Arc::new(AtomicU64::new(0));
+        let (heard, lulls) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let unanswered = Arc::new(AtomicU64::new(0));
         let (asker, answerer) = (from.udp(0), to.udp(port));
         asker.set_nonblocking(true).unwrap();
         let to = to.at(port);
-        let (stopped, count) = (Arc::clone(&stop), Arc::clone(&heard));
+        let (stopped, count, empty) = (Arc::clone(&stop), Arc::clone(&heard), Arc::clone(&lulls));
         let answering = thread::spawn(move || {
             let mut buffer = [0; 64];
             while !stopped.load(Relaxed) {
                 if let Ok((length, from)) = answerer.recv_from(&mut buffer) {
                     count.fetch_add(1, Relaxed);
                     let _ = answerer.send_to(&buffer[..length], from);
+                } else {
+                    empty.fetch_add(1, Relaxed);
                 }
             }
         });
-        let (stopped, list) = (Arc::clone(&stop), Arc::clone(&answers));
+        let (stopped, list, asked) = (Arc::clone(&stop), Arc::clone(&answers), Arc::clone(&unanswered));
         let asking = thread::spawn(move || {
             let mut buffer = [0; 64];
             while !stopped.load(Relaxed) {
                 // Errors are the network's, which is what is asked about.
                 let _ = asker.send_to(b"?", to);
+                asked.fetch_add(1, Relaxed);
                 while asker.recv(&mut buffer).is_ok() {
+                    asked.store(0, Relaxed);
                     list.lock().unwrap().push(Instant::now());
                 }
                 thread::sleep(Duration::from_millis(1));
             }
         });
-        Self { stop, answers, heard, threads: vec![answering, asking] }
+        Self { stop, answers, heard, lulls, unanswered, threads: vec![answering, asking] }
     }
 
     /// Questions that reached the other end, answered or not.
     pub fn heard(&self) -> u64 {
         self.heard.load(Relaxed)
+    }
+
+    /// The same, once the other end has read all that has come. To be asked where nothing may come any more.
+    pub fn heard_in_all(&self) -> u64 {
+        let before = self.lulls.load(Relaxed);
+        eventually("nothing more comes", || self.lulls.load(Relaxed) >= before + 2);
+        self.heard()
     }
 
     /// Answers until now.
@@ -293,9 +312,13 @@ impl Questions {
 
     /// Waits until nothing has been answered for a while, and says when the last answer came after some instant.
     pub fn wait_silence(&self, what: &str, instant: Instant) -> Duration {
+        // Counted in questions, too: on a busy machine nobody may have asked for so long.
         const QUIET: Duration = Duration::from_millis(150);
+        const QUESTIONS: u64 = 100;
         eventually(&format!("{what} is not answered any more"), || {
-            self.last().is_none_or(|last| last.elapsed() > QUIET) && instant.elapsed() > QUIET
+            self.last().is_none_or(|last| last.elapsed() > QUIET)
+                && instant.elapsed() > QUIET
+                && self.unanswered.load(Relaxed) > QUESTIONS
         });
         self.last().map_or(Duration::ZERO, |last| last.saturating_duration_since(instant))
     }
@@ -310,11 +333,20 @@ impl Drop for Questions {
     }
 }
 
-/// Whether one of a few datagrams is answered.
+/// Whether datagrams come to be answered.
 pub fn answers(from: &Place, to: &Place, port: u16) -> bool {
+    is_answered_within(PATIENCE, from, to, port)
+}
+
+/// Whether none of many datagrams is answered. On a machine on which an answer takes longer than this, a test sees less.
+pub fn is_cut_off(from: &Place, to: &Place, port: u16) -> bool {
+    !is_answered_within(Duration::from_secs(2), from, to, port)
+}
+
+fn is_answered_within(limit: Duration, from: &Place, to: &Place, port: u16) -> bool {
     let questions = Questions::start(from, to, port);
     let start = Instant::now();
-    while start.elapsed() < Duration::from_secs(2) {
+    while start.elapsed() < limit {
         if questions.answers() > 0 {
             return true;
         }
@@ -369,8 +401,6 @@ impl Connection {
         self.thread.join().expect("the connection broke")
     }
 }
-
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Sends bytes that can be told from any others over TCP, checks each, and returns Mbit/s.
 pub fn transfer(from: &Place, to: &Place, port: u16, bytes: usize) -> f64 {

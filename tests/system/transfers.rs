@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use crate::{
     api::pool,
     lab::{Lab, Plan},
-    machine::rounds,
+    machine::{PATIENCE, rounds},
     traffic::{Place, transfer, transfer_by},
     wire::{BAD, Impaired},
 };
@@ -85,7 +85,7 @@ fn iperf(what: &str, lab: &Lab, from: &Place, asked: SocketAddr, to: &Place) {
             let report: Value = serde_json::from_slice(&output.stdout).unwrap();
             let why = report["error"].as_str().unwrap_or_default();
             // The server may not listen yet.
-            if !why.contains("refused") || start.elapsed() > Duration::from_secs(20) {
+            if !why.contains("refused") || start.elapsed() > PATIENCE {
                 return report;
             }
             thread::sleep(Duration::from_millis(50));

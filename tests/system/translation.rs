@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::{
     api::{pod_key, pool},
     lab::{Lab, Plan},
-    machine::eventually,
+    machine::{PATIENCE, eventually},
     traffic::Place,
 };
 
@@ -25,7 +25,7 @@ const OUTSIDE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 7);
 /// From where somebody is seen to come by TCP and by UDP, by who is asked.
 fn seen_from(from: &Place, to: &Place) -> (IpAddr, IpAddr) {
     let listener = to.listen(PORT);
-    let client = from.run(|| TcpStream::connect_timeout(&to.at(PORT), Duration::from_secs(5)).unwrap());
+    let client = from.run(|| TcpStream::connect_timeout(&to.at(PORT), PATIENCE).unwrap());
     let (_, by_tcp) = listener.accept().unwrap();
     drop(client);
     let asker = from.udp(0);
@@ -97,8 +97,8 @@ fn serve(place: &Place, name: &'static str) {
 
 /// A connection to a service, and the name of who serves it.
 fn connect(from: &Place, to: SocketAddr) -> std::io::Result<(TcpStream, String)> {
-    let mut client = from.run(|| TcpStream::connect_timeout(&to, Duration::from_secs(3)))?;
-    client.set_read_timeout(Some(Duration::from_secs(3)))?;
+    let mut client = from.run(|| TcpStream::connect_timeout(&to, PATIENCE))?;
+    client.set_read_timeout(Some(PATIENCE))?;
     let mut name = [0; 1];
     client.read_exact(&mut name)?;
     Ok((client, String::from_utf8_lossy(&name).into_owned()))
