@@ -10,7 +10,7 @@ mod common;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::api::revision;
 use common::{Elsewhere, any_port, client, serve_if_told};
@@ -26,6 +26,8 @@ fn the_server_that_others_kill() {
     serve_if_told();
 }
 
+/// Against hanging only.
+const PATIENCE: Duration = Duration::from_secs(60);
 const WRITERS: usize = 4;
 const WATCHERS: usize = 3;
 const ACCOUNTS: &str = "/api/v1/namespaces/default/serviceaccounts";
@@ -193,6 +195,14 @@ async fn an_acknowledged_write_survives_kill_9() {
             })
             .collect();
         let pause = (1u64..300).new_tree(&mut random).expect("a number").current();
+        // Half of the lives are so long that something is written and seen, however busy the machine is.
+        let begun = counter.load(Ordering::Relaxed);
+        let wanted = if kill % 2 == 0 { 0 } else { 4 * WRITERS as u64 };
+        let end = Instant::now() + PATIENCE;
+        while counter.load(Ordering::Relaxed) < begun + wanted {
+            assert!(Instant::now() < end, "nothing is written");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         tokio::time::sleep(Duration::from_millis(pause)).await;
         server.kill();
 

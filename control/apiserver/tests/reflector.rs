@@ -64,14 +64,18 @@ async fn write_some(accounts: &Api<ServiceAccount>, round: usize) {
     }
 }
 
-/// A port that was free a moment ago, for a server that comes back to the same place.
-fn fixed_port() -> SocketAddr {
-    TcpListener::bind(any_port()).and_then(|listener| listener.local_addr()).expect("a free port")
+/// An address that nobody else has, for a server that comes back to the same place: while it is away, somebody's connection, or another
+/// server, could take a port of 127.0.0.1.
+fn own_address() -> SocketAddr {
+    let port =
+        TcpListener::bind(any_port()).and_then(|listener| listener.local_addr()).expect("a free port").port();
+    let [.., high, low] = std::process::id().to_be_bytes();
+    SocketAddr::from(([127, 1, high, low], port))
 }
 
 async fn follows(config: watcher::Config) {
     let dir = tempfile::tempdir().expect("a directory");
-    let address = fixed_port();
+    let address = own_address();
     let mut server = Elsewhere::start(dir.path(), address);
     let accounts: Api<ServiceAccount> = Api::namespaced(client(&server.kubeconfig()).await, "default");
     write_some(&accounts, 0).await;

@@ -75,7 +75,7 @@ impl Apis {
     async fn endpoints(&self, service: &str, expected: &[&str]) {
         let selected = ListParams::default().labels(&format!("kubernetes.io/service-name={service}"));
         let mut told = Vec::new();
-        for _ in 0..1000 {
+        for _ in 0..6000 {
             let slices = self.slices.list(&selected).await.expect("slices");
             told = slices
                 .iter()
