@@ -27,7 +27,7 @@ pub struct Vitals {
     session: Reporter,
     programmer: Reporter,
     host_rules: Mutex<Option<Reporter>>,
-    /// The data plane's; see [`super::watch_fastpath`].
+    /// The data plane's, which the task that watches the fastpath reports.
     pub fastpath: Reporter,
     logs: Logs,
     fixed: Fixed,

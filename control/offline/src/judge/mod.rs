@@ -2,10 +2,10 @@
 //! tables, and then real frames through the production pipeline of every node, all in memory.
 //!
 //! A flow is allowed when every question of its opener arrives unaltered at the other end and the answer comes back
-//! unaltered; where a service or natOutgoing translates, when it arrives at a backend, from an address that may stand for
-//! its sender, and the answer comes back from whom was asked ([`translation`]). It is denied when a node dropped a packet of it, and then that node's counters say why. Anything else is an
-//! error in what is being judged, and is reported as such: a packet that vanishes uncounted, is altered, or arrives
-//! somewhere else.
+//! unaltered; where a service or natOutgoing translates (`translation.rs`), when it arrives at a backend, from an address
+//! that may stand for its sender, and the answer comes back from whom was asked. It is denied when a node dropped a packet
+//! of it, and then that node's counters say why. Anything else is an error in what is being judged, and is reported as
+//! such: a packet that vanishes uncounted, is altered, or arrives somewhere else.
 
 mod fabric;
 pub(crate) mod host;
