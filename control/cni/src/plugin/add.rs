@@ -3,7 +3,7 @@
 //! ```text
 //!   agent ready? ─► pod, pools, settings ─► addresses ─► link, cut off ─► annotations ─► in force ─► result
 //!      no: 11,                                  │            │               │             │ no
-//!      nothing made                             ◄────────────◄───────────────◄─────────────┘ taken back, the last first
+//!      nothing made                             ◄────────────◄───────────────◄─────────────┘ taken back
 //! ```
 //!
 //! The invariant: whatever has been made can be found by the container's name alone — addresses by the handle, which is written before
