@@ -27,7 +27,7 @@ mod text_file;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 pub use agent::Agent;
 pub use caracal_calc::HostServices;
@@ -104,6 +104,7 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>) -> Result<(), A
     if let Some(group) = std::env::var("CALICO_API_GROUP").ok().filter(|group| !group.is_empty()) {
         group.parse::<ApiGroup>()?;
     }
+    config.monitoring.nonsense().iter().for_each(|line| warn!("{line}"));
     // Served from the first moment: a kubelet asks while we wait for the API server.
     let vitals = Arc::new(Vitals::new(config.monitoring, config.logs));
     monitoring::start(&vitals, &config.node, &config.fastpath, config.limits).map_err(AgentError::Monitor)?;

@@ -114,6 +114,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let monitoring = Fixed::new(args.health_address, args.metrics_address)
         .with_environment(|variable| std::env::var(variable).ok());
     if let Some(check) = args.check {
+        monitoring.nonsense().iter().for_each(|line| eprintln!("caracal: {line}"));
         return run_check(check, &monitoring);
     }
     let logs = Logs::start()?;

@@ -10,7 +10,7 @@ use caracal_model::calico::{
     AutoHostEndpointConfig, ControllersConfig, HostEndpointTemplate, KubeControllersConfigurationSpec,
     LoadBalancerControllerConfig, NodeControllerConfig,
 };
-use caracal_model::duration;
+use caracal_model::{duration, switch};
 use serde_json::{Value, json};
 
 /// The environment variables that are read.
@@ -69,10 +69,9 @@ impl Overrides {
                 Some(_) => Ok(Some(value.clone())),
                 None => Err(wrong("a duration such as 5m")),
             };
-            let switch = || match value.to_ascii_lowercase().as_str() {
-                "true" | "enabled" | "1" | "yes" => Ok(Some(true)),
-                "false" | "disabled" | "0" | "no" => Ok(Some(false)),
-                _ => Err(wrong("true or false")),
+            let switch = || match switch::parse(&value) {
+                None => Err(wrong("true or false")),
+                said => Ok(said),
             };
             match variable {
                 "LOG_LEVEL" => all.log_level = Some(severity(&value).ok_or_else(|| wrong(SEVERITIES))?),

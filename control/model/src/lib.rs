@@ -26,5 +26,6 @@ pub mod protocol;
 pub mod quantity;
 pub mod selector;
 pub mod services;
+pub mod switch;
 mod validate;
 mod yaml;

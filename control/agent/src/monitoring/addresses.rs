@@ -3,7 +3,10 @@
 //! The first that says so counts, as with Calico's agent: the flag, the environment (`FELIX_HEALTHPORT`, …), the FelixConfigurations
 //! that apply to the node, the default. Health is served unless somebody says no; metrics only if somebody says yes.
 
+use std::cell::RefCell;
+
 use caracal_model::convert::MonitoringSettings;
+use caracal_model::switch;
 use caracal_monitor::Wanted;
 
 /// What is said on the command line and in the environment: it does not change.
@@ -18,6 +21,7 @@ pub struct Fixed {
     metrics_host: Option<String>,
     metrics_port: Option<u16>,
     log_severity: Option<String>,
+    nonsense: Vec<String>,
 }
 
 impl Fixed {
@@ -27,17 +31,27 @@ impl Fixed {
         Self { health, metrics, ..Self::default() }
     }
 
-    /// With what the environment says; `variable` looks one up. What cannot be read is as if it were not there.
+    /// With what the environment says; `variable` looks one up. What cannot be read is as if it were not there, as with Calico's agent, and
+    /// among the [`Fixed::nonsense`].
     #[must_use]
     pub fn with_environment(mut self, variable: impl Fn(&str) -> Option<String>) -> Self {
         let text =
             |name: &str| variable(name).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
-        let flag = |name: &str| match text(name)?.to_lowercase().as_str() {
-            "true" | "1" | "yes" | "y" | "t" => Some(true),
-            "false" | "0" | "no" | "n" | "f" => Some(false),
-            _ => None,
+        let nonsense = RefCell::new(Vec::new());
+        let wrong = |name: &str, said: &str, expected: &str| {
+            nonsense.borrow_mut().push(format!("{name}={said} is ignored: it must be {expected}"));
         };
-        let port = |name: &str| text(name)?.parse().ok();
+        let flag = |name: &str| {
+            let said = text(name)?;
+            switch::parse(&said).or_else(|| {
+                wrong(name, &said, "true or false");
+                None
+            })
+        };
+        let port = |name: &str| {
+            let said = text(name)?;
+            said.parse().map_err(|_| wrong(name, &said, "a port, 0 to 65535")).ok()
+        };
         self.health_enabled = flag("FELIX_HEALTHENABLED");
         self.health_host = text("FELIX_HEALTHHOST");
         self.health_port = port("FELIX_HEALTHPORT");
@@ -45,7 +59,14 @@ impl Fixed {
         self.metrics_host = text("FELIX_PROMETHEUSMETRICSHOST");
         self.metrics_port = port("FELIX_PROMETHEUSMETRICSPORT");
         self.log_severity = text("FELIX_LOGSEVERITYSCREEN");
+        self.nonsense = nonsense.into_inner();
         self
+    }
+
+    /// What of the environment cannot be read, a line for each.
+    #[must_use]
+    pub fn nonsense(&self) -> &[String] {
+        &self.nonsense
     }
 
     /// Where health is served; `None`: nowhere.
@@ -149,6 +170,11 @@ mod tests {
         let off = environment(&[("FELIX_PROMETHEUSMETRICSENABLED", "false"), ("FELIX_HEALTHPORT", "x")]);
         assert_eq!(off.metrics_address(&settings), Ok(None));
         assert_eq!(off.health_address(&settings).as_deref(), Some("127.0.0.1:1"));
+        assert_eq!(off.nonsense(), ["FELIX_HEALTHPORT=x is ignored: it must be a port, 0 to 65535"]);
+        let on =
+            environment(&[("FELIX_HEALTHENABLED", "maybe"), ("FELIX_PROMETHEUSMETRICSENABLED", "Enabled")]);
+        assert_eq!(on.metrics_address(&MonitoringSettings::default()), Ok(Some(":9091".to_owned())));
+        assert_eq!(on.nonsense(), ["FELIX_HEALTHENABLED=maybe is ignored: it must be true or false"]);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use caracal_model::calico::IPPoolSpec;
 use caracal_model::cidr::{Cidr, parse_address_and_length};
+use caracal_model::switch;
 
 use super::detect::Method;
 
@@ -200,12 +201,11 @@ fn is_as_number(text: &str) -> bool {
 }
 
 fn boolean(get: &impl Fn(&str) -> Option<String>, name: &'static str) -> Result<Option<bool>, SettingsError> {
-    match get(name).map(|text| text.to_lowercase()) {
+    match get(name) {
         None => Ok(None),
-        Some(text) => match text.as_str() {
-            "true" | "yes" | "1" | "on" => Ok(Some(true)),
-            "false" | "no" | "0" | "off" => Ok(Some(false)),
-            _ => Err(wrong(name, text, "true or false")),
+        Some(text) => match switch::parse(&text) {
+            None => Err(wrong(name, text, "true or false")),
+            said => Ok(said),
         },
     }
 }
