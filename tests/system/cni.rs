@@ -13,7 +13,12 @@ use std::{
 use caracal_cni::netns;
 use caracal_lab::{Attachment, Network, Process, Stop, addresses, pod_network};
 use caracal_model::object::{Kind, ObjectKey};
-use nix::sys::signal::Signal;
+use nix::sys::{
+    resource::{UsageWho, getrusage},
+    signal::Signal,
+    time::TimeValLike,
+};
+use nix::unistd::{SysconfVar, sysconf};
 use serde_json::{Value, json};
 
 use crate::{
@@ -150,6 +155,50 @@ fn percentile(times: &mut [Duration], percent: usize) -> Duration {
     times[(times.len() * percent / 100).min(times.len() - 1)]
 }
 
+/// CPU time that has been used so far: by whom an ADD is work for, and by this machine, all in all. The plugins are children of the test's.
+#[derive(Debug, Clone, Copy, Default)]
+struct Work {
+    plugins: Duration,
+    agent: Duration,
+    fastpath: Duration,
+    api_server: Duration,
+    machine: Duration,
+}
+
+impl Work {
+    fn so_far(lab: &Lab, node: &str) -> Self {
+        let a_second = sysconf(SysconfVar::CLK_TCK).unwrap().unwrap() as u64;
+        let of_ticks = |ticks: u64| Duration::from_millis(ticks * 1000 / a_second);
+        let of = |name: &str| of_ticks(crate::footprint::cpu_ticks(lab.process(name).process.unwrap()));
+        let children = getrusage(UsageWho::RUSAGE_CHILDREN).unwrap();
+        let plugins = children.user_time() + children.system_time();
+        // proc_stat(5): user, nice, system, idle, iowait, irq, softirq, steal, of all CPUs.
+        let stat = fs::read_to_string("/proc/stat").unwrap();
+        let fields = stat.lines().next().unwrap().split_whitespace().skip(1).take(8).enumerate();
+        let busy = fields.filter(|(field, _)| !(3..=4).contains(field));
+        Self {
+            plugins: Duration::from_micros(plugins.num_microseconds() as u64),
+            agent: of(&format!("agent-{node}")),
+            fastpath: of(&format!("fastpath-{node}")),
+            api_server: of("apiserver"),
+            machine: of_ticks(busy.map(|(_, ticks)| ticks.parse::<u64>().unwrap()).sum()),
+        }
+    }
+
+    /// What has been used since, in words: what took so long, we, or others?
+    fn since(lab: &Lab, node: &str, before: Self) -> String {
+        let now = Self::so_far(lab, node);
+        let plugins = now.plugins - before.plugins;
+        let (agent, fastpath) = (now.agent - before.agent, now.fastpath - before.fastpath);
+        let api_server = now.api_server - before.api_server;
+        let ours = plugins + agent + fastpath + api_server;
+        let others = (now.machine - before.machine).saturating_sub(ours);
+        format!(
+            "ours {ours:?} (plugins {plugins:?}, fastpath {fastpath:?}, agent {agent:?}, API server {api_server:?}), others' {others:?}"
+        )
+    }
+}
+
 #[test]
 fn many_pods_at_once_are_attached_and_what_is_killed_half_way_leaves_nothing() {
     let lab = Lab::up_alone("cni-many", &Plan::pods(&[("peer", "node1"), ("far", "node2")]));
@@ -159,6 +208,7 @@ fn many_pods_at_once_are_attached_and_what_is_killed_half_way_leaves_nothing() {
     let count = rounds(60, 250);
     let guests: Vec<_> = (0..count).map(|i| Guest::of(&lab, node, &format!("guest-{i}"))).collect();
 
+    let work = Work::so_far(&lab, node);
     let begin = Instant::now();
     let (results, mut times): (Vec<Value>, Vec<Duration>) = thread::scope(|scope| {
         let threads: Vec<_> = guests
@@ -180,6 +230,7 @@ fn many_pods_at_once_are_attached_and_what_is_killed_half_way_leaves_nothing() {
         begin.elapsed(),
         if is_loaded() { " (on a busy machine)" } else { "" },
     );
+    println!("CPU time of the ADDs: {}", Work::since(&lab, node, work));
     let places: Vec<_> = guests.iter().zip(&results).map(|(guest, result)| guest.place(result)).collect();
     let unique: BTreeSet<_> = places.iter().map(|place| place.address).collect();
     assert_eq!(unique.len(), count, "an address was given twice");

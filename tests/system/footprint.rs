@@ -83,7 +83,7 @@ fn a_hundred_pods_on_one_node_come_up_and_talk() {
 }
 
 /// Ticks of CPU time that a process has used.
-fn cpu_ticks(process: Process) -> u64 {
+pub fn cpu_ticks(process: Process) -> u64 {
     let stat = fs::read_to_string(proc(process).join("stat")).unwrap();
     let fields: Vec<_> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
     fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
