@@ -22,7 +22,7 @@ pub use caracal_xsk::xdp::AttachMode;
 use caracal_xsk::xdp::{XdpError, pod};
 
 use crate::{
-    netlink::{Netlink, NetlinkError, Route, VethEnd},
+    netlink::{self, Netlink, NetlinkError, Route, VethEnd},
     netns::{self, NetnsError, set_sysctl},
 };
 
@@ -118,12 +118,12 @@ pub fn add_shaped(link: &PodLink<'_>, shape: &Shape<'_>) -> Result<AttachMode, L
     let pod_netns = netns::open(link.pod_netns)?;
     let host_end = || -> Result<AttachMode, LinkError> {
         let mut netlink = Netlink::open()?;
-        netlink.add_veth(
+        netlink.add_veth_of_one_queue(
             &VethEnd { name: link.host_name, netns: None, mac: Some(HOST_MAC) },
             &VethEnd { name: shape.interface, netns: Some(pod_netns.as_fd()), mac: link.mac },
             link.mtu,
         )?;
-        let index = netlink.link(link.host_name)?.index;
+        let index = netlink::index_of(link.host_name)?;
         if !shape.owner.is_empty() {
             // First of all, so that who finds it half-made knows whose it is.
             netlink.set_alias(index, shape.owner)?;
@@ -202,9 +202,8 @@ fn configure(link: &PodLink<'_>, shape: &Shape<'_>) -> Result<(), LinkError> {
     sysctl("ipv4/ip_forward".into(), forwards)?;
 
     let mut netlink = Netlink::open()?;
-    let loopback = netlink.link("lo")?.index;
-    netlink.set_up(loopback)?;
-    let index = netlink.link(interface)?.index;
+    netlink.set_up(netlink::index_of("lo")?)?;
+    let index = netlink::index_of(interface)?;
     netlink.set_up(index)?;
     for &address in link.addresses {
         netlink.add_address(index, address, if address.is_ipv4() { 32 } else { 128 })?;

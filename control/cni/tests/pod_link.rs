@@ -81,6 +81,23 @@ impl Drop for World {
 }
 
 #[test]
+fn a_pods_link_has_one_queue_at_each_end_and_room_for_no_more() {
+    let world = World::new("queues");
+    link::add(&world.link(&[POD.into()])).unwrap();
+    for (netns, name) in [(&world.node, VETH), (&world.pod, "eth0")] {
+        let shown = std::process::Command::new("ip")
+            .arg("-netns")
+            .arg(netns.file_name().unwrap())
+            .args(["-details", "-json", "link", "show", name])
+            .output()
+            .unwrap();
+        let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
+        let queues = ["num_tx_queues", "num_rx_queues"].map(|field| shown[0][field].as_u64());
+        assert_eq!(queues, [Some(1); 2], "{name}: {shown}");
+    }
+}
+
+#[test]
 fn a_link_has_calicos_shape() {
     let world = World::new("shape");
     assert_eq!(link::add(&world.link(&[POD.into()])).unwrap(), AttachMode::Native);

@@ -10,6 +10,8 @@ use netlink_packet_route::link::{
     InfoData, InfoKind, InfoVeth, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
 
+use nix::net::if_::if_nametoindex;
+
 use super::{Netlink, NetlinkError};
 
 /// One end of a veth pair that is to be made.
@@ -44,10 +46,36 @@ impl Netlink {
     /// # Errors
     /// A name is taken, or not allowed.
     pub fn add_veth(&mut self, near: &VethEnd<'_>, far: &VethEnd<'_>, mtu: u32) -> Result<(), NetlinkError> {
-        let mut message = veth_end(near, mtu);
+        self.add_pair(near, far, mtu, &[])
+    }
+
+    /// The same with one queue at each end, for good. Where nobody says, the kernel makes a queue for each CPU, takes all but one out of use
+    /// again, and waits at each end until nobody can be using them, while nobody else can change any link of the machine.
+    ///
+    /// # Errors
+    /// As [`Netlink::add_veth`].
+    pub fn add_veth_of_one_queue(
+        &mut self,
+        near: &VethEnd<'_>,
+        far: &VethEnd<'_>,
+        mtu: u32,
+    ) -> Result<(), NetlinkError> {
+        self.add_pair(near, far, mtu, &[LinkAttribute::NumTxQueues(1), LinkAttribute::NumRxQueues(1)])
+    }
+
+    fn add_pair(
+        &mut self,
+        near: &VethEnd<'_>,
+        far: &VethEnd<'_>,
+        mtu: u32,
+        both: &[LinkAttribute],
+    ) -> Result<(), NetlinkError> {
+        let [mut message, mut peer] = [near, far].map(|end| veth_end(end, mtu));
+        message.attributes.extend_from_slice(both);
+        peer.attributes.extend_from_slice(both);
         message.attributes.push(LinkAttribute::LinkInfo(vec![
             LinkInfo::Kind(InfoKind::Veth),
-            LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(veth_end(far, mtu)))),
+            LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
         ]));
         self.create(
             format!("make the veth pair {} – {}", near.name, far.name),
@@ -197,6 +225,15 @@ impl Netlink {
         message.attributes.push(attribute);
         self.change(doing, RouteNetlinkMessage::SetLink(message))
     }
+}
+
+/// The interface index of that name in the calling thread's namespace. Unlike [`Netlink::link`] it does not wait for those who change
+/// links, in whatever namespace: hundreds may, when pods come in a crowd.
+///
+/// # Errors
+/// There is none.
+pub fn index_of(name: &str) -> Result<u32, NetlinkError> {
+    if_nametoindex(name).map_err(|errno| NetlinkError::new(format!("find the link {name}"), errno.into()))
 }
 
 fn new_link(name: &str, mac: Option<[u8; 6]>, mtu: u32) -> LinkMessage {

@@ -18,7 +18,7 @@ use netlink_packet_core::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
-pub use link::{Link, VethEnd};
+pub use link::{Link, VethEnd, index_of};
 pub use route::{Leading, Route, Rule, TABLE_LOCAL, TABLE_MAIN};
 
 /// What the kernel refused, and why.
