@@ -17,8 +17,9 @@ use crate::node_socket::Asker;
 
 /// So many may wait; more are told to do it themselves.
 const WAITING_MAX: usize = 1024;
-/// So many are given addresses together.
-const BATCH_MAX: usize = 256;
+/// So many are given addresses together: the first of a crowd are to go on, up to the fastpath, which opens one port after the other, while
+/// the next are given theirs.
+const BATCH_MAX: usize = 32;
 
 type Asked = (Assign, Asker);
 

@@ -28,7 +28,7 @@ use super::pod::{self, Wishes};
 use super::result::{CniResult, Interface, Ip, Route};
 use super::{delegate, gates, ipam, session};
 use crate::link::{self, PodLink, Shape};
-use crate::netlink::{Link, Netlink};
+use crate::netlink::{self, Link, Netlink};
 use crate::netns;
 use crate::node_socket::{Annotate, Assign, Code, NodeSocket, NodeSocketError, Wait};
 
@@ -158,7 +158,8 @@ impl Job<'_> {
 
     /// A link of that name that is there already.
     fn stale(&self) -> Result<Option<Link>, PluginError> {
-        match Netlink::open()?.link(self.host_name) {
+        // Mostly there is none, and to see that is cheaper.
+        match netlink::index_of(self.host_name).and_then(|_| Netlink::open()?.link(self.host_name)) {
             Ok(link) => Ok(Some(link)),
             Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error.into()),
@@ -225,6 +226,7 @@ impl Job<'_> {
             routes: given.routes.as_deref(),
         };
         link::add_shaped(&link, &shape)?;
+        let result = self.result(pod_netns, &given, mtu)?;
 
         made.annotations = true;
         let metadata = &self.known.pod.metadata;
@@ -247,7 +249,7 @@ impl Job<'_> {
             addresses: annotate.addresses,
             timeout_ms: u64::try_from(self.config.policy_timeout.as_millis()).unwrap_or(u64::MAX),
         })?;
-        self.result(pod_netns, &given, mtu)
+        Ok(result)
     }
 
     async fn addresses(&self, agent: &mut NodeSocket) -> Result<Given, PluginError> {
