@@ -22,7 +22,7 @@ use crate::stop::Stop;
 const CONFLICT: u16 = 409;
 const INVALID: u16 = 422;
 /// How long the API server may take to come up.
-pub(crate) const LIMIT: Duration = Duration::from_secs(20);
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(10);
 
 /// Why an object could not be loaded.
@@ -68,9 +68,11 @@ pub(crate) async fn connect(kubeconfig: &Path, limit: Duration, stop: &Stop) -> 
 async fn try_connect(kubeconfig: &Path) -> Result<Client, ApiError> {
     let unusable = |reason: String| ApiError::Client { file: kubeconfig.display().to_string(), reason };
     let file = Kubeconfig::read_from(kubeconfig).map_err(|e| unusable(e.to_string()))?;
-    let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
+    let mut config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
         .await
         .map_err(|e| unusable(e.to_string()))?;
+    // It is on loopback, whatever proxy the environment names.
+    config.proxy_url = None;
     let client = Client::try_from(config).map_err(|e| unusable(e.to_string()))?;
     client.apiserver_version().await.map_err(|e| ApiError::NotUp(e.to_string()))?;
     Ok(client)

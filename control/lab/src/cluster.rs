@@ -443,18 +443,22 @@ fn program(name: &'static str) -> Result<PathBuf, LabError> {
     candidates.find(executable).ok_or(LabError::NoProgram(name))
 }
 
-/// A free port on loopback. Different labs begin to look at different places.
+/// A free port of a loopback address that most likely no other lab has: between this look and the API server's start, and while that is
+/// being started again, a lab with the same address could take the port.
 fn api_address(name: &LabName) -> Result<SocketAddr, LabError> {
     let count = API_PORTS.end - API_PORTS.start;
     let first = seed(name);
+    let [high, middle] = first.to_be_bytes();
+    let [.., low] = std::process::id().to_be_bytes();
+    let own = Ipv4Addr::new(127, high.max(1), middle, low);
     for offset in 0..count {
         let port = API_PORTS.start + (first.wrapping_add(offset)) % count;
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let address = SocketAddr::from((own, port));
         if TcpListener::bind(address).is_ok() {
             return Ok(address);
         }
     }
-    Err(LabError::Case(format!("no port from {} to {} is free on 127.0.0.1", API_PORTS.start, API_PORTS.end)))
+    Err(LabError::Case(format!("no port from {} to {} is free on {own}", API_PORTS.start, API_PORTS.end)))
 }
 
 fn seed(name: &LabName) -> u16 {

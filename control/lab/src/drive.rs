@@ -34,8 +34,10 @@ use crate::{
     stop::Stop,
 };
 
-/// How long a flow may keep others from starting.
-const ATTENTION: Duration = Duration::from_millis(250);
+/// How long a flow may keep others from starting. One that must be answered keeps them until it is, or until a rule denies it.
+const ATTENTION: Duration = Duration::from_secs(1);
+/// Against hanging only: how long an answer that must come is waited for. On a busy machine it may be late.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(4);
 /// How long flows may start after the first one of them that is still waiting.
 const GROUP: Duration = Duration::from_millis(700);
@@ -52,7 +54,8 @@ struct Started {
 enum Outcome {
     Known(Observation),
     Answered(Answer),
-    Waiting(Receiver<Answer>),
+    /// An answer that is no longer waited for after this.
+    Waiting(Receiver<Answer>, Instant),
 }
 
 /// Sends every flow; what was observed of each, in their order.
@@ -68,7 +71,7 @@ pub(crate) fn flows(state: &State, world: &World, stop: &Stop) -> Result<Vec<Obs
             waiting_since = None;
         }
         let next = start(&name, world, flow, &mut watchers)?;
-        if matches!(next.outcome, Outcome::Waiting(_)) {
+        if matches!(next.outcome, Outcome::Waiting(..)) {
             waiting_since = waiting_since.or_else(|| Some(Instant::now()));
         }
         started.push(next);
@@ -159,28 +162,40 @@ fn start(
     } else {
         [flow.source, flow.destination].iter().filter_map(|p| node_of(world, *p)).collect()
     };
+    let attention = if flow.expect == Expect::Allow { PATIENCE } else { ATTENTION };
     let before = watchers.snapshot(&nodes)?;
     let begin = Instant::now();
     let receiver = in_background(probe);
+    let mut answer = None;
     loop {
-        let answer = match receiver.recv_timeout(POLL) {
-            Ok(answer) => Some(answer),
-            Err(RecvTimeoutError::Timeout) => None,
-            Err(RecvTimeoutError::Disconnected) => Some(Answer::Failed("the probe ended early".into())),
-        };
+        match receiver.recv_timeout(POLL) {
+            Ok(came) => answer = Some(came),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) if answer.is_some() => thread::sleep(POLL),
+            Err(RecvTimeoutError::Disconnected) => {
+                answer = Some(Answer::Failed("the probe ended early".into()));
+            }
+        }
         let evidence = before.until(&watchers.snapshot(&nodes)?);
-        if let Some(answer) = answer {
+        // What denies it may be counted later than who waits has given up.
+        let is_enough = !evidence.denied.is_empty() || begin.elapsed() > attention;
+        if let Some(answer) = answer.take_if(|answer| is_enough || !matches!(answer, Answer::Silence(_))) {
             return Ok(Started { evidence, outcome: Outcome::Answered(answer) });
         }
-        if !evidence.denied.is_empty() || begin.elapsed() > ATTENTION {
-            return Ok(Started { evidence, outcome: Outcome::Waiting(receiver) });
+        if is_enough {
+            let end = begin + Duration::from_millis(flow.timeout_ms);
+            return Ok(Started { evidence, outcome: Outcome::Waiting(receiver, end) });
         }
     }
 }
 
 fn finish(started: &mut Started) {
-    if let Outcome::Waiting(receiver) = &started.outcome {
-        let answer = receiver.recv().unwrap_or_else(|_| Answer::Failed("the probe ended early".into()));
+    if let Outcome::Waiting(receiver, end) = &started.outcome {
+        let answer = match receiver.recv_timeout(end.saturating_duration_since(Instant::now())) {
+            Ok(answer) => answer,
+            Err(RecvTimeoutError::Timeout) => Answer::Silence("no answer".into()),
+            Err(RecvTimeoutError::Disconnected) => Answer::Failed("the probe ended early".into()),
+        };
         started.outcome = Outcome::Answered(answer);
     }
 }
@@ -210,7 +225,11 @@ fn probe(name: &LabName, world: &World, flow: &WorldFlow) -> Result<Probe, Strin
             }
         }
     };
-    Probe::of(flow, netns, flow.source == Place::External)
+    let mut probe = Probe::of(flow, netns, flow.source == Place::External)?;
+    if flow.expect == Expect::Allow {
+        probe.timeout = probe.timeout.max(PATIENCE);
+    }
+    Ok(probe)
 }
 
 fn judge(world: &World, flow: &WorldFlow, started: Started) -> Observation {
@@ -218,7 +237,7 @@ fn judge(world: &World, flow: &WorldFlow, started: Started) -> Observation {
     let answer = match outcome {
         Outcome::Known(observation) => return observation,
         Outcome::Answered(answer) => answer,
-        Outcome::Waiting(_) => Answer::Failed("not waited for".into()),
+        Outcome::Waiting(..) => Answer::Failed("not waited for".into()),
     };
     let ours = ours(world, flow);
     match answer {

@@ -19,12 +19,13 @@ use std::{
 
 use caracal_cni::netns;
 use caracal_model::case::{
-    HostPath, Place, World, WorldFlow, WorldHostFlow,
+    Expect, HostPath, Place, World, WorldFlow, WorldHostFlow,
     report::{Observation, Observed},
 };
 use caracal_nft::{ListedRule, Nft, NftError};
 
 use crate::{
+    drive,
     error::LabError,
     evidence::Watchers,
     name::LabName,
@@ -39,7 +40,7 @@ const TABLE: &str = "caracal";
 /// How long an answer is waited for.
 const TIMEOUT_MS: u64 = 700;
 /// How long rules may take to come into force, and how long they must have been the same.
-const IN_FORCE_LIMIT: Duration = Duration::from_secs(5);
+const IN_FORCE_LIMIT: Duration = Duration::from_secs(20);
 const STILL: Duration = Duration::from_millis(150);
 /// What the rule for packets of known connections says of itself.
 const KNOWN_CONNECTION: &str = "of a connection that was allowed";
@@ -52,8 +53,12 @@ pub(crate) fn host_flows(state: &State, world: &World, stop: &Stop) -> Result<Ve
     let name: LabName = state.name.parse()?;
     let mut watchers = Watchers::connect(state)?;
     let mut observations = Vec::with_capacity(world.host_flows.len());
-    for node in world.nodes.iter().filter(|node| !node.kernel) {
-        wait_until_still(&name.node(&node.name), stop)?;
+    for (index, node) in world.nodes.iter().enumerate().filter(|(_, node)| !node.kernel) {
+        let is_judged = |flow: &WorldHostFlow| {
+            let by_its_table = matches!(flow.path, HostPath::ToHost | HostPath::FromHost);
+            flow.node == index && by_its_table && flow.unsupported.is_none()
+        };
+        wait_until_still(&name.node(&node.name), world.host_flows.iter().any(is_judged), stop)?;
     }
     for flow in &world.host_flows {
         stop.check()?;
@@ -75,11 +80,12 @@ pub(crate) fn asked(world: &World) -> impl Iterator<Item = (Place, &WorldHostFlo
     tried.map(|flow| (who(world, flow.destination_address), flow))
 }
 
-/// Host flows are not tried before the node's table has been the same for a while.
-fn wait_until_still(node: &str, stop: &Stop) -> Result<(), LabError> {
+/// Host flows are not tried before the node's table has been the same for a while. Where it judges flows it is there: its agent makes it at
+/// once and whole, but perhaps late.
+fn wait_until_still(node: &str, is_there: bool, stop: &Stop) -> Result<(), LabError> {
     let start = Instant::now();
     let mut seen = (BTreeMap::new(), start);
-    while start.elapsed() < IN_FORCE_LIMIT && seen.1.elapsed() < STILL {
+    while start.elapsed() < IN_FORCE_LIMIT && ((is_there && seen.0.is_empty()) || seen.1.elapsed() < STILL) {
         stop.check()?;
         let now: BTreeMap<_, _> = rules(node).unwrap_or_default().into_keys().map(|key| (key, ())).collect();
         if now != seen.0 {
@@ -149,6 +155,9 @@ fn probe(name: &LabName, world: &World, flow: &WorldHostFlow) -> Result<Probe, S
     };
     let netns = netns.ok_or("the case names no such source")?;
     let mut probe = Probe::of(&as_flow(flow, source, destination), netns, true)?;
+    if flow.expect == Expect::Allow {
+        probe.timeout = drive::PATIENCE;
+    }
     if let Some((address, port)) = flow.original {
         (probe.destination, probe.port) = (address, port);
     }

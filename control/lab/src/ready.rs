@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// How long a data plane may take to come up.
-pub const LIMIT: Duration = Duration::from_secs(60);
+pub const LIMIT: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(10);
 const TOO_OFTEN: u32 = 6;
 const TAIL_LINES: usize = 3;

@@ -36,8 +36,8 @@ use crate::{
 };
 
 const STATE_FILE: &str = "state.json";
-const KILL_LIMIT: Duration = Duration::from_secs(10);
-const SUPERVISOR_LIMIT: Duration = Duration::from_secs(20);
+const KILL_LIMIT: Duration = Duration::from_secs(60);
+const SUPERVISOR_LIMIT: Duration = Duration::from_secs(60);
 
 /// How far a lab is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

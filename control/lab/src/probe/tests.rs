@@ -26,7 +26,7 @@ impl Namespace {
             destination: Ipv4Addr::LOCALHOST.into(),
             port,
             protocol,
-            timeout: Duration::from_secs(5),
+            timeout: Duration::from_secs(60),
         }
     }
 }
