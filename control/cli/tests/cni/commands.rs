@@ -1,6 +1,8 @@
 //! CHECK, GC, STATUS, VERSION, `caracal-ipam` alone, and results of every version.
 
 use std::collections::BTreeMap;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
 
 use caracal_cni::netlink::Netlink;
 use serde_json::{Value, json};
@@ -266,4 +268,24 @@ fn an_installed_plugin_works_with_the_configuration_that_was_installed_with_it()
             && !dir.join("opt/caracal-cni").exists()
             && !dir.join("etc/caracal-kubeconfig").exists()
     );
+}
+
+#[test]
+fn people_are_told_what_it_is_and_runtimes_are_answered_as_ever() {
+    let typed = |name: &str, arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_caracal"));
+        command.arg0(name).args(arguments).env_remove("CNI_COMMAND").stdin(Stdio::null());
+        let output = command.output().unwrap();
+        (output.status.success(), String::from_utf8(output.stdout).unwrap())
+    };
+    for (name, option) in [("caracal-cni", "--help"), ("/opt/cni/bin/caracal-ipam", "-h")] {
+        let (is_good, text) = typed(name, &[option]);
+        let name = name.rsplit('/').next().unwrap();
+        assert!(is_good && text.starts_with(name) && text.contains("CNI_COMMAND=STATUS"), "{text}");
+    }
+    assert_eq!(typed("caracal-cni", &["--version"]), (true, format!("{}\n", env!("CARGO_PKG_VERSION"))));
+    // Nobody sits at the other end of stdin: a runtime, then, that has forgotten something.
+    let (is_good, text) = typed("caracal-cni", &[]);
+    assert!(!is_good);
+    assert_eq!(serde_json::from_str::<Value>(&text).unwrap()["code"], 4);
 }
