@@ -24,7 +24,9 @@ impl Kubernetes {
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let client = runtime.block_on(async {
             let file = Kubeconfig::read_from(kubeconfig).unwrap();
-            let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.unwrap();
+            let mut config =
+                Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.unwrap();
+            config.proxy_url = None;
             Client::try_from(config).unwrap()
         });
         Self { runtime, client }

@@ -38,6 +38,7 @@ async fn a_token_of_the_file_is_good_until_the_file_says_otherwise() {
         .await
         .expect("a good kubeconfig");
     config.auth_info.token = Some("for-a-while".to_owned().into());
+    config.proxy_url = None;
     let api = Api { client: kube::Client::try_from(config).expect("a client") };
     assert_eq!(api.get(PODS).await.code, 200);
     std::fs::write(&file, "another,ann,1\n").expect("a file");
@@ -56,6 +57,7 @@ async fn without_the_token_only_health_is_told() {
     )
     .await
     .expect("a good kubeconfig");
+    config.proxy_url = None;
     for (token, code) in [(None, 401), (Some("wrong"), 401)] {
         config.auth_info.token = token.map(|token: &str| token.to_owned().into());
         let api = Api { client: kube::Client::try_from(config.clone()).expect("a client") };

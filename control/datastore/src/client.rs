@@ -138,8 +138,14 @@ impl Source {
                     ClientError::Kubeconfig { path: path.clone(), why }
                 };
                 let kubeconfig = kube::config::Kubeconfig::read_from(file).map_err(wrong)?;
-                let config =
+                let clusters = kubeconfig.clusters.iter().filter_map(|named| named.cluster.as_ref());
+                let names_proxy = clusters.into_iter().any(|cluster| cluster.proxy_url.is_some());
+                let mut config =
                     Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await.map_err(wrong)?;
+                if !names_proxy {
+                    // The environment's proxies are for the way out of the cluster.
+                    config.proxy_url = None;
+                }
                 (config, format!("kubeconfig {path}"))
             }
             None => {

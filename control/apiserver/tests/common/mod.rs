@@ -54,9 +54,11 @@ pub fn options(dir: &Path, listen: SocketAddr) -> Options {
 
 pub async fn client(kubeconfig: &Path) -> kube::Client {
     let kubeconfig = Kubeconfig::read_from(kubeconfig).expect("a kubeconfig");
-    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+    let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
         .await
         .expect("a good kubeconfig");
+    // Whatever proxy the environment names.
+    config.proxy_url = None;
     kube::Client::try_from(config).expect("a client")
 }
 
