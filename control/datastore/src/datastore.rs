@@ -357,25 +357,45 @@ fn decode(kind: Kind, value: Value, doing: &str) -> Result<Object, DatastoreErro
     }
 }
 
-/// The group that blocks are kept in. An aggregated `projectcalico.org/v3` in front of stored objects does not serve those.
+/// The group that blocks are kept in. An aggregated `projectcalico.org/v3` in front of stored objects does not serve those. Where
+/// definitions of both are installed, whoever set the cluster up has written its ClusterInformation to one: two stores of the same
+/// addresses would give them twice, so nobody guesses between them.
 async fn detect(client: &Client) -> Result<ApiGroup, DatastoreError> {
-    let mut unanswered = None;
-    for group in [ApiGroup::V3, ApiGroup::Crd] {
-        let doing = format!("asking whether {group} is served");
-        let name = group.to_string();
-        let listed = client.list_api_group_resources(&name);
-        match tokio::time::timeout(ANSWER_TIMEOUT, listed).await {
-            Ok(Ok(list)) if list.resources.iter().any(|resource| resource.name == "ipamblocks") => {
-                return Ok(group);
-            }
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => match DatastoreError::of(doing, &error) {
-                DatastoreError::NotFound { .. } => {}
-                // Only of an aggregated server can one group be away alone, and that one keeps its objects in the other.
-                error => unanswered = unanswered.or(Some(error)),
-            },
-            Err(_) => unanswered = unanswered.or(Some(DatastoreError::late(doing, ANSWER_TIMEOUT))),
-        }
+    let (v3, crd) = (keeps_blocks(client, ApiGroup::V3).await, keeps_blocks(client, ApiGroup::Crd).await);
+    match (v3, crd) {
+        (Ok(true), Ok(true)) => {}
+        (Ok(true), Ok(false)) => return Ok(ApiGroup::V3),
+        // Only of an aggregated server can one group be away alone, and that one keeps its objects in the other.
+        (Ok(false) | Err(_), Ok(true)) => return Ok(ApiGroup::Crd),
+        (Ok(false), Ok(false)) => return Err(DatastoreError::NoCalico),
+        (Err(error), _) | (_, Err(error)) => return Err(error),
     }
-    Err(unanswered.unwrap_or(DatastoreError::NoCalico))
+    match (is_used(client, ApiGroup::V3).await?, is_used(client, ApiGroup::Crd).await?) {
+        (true, true) => Err(DatastoreError::TwoGroups),
+        (false, true) => Ok(ApiGroup::Crd),
+        (_, false) => Ok(ApiGroup::V3),
+    }
+}
+
+async fn keeps_blocks(client: &Client, group: ApiGroup) -> Result<bool, DatastoreError> {
+    let doing = format!("asking whether {group} is served");
+    let name = group.to_string();
+    match tokio::time::timeout(ANSWER_TIMEOUT, client.list_api_group_resources(&name)).await {
+        Ok(Ok(list)) => Ok(list.resources.iter().any(|resource| resource.name == "ipamblocks")),
+        Ok(Err(error)) => match DatastoreError::of(doing, &error) {
+            DatastoreError::NotFound { .. } => Ok(false),
+            error => Err(error),
+        },
+        Err(_) => Err(DatastoreError::late(doing, ANSWER_TIMEOUT)),
+    }
+}
+
+/// Whether somebody has set the cluster up in this group.
+async fn is_used(client: &Client, group: ApiGroup) -> Result<bool, DatastoreError> {
+    let datastore = Datastore::new(client.clone(), group);
+    match datastore.get(Kind::ClusterInformation, None, "default").await {
+        Ok(_) => Ok(true),
+        Err(DatastoreError::NotFound { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
 }

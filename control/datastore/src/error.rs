@@ -91,6 +91,11 @@ pub enum DatastoreError {
         "the cluster serves neither projectcalico.org/v3 nor crd.projectcalico.org/v1: install Caracal's or Calico's custom resource definitions"
     )]
     NoCalico,
+    /// Both are, and both are in use.
+    #[error(
+        "the cluster has Calico's data in projectcalico.org/v3 and in crd.projectcalico.org/v1, and addresses are given from one alone: set CALICO_API_GROUP (calico_api_group of the CNI configuration) to the one that counts"
+    )]
+    TwoGroups,
 }
 
 impl DatastoreError {

@@ -97,6 +97,17 @@ async fn the_group_that_keeps_blocks_is_found() {
         world.post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", &definition).await;
     }
     assert_eq!(Datastore::connect(client.clone(), None).await.unwrap().group(), ApiGroup::V3);
+    // Where somebody has set the cluster up, the data is.
+    let information = |version: &str| {
+        json!({"apiVersion": version, "kind": "ClusterInformation", "metadata": {"name": "default"},
+            "spec": {"datastoreReady": true}})
+    };
+    let stored = information("crd.projectcalico.org/v1");
+    world.post("/apis/crd.projectcalico.org/v1/clusterinformations", &stored).await;
+    assert_eq!(Datastore::connect(client.clone(), None).await.unwrap().group(), ApiGroup::Crd);
+    world.create(information("projectcalico.org/v3")).await;
+    let both = Datastore::connect(client.clone(), None).await.unwrap_err();
+    assert_eq!(both, DatastoreError::TwoGroups);
     let named = "crd.projectcalico.org".parse().unwrap();
     assert_eq!(Datastore::connect(client.clone(), Some(named)).await.unwrap().group(), ApiGroup::Crd);
     assert!("calico.org".parse::<ApiGroup>().is_err());
