@@ -43,7 +43,8 @@ impl Patch {
             "application/merge-patch+json" => Ok(Patch::Merge(object()?)),
             "application/strategic-merge-patch+json" => Ok(Patch::Strategic(object()?)),
             "application/apply-patch+yaml" => Err(ApiError::unsupported_media_type(
-                "server-side apply is not served here; use kubectl apply without --server-side",
+                "server-side apply is not served here: have the client merge (kubectl apply without --server-side; \
+                 helm 4 with --server-side=false; Argo CD without ServerSideApply=true)",
             )),
             other => Err(ApiError::unsupported_media_type(format!(
                 "the body's media type is \"{other}\"; patches are application/json-patch+json, \
