@@ -162,7 +162,8 @@ fn request(service: &Service, all_services: bool, pools: &[Pool]) -> Result<Opti
     }
     let list = |key: &str| -> Result<Vec<String>, String> {
         let Some(text) = annotation(key) else { return Ok(Vec::new()) };
-        serde_json::from_str(text).map_err(|_| format!("annotation {key}: {text:?} is not a JSON list of strings"))
+        serde_json::from_str(text)
+            .map_err(|_| format!("annotation {key}: {text:?} is not a JSON list of strings"))
     };
     let ipv4 = families(spec);
     let mut addresses = Vec::new();
