@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use caracal_cni::netlink::{Netlink, VethEnd};
 use caracal_cni::netns;
 use caracal_model::object::Kind;
 use serde_json::{Value, json};
 
-use crate::world::{Container, Says, World};
+use crate::world::{Container, PATIENCE, Says, World};
 
 #[test]
 fn an_add_that_repeats_gives_the_same_result_and_changes_nothing() {
@@ -189,18 +189,24 @@ fn killed_at_any_moment_an_add_leaves_nothing_after_del() {
         containers.push(container);
     }
     assert!(killed > 0, "not one was killed before its end");
-    // A write that was on its way when its plugin was killed may be done after DEL has looked. The next DEL finds it.
-    let left = world.seen();
-    for container in &containers {
-        let handle = container.handle();
-        if left.handles.contains(&handle)
-            || left.given.contains_key(&handle)
-            || left.annotated.contains_key(&container.pod)
-        {
-            assert!(world.del(container).good);
+    // A write that was on its way when its plugin was killed may be done after DEL has looked, and whenever. The next DEL finds it.
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let left = world.seen();
+        if left == before {
+            break;
+        }
+        assert!(Instant::now() < end, "left: {left:?}");
+        for container in &containers {
+            let handle = container.handle();
+            if left.handles.contains(&handle)
+                || left.given.contains_key(&handle)
+                || left.annotated.contains_key(&container.pod)
+            {
+                assert!(world.del(container).good);
+            }
         }
     }
-    assert_eq!(world.seen(), before);
 }
 
 fn rounds() -> u64 {

@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 
 pub const NODE: &str = "node1";
 /// Against hanging only.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What the agent's twin says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
