@@ -88,15 +88,15 @@ async fn give(
         let answers = batch::assign(&datastore, &world, &node, &assigns, &mut near).await;
         debug!(pods = assigns.len(), "gave addresses");
         for ((assign, asker), answer) in assigns.into_iter().zip(askers).zip(answers) {
-            let answer = match answer {
-                Ok(addresses) => Answer::Assigned { addresses },
-                Err(error) => failure(Code::NoAddress, &error.to_string()),
+            let (given, answer) = match answer {
+                Ok(addresses) => (addresses.clone(), Answer::Assigned { addresses }),
+                Err(error) => (Vec::new(), failure(Code::NoAddress, &error.to_string())),
             };
             let told = asker.give(answer);
             let (datastore, world) = (datastore.clone(), Arc::clone(&world));
             tokio::spawn(async move {
                 if !told.await
-                    && let Err(error) = ipam::release(&datastore, &world, &assign.handle).await
+                    && let Err(error) = ipam::take_back(&datastore, &world, &assign.handle, &given).await
                 {
                     warn!("addresses of {}, whose plugin is gone, remain: {error}", assign.handle);
                 }

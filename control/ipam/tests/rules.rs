@@ -114,6 +114,31 @@ fn a_write_that_is_on_its_way_when_its_writer_is_killed_gives_nothing_after_the_
 }
 
 #[test]
+fn what_was_given_while_its_handle_was_released_can_be_taken_back_by_name() {
+    let world = world(vec![pool("p", "10.0.0.0/30", 30)]);
+    for steps in 0.. {
+        let store = Memory::default();
+        assign(&store, &world, &wanted("n1", "neighbour", 1), 0).unwrap();
+        let (shared, of_giver) = (store.clone(), world.clone());
+        let mut assigning: Pin<Box<dyn Future<Output = _>>> =
+            Box::pin(async move { auto_assign(&shared, &of_giver, &wanted("n1", "a", 1), at(1)).await });
+        if (0..steps).any(|_| step(&mut assigning).is_some()) {
+            break;
+        }
+        run(release_by_handle(&store, &world, "a", at(2))).unwrap();
+        let given = addresses(&run(assigning).unwrap().0);
+        let by_name: Vec<Release> = given
+            .iter()
+            .map(|address| Release { address: *address, handle: Some("a".into()), sequence: None })
+            .collect();
+        run(release_addresses(&store, &world, &by_name, at(3))).unwrap();
+        run(release_by_handle(&store, &world, "a", at(3))).unwrap();
+        assert_eq!(block_of(&store, "n1").given().count(), 1, "after {steps} steps");
+        common::consistent(&store);
+    }
+}
+
+#[test]
 fn an_address_that_cools_down_is_nobodys_and_not_given() {
     let mut world = world(vec![pool("p", "10.0.0.0/31", 31)]);
     world.settings.cooldown_s = 30;

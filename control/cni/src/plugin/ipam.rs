@@ -10,9 +10,10 @@ use std::thread;
 use std::time::Duration;
 
 use caracal_datastore::{Datastore, ipam_now};
+use caracal_ipam::release::{Release, ReleaseError};
 use caracal_ipam::{
     AssignError, Attributes, AutoAssign, Nanoseconds, Owner, Store, StoreError, Use, World, assign_address,
-    auto_assign_near, release_by_handle,
+    auto_assign_near, release_addresses, release_by_handle,
 };
 use caracal_model::cidr::Cidr;
 use k8s_openapi::jiff::Timestamp;
@@ -143,6 +144,28 @@ pub async fn release(datastore: &Datastore, world: &World, handle: &str) -> Resu
             debug!(handle, ?released, "released");
             Ok(())
         }
+        Err(error) => Err(PluginError::Ipam(format!("cannot take back the addresses of {handle}: {error}"))),
+    }
+}
+
+/// Takes back addresses that were given to somebody who did not hear of it, and whatever else their handle has. They are asked for by name:
+/// a DEL of the same container may have removed the handle while they were given.
+///
+/// # Errors
+/// The API server could not be asked.
+pub async fn take_back(
+    datastore: &Datastore,
+    world: &World,
+    handle: &str,
+    given: &[IpAddr],
+) -> Result<(), PluginError> {
+    let wanted: Vec<Release> = given
+        .iter()
+        .map(|address| Release { address: *address, handle: Some(handle.to_owned()), sequence: None })
+        .collect();
+    match release_addresses(&datastore.ipam(), world, &wanted, ipam_now()).await {
+        // Somebody else's by now: they had come back already.
+        Ok(_) | Err(ReleaseError::NotYours { .. }) => release(datastore, world, handle).await,
         Err(error) => Err(PluginError::Ipam(format!("cannot take back the addresses of {handle}: {error}"))),
     }
 }
