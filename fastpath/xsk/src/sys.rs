@@ -170,6 +170,13 @@ pub(crate) fn in_new_network_namespace<T: Send>(name: &str, make: impl FnOnce() 
     })
 }
 
+/// Whether the calling thread's network namespace has a device of that number.
+pub(crate) fn is_device(ifindex: u32) -> bool {
+    let mut name = [0; libc::IFNAMSIZ];
+    // SAFETY: a buffer of the size that the function wants.
+    !unsafe { libc::if_indextoname(ifindex, name.as_mut_ptr()) }.is_null()
+}
+
 pub(crate) fn check(result: libc::c_int) -> Result<()> {
     if result < 0 { Err(Error::last_os_error()) } else { Ok(()) }
 }

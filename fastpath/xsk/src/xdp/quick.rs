@@ -85,7 +85,11 @@ fn failed(doing: &str, name: &str, reason: String) -> XdpError {
 pub(super) fn attach(program: &OwnedFd, ifindex: u32) -> Result<(OwnedFd, AttachMode), XdpError> {
     let attach = |mode| {
         let link = device_bound::attach(program, ifindex, mode);
-        link.map_err(|error| attach_failed(ifindex, &error))
+        link.map_err(|error| match error.raw_os_error() {
+            // Of a device that is not there the kernel says the same as of a program that it does not like.
+            Some(libc::EINVAL) if !sys::is_device(ifindex) => XdpError::NoDevice { ifindex },
+            _ => attach_failed(ifindex, &error),
+        })
     };
     match attach(DRIVER_MODE) {
         Ok(link) => Ok((link, AttachMode::Native)),
