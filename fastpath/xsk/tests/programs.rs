@@ -225,10 +225,12 @@ fn a_pin_that_fails_leaves_nothing_behind() {
     in_netns(|| {
         let bpf = BpfDir::new();
         let (host, _) = veth("crthost", "crtpod");
-        assert!(matches!(pod::pin(&bpf.0, "crtgone", 4711).unwrap_err(), XdpError::NoDevice { .. }));
+        let error = pod::pin(&bpf.0, "crtgone", 4711).unwrap_err();
+        assert!(matches!(error, XdpError::NoDevice { .. }), "{error}");
         assert_eq!(pod::pinned(&bpf.0).unwrap(), Vec::<String>::new());
         let _other = Uplink::attach(host, Preference::Native).unwrap();
-        assert!(matches!(pod::pin(&bpf.0, "crthost", host).unwrap_err(), XdpError::Taken { .. }));
+        let error = pod::pin(&bpf.0, "crthost", host).unwrap_err();
+        assert!(matches!(error, XdpError::Taken { .. }), "{error}");
         assert_eq!(pod::pinned(&bpf.0).unwrap(), Vec::<String>::new());
     });
 }
