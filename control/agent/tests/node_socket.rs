@@ -81,13 +81,22 @@ impl Client {
     }
 
     async fn until_ready(&self) {
-        let end = tokio::time::Instant::now() + PATIENCE;
+        self.until(true).await;
+    }
+
+    /// Returns why it is not.
+    async fn until_not_ready(&self) -> String {
+        self.until(false).await.why
+    }
+
+    async fn until(&self, ready: bool) -> asking::Status {
+        let end = Instant::now() + PATIENCE;
         loop {
             let status = self.status().await;
-            if status.ready {
-                return;
+            if status.ready == ready {
+                return status;
             }
-            assert!(tokio::time::Instant::now() < end, "{status:?}");
+            assert!(Instant::now() < end, "still {status:?}");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
@@ -130,9 +139,7 @@ async fn a_node_is_ready_when_its_fastpath_has_all_and_says_what_is_missing_unti
     let fastpath = Plane::start(&world.path("fastpath.sock"), 1);
     client.until_ready().await;
     drop(fastpath);
-    while client.status().await.ready {
-        assert!(tokio::time::Instant::now() < end, "the fastpath is gone");
-    }
+    client.until_not_ready().await;
     agent.stop().await;
 }
 
@@ -145,16 +152,8 @@ async fn a_node_whose_fastpath_is_there_and_answers_nothing_is_not_ready() {
     let client = world.asks();
     client.until_ready().await;
     fastpath.with(|told| told.withhold = true);
-    let end = tokio::time::Instant::now() + PATIENCE;
-    loop {
-        let status = client.status().await;
-        if !status.ready {
-            assert!(status.why.starts_with("the fastpath does not answer"), "{status:?}");
-            break;
-        }
-        assert!(tokio::time::Instant::now() < end, "a silent fastpath was not noticed");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    let why = client.until_not_ready().await;
+    assert!(why.starts_with("the fastpath does not answer"), "{why}");
     fastpath.acknowledge();
     client.until_ready().await;
     agent.stop().await;
@@ -203,7 +202,7 @@ async fn who_waits_while_the_fastpath_restarts_hears_when_the_new_one_has_the_po
     let client = world.asks();
     client.wait("web", "10.244.1.2", PATIENCE).await.unwrap();
     drop(fastpath);
-    while client.status().await.ready {}
+    client.until_not_ready().await;
     client.waits_in_vain("web", "10.244.1.2", "not in sync").await;
     let waiting = tokio::spawn({
         let client = client.clone();
